@@ -1,0 +1,151 @@
+"""JPEG payloads that carry their own record.
+
+The record is JSON in a comment segment (COM, 0xFFFE; ITU-T T.81 §B.2.4.5) right behind the start
+of the image, where `file`, `exiftool`, `identify -verbose` and `rdjpgcom` show it. So a frame
+describes itself on any version of MQTT, in a recording and on disk.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, Generic, Self, TypeVar, cast
+
+from edgebus.contracts.errors import PayloadError
+from edgebus.contracts.payload import Message
+
+__all__ = ["JpegPayload"]
+
+_SOI = b"\xff\xd8"
+_EOI = b"\xff\xd9"
+_COM = 0xFE
+_SOS = 0xDA
+_MAX_RECORD = 0xFFFF - 2  # a segment's length field counts itself
+# Markers without a length: TEM, RST0-7, SOI, EOI.
+_BARE = frozenset({0x01, *range(0xD0, 0xDA)})
+
+R = TypeVar("R", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class JpegPayload(Generic[R]):
+    """A JPEG file whose first comment segment is its record.
+
+    Attributes:
+        jpeg: The whole file, record included.
+        record: The record, parsed.
+    """
+
+    content_type: ClassVar[str] = "image/jpeg"
+    record_type: ClassVar[type[Message]]
+
+    jpeg: bytes
+    record: R
+
+    @classmethod
+    def schema_id(cls) -> str:
+        """The schema of the record."""
+        return cls.record_type.schema_id()
+
+    @classmethod
+    def build(cls, jpeg: bytes, record: R) -> Self:
+        """Put a record into a JPEG, in place of any comment it had.
+
+        Raises:
+            PayloadError: `jpeg` is no complete JPEG, or the record is larger than a segment.
+        """
+        body = record.encode()
+        if len(body) > _MAX_RECORD:
+            reason = f"its record has {len(body)} bytes; a JPEG segment holds {_MAX_RECORD}"
+            raise PayloadError(schema=cls.schema_id(), reason=reason)
+        try:
+            plain = _without_comments(jpeg)
+        except ValueError as error:
+            raise PayloadError(schema=cls.schema_id(), reason=str(error)) from error
+        segment = b"\xff\xfe" + struct.pack(">H", len(body) + 2) + body
+        return cls(jpeg=_SOI + segment + plain[2:], record=record)
+
+    def encode(self) -> bytes:
+        """The whole file."""
+        return self.jpeg
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read the file's record; the picture itself is not decoded.
+
+        Raises:
+            PayloadError: It is empty, cut off, no JPEG, or has no valid record.
+        """
+        try:
+            comment = next((part for part in _segments(data) if part.marker == _COM), None)
+        except ValueError as error:
+            raise PayloadError(schema=cls.schema_id(), reason=str(error)) from error
+        if comment is None:
+            raise PayloadError(
+                schema=cls.schema_id(), reason="the JPEG has no comment segment with its record"
+            )
+        record = cls.record_type.decode(data[comment.start + 4 : comment.end])
+        return cls(jpeg=data, record=cast("R", record))
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """One marker segment: the whole of it is ``data[start:end]``."""
+
+    marker: int
+    start: int
+    end: int
+
+
+def _segments(data: bytes) -> list[_Segment]:
+    """Every segment before the scan.
+
+    Raises:
+        ValueError: The bytes are no complete JPEG.
+    """
+    if not data:
+        msg = "zero bytes"
+        raise ValueError(msg)
+    if not data.startswith(_SOI):
+        msg = f"starts with {data[:2].hex()}, a JPEG starts with ffd8"
+        raise ValueError(msg)
+    # Some encoders pad with zeros behind the end-of-image marker.
+    if not data.rstrip(b"\x00").endswith(_EOI):
+        msg = f"cut off: {len(data)} bytes without an end-of-image marker"
+        raise ValueError(msg)
+    found: list[_Segment] = []
+    at = 2
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            msg = f"broken segment at byte {at}"
+            raise ValueError(msg)
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        if marker in _BARE:
+            at += 2
+            continue
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        end = at + 2 + length
+        if length < 2 or end > len(data):
+            msg = f"segment at byte {at} says {length} bytes; the file ends before"
+            raise ValueError(msg)
+        if marker == _SOS:
+            return found
+        found.append(_Segment(marker, at, end))
+        at = end
+    msg = "no picture data"
+    raise ValueError(msg)
+
+
+def _without_comments(data: bytes) -> bytes:
+    """The same JPEG without its comment segments."""
+    kept: list[bytes] = []
+    at = 0
+    for segment in _segments(data):
+        if segment.marker == _COM:
+            kept.append(data[at : segment.start])
+            at = segment.end
+    kept.append(data[at:])
+    return b"".join(kept)

@@ -1,0 +1,228 @@
+"""What the retrainer, the distributor and the edges say of models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from edgebus.contracts.names import Digest, Segment
+from edgebus.contracts.payload import Message, Record, Timestamp, schema
+
+__all__ = [
+    "BlockRange",
+    "BlockRequest",
+    "BundleRef",
+    "Candidate",
+    "DeliveryState",
+    "DomainReport",
+    "EdgeProgress",
+    "GateReport",
+    "ModelRef",
+    "ModelStatus",
+    "Release",
+    "RolloutStatus",
+    "StoreStatus",
+    "TrainingOutcome",
+    "TrainingProgress",
+    "TrainingResult",
+]
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Version = Annotated[int, Field(ge=1)]
+
+DeliveryState = Literal[
+    "idle", "downloading", "downloaded", "verified", "updating", "updated", "failed"
+]
+"""The states that fleet operators know from other over-the-air updaters."""
+
+TrainingOutcome = Literal["accepted", "refused", "failed", "skipped"]
+
+
+class ModelRef(Record):
+    """A model version, named exactly.
+
+    Attributes:
+        name: Name of the model.
+        version: Version, growing by one with each bundle of that name.
+        digest: Digest of the bundle.
+        engine: What runs it, for example ``onnxruntime/CPUExecutionProvider``.
+    """
+
+    name: Segment
+    version: Version
+    digest: Digest
+    engine: str | None = None
+
+
+class BundleRef(Record):
+    """A bundle and who provides its blocks.
+
+    Attributes:
+        model: Name, version and digest.
+        provider: Identity that serves the blocks, ``site/node/service``.
+        index_size: Bytes of the bundle's index, the blob whose digest is the bundle's digest.
+        size: Bytes of all files of the bundle.
+        parent: Digest of the bundle it was derived from.
+    """
+
+    model: ModelRef
+    provider: str
+    index_size: Annotated[int, Field(ge=1, le=16 * 2**20)]
+    size: Count
+    parent: Digest | None = None
+
+
+class DomainReport(Record):
+    """A candidate against the incumbent on one held-out set."""
+
+    name: str = Field(description="'new' (the drifted domain) or 'old' (what it knew before).")
+    images: Count
+    boxes: Count
+    map50_before: Fraction
+    map50_after: Fraction
+    map_before: Fraction
+    map_after: Fraction
+    per_class_before: dict[str, Fraction] = Field(default_factory=dict)
+    per_class_after: dict[str, Fraction] = Field(default_factory=dict)
+
+
+class GateReport(Record):
+    """Why a candidate may serve, or may not."""
+
+    passed: bool
+    reasons: tuple[str, ...] = Field(default=(), description="Why not, with figures.")
+    domains: tuple[DomainReport, ...] = ()
+    tolerance: Fraction = Field(default=0.02, description="mAP that the old domain may lose.")
+    min_gain: Fraction = Field(default=0.0, description="mAP that the new domain must gain.")
+
+
+class Candidate(Message):
+    """A retrained model that passed the gate: the distributor may release it."""
+
+    schema_: Literal["candidate/1"] = schema("candidate/1")
+    bundle: BundleRef
+    job: str
+    channel: Segment = "stable"
+    gate: GateReport
+
+
+class Release(Message):
+    """The version that every edge of a channel shall serve; the highest sequence counts."""
+
+    schema_: Literal["release/1"] = schema("release/1")
+    channel: Segment
+    bundle: BundleRef
+    sequence: Annotated[int, Field(ge=1)] = Field(
+        description="Grows with every release decision of this model, roll-backs included."
+    )
+    reason: str = Field(default="", description="Why, for example 'gate passed' or 'rollback'.")
+
+
+class BlockRange(Record):
+    """Consecutive blocks of a blob: `count` of them from `first`."""
+
+    first: Count
+    count: Annotated[int, Field(ge=1, le=65536)]
+
+
+class BlockRequest(Message):
+    """An edge asks a provider for the blocks of a blob that it lacks."""
+
+    schema_: Literal["blockrequest/1"] = schema("blockrequest/1")
+    provider: str = Field(description="Identity that shall serve, site/node/service.")
+    digest: Digest = Field(description="Digest of the blob.")
+    missing: Annotated[tuple[BlockRange, ...], Field(min_length=1, max_length=1024)]
+
+
+class ModelStatus(Message):
+    """Which version an edge serves, and how far it is with the next."""
+
+    schema_: Literal["modelstatus/1"] = schema("modelstatus/1")
+    serving: ModelRef | None = Field(default=None, description="Absent before the first model.")
+    since: Timestamp | None = Field(default=None, description="When it began to serve.")
+    previous: ModelRef | None = Field(
+        default=None, description="The one before; kept for rollback."
+    )
+    state: DeliveryState
+    target: ModelRef | None = Field(default=None, description="The version being brought in.")
+    channel: Segment = "stable"
+    sequence: Count = Field(default=0, description="Sequence of the release acted on last.")
+    progress: Fraction = 0.0
+    received_bytes: Count = Field(default=0, description="Bytes of blocks received for the target.")
+    swap_ms: float | None = Field(default=None, description="How long the switch itself took.")
+    error: str | None = None
+
+
+class EdgeProgress(Record):
+    """One edge in a roll-out."""
+
+    node: str = Field(description="site/node/service")
+    version: Version | None = None
+    state: DeliveryState
+    progress: Fraction = 0.0
+    error: str | None = None
+
+
+class RolloutStatus(Message):
+    """How far a release has come."""
+
+    schema_: Literal["rollout/1"] = schema("rollout/1")
+    release: BundleRef
+    channel: Segment
+    sequence: Count
+    total: Count
+    converged: Count
+    failed: Count
+    edges: tuple[EdgeProgress, ...]
+    served_bytes: Count = Field(default=0, description="Bytes of blocks sent for this release.")
+    started: Timestamp
+    finished: Timestamp | None = None
+
+
+class TrainingProgress(Message):
+    """How far a training job is."""
+
+    schema_: Literal["progress/1"] = schema("progress/1")
+    job: str
+    model: ModelRef = Field(description="The incumbent that is trained further.")
+    phase: Literal["preparing", "training", "evaluating", "publishing"]
+    step: Count
+    steps: Count
+    loss: float | None = None
+    seconds: float = Field(ge=0)
+    remaining_s: float | None = Field(default=None, ge=0)
+
+
+class TrainingResult(Message):
+    """How a training job ended."""
+
+    schema_: Literal["training/1"] = schema("training/1")
+    job: str
+    model: ModelRef = Field(description="The incumbent.")
+    candidate: ModelRef | None = None
+    outcome: TrainingOutcome
+    reason: str
+    trigger: str = Field(description="What started it: count, interval or command.")
+    samples: Count = Field(description="New samples that were trained on.")
+    replay: Count = Field(description="Earlier samples that were mixed in.")
+    gate: GateReport | None = None
+    update_bytes: Count = Field(default=0, description="Bytes of the weight update.")
+    seconds: dict[str, float] = Field(default_factory=dict, description="Seconds per phase.")
+    started: Timestamp
+
+
+class StoreStatus(Message):
+    """What lies in the sample store, and what the trigger waits for."""
+
+    schema_: Literal["store/1"] = schema("store/1")
+    samples: Count
+    train: Count
+    holdout: Count
+    per_camera: dict[str, Count] = Field(default_factory=dict)
+    per_policy: dict[str, Count] = Field(default_factory=dict)
+    bytes: Count
+    untrained: Count = Field(description="Training samples that no job has used yet.")
+    trigger: str
+    needed: Count | None = Field(default=None, description="Untrained samples that start a job.")

@@ -1,0 +1,109 @@
+"""Names that become topic levels, and the identity of who publishes."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from edgebus.contracts.errors import NameRefusedError
+
+__all__ = ["Digest", "Identity", "Segment", "check_segment"]
+
+_MAX_LENGTH = 96
+# MQTT 5.0 §4.7 reserves the first three; `*` and `>` are the wildcards of NATS, which may carry
+# the same topics.
+_RESERVED = frozenset("/+#*>")
+
+
+def check_segment(value: str, *, what: str = "segment") -> str:
+    """Return `value` if it can be exactly one level of a topic.
+
+    Args:
+        value: The name as it came from outside.
+        what: What it names, for the error message.
+
+    Raises:
+        NameRefusedError: It is empty, too long, starts with ``$``, or holds a wildcard, a slash,
+            white space or a control character.
+    """
+    if not value:
+        raise NameRefusedError(what=what, value=value, reason="is empty; give it a name")
+    if len(value) > _MAX_LENGTH:
+        raise NameRefusedError(
+            what=what, value=value, reason=f"is longer than {_MAX_LENGTH} characters; shorten it"
+        )
+    if value.startswith("$"):
+        raise NameRefusedError(
+            what=what, value=value, reason="starts with '$', which MQTT keeps for the broker"
+        )
+    for character in value:
+        if character in _RESERVED:
+            raise NameRefusedError(
+                what=what,
+                value=value,
+                reason=f"holds {character!r}, which MQTT or NATS keeps for itself; use '-'",
+            )
+        # Z*: separators (spaces); C*: control, format, surrogate, private use and unassigned.
+        if unicodedata.category(character)[0] in "ZC":
+            raise NameRefusedError(
+                what=what,
+                value=value,
+                reason=f"holds white space or a control character ({character!r}); use '-'",
+            )
+    return value
+
+
+def _check(value: str) -> str:
+    return check_segment(value)
+
+
+Segment = Annotated[str, AfterValidator(_check)]
+"""One level of a topic: a camera, a node, a model."""
+
+
+def _check_digest(value: str) -> str:
+    if len(value) != 64 or not set(value) <= set("0123456789abcdef"):
+        msg = f"digest {value[:80]!r} is not 64 lower-case hexadecimal digits (SHA-256)"
+        raise ValueError(msg)
+    return value
+
+
+Digest = Annotated[str, AfterValidator(_check_digest)]
+"""SHA-256 in lower-case hexadecimal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who publishes: the first four levels of every topic of a service.
+
+    Attributes:
+        base: Root of the bus on a shared broker.
+        site: The place, for example ``lab``.
+        node: The host; with an ACL per node, also the broker's user name.
+        service: The service on that host.
+    """
+
+    base: str = "edgebus"
+    site: str
+    node: str
+    service: str
+
+    def __post_init__(self) -> None:
+        for what in ("base", "site", "node", "service"):
+            check_segment(getattr(self, what), what=what)
+
+    @property
+    def source(self) -> str:
+        """``site/node/service``: the `source` field of every message."""
+        return f"{self.site}/{self.node}/{self.service}"
+
+    @property
+    def prefix(self) -> str:
+        """``base/site/node/service``: the topic subtree that this identity may write."""
+        return f"{self.base}/{self.source}"
+
+    def __str__(self) -> str:
+        return self.source

@@ -1,0 +1,178 @@
+"""What a topic carries: the protocol of payloads, JSON messages and raw bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+)
+from uuid_utils.compat import uuid7
+
+from edgebus.contracts.errors import PayloadError
+
+__all__ = [
+    "Message",
+    "Payload",
+    "RawBytes",
+    "Record",
+    "Timestamp",
+    "new_id",
+    "rfc3339",
+    "schema",
+    "utc_now",
+]
+
+
+def utc_now() -> datetime:
+    """The wall clock, aware, UTC."""
+    return datetime.now(UTC)
+
+
+def new_id() -> str:
+    """A new UUIDv7 (RFC 9562 §5.7): unique, and sorts by creation time."""
+    return str(uuid7())
+
+
+def rfc3339(time: datetime) -> str:
+    """`time` as RFC 3339 in UTC with microseconds, for example 2026-11-22T10:56:41.000125Z."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+Timestamp = Annotated[
+    AwareDatetime,
+    AfterValidator(lambda value: value.astimezone(UTC)),
+    PlainSerializer(rfc3339, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+"""An instant; on the wire RFC 3339, UTC, microseconds."""
+
+Uuid = Annotated[
+    str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$")
+]
+
+
+@runtime_checkable
+class Payload(Protocol):
+    """Anything that a topic can carry."""
+
+    content_type: ClassVar[str]
+    """MIME type, sent as an MQTT 5 property."""
+
+    @classmethod
+    def schema_id(cls) -> str:
+        """Name and major version, for example ``detections/1``."""
+        ...
+
+    def encode(self) -> bytes:
+        """The bytes on the wire."""
+        ...
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read bytes from the wire.
+
+        Raises:
+            PayloadError: They are not this kind of payload.
+        """
+        ...
+
+
+P = TypeVar("P", bound=Payload)
+
+
+class Record(BaseModel):
+    """A part of a message: frozen, finite numbers only, unknown fields ignored.
+
+    Unknown fields are ignored so that an old reader understands a newer minor version.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True
+    )
+
+
+def schema(identifier: str) -> Any:
+    """Declare the schema of a message class, as its ``schema_`` field."""
+    return Field(default=identifier, alias="schema", description="Schema name and major version.")
+
+
+class Message(Record):
+    """A JSON message that stands alone.
+
+    A subclass declares its schema in one line::
+
+        schema_: Literal["detections/1"] = schema("detections/1")
+    """
+
+    content_type: ClassVar[str] = "application/json"
+
+    id: Uuid = Field(default_factory=new_id, description="UUIDv7 of this message.")
+    time: Timestamp = Field(default_factory=utc_now, description="When it was sent.")
+    source: str = Field(description="Publisher: site/node/service.")
+    schema_: str = schema("message/1")
+
+    @classmethod
+    def schema_id(cls) -> str:
+        """Name and major version, for example ``detections/1``."""
+        return str(cls.model_fields["schema_"].default)
+
+    def encode(self) -> bytes:
+        """Flat JSON, UTF-8; fields that are None are left out."""
+        return self.model_dump_json(by_alias=True, exclude_none=True).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read JSON.
+
+        Raises:
+            PayloadError: It is no JSON, or a field is missing, wrong or of another schema.
+        """
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            raise PayloadError(schema=cls.schema_id(), reason=explain(error)) from error
+
+
+def explain(error: ValidationError, *, limit: int = 3) -> str:
+    """The first few problems of a validation error in one line: ``field: problem; …``."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    words = [
+        f"{'.'.join(str(part) for part in problem['loc']) or 'payload'}: {problem['msg']}"
+        for problem in problems[:limit]
+    ]
+    if len(problems) > limit:
+        words.append(f"and {len(problems) - limit} more")
+    return "; ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class RawBytes:
+    """Bytes as they are: one block of an artifact, or the payload of a dead letter."""
+
+    content_type: ClassVar[str] = "application/octet-stream"
+
+    data: bytes
+
+    @classmethod
+    def schema_id(cls) -> str:
+        """Raw bytes carry no record; their schema is only a name."""
+        return "bytes/1"
+
+    def encode(self) -> bytes:
+        """The bytes themselves."""
+        return self.data
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Any bytes are fine; who asked for them checks their digest."""
+        return cls(data)

@@ -1,0 +1,180 @@
+"""Every topic of EdgeBus: the one place where a name on the wire is defined.
+
+``{base}/{site}`` stands in front of each pattern. The publisher's identity is the prefix, so one
+broker ACL (``edgebus/+/%u/#``) gives a device its own subtree and nothing else. Commands are the
+exception: ``…/{service}/cmd/{verb}`` is written by controllers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from edgebus.contracts.control import (
+    CaptureCommand,
+    DeadLetter,
+    Metrics,
+    ModelListCommand,
+    PublishCommand,
+    Reply,
+    RetrainCommand,
+    RollbackCommand,
+    ServiceState,
+)
+from edgebus.contracts.models import (
+    BlockRequest,
+    Candidate,
+    ModelStatus,
+    Release,
+    RolloutStatus,
+    StoreStatus,
+    TrainingProgress,
+    TrainingResult,
+)
+from edgebus.contracts.payload import RawBytes
+from edgebus.contracts.topic import Topic
+from edgebus.contracts.vision import Detections, Frame, GroundTruth, Sample
+
+CAMERA_FRAME: Final = Topic(
+    "{node}/camera/{camera}/frame",
+    Frame,
+    qos=0,
+    doc="A picture: plain JPEG with its record in a comment segment.",
+)
+CAMERA_TRUTH: Final = Topic(
+    "{node}/camera/{camera}/truth",
+    GroundTruth,
+    qos=0,
+    doc="What is really in a frame; from emulated cameras only, sent before the frame.",
+)
+DETECTIONS: Final = Topic(
+    "{node}/detector/{camera}/detections",
+    Detections,
+    qos=0,
+    doc="What the model on this node saw in a frame.",
+)
+MODEL_STATUS: Final = Topic(
+    "{node}/{service}/model",
+    ModelStatus,
+    qos=1,
+    retain=True,
+    doc="Which model version a service serves, and how far it is with the next.",
+)
+SAMPLES: Final = Topic(
+    "{node}/collector/samples",
+    Sample,
+    qos=1,
+    doc="A hard example: JPEG with its record in a comment segment.",
+)
+STORE_STATUS: Final = Topic(
+    "{node}/retrainer/store",
+    StoreStatus,
+    qos=1,
+    retain=True,
+    doc="What lies in the sample store, and what the trigger waits for.",
+)
+TRAINING_PROGRESS: Final = Topic(
+    "{node}/retrainer/jobs/{job}/progress",
+    TrainingProgress,
+    qos=0,
+    doc="How far a training job is.",
+)
+TRAINING_RESULT: Final = Topic(
+    "{node}/retrainer/jobs/{job}/result",
+    TrainingResult,
+    qos=1,
+    retain=True,
+    doc="How a training job ended, with the gate's figures.",
+)
+CANDIDATE: Final = Topic(
+    "{node}/retrainer/candidates/{model}",
+    Candidate,
+    qos=1,
+    retain=True,
+    doc="The newest candidate of a model that passed the gate.",
+)
+RELEASE: Final = Topic(
+    "{node}/distributor/models/{model}/{channel}",
+    Release,
+    qos=1,
+    retain=True,
+    doc="The version that the edges of a channel shall serve.",
+)
+ROLLOUT: Final = Topic(
+    "{node}/distributor/rollouts/{model}/{channel}",
+    RolloutStatus,
+    qos=1,
+    retain=True,
+    doc="How far a release has come.",
+)
+ARTIFACT_WANTS: Final = Topic(
+    "{node}/{service}/wants",
+    BlockRequest,
+    qos=1,
+    doc="A service asks a provider for blocks that it lacks.",
+)
+ARTIFACT_BLOCK: Final = Topic(
+    "{node}/{service}/blocks/{digest}/{index}",
+    RawBytes,
+    qos=1,
+    doc="One block of a blob, raw; sent once for all who asked for it.",
+)
+SERVICE_STATE: Final = Topic(
+    "{node}/{service}/state",
+    ServiceState,
+    qos=1,
+    retain=True,
+    doc="Whether a service lives; the broker says offline for it when it does not.",
+)
+SERVICE_METRICS: Final = Topic(
+    "{node}/{service}/metrics",
+    Metrics,
+    qos=0,
+    doc="Counters, gauges, CPU and memory of a service.",
+)
+DEAD_LETTER: Final = Topic(
+    "{node}/{service}/deadletter/{letter}",
+    DeadLetter,
+    qos=1,
+    doc="A message that could not be handled, and why.",
+)
+DEAD_LETTER_PAYLOAD: Final = Topic(
+    "{node}/{service}/deadletter/{letter}/payload",
+    RawBytes,
+    qos=1,
+    doc="The bytes of that message, as they were.",
+)
+REPLY: Final = Topic(
+    "{node}/{service}/replies/{request}",
+    Reply,
+    qos=1,
+    doc="The answer to a command, below the sender's own prefix.",
+)
+CMD_RETRAIN: Final = Topic(
+    "{node}/retrainer/cmd/retrain", RetrainCommand, qos=1, doc="Start a training job now."
+)
+CMD_PUBLISH: Final = Topic(
+    "{node}/distributor/cmd/publish",
+    PublishCommand,
+    qos=1,
+    doc="Take a bundle over and release it to a channel.",
+)
+CMD_ROLLBACK: Final = Topic(
+    "{node}/distributor/cmd/rollback",
+    RollbackCommand,
+    qos=1,
+    doc="Release an earlier version again.",
+)
+CMD_MODELS: Final = Topic(
+    "{node}/distributor/cmd/models", ModelListCommand, qos=1, doc="List the registry's versions."
+)
+CMD_CAPTURE: Final = Topic(
+    "{node}/collector/cmd/capture",
+    CaptureCommand,
+    qos=1,
+    doc="Send the next frame of a camera as a sample.",
+)
+
+
+def all_topics() -> dict[str, Topic[Any]]:
+    """Every topic of this module by its constant's name, in the order of definition."""
+    return {name: value for name, value in globals().items() if isinstance(value, Topic)}

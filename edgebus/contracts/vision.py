@@ -1,0 +1,195 @@
+"""What cameras, detectors and collectors say."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from edgebus.contracts.jpeg import JpegPayload
+from edgebus.contracts.models import ModelRef
+from edgebus.contracts.names import Segment
+from edgebus.contracts.payload import Message, Record, Timestamp, schema
+
+__all__ = [
+    "Box",
+    "Detections",
+    "Frame",
+    "FrameRecord",
+    "GroundTruth",
+    "Sample",
+    "SampleRecord",
+    "Split",
+    "StageTimes",
+    "split_of",
+]
+
+Pixels = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
+Side = Annotated[int, Field(ge=1, le=16384)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Split = Literal["train", "holdout"]
+
+
+def split_of(camera: str, index: int, *, block: int = 20, every: int = 4) -> Split:
+    """Whether a frame may be trained on, the same answer everywhere on the bus.
+
+    Whole blocks of consecutive frames are held out, not single frames: neighbours in a video are
+    near-duplicates, and training on one leaks the other.
+
+    Args:
+        camera: Name of the camera; cameras hold out different blocks.
+        index: Frame number, from 0.
+        block: Frames per block.
+        every: One block in this many is held out.
+    """
+    digest = hashlib.sha256(camera.encode()).digest()
+    offset = int.from_bytes(digest[:4], "big") % every
+    return "holdout" if (index // block + offset) % every == every - 1 else "train"
+
+
+class Box(Record):
+    """A labelled rectangle in pixels of its frame, origin top left.
+
+    Attributes:
+        label: Class name, for example ``car``.
+        x1, y1: Top left corner.
+        x2, y2: Bottom right corner, exclusive.
+        score: Confidence, absent on ground truth.
+    """
+
+    label: Annotated[str, Field(min_length=1, max_length=96)]
+    x1: Pixels
+    y1: Pixels
+    x2: Pixels
+    y2: Pixels
+    score: Fraction | None = None
+
+    @model_validator(mode="after")
+    def _has_area(self) -> Self:
+        if self.x2 <= self.x1 or self.y2 <= self.y1:
+            msg = f"box ({self.x1}, {self.y1}, {self.x2}, {self.y2}) has no area"
+            raise ValueError(msg)
+        return self
+
+
+def _inside(boxes: tuple[Box, ...], width: int, height: int) -> None:
+    for number, box in enumerate(boxes):
+        # One pixel of grace: rounding, not a mistake.
+        if box.x2 > width + 1 or box.y2 > height + 1:
+            msg = (
+                f"box {number} ({box.label}) reaches ({box.x2}, {box.y2}), "
+                f"outside its frame of {width} x {height}; clip it"
+            )
+            raise ValueError(msg)
+
+
+class FrameRecord(Message):
+    """The record inside a frame's JPEG. `time` is when the frame was sent."""
+
+    schema_: Literal["frame/1"] = schema("frame/1")
+    camera: Segment
+    index: Count = Field(description="Frame number of this camera, from 0.")
+    captured: Timestamp = Field(description="When the camera took it.")
+    width: Side
+    height: Side
+
+
+class Frame(JpegPayload[FrameRecord]):
+    """One picture of a camera: JPEG with a `FrameRecord` inside."""
+
+    record_type: ClassVar[type[Message]] = FrameRecord
+
+
+class GroundTruth(Message):
+    """What is really in a frame; only emulated cameras and labelled data know it."""
+
+    schema_: Literal["truth/1"] = schema("truth/1")
+    frame: str = Field(description="id of the frame.")
+    camera: Segment
+    index: Count
+    captured: Timestamp
+    width: Side
+    height: Side
+    boxes: tuple[Box, ...]
+    condition: str = Field(default="normal", description="Name of the scripted condition.")
+    effects: dict[str, Fraction] = Field(
+        default_factory=dict, description="Strength of each scripted drift effect, 0 to 1."
+    )
+
+    @model_validator(mode="after")
+    def _boxes_inside(self) -> Self:
+        _inside(self.boxes, self.width, self.height)
+        return self
+
+
+class StageTimes(Record):
+    """Where the milliseconds of one detection went."""
+
+    decode_ms: float = Field(default=0.0, ge=0)
+    preprocess_ms: float = Field(default=0.0, ge=0)
+    inference_ms: float = Field(default=0.0, ge=0)
+    postprocess_ms: float = Field(default=0.0, ge=0)
+
+
+class Detections(Message):
+    """What a model saw in a frame.
+
+    The clock stamps are in this order for every frame: captured, sent, received, detected.
+    """
+
+    schema_: Literal["detections/1"] = schema("detections/1")
+    frame: str = Field(description="id of the frame.")
+    camera: Segment
+    index: Count
+    width: Side
+    height: Side
+    boxes: tuple[Box, ...]
+    model: ModelRef = Field(description="The one model that answered this frame.")
+    captured: Timestamp = Field(description="When the camera took the frame.")
+    sent: Timestamp = Field(description="When the camera sent it.")
+    received: Timestamp = Field(description="When the detector had it.")
+    detected: Timestamp = Field(description="When the boxes were there.")
+    stages: StageTimes = StageTimes()
+    dropped: Count = Field(
+        default=0, description="Frames of this camera that were dropped for newer ones so far."
+    )
+
+    @model_validator(mode="after")
+    def _boxes_inside(self) -> Self:
+        _inside(self.boxes, self.width, self.height)
+        return self
+
+
+class SampleRecord(Message):
+    """The record in a sample's JPEG: the frame, what was said of it, why it was collected."""
+
+    schema_: Literal["sample/1"] = schema("sample/1")
+    frame: str = Field(description="id of the frame.")
+    camera: Segment
+    index: Count
+    captured: Timestamp
+    width: Side
+    height: Side
+    split: Split = Field(description="Held-out samples are measured on, never trained on.")
+    policy: str = Field(description="The policy that chose it.")
+    reason: str = Field(description="What was wrong, in words.")
+    score: float = Field(description="How wrong: higher is worse, comparable within a policy.")
+    model: ModelRef = Field(description="The model whose detections these are.")
+    detections: tuple[Box, ...]
+    truth: tuple[Box, ...] | None = Field(
+        default=None, description="Ground truth, where the camera knows it."
+    )
+
+    @model_validator(mode="after")
+    def _boxes_inside(self) -> Self:
+        _inside(self.detections, self.width, self.height)
+        _inside(self.truth or (), self.width, self.height)
+        return self
+
+
+class Sample(JpegPayload[SampleRecord]):
+    """A hard example: the frame's JPEG with a `SampleRecord` inside."""
+
+    record_type: ClassVar[type[Message]] = SampleRecord
