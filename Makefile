@@ -1,0 +1,57 @@
+# EdgeBus. `make demo` and `make test` each set up all they need on a fresh machine.
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+SOURCES := edgebus services scripts tests $(wildcard benchmarks)
+# System packages that the tests talk to: a real broker, a real time-series store, a browser.
+APT_PACKAGES := mosquitto mosquitto-clients influxdb chromium
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types imports generated unit system schemas clean
+
+help:  ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.all  ## Set up everything and close the loop once, with an embedded broker
+	$(BIN)/edgebus up
+
+test: system $(VENV)/.dev  ## Set up everything and pass the checks and the tests
+	$(MAKE) check unit
+
+check: lint types imports generated  ## Style, types, import rules and generated files
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+generated: $(VENV)/.dev
+	$(BIN)/python scripts/generate_schemas.py --check
+
+unit: $(VENV)/.dev
+	$(BIN)/pytest
+
+schemas: $(VENV)/.all  ## Write schemas/ and docs/topics.md anew from the contracts
+	$(BIN)/python scripts/generate_schemas.py
+
+system:  ## Install the system packages that the tests talk to, where this user may
+	@scripts/system-packages.sh $(APT_PACKAGES)
+
+$(VENV)/bin/pip:
+	@scripts/make-venv.sh "$(PYTHON)" "$(VENV)"
+
+$(VENV)/.all: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --editable '.[all]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $(VENV)/.all $@
+
+clean:  ## Remove the virtual environment, caches and runs
+	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
