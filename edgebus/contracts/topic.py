@@ -51,7 +51,6 @@ class Topic(Generic[P]):
         qos: Quality of service it is published with: 0 for frames and metrics, 1 for events.
         retain: Whether the broker keeps the last one for late subscribers (state, not events).
         doc: One sentence for the generated documentation.
-        optional: Nothing in the closed loop depends on it (documentation only).
     """
 
     pattern: str
