@@ -1,0 +1,237 @@
+"""A topology: machines, their services and settings, and when the run is over, in one YAML file."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from edgebus.contracts import Segment
+
+__all__ = ["BrokerChoice", "Topology", "TopologyError", "Until", "fill_placeholders"]
+
+Seconds = Annotated[float, Field(gt=0)]
+Tree = dict[str, Any]
+
+
+class TopologyError(ValueError):
+    """A topology that cannot be run.
+
+    Attributes:
+        source: The file it came from, or what stands for it.
+        problems: One line per mistake; each names the place, the value and the way out.
+    """
+
+    def __init__(self, *, source: str, problems: list[str]) -> None:
+        super().__init__(f"{source}: " + "; ".join(problems))
+        self.source = source
+        self.problems = problems
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class BrokerChoice(_Part):
+    """The broker of a run: an embedded one, or one that is there already.
+
+    Attributes:
+        embedded: Start an own broker as a child process.
+        url: Broker to use instead, for example ``mqtt://localhost:1883``.
+        version: MQTT version; the embedded broker speaks 3.1.1 only.
+        host: Address the embedded broker listens on.
+        port: Port of the embedded broker; 0 takes a free one.
+    """
+
+    embedded: bool = True
+    url: str | None = None
+    version: Literal["5", "3.1.1"] | None = None
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _url_means_not_embedded(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("url") and "embedded" not in value:
+            return value | {"embedded": False}
+        return value
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.embedded and self.url:
+            msg = f"is embedded and has the url {self.url}; keep one of the two"
+            raise ValueError(msg)
+        if not self.embedded and not self.url:
+            msg = "is not embedded, so it needs a url, for example mqtt://localhost:1883"
+            raise ValueError(msg)
+        if self.embedded and self.version == "5":
+            msg = "the embedded broker speaks MQTT 3.1.1 only; give a url for MQTT 5"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def mqtt_version(self) -> Literal["5", "3.1.1"]:
+        """The version that clients shall speak."""
+        return self.version or ("3.1.1" if self.embedded else "5")
+
+
+class Until(_Part):
+    """When a run is over; without it, it runs until Ctrl-C.
+
+    Attributes:
+        loop: ``closed`` waits until every edge serves a retrained version and was measured on it.
+        after_frames: Frames per camera to be answered by the new version before the end.
+        timeout_s: Give up after this long; a loop that is not closed by then is a failure.
+        seconds: Run for this long, whatever happens.
+    """
+
+    loop: Literal["closed"] | None = None
+    after_frames: Annotated[int, Field(ge=1)] = 120
+    timeout_s: Seconds | None = None
+    seconds: Seconds | None = None
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Self:
+        if self.loop is None and self.seconds is None:
+            msg = "names no end; give loop: closed, or seconds: 60"
+            raise ValueError(msg)
+        if self.loop is not None and self.seconds is not None:
+            msg = "has both loop and seconds; use loop with timeout_s"
+            raise ValueError(msg)
+        return self
+
+
+class Topology(_Part):
+    """Everything that `edgebus up` starts.
+
+    Attributes:
+        name: Name of the run folder.
+        base: First level of every topic.
+        site: Second level of every topic.
+        broker: The broker.
+        environment: Environment variables of every service.
+        setup: Commands of the form ``[module, argument, …]``, run once by ``python -m`` before
+            the services.
+        nodes: Per node its services, per service its settings.
+        node_settings: Settings of every node, for example ``{heartbeat_s: 2}``.
+        until: When the run is over.
+    """
+
+    name: Segment = "run"
+    base: Segment = "edgebus"
+    site: Segment = "lab"
+    broker: BrokerChoice = BrokerChoice()
+    environment: dict[str, str] = {}
+    setup: tuple[tuple[str, ...], ...] = ()
+    nodes: dict[Segment, dict[Segment, Tree]] = Field(min_length=1)
+    node_settings: Tree = {}
+    until: Until | None = None
+
+    @field_validator("setup", mode="before")
+    @classmethod
+    def _words(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return [[str(word) for word in row] if isinstance(row, list) else row for row in value]
+        return value
+
+    @field_validator("nodes", mode="before")
+    @classmethod
+    def _service_without_settings(cls, value: Any) -> Any:
+        """``camera:`` with nothing behind it means the defaults."""
+        if not isinstance(value, dict):
+            return value
+        return {
+            node: {name: {} if settings is None else settings for name, settings in parts.items()}
+            if isinstance(parts, dict)
+            else parts
+            for node, parts in value.items()
+        }
+
+    @model_validator(mode="after")
+    def _every_node_runs_something(self) -> Self:
+        for node, services in self.nodes.items():
+            if not services:
+                msg = f"node {node} has no service; give it one, or remove it"
+                raise ValueError(msg)
+        return self
+
+    @property
+    def services(self) -> list[tuple[str, str]]:
+        """Every (node, service), in the order of the file."""
+        return [(node, service) for node, parts in self.nodes.items() for service in parts]
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a topology file; ``{here}`` in it becomes the file's folder.
+
+        Raises:
+            TopologyError: It is missing, no YAML, or has mistakes.
+        """
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise TopologyError(source=str(path), problems=[f"cannot be read: {error}"]) from error
+        try:
+            tree = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            words = " ".join(str(error).split())
+            raise TopologyError(source=str(path), problems=[f"is no YAML: {words}"]) from error
+        return cls.parse(
+            fill_placeholders(tree, {"here": str(path.resolve().parent)}), source=str(path)
+        )
+
+    @classmethod
+    def parse(cls, tree: Any, *, source: str) -> Self:
+        """Check a tree of settings.
+
+        Raises:
+            TopologyError: It has mistakes; unknown keys are told with the nearest right key.
+        """
+        if not isinstance(tree, dict):
+            problem = f"a topology is a mapping with at least nodes: …, not {type(tree).__name__}"
+            raise TopologyError(source=source, problems=[problem])
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise TopologyError(source=source, problems=_problems(cls, error)) from error
+
+
+def fill_placeholders(tree: Any, values: dict[str, str]) -> Any:
+    """`tree` with ``{name}`` replaced in every string; other braces stay as they are."""
+    if isinstance(tree, str):
+        for name, value in values.items():
+            tree = tree.replace("{" + name + "}", value)
+        return tree
+    if isinstance(tree, dict):
+        return {key: fill_placeholders(value, values) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(fill_placeholders(value, values) for value in tree)
+    return tree
+
+
+def _problems(model: type[BaseModel], error: ValidationError) -> list[str]:
+    lines: list[str] = []
+    for problem in error.errors(include_url=False):
+        place = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            known = sorted(_fields_at(model, problem["loc"][:-1]))
+            near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            lines.append(f"unknown key {place}; {hint}")
+        else:
+            lines.append(f"{place or 'topology'}: {problem['msg'].removeprefix('Value error, ')}")
+    return lines
+
+
+def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> set[str]:
+    """Names of the fields of the model that lies at `place` inside `model`."""
+    for part in place:
+        annotation = model.model_fields[str(part)].annotation
+        options = (annotation, *get_args(annotation))
+        model = next(
+            option
+            for option in options
+            if isinstance(option, type) and issubclass(option, BaseModel)
+        )
+    return set(model.model_fields)
