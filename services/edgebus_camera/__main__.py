@@ -1,0 +1,118 @@
+"""``python -m edgebus_camera``: writes pictures of the street with their boxes to disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import typer
+
+from edgebus.contracts import Box
+from edgebus_camera.drift import EFFECTS, EffectName
+from edgebus_camera.effects import Effects
+from edgebus_camera.images import encode_jpeg
+from edgebus_camera.scene import CLASSES, Scene
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _main() -> None:
+    """Tools of the camera emulator."""
+
+
+@app.command()
+def export(
+    *,
+    out: Annotated[Path, typer.Option(help="Folder to write; must not hold an export yet.")],
+    frames: Annotated[int, typer.Option(min=1, help="Frames per camera.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the first camera; the others count up.")] = 0,
+    cameras: Annotated[int, typer.Option(min=1, help="How many cameras, each its own street.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Take one frame in this many.")] = 1,
+    start: Annotated[int, typer.Option(min=0, help="First frame number.")] = 0,
+    effect: Annotated[
+        list[str] | None, typer.Option(help="NAME=STRENGTH, for example dusk=1.0; repeatable.")
+    ] = None,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT in pixels.")] = "320x240",
+    fps: Annotated[float, typer.Option(help="Frames per second of the scene.")] = 10.0,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality.")] = 90,
+) -> None:
+    """Write images/*.jpg and annotations.json (COCO). Equal options give equal files."""
+    strengths = dict(_parse_effect(text) for text in effect or [])
+    width, height = _parse_size(size)
+    annotations = out / "annotations.json"
+    if annotations.exists():
+        raise typer.BadParameter(f"{annotations} exists; name another folder or delete it first")
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    cv2.setNumThreads(1)
+    images: list[dict[str, object]] = []
+    boxes: list[dict[str, object]] = []
+    for number in range(cameras):
+        try:
+            scene = Scene(seed=seed + number, width=width, height=height, fps=fps)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+        effects = Effects(seed=seed + number)
+        for index in range(start, start + frames * every, every):
+            picture, truth, _ = scene.render(index)
+            lights = scene.lights(index) if strengths.get("dusk") else None
+            picture, truth = effects.apply(picture, truth, strengths, index=index, lights=lights)
+            name = f"seed{seed + number}-{index:06d}.jpg"
+            (out / "images" / name).write_bytes(encode_jpeg(picture, quality=quality))
+            images.append({
+                "id": len(images) + 1, "file_name": f"images/{name}", "width": width,
+                "height": height, "camera": f"seed{seed + number}", "frame_index": index,
+            })  # fmt: skip
+            boxes.extend(
+                _annotation(box, len(images), len(boxes) + at) for at, box in _from1(truth)
+            )
+    document = {
+        "info": {"description": "EdgeBus procedural street", "effects": strengths, "fps": fps},
+        "images": images,
+        "annotations": boxes,
+        "categories": [{"id": at, "name": label} for at, label in enumerate(CLASSES, start=1)],
+    }
+    annotations.write_text(json.dumps(document), encoding="utf-8")
+    typer.echo(f"{len(images)} pictures with {len(boxes)} boxes in {out}")
+
+
+def _from1(truth: list[Box]) -> enumerate[Box]:
+    return enumerate(truth, start=1)
+
+
+def _annotation(box: Box, image: int, number: int) -> dict[str, object]:
+    wide, high = box.x2 - box.x1, box.y2 - box.y1
+    category = next(at for at, label in enumerate(CLASSES, start=1) if label == box.label)
+    return {
+        "id": number, "image_id": image, "category_id": category, "iscrowd": 0,
+        "bbox": [box.x1, box.y1, wide, high], "area": wide * high,
+    }  # fmt: skip
+
+
+def _parse_effect(text: str) -> tuple[EffectName, float]:
+    name, _, value = text.partition("=")
+    for known in EFFECTS:
+        if name == known:
+            try:
+                strength = float(value)
+            except ValueError:
+                strength = -1.0
+            if 0 <= strength <= 1:
+                return known, strength
+            raise typer.BadParameter(f"{text!r}: the strength goes from 0 to 1, as in {known}=0.5")
+    raise typer.BadParameter(
+        f"{text!r}: there is no effect {name!r}; there are {', '.join(EFFECTS)}"
+    )
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise typer.BadParameter(f"size {text!r} is not WIDTHxHEIGHT, as in 320x240")
+    return int(width), int(height)
+
+
+if __name__ == "__main__":
+    app()
