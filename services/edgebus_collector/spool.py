@@ -1,0 +1,134 @@
+"""Samples on disk, until the broker has them."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+__all__ = ["Overflow", "Spool", "SpoolFullError", "Spooled"]
+
+Overflow = Literal["drop_oldest", "drop_newest"]
+
+_SUFFIX = ".jpg"
+_PART = ".part"
+
+
+class SpoolFullError(Exception):
+    """A sample does not fit, and the overflow policy keeps what is there.
+
+    Attributes:
+        sample: Its id.
+        size: Its bytes.
+        used: Bytes that are spooled.
+        limit: Bytes that may be spooled.
+    """
+
+    def __init__(self, *, sample: str, size: int, used: int, limit: int) -> None:
+        super().__init__(
+            f"sample {sample} of {size} bytes does not fit: {used} of {limit} bytes are spooled; "
+            "raise spool.max_bytes, or choose spool.overflow drop_oldest"
+        )
+        self.sample = sample
+        self.size = size
+        self.used = used
+        self.limit = limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spooled:
+    """One sample on disk: `id` is the message's id, `size` its bytes."""
+
+    id: str
+    path: Path
+    size: int
+
+
+class Spool:
+    """A folder of samples, oldest first, that survives kill -9 and power loss.
+
+    Each sample is one JPEG file named by its id. Ids are UUIDv7, so names sort by time. A file
+    appears by rename after its bytes are on disk and leaves when the broker has acknowledged it;
+    a crash between the two sends it again, and the receiver knows its id. Methods do disk I/O.
+
+    Args:
+        folder: Made if it is not there; belongs to one process.
+        max_samples: The most samples.
+        max_bytes: The most bytes.
+        overflow: What goes when it is full.
+    """
+
+    def __init__(
+        self, folder: Path, *, max_samples: int, max_bytes: int, overflow: Overflow
+    ) -> None:
+        self._folder = folder
+        self._max_samples = max_samples
+        self._max_bytes = max_bytes
+        self._overflow: Overflow = overflow
+        self._items: OrderedDict[str, Spooled] = OrderedDict()
+        self.size = 0
+        """Bytes that are spooled."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in folder.glob(f"*{_PART}"):
+            part.unlink()
+        for path in sorted(folder.glob(f"*{_SUFFIX}")):
+            self._enter(Spooled(id=path.stem, path=path, size=path.stat().st_size))
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, sample: str, data: bytes) -> list[str]:
+        """Keep a sample; returns the ids that were dropped for it.
+
+        Raises:
+            SpoolFullError: It does not fit and nothing may be dropped for it.
+            OSError: The disk is full or broken.
+        """
+        dropped: list[str] = []
+        while len(self) >= self._max_samples or self.size + len(data) > self._max_bytes:
+            if self._overflow == "drop_newest" or not self._items:
+                raise SpoolFullError(
+                    sample=sample, size=len(data), used=self.size, limit=self._max_bytes
+                )
+            oldest = next(iter(self._items))
+            self.remove(oldest)
+            dropped.append(oldest)
+        path = self._folder / f"{sample}{_SUFFIX}"
+        part = path.with_suffix(_PART)
+        try:
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.rename(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+        self._sync_folder()
+        self._enter(Spooled(id=sample, path=path, size=len(data)))
+        return dropped
+
+    def oldest(self) -> Spooled | None:
+        """The sample that goes next."""
+        return next(iter(self._items.values()), None)
+
+    def remove(self, sample: str) -> None:
+        """Forget a sample; one that is gone already is fine."""
+        item = self._items.pop(sample, None)
+        if item is not None:
+            self.size -= item.size
+            item.path.unlink(missing_ok=True)
+
+    def _enter(self, item: Spooled) -> None:
+        known = self._items.get(item.id)
+        self.size += item.size - (known.size if known else 0)
+        self._items[item.id] = item
+
+    def _sync_folder(self) -> None:
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
