@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""Write schemas/ and docs/topics.md from the contracts, or check that they are fresh.
+
+    python scripts/generate_schemas.py            # write
+    python scripts/generate_schemas.py --check    # exit 1 and name what is stale
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from edgebus.cli._schema_files import schema_files, topics_page
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def expected(root: Path) -> dict[Path, str]:
+    """Every generated file and its text."""
+    files = {root / "schemas" / name: text for name, text in schema_files().items()}
+    files[root / "docs" / "topics.md"] = topics_page()
+    return files
+
+
+def stale(root: Path) -> list[str]:
+    """What differs from the contracts, in words; empty when all is fresh."""
+    files = expected(root)
+    problems: list[str] = []
+    for path, text in files.items():
+        name = path.relative_to(root)
+        if not path.exists():
+            problems.append(f"{name} is missing")
+        elif path.read_text(encoding="utf-8") != text:
+            problems.append(f"{name} is not what the contracts say")
+    there = {p for p in (root / "schemas").glob("*") if p.suffix in {".json", ".yaml"}}
+    leftover = sorted(there - set(files))
+    return problems + [f"{path.relative_to(root)} belongs to no message" for path in leftover]
+
+
+def write(root: Path) -> None:
+    """Write every file and remove what belongs to no message."""
+    files = expected(root)
+    for path in (root / "schemas").glob("*.json"):
+        if path not in files:
+            path.unlink()
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def main() -> int:
+    """The program."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing, only compare")
+    parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if not arguments.check:
+        write(arguments.root)
+        return 0
+    problems = stale(arguments.root)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        print("run: python scripts/generate_schemas.py", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
