@@ -1,0 +1,72 @@
+"""Model bundles: what they are, how they are made, stored and delivered."""
+
+from edgebus.artifacts.bundle import Bundle, Limits, ModelSource
+from edgebus.artifacts.errors import (
+    ArtifactError,
+    BlobMissingError,
+    BundleDigestError,
+    BundleError,
+    BundleFileMissingError,
+    BundleFormatError,
+    BundleLimitError,
+    BundlePathError,
+    BundleTensorError,
+    DeliveryError,
+    ImportRefusedError,
+    PatchError,
+    QuotaExceededError,
+    StoreError,
+    UnsupportedOperatorError,
+)
+from edgebus.artifacts.index import BLOCK_SIZE, BundleIndex, FileEntry, PatchEntry
+from edgebus.artifacts.manifest import (
+    DecoderSpec,
+    EngineRequirements,
+    InputSpec,
+    Manifest,
+    OutputSpec,
+    ProbeSpec,
+    TrainedOn,
+)
+from edgebus.artifacts.tensors import Array
+from edgebus.artifacts.update import Update, apply_update
+from edgebus.artifacts.write import Draft, ProbeMaker, derive_bundle, write_bundle
+
+__all__ = [
+    "BLOCK_SIZE",
+    "Array",
+    "ArtifactError",
+    "BlobMissingError",
+    "Bundle",
+    "BundleDigestError",
+    "BundleError",
+    "BundleFileMissingError",
+    "BundleFormatError",
+    "BundleIndex",
+    "BundleLimitError",
+    "BundlePathError",
+    "BundleTensorError",
+    "DecoderSpec",
+    "DeliveryError",
+    "Draft",
+    "EngineRequirements",
+    "FileEntry",
+    "ImportRefusedError",
+    "InputSpec",
+    "Limits",
+    "Manifest",
+    "ModelSource",
+    "OutputSpec",
+    "PatchEntry",
+    "PatchError",
+    "ProbeMaker",
+    "ProbeSpec",
+    "QuotaExceededError",
+    "StoreError",
+    "TrainedOn",
+    "UnsupportedOperatorError",
+    "Update",
+    "apply_update",
+    "derive_bundle",
+    "write_bundle",
+]

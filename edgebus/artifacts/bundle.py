@@ -1,0 +1,276 @@
+"""A bundle: an immutable model version, verified byte by byte before anything uses it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+
+from edgebus.artifacts.errors import (
+    BundleDigestError,
+    BundleFileMissingError,
+    BundleFormatError,
+    BundleLimitError,
+    BundlePathError,
+    BundleTensorError,
+)
+from edgebus.artifacts.graph import GraphFacts, inspect_graph, verify_weights
+from edgebus.artifacts.index import (
+    GRAPH,
+    INDEX,
+    MANIFEST,
+    PROBE,
+    WEIGHTS,
+    BundleIndex,
+    sha256,
+)
+from edgebus.artifacts.manifest import Manifest
+from edgebus.artifacts.tensors import Array, TensorFile
+from edgebus.contracts import ModelRef
+
+__all__ = ["Bundle", "Limits", "ModelSource", "read_plain_file"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The largest that is accepted, in bytes: nothing larger is even read."""
+
+    index: int = 16 * 2**20
+    manifest: int = 2**20
+    graph: int = 64 * 2**20
+    weights: int = 2**30
+    other: int = 64 * 2**20
+
+    def of(self, path: str) -> int:
+        """The limit for one file of a bundle."""
+        names = {
+            INDEX: self.index,
+            MANIFEST: self.manifest,
+            GRAPH: self.graph,
+            WEIGHTS: self.weights,
+        }
+        return names.get(path, self.other)
+
+    def check(self, path: str, size: int) -> None:
+        """Refuse a file that is too large.
+
+        Raises:
+            BundleLimitError: It is.
+        """
+        if size > self.of(path):
+            raise BundleLimitError(file=path, size=size, limit=self.of(path))
+
+
+class ModelSource(Protocol):
+    """What an engine or a trainer needs of a model; a `Bundle` is one."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the model is."""
+        ...
+
+    def graph_bytes(self) -> bytes:
+        """The graph, its weights declared as external data."""
+        ...
+
+    def tensors(self) -> dict[str, Array]:
+        """The weights by name, read-only."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A verified model version in memory.
+
+    Nothing is memory-mapped: a file that changes under a running engine changes its answers, and
+    one that gets shorter kills it.
+
+    Attributes:
+        manifest: What the model is.
+        index: Its files and their digests.
+        digest: SHA-256 of the index: the bundle's identity.
+        facts: What the graph declares.
+        weights: The weights file.
+        files: The bytes of each file, the patch included where it is there.
+        path: The folder it was opened from; None if it came from a store.
+    """
+
+    manifest: Manifest
+    index: BundleIndex
+    index_bytes: bytes = field(repr=False)
+    digest: str
+    facts: GraphFacts = field(repr=False)
+    weights: TensorFile = field(repr=False)
+    files: Mapping[str, bytes] = field(repr=False)
+    path: Path | None = None
+
+    @classmethod
+    def open(cls, path: Path | str, *, limits: Limits | None = None) -> Self:
+        """Read and verify a bundle's folder.
+
+        Every digest is checked, every tensor has the dtype, shape and place that the graph
+        declares, and all weights are finite.
+
+        Args:
+            path: The folder; it may be a symbolic link, its files may not.
+            limits: The largest that is accepted.
+
+        Raises:
+            BundleError: The bundle must not serve; the subclass and its text say why.
+        """
+        folder = Path(path)
+        bounds = limits or Limits()
+        index_bytes = read_plain_file(folder, INDEX, limit=bounds.of(INDEX))
+        index = BundleIndex.decode(index_bytes)
+
+        def read(name: str, size: int) -> bytes | None:
+            try:
+                return read_plain_file(folder, name, limit=size)
+            except BundleFileMissingError:
+                if index.patch is not None and name == index.patch.path:
+                    return None
+                raise
+
+        return cls.assemble(index_bytes, read, limits=bounds, path=folder)
+
+    @classmethod
+    def assemble(
+        cls,
+        index_bytes: bytes,
+        read: Callable[[str, int], bytes | None],
+        *,
+        limits: Limits | None = None,
+        path: Path | None = None,
+    ) -> Self:
+        """Verify a bundle whose files lie anywhere.
+
+        Args:
+            index_bytes: `index.json`.
+            read: Gives a file's bytes by name and expected size; None for a patch that is absent.
+            limits: The largest that is accepted.
+            path: Folder of the bundle, if it has one.
+
+        Raises:
+            BundleError: The bundle must not serve.
+        """
+        bounds = limits or Limits()
+        index = BundleIndex.decode(index_bytes)
+        files: dict[str, bytes] = {}
+        for entry in index.blobs():
+            bounds.check(entry.path, entry.size)
+            data = read(entry.path, entry.size)
+            if data is None:
+                continue
+            found = sha256(data)
+            if found != entry.digest:
+                raise BundleDigestError(file=entry.path, expected=entry.digest, found=found)
+            files[entry.path] = data
+        manifest = Manifest.decode(files[MANIFEST])
+        facts = inspect_graph(files[GRAPH])
+        weights = TensorFile.parse(files[WEIGHTS], file=WEIGHTS)
+        _verify_manifest(manifest, facts, files)
+        verify_weights(facts, weights)
+        _verify_finite(weights)
+        return cls(
+            manifest=manifest,
+            index=index,
+            index_bytes=index_bytes,
+            digest=sha256(index_bytes),
+            facts=facts,
+            weights=weights,
+            files=files,
+            path=path,
+        )
+
+    @property
+    def ref(self) -> ModelRef:
+        """Name, version and digest, as messages carry them."""
+        return ModelRef(name=self.manifest.name, version=self.manifest.version, digest=self.digest)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files, without the index and the patch."""
+        return self.index.size
+
+    def graph_bytes(self) -> bytes:
+        """The graph, its weights declared as external data: an ONNX model."""
+        return self.files[GRAPH]
+
+    def tensors(self) -> dict[str, Array]:
+        """The weights by name, read-only, in the order of the file."""
+        return self.weights.arrays()
+
+    def probe(self) -> dict[str, Array] | None:
+        """The tensors of the self-test, or None.
+
+        Raises:
+            BundleError: The file is no safetensors file.
+        """
+        data = self.files.get(PROBE)
+        return None if data is None else TensorFile.parse(data, file=PROBE).arrays()
+
+
+def read_plain_file(folder: Path, name: str, *, limit: int) -> bytes:
+    """Read a file of a bundle: no link, no device, not larger than `limit`.
+
+    Raises:
+        BundleFileMissingError: It is not there.
+        BundlePathError: It is no plain file.
+        BundleLimitError: It is too large.
+    """
+    try:
+        # O_NOFOLLOW: a link could point anywhere; O_NONBLOCK: a pipe would hang the open.
+        handle = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleFileMissingError(file=name, where=str(folder)) from None
+    except OSError as error:
+        reason = f"cannot be opened as a plain file: {error.strerror}"
+        raise BundlePathError(file=name, reason=reason) from error
+    with os.fdopen(handle, "rb") as file:
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise BundlePathError(file=name, reason="is no plain file")
+        if facts.st_size > limit:
+            raise BundleLimitError(file=name, size=facts.st_size, limit=limit)
+        return file.read(limit + 1)
+
+
+def _verify_manifest(manifest: Manifest, facts: GraphFacts, files: Mapping[str, bytes]) -> None:
+    """Check that manifest and graph speak of the same inputs and outputs."""
+    kinds = {"float32": "F32", "uint8": "U8"}
+    wanted = (manifest.input.name, kinds[manifest.input.dtype], manifest.input.shape)
+    ports = [(port.name, port.dtype, port.shape) for port in facts.inputs]
+    if len(ports) != 1 or ports[0][:2] != wanted[:2] or not _fits(ports[0][2], wanted[2]):
+        raise BundleFormatError(
+            file=MANIFEST, reason=f"describes the input as {wanted}, the graph has {ports}"
+        )
+    outputs = {port.name: port.shape for port in facts.outputs}
+    for output in manifest.outputs:
+        if output.name not in outputs or not _fits(outputs[output.name], output.shape):
+            raise BundleFormatError(
+                file=MANIFEST,
+                reason=f"describes output {output.name} {output.shape}, the graph has {outputs}",
+            )
+    if manifest.probe is not None and manifest.probe.file not in files:
+        raise BundleFileMissingError(file=manifest.probe.file, where="the index")
+
+
+def _fits(declared: tuple[int | None, ...], wanted: tuple[int, ...]) -> bool:
+    return len(declared) == len(wanted) and all(
+        have is None or have == want for have, want in zip(declared, wanted, strict=True)
+    )
+
+
+def _verify_finite(weights: TensorFile) -> None:
+    for name in weights.entries:
+        values = weights.array(name)
+        if values.dtype.kind == "f" and not bool(np.isfinite(values).all()):
+            bad = int(np.size(values) - np.count_nonzero(np.isfinite(values)))
+            raise BundleTensorError(
+                file=WEIGHTS, tensor=name, reason=f"holds {bad} values that are NaN or infinite"
+            )

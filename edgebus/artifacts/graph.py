@@ -1,0 +1,205 @@
+"""The ONNX graph without its weights, and the check that graph and weights belong together.
+
+Weights are declared in the graph as external data in `weights.safetensors`, with the offsets of
+that file: ONNX Runtime can load the folder by path, and an engine that hands the tensors over by
+name (`add_external_initializers`) never looks at the offsets. EdgeBus does the latter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from edgebus.artifacts.errors import BundleFormatError, BundlePathError, BundleTensorError
+from edgebus.artifacts.index import GRAPH, WEIGHTS
+from edgebus.artifacts.tensors import TensorEntry, TensorFile
+
+__all__ = ["GraphFacts", "PortFacts", "declare_external", "inspect_graph", "verify_weights"]
+
+_TYPES: Final[dict[int, str]] = {
+    onnx.TensorProto.FLOAT: "F32",
+    onnx.TensorProto.DOUBLE: "F64",
+    onnx.TensorProto.FLOAT16: "F16",
+    onnx.TensorProto.INT64: "I64",
+    onnx.TensorProto.INT32: "I32",
+    onnx.TensorProto.UINT8: "U8",
+    onnx.TensorProto.INT8: "I8",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PortFacts:
+    """An input or output: dimensions are None where the graph leaves them open."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphFacts:
+    """What a graph declares.
+
+    Attributes:
+        inputs, outputs: Without the initializers that old exporters list as inputs.
+        external: Tensors that lie in the weights file.
+        operators: Sorted names, those of other domains as ``domain::name``.
+        opset: Version of the default operator set.
+        ir_version: Version of the file format.
+    """
+
+    inputs: tuple[PortFacts, ...]
+    outputs: tuple[PortFacts, ...]
+    external: dict[str, TensorEntry]
+    operators: tuple[str, ...]
+    opset: int
+    ir_version: int
+
+
+def inspect_graph(data: bytes) -> GraphFacts:
+    """Read a graph without loading any weights.
+
+    Raises:
+        BundleFormatError: The bytes are no ONNX model.
+        BundlePathError: It wants data from a file that is not the bundle's weights.
+        BundleTensorError: An external tensor has no place or a strange type.
+    """
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError as error:
+        raise BundleFormatError(file=GRAPH, reason=f"is no ONNX model: {error}") from error
+    if not model.graph.node:
+        raise BundleFormatError(file=GRAPH, reason="is no ONNX model: it has no operators")
+    external = {
+        tensor.name: _place(tensor) for tensor in model.graph.initializer if _is_external(tensor)
+    }
+    operators: set[str] = set()
+    for number, graph in enumerate(_graphs(model.graph)):
+        operators |= {_operator(node) for node in graph.node}
+        inner = graph.initializer if number else ()
+        for tensor in (*inner, *_constants(graph)):
+            if _is_external(tensor):
+                reason = "is external in a sub-graph or attribute; only initializers may be"
+                raise BundleTensorError(file=GRAPH, tensor=tensor.name, reason=reason)
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    default = [item.version for item in model.opset_import if item.domain in {"", "ai.onnx"}]
+    return GraphFacts(
+        inputs=tuple(_port(item) for item in model.graph.input if item.name not in initializers),
+        outputs=tuple(_port(item) for item in model.graph.output),
+        external=external,
+        operators=tuple(sorted(operators)),
+        opset=max(default, default=1),
+        ir_version=max(1, model.ir_version),
+    )
+
+
+def verify_weights(facts: GraphFacts, weights: TensorFile) -> None:
+    """Check that the weights are exactly those that the graph declares.
+
+    Raises:
+        BundleTensorError: A tensor is missing, is too many, or differs in dtype, shape or offset.
+    """
+    for name, wanted in facts.external.items():
+        found = weights.entries.get(name)
+        if found is None:
+            reason = "is missing; the graph needs it"
+        elif (found.dtype, found.shape) != (wanted.dtype, wanted.shape):
+            reason = (
+                f"is {found.dtype} {list(found.shape)}, "
+                f"the graph needs {wanted.dtype} {list(wanted.shape)}"
+            )
+        elif (found.start, found.end) != (wanted.start, wanted.end):
+            reason = f"lies at byte {found.start}, the graph looks for it at {wanted.start}"
+        else:
+            continue
+        raise BundleTensorError(file=WEIGHTS, tensor=name, reason=reason)
+    for name in weights.entries:
+        if name not in facts.external:
+            raise BundleTensorError(file=WEIGHTS, tensor=name, reason="is not in the graph")
+
+
+def declare_external(model: onnx.ModelProto, weights: TensorFile) -> None:
+    """Replace the data of each tensor in `weights` by a reference into that file, in place."""
+    for tensor in model.graph.initializer:
+        entry = weights.entries.get(tensor.name)
+        if entry is None:
+            continue
+        shape = list(tensor.dims)
+        kind, name = tensor.data_type, tensor.name
+        tensor.Clear()
+        tensor.name, tensor.data_type = name, kind
+        tensor.dims.extend(shape)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (
+            ("location", WEIGHTS),
+            ("offset", str(entry.start)),
+            ("length", str(entry.end - entry.start)),
+        ):
+            tensor.external_data.add(key=key, value=value)
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph itself first, then those of its control flow."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)
+            for inner in attribute.graphs:
+                yield from _graphs(inner)
+
+
+def _constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Tensors that are no initializers."""
+    for sparse in graph.sparse_initializer:
+        yield sparse.values
+        yield sparse.indices
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _is_external(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_location == onnx.TensorProto.EXTERNAL
+
+
+def _operator(node: onnx.NodeProto) -> str:
+    return node.op_type if node.domain in {"", "ai.onnx"} else f"{node.domain}::{node.op_type}"
+
+
+def _place(tensor: onnx.TensorProto) -> TensorEntry:
+    fields = {item.key: item.value for item in tensor.external_data}
+    if fields.get("location") != WEIGHTS:
+        reason = f"tensor {tensor.name!r} wants its data from {fields.get('location')!r}"
+        raise BundlePathError(file=GRAPH, reason=f"{reason}; only {WEIGHTS} may hold data")
+    kind = _TYPES.get(tensor.data_type)
+    offset, length = fields.get("offset", ""), fields.get("length", "")
+    # Python's int() takes '+1', ' 1' and '1_0'; a file format should not.
+    if kind is None or not (offset.isdecimal() and length.isdecimal()):
+        reason = f"has type {tensor.data_type}, offset {offset!r} and length {length!r}"
+        raise BundleTensorError(file=GRAPH, tensor=tensor.name, reason=reason)
+    return TensorEntry(
+        dtype=kind,
+        shape=tuple(tensor.dims),
+        start=int(offset),
+        end=int(offset) + int(length),
+    )
+
+
+def _port(item: onnx.ValueInfoProto) -> PortFacts:
+    kind = item.type.tensor_type
+    return PortFacts(
+        name=item.name,
+        dtype=_TYPES.get(kind.elem_type, str(kind.elem_type)),
+        shape=tuple(
+            dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None
+            for dim in kind.shape.dim
+        ),
+    )

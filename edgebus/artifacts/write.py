@@ -1,0 +1,226 @@
+"""Making bundles: from parts, or from a parent and an update."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from edgebus.artifacts.bundle import Bundle, ModelSource
+from edgebus.artifacts.errors import PatchError
+from edgebus.artifacts.index import (
+    GRAPH,
+    INDEX,
+    MANIFEST,
+    PATCH,
+    PROBE,
+    WEIGHTS,
+    BundleIndex,
+    FileEntry,
+    PatchEntry,
+)
+from edgebus.artifacts.manifest import Manifest, ProbeSpec, TrainedOn
+from edgebus.artifacts.tensors import Array, TensorFile, dump_tensors
+from edgebus.artifacts.update import (
+    Update,
+    apply_patch,
+    apply_update,
+    difference,
+    encode_patch,
+)
+from edgebus.contracts import utc_now
+
+__all__ = ["Draft", "ProbeMaker", "derive_bundle", "sync_folder", "write_bundle", "write_file"]
+
+ProbeMaker = Callable[[ModelSource], tuple[ProbeSpec, Mapping[str, Array]]]
+"""Runs a model on its probe input and gives what came out; `edgebus.inference.make_probe`."""
+
+# A patch that is not much smaller than the file is not worth a second way to fail.
+_PATCH_WORTH = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A model that is not written yet: enough for an engine, without digests."""
+
+    manifest: Manifest
+    graph: bytes
+    weights: Mapping[str, Array]
+
+    def graph_bytes(self) -> bytes:
+        """The graph, its weights declared as external data."""
+        return self.graph
+
+    def tensors(self) -> dict[str, Array]:
+        """The weights by name."""
+        return dict(self.weights)
+
+
+def write_bundle(
+    folder: Path | str,
+    *,
+    manifest: Manifest,
+    graph: bytes,
+    weights: bytes,
+    probe: ProbeMaker | None = None,
+    patch: tuple[str, bytes] | None = None,
+) -> Bundle:
+    """Write a bundle's folder, whole or not at all.
+
+    The files go to a folder beside it, are flushed to the disk, verified as any reader would,
+    made read-only and renamed into place.
+
+    Args:
+        folder: Where; it must not exist, or hold the same bundle already.
+        manifest: What the model is.
+        graph: `graph.onnx`, its weights declared as external data.
+        weights: `weights.safetensors`.
+        probe: Makes the self-test; without it the manifest's own probe is dropped.
+        patch: Digest of the base weights, and the patch that makes `weights` from them.
+
+    Raises:
+        BundleError: The parts do not make a bundle.
+        FileExistsError: The folder holds something else.
+    """
+    target = Path(folder)
+    manifest = manifest.model_copy(update={"probe": None})
+    files = {MANIFEST: b"", GRAPH: graph, WEIGHTS: weights}
+    if probe is not None:
+        tensors = TensorFile.parse(weights, file=WEIGHTS).arrays()
+        spec, values = probe(Draft(manifest=manifest, graph=graph, weights=tensors))
+        manifest = manifest.model_copy(update={"probe": spec})
+        files[PROBE] = dump_tensors(values)
+    files[MANIFEST] = manifest.encode()
+    entry = None
+    if patch is not None:
+        base, data = patch
+        described = FileEntry.of(PATCH, data).model_dump()
+        entry = PatchEntry(**described, target=WEIGHTS, base=base)
+    index = BundleIndex(
+        files=tuple(FileEntry.of(name, data) for name, data in sorted(files.items())),
+        patch=entry,
+    ).encode()
+    if patch is not None:
+        files[PATCH] = patch[1]
+    files[INDEX] = index
+    bundle = Bundle.assemble(index, lambda name, _: files.get(name), path=target)
+    if target.exists() and any(target.iterdir()):
+        if Bundle.open(target).digest == bundle.digest:
+            return bundle
+        raise FileExistsError(f"{target} is there already and holds something else; name another")
+    _write_folder(target, files)
+    return bundle
+
+
+def derive_bundle(
+    parent: Bundle,
+    change: Update | Mapping[str, Array],
+    *,
+    out: Path | str,
+    version: int | None = None,
+    metrics: Mapping[str, float] | None = None,
+    trained_on: TrainedOn | None = None,
+    created: datetime | None = None,
+    origin: str = "",
+    probe: ProbeMaker | None = None,
+) -> Bundle:
+    """Write the next version of a model: same graph, changed weights.
+
+    Where the change is small, the bundle carries a patch, so that an edge that has the parent's
+    weights fetches only that. The patch is applied here once, and the outcome is what is
+    published, so that patched and fetched weights are the same bytes.
+
+    Args:
+        parent: The version that the change is relative to.
+        change: An update, or all tensors of the new version.
+        out: Folder of the new bundle.
+        version: Its version; the parent's plus one by default.
+        metrics: Figures of the gate.
+        trained_on: Lineage of the weights.
+        created: When; now by default.
+        origin: Where it comes from, in words.
+        probe: Makes the self-test.
+
+    Raises:
+        PatchError: The change does not fit the parent.
+        BundleError: The outcome is no bundle, for example NaN weights.
+    """
+    base = parent.weights
+    update = change if isinstance(change, Update) else difference(base.arrays(), change)
+    patch: bytes | None = None
+    try:
+        patch = encode_patch(base, update)
+    except PatchError:
+        # What no patch can say (a scale along two axes) can still be published in full.
+        new = apply_update(base.arrays(), update)
+        weights = base.replaced({name: new[name] for name in (*update.replace, *update.scale)})
+    else:
+        weights = apply_patch(base.data, patch)
+        if len(patch) > _PATCH_WORTH * len(weights):
+            patch = None
+    changes: dict[str, Any] = {
+        "version": version if version is not None else parent.manifest.version + 1,
+        "metrics": dict(metrics or {}),
+        "parent": parent.digest,
+        "trained_on": trained_on,
+        "created": created or utc_now(),
+        "origin": origin,
+    }
+    fields = parent.manifest.model_dump() | changes
+    return write_bundle(
+        out,
+        manifest=Manifest.model_validate(fields),
+        graph=parent.graph_bytes(),
+        weights=weights,
+        probe=probe,
+        patch=None if patch is None else (parent.index.file(WEIGHTS).digest, patch),
+    )
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        _write_synced(temporary, data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename in it survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_folder(target: Path, files: Mapping[str, bytes]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid4().hex}")
+    temporary.mkdir()
+    try:
+        for name, data in files.items():
+            _write_synced(temporary / name, data)
+            (temporary / name).chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
+        sync_folder(temporary)
+        temporary.replace(target)  # over an empty folder too (POSIX)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(target.parent)
