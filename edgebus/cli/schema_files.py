@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import yaml
@@ -21,7 +20,6 @@ from edgebus.contracts import Command, JpegPayload, Message, Reply, Topic, topic
 __all__ = [
     "asyncapi_document",
     "message_types",
-    "package_version",
     "schema_documents",
     "schema_files",
     "topics_page",
@@ -46,14 +44,6 @@ _PARAMETERS = {
     "letter": "id of the dead letter.",
     "request": "id of the command that is answered.",
 }
-
-
-def package_version() -> str:
-    """Version of the installed package; ``0+unknown`` in a bare source tree."""
-    try:
-        return version("edgebus")
-    except PackageNotFoundError:
-        return "0+unknown"
 
 
 def message_types() -> dict[str, type[Message]]:

@@ -1,0 +1,102 @@
+"""What can go wrong around a service; every error names the thing and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = [
+    "CommandRefusedError",
+    "DeclarationError",
+    "DuplicateIdentityError",
+    "ServiceError",
+    "SettingsError",
+    "SettingsProblem",
+    "UnknownServiceError",
+]
+
+
+class ServiceError(Exception):
+    """The base of every error of the service runtime.
+
+    Attributes:
+        exit_code: What a process that ends with it returns.
+    """
+
+    exit_code = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsProblem:
+    """One thing that is wrong with the settings.
+
+    Attributes:
+        key: The setting, dotted: ``detector.threshold``.
+        origin: Where it came from: a file, an environment variable, the command line.
+        reason: What is wrong, and what would be right.
+    """
+
+    key: str
+    origin: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.key} ({self.origin}): {self.reason}"
+
+
+class SettingsError(ServiceError):
+    """The settings do not fit; all problems at once, so that one round of repair is enough.
+
+    Attributes:
+        problems: Every problem found.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[SettingsProblem]) -> None:
+        super().__init__("; ".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+class UnknownServiceError(ServiceError):
+    """No installed package offers a service of this name.
+
+    Attributes:
+        name: The name that was asked for.
+        known: The names that are installed.
+    """
+
+    exit_code = 2
+
+    def __init__(self, name: str, *, known: Sequence[str], hint: str = "") -> None:
+        have = ", ".join(sorted(known)) or "none"
+        super().__init__(f"no service {name!r} is installed{hint}; installed: {have}")
+        self.name = name
+        self.known = tuple(known)
+
+
+class DuplicateIdentityError(ServiceError):
+    """Another process already runs this service on this node.
+
+    Attributes:
+        identity: ``site/node/service``.
+        other: Who was there first: host and process id, as far as known.
+    """
+
+    exit_code = 3
+
+    def __init__(self, identity: str, *, other: str) -> None:
+        super().__init__(
+            f"{identity} already runs ({other}), and it keeps serving; "
+            f"stop it, or give this one another node name with --set node=NAME"
+        )
+        self.identity = identity
+        self.other = other
+
+
+class DeclarationError(ServiceError, TypeError):
+    """A service class or one of its handlers is declared in a way that cannot work."""
+
+
+class CommandRefusedError(ServiceError):
+    """Raised by a command handler to say no; its text becomes the reply's detail."""

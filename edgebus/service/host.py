@@ -1,0 +1,52 @@
+"""What a process takes from its host, by psutil."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psutil
+
+__all__ = ["HostSampler", "HostUse", "process_alive"]
+
+
+@dataclass(frozen=True, slots=True)
+class HostUse:
+    """One sample.
+
+    Attributes:
+        cpu_percent: Of one core, by this process, since the last sample.
+        rss_bytes: Resident memory of this process.
+        host_cpu_percent: Of all cores, by everybody, since the last sample.
+        host_memory_percent: Of the host's memory, by everybody.
+    """
+
+    cpu_percent: float
+    rss_bytes: int
+    host_cpu_percent: float
+    host_memory_percent: float
+
+
+class HostSampler:
+    """Samples CPU and memory; the first sample covers the time since construction."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._process.cpu_percent()
+        psutil.cpu_percent()
+
+    def sample(self) -> HostUse:
+        """CPU since the last call, memory now."""
+        return HostUse(
+            cpu_percent=max(0.0, self._process.cpu_percent()),
+            rss_bytes=self._process.memory_info().rss,
+            host_cpu_percent=min(100.0, max(0.0, psutil.cpu_percent())),
+            host_memory_percent=psutil.virtual_memory().percent,
+        )
+
+
+def process_alive(pid: int) -> bool:
+    """Whether a process of this host runs (a zombie does not)."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

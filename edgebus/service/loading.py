@@ -1,0 +1,193 @@
+"""Settings of one service on one node, from all sources, with errors that name the right key."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from edgebus.service.discovery import load_service, service_entry_points
+from edgebus.service.errors import SettingsError, SettingsProblem
+from edgebus.service.settings import NodeSettings, ServiceSettings
+from edgebus.service.sources import (
+    Path_,
+    SourceTree,
+    from_environment,
+    from_file,
+    from_overrides,
+    merge,
+)
+
+__all__ = ["load_node", "load_settings"]
+
+S = TypeVar("S", bound=ServiceSettings)
+
+_CREDENTIALS = re.compile(r"//[^/@\s]*@")
+_SECRET = re.compile(r"password|passwd|secret|token|credential|private", re.IGNORECASE)
+_LONGEST_VALUE = 80
+
+
+def load_settings(
+    service: str,
+    *,
+    config: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    overrides: Iterable[str] = (),
+    settings_type: type[S] | None = None,
+) -> tuple[NodeSettings, S]:
+    """Read a node's settings and one service's section.
+
+    The command line wins over the environment, that over the file, that over the defaults.
+
+    Args:
+        service: Name of the service, which is also its section in the file.
+        config: The node's YAML file.
+        environment: The process's own by default.
+        overrides: ``key=value`` pairs, dotted from the top: ``detector.threshold=0.3``.
+        settings_type: Type of the section; that of the installed service by default.
+
+    Raises:
+        SettingsError: Unknown keys, wrong values or an unreadable file; all problems at once.
+        UnknownServiceError: No such service is installed.
+    """
+    kind = settings_type or cast("type[S]", load_service(service).settings_type)
+    sections = {*service_entry_points(), service}
+    tree = _read(config, environment, overrides, sections=dict.fromkeys(sections) | {service: kind})
+    node_values = {key: value for key, value in tree.values.items() if key not in sections}
+    section = tree.values.get(service)
+    problems: list[SettingsProblem] = []
+    node, found = _validate(NodeSettings, node_values, tree, above=(), siblings=sections)
+    problems += found
+    settings, found = _validate(
+        kind, {} if section is None else section, tree, above=(service,), siblings=()
+    )
+    problems += found
+    if node is None or settings is None:
+        raise SettingsError(problems)
+    return node, settings
+
+
+def load_node(
+    *,
+    config: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    overrides: Iterable[str] = (),
+    sections: Collection[str] | None = None,
+) -> NodeSettings:
+    """Read a node's settings alone, for tools; the services' sections are not judged.
+
+    Args:
+        config: The node's YAML file.
+        environment: The process's own by default.
+        overrides: ``key=value`` pairs.
+        sections: Names of services that may have a section; the installed ones by default.
+
+    Raises:
+        SettingsError: Unknown keys, wrong values or an unreadable file; all problems at once.
+    """
+    known = set(service_entry_points() if sections is None else sections)
+    tree = _read(config, environment, overrides, sections=dict.fromkeys(known))
+    values = {key: value for key, value in tree.values.items() if key not in known}
+    node, problems = _validate(NodeSettings, values, tree, above=(), siblings=known)
+    if node is None:
+        raise SettingsError(problems)
+    return node
+
+
+def _read(
+    config: Path | None,
+    environment: Mapping[str, str] | None,
+    overrides: Iterable[str],
+    *,
+    sections: Mapping[str, type[BaseModel] | None],
+) -> SourceTree:
+    fields = dict(NodeSettings.model_fields)
+    for name, kind in sections.items():
+        fields[name] = FieldInfo(annotation=kind or dict[str, Any], default=None)
+    return merge(
+        [
+            from_file(config) if config else SourceTree(),
+            from_environment(fields, environment),
+            from_overrides(fields, overrides),
+        ]
+    )
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _validate(
+    kind: type[M], values: object, tree: SourceTree, *, above: Path_, siblings: Collection[str]
+) -> tuple[M | None, list[SettingsProblem]]:
+    try:
+        return kind.model_validate(values), []
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        return None, [_explain(kind, d, tree, above=above, siblings=siblings) for d in details]
+
+
+def _explain(
+    kind: type[BaseModel],
+    detail: ErrorDetails,
+    tree: SourceTree,
+    *,
+    above: Path_,
+    siblings: Collection[str],
+) -> SettingsProblem:
+    below = tuple(str(part) for part in detail["loc"])
+    key = (*above, *below)
+    if detail["type"] == "extra_forbidden":
+        names = _keys_at(kind, below[:-1])
+        if len(below) == 1:
+            names = [*names, *siblings]
+        reason = _unknown(below[-1], names)
+    else:
+        reason = detail["msg"].removeprefix("Value error, ")
+        value = detail["input"]
+        if detail["type"] != "missing" and not _is_secret(key) and not isinstance(value, dict):
+            reason += f", got {str(value)[:_LONGEST_VALUE]!r}"
+    return SettingsProblem(
+        key=".".join(key), origin=_origin(key, tree), reason=_CREDENTIALS.sub("//***@", reason)
+    )
+
+
+def _unknown(name: str, names: Iterable[str]) -> str:
+    known = sorted(set(names))
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    if near:
+        return f"unknown key; did you mean {near[0]}?"
+    return f"unknown key; known here: {', '.join(known) or 'none'}"
+
+
+def _keys_at(kind: type[BaseModel], path: Path_) -> list[str]:
+    """The keys of every model that may stand at this path below `kind`."""
+    models = [kind]
+    for part in path:
+        fields = [m.model_fields[part] for m in models if part in m.model_fields]
+        # A part that is no field is the tag of a union or the index of a list: stay where we are.
+        if fields:
+            models = [m for info in fields for m in _models_in(info.annotation)]
+    return [name for model in models for name in model.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def _origin(key: Path_, tree: SourceTree) -> str:
+    """Who said this key: itself, else what is above it, else what is below it."""
+    for length in range(len(key), 0, -1):
+        if (origin := tree.origins.get(key[:length])) is not None:
+            return origin
+    below = (origin for path, origin in tree.origins.items() if path[: len(key)] == key)
+    return next(below, "default")
+
+
+def _is_secret(key: Path_) -> bool:
+    return any(_SECRET.search(part) for part in key)

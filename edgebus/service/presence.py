@@ -1,0 +1,129 @@
+"""Birth, state and will of a service, without a socket or a clock of its own.
+
+The session number ties a will to its birth, as Sparkplug B's bdSeq does (Sparkplug 3.0.0 §6.4.6):
+the will of an earlier connection is recognised when it arrives late. An instance is a UUIDv7, so
+of two processes with one identity the one that started first has the smaller instance.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from socket import gethostname
+from typing import Final, Literal
+
+from edgebus.contracts import Identity, ServiceState, State, new_id, utc_now
+
+__all__ = ["ALIVE", "Presence", "SessionCounter", "Verdict", "judge"]
+
+ALIVE: Final[frozenset[State]] = frozenset({"starting", "ready", "degraded", "draining"})
+
+Verdict = Literal["ignore", "reassert", "yield"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Presence:
+    """What a service says of itself, and when that changed.
+
+    Attributes:
+        identity: Who it is.
+        version: Version of the service's package.
+        instance: This process.
+        state: The present state.
+        reason: Why, where it is not self-evident.
+        since: When the state began.
+        session: Number of the present connection, growing over restarts too.
+    """
+
+    identity: Identity
+    version: str
+    instance: str = field(default_factory=new_id)
+    state: State = "starting"
+    reason: str = ""
+    since: datetime = field(default_factory=utc_now)
+    started: datetime = field(default_factory=utc_now)
+    session: int = 0
+
+    def change(self, state: State, reason: str = "") -> bool:
+        """Enter a state; False where nothing changed."""
+        if (state, reason) == (self.state, self.reason):
+            return False
+        if state != self.state:
+            self.since = utc_now()
+        self.state = state
+        self.reason = reason
+        return True
+
+    def message(self) -> ServiceState:
+        """The present state as a message; sent as birth on each connection and on each change."""
+        return self._say(self.state, self.reason, session=self.session, since=self.since)
+
+    def will(self, session: int) -> ServiceState:
+        """What the broker shall say when this connection ends without a word."""
+        return self._say("offline", "connection lost", session=session, since=utc_now())
+
+    def _say(self, state: State, reason: str, *, session: int, since: datetime) -> ServiceState:
+        return ServiceState(
+            source=self.identity.source,
+            state=state,
+            reason=reason,
+            session=session,
+            instance=self.instance,
+            since=since,
+            version=self.version,
+            host=gethostname(),
+            pid=os.getpid(),
+        )
+
+
+def judge(own: Presence, seen: ServiceState, *, retained: bool) -> Verdict:
+    """What a service does about a state that it sees on its own topic.
+
+    Args:
+        own: The service itself.
+        seen: The state that arrived.
+        retained: It was kept by the broker, so it is older than this connection.
+
+    Returns:
+        ``ignore``; ``reassert``: say the own state again, because the topic now tells another
+        story (a late will, or a newcomer, who then yields); ``yield``: another process was here
+        first.
+    """
+    if seen.instance == own.instance:
+        stale_will = seen.state == "offline" and seen.session <= own.session
+        return "reassert" if stale_will and not retained else "ignore"
+    if retained or own.state == "stopped":
+        return "ignore"
+    if seen.state not in ALIVE:
+        return "reassert"
+    if seen.time < own.started:
+        # Queued in the broker for a process that has died since.
+        return "ignore"
+    return "yield" if seen.instance < own.instance else "reassert"
+
+
+class SessionCounter:
+    """The number of the last session, kept in a file so that it grows over restarts.
+
+    Args:
+        path: The file; made with its folder on the first `store`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> int:
+        """The last session; 0 where there was none or its file is damaged."""
+        try:
+            return max(0, int(self._path.read_text(encoding="ascii")))
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def store(self, session: int) -> None:
+        """Remember it, atomically."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._path.with_suffix(".new")
+        fresh.write_text(str(session), encoding="ascii")
+        fresh.replace(self._path)

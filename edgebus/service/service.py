@@ -1,0 +1,166 @@
+"""The base of all services."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, get_args, get_origin
+
+import structlog
+
+from edgebus.bus import Bus
+from edgebus.contracts import Command, Identity, NameRefusedError, State, check_segment
+from edgebus.service.declare import (
+    CommandDeclaration,
+    Declaration,
+    EveryDeclaration,
+    declarations_of,
+)
+from edgebus.service.errors import DeclarationError
+from edgebus.service.metrics import MetricsRegistry
+from edgebus.service.settings import NodeSettings, ServiceSettings
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+__all__ = ["Service", "ServiceContext"]
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+class Host(Protocol):
+    """What the runtime offers to the service that it runs."""
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> None:
+        """Supervise a task."""
+        ...
+
+    async def set_state(self, state: State, reason: str) -> None:
+        """Announce a state."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceContext(Generic[S]):
+    """What a service is given; the runtime or a test's harness makes it."""
+
+    identity: Identity
+    node: NodeSettings
+    settings: S
+    bus: Bus
+    metrics: MetricsRegistry
+    host: Host
+
+
+class Service(Generic[S]):
+    """One service: typed handlers declared on topics, typed settings, a life cycle.
+
+    ::
+
+        class Greeter(Service[GreeterSettings]):
+            '''Greets every camera that appears.'''
+
+            name = "greeter"
+
+            @on(topics.CAMERA_FRAME)
+            async def greet(self, event: Event[Frame]) -> None: ...
+
+    The order of a life: `start`, subscriptions and `@every` begin, *ready*; on SIGTERM *draining*
+    (what was accepted is finished), `stop`, *stopped*. Override `start` and `stop`, not
+    ``__init__``.
+
+    Attributes:
+        bus: The bus, connected.
+        identity: base, site, node and name of this service.
+        settings: Its own settings.
+        node: The node's settings.
+        data_dir: Its own folder, for what must survive a restart; exists.
+        log: A logger bound to the service's name.
+        metrics: Counters, gauges and timings, sent with each heartbeat.
+    """
+
+    name: ClassVar[str]
+    settings_type: ClassVar[type[ServiceSettings]] = ServiceSettings
+    declarations: ClassVar[tuple[tuple[str, Declaration], ...]] = ()
+
+    def __init__(self, context: ServiceContext[S]) -> None:
+        self._host = context.host
+        self.bus: Bus = context.bus
+        self.identity: Identity = context.identity
+        self.settings: S = context.settings
+        self.node: NodeSettings = context.node
+        self.data_dir: Path = context.node.data_dir / self.name
+        self.metrics: MetricsRegistry = context.metrics
+        self.log: FilteringBoundLogger = structlog.get_logger().bind(service=self.name)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.settings_type = _settings_type_of(cls)
+        cls.declarations = tuple(declarations_of(cls))
+        if not isinstance(getattr(cls, "name", None), str):
+            # A base class for services of one kind; only what is run needs a name.
+            return
+        try:
+            check_segment(cls.name, what="service")
+        except NameRefusedError as error:
+            raise DeclarationError(str(error)) from error
+        for method, declaration in cls.declarations:
+            _check(cls, method, declaration)
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first line of its docstring."""
+        return inspect.cleandoc(cls.__doc__ or "").split("\n")[0]
+
+    async def start(self) -> None:
+        """Get ready: load a model, open a store. Subscriptions are not live yet."""
+
+    async def stop(self) -> None:
+        """Put things away; what was accepted has been handled."""
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> None:
+        """Run a task beside the handlers, supervised.
+
+        If it fails, the service goes down with it: state *stopped* with the error as the reason,
+        and a non-zero exit. When the service stops, the task is cancelled.
+        """
+        self._host.spawn(coroutine, name=name)
+
+    async def set_state(self, state: State, reason: str = "") -> None:
+        """Announce *degraded* (with why) or *ready* again; the rest is the runtime's."""
+        await self._host.set_state(state, reason)
+
+
+def _settings_type_of(cls: type[Service[Any]]) -> type[ServiceSettings]:
+    """The argument of ``Service[…]`` among the bases, else what the parent has."""
+    for base in getattr(cls, "__orig_bases__", ()):
+        origin = get_origin(base)
+        if isinstance(origin, type) and issubclass(origin, Service):
+            for argument in get_args(base):
+                if isinstance(argument, type) and issubclass(argument, ServiceSettings):
+                    return argument
+    return cls.settings_type
+
+
+def _check(cls: type[Service[Any]], method: str, declaration: Declaration) -> None:
+    where = f"{cls.__name__}.{method}"
+    if isinstance(declaration, CommandDeclaration):
+        topic = declaration.topic
+        if not issubclass(topic.payload, Command):
+            msg = f"@command on {where}: {topic.address} carries {topic.payload.__name__}, no command"
+            raise DeclarationError(msg)
+        if topic.levels[3] not in ("{service}", cls.name):
+            msg = f"@command on {where}: {topic.address} is addressed to {topic.levels[3]}"
+            raise DeclarationError(msg)
+    elif isinstance(declaration, EveryDeclaration):
+        seconds = declaration.seconds
+        if isinstance(seconds, str) and seconds not in cls.settings_type.model_fields:
+            msg = f"@every on {where}: {cls.settings_type.__name__} has no setting {seconds!r}"
+            raise DeclarationError(msg)
+        if not isinstance(seconds, str) and seconds <= 0:
+            msg = f"@every on {where}: {seconds} s is no interval"
+            raise DeclarationError(msg)
+
+

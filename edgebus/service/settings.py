@@ -1,0 +1,57 @@
+"""What every node and every service can be set to."""
+
+from pathlib import Path
+from socket import gethostname
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgebus.bus.settings import BrokerSettings, BusSettings
+from edgebus.contracts import Segment
+
+__all__ = ["LogSettings", "NodeSettings", "ServiceSettings"]
+
+
+class ServiceSettings(BaseModel):
+    """A service's own settings; each service subclasses it.
+
+    Frozen, and unknown keys are errors: a typo must not become a default.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class LogSettings(ServiceSettings):
+    """How a service logs, to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important level that is shown."""
+    format: Literal["auto", "console", "json"] = "auto"
+    """One JSON object per line, or lines for people; auto: for people where there is a terminal."""
+
+
+def _default_data_dir() -> Path:
+    return Path.home() / ".local" / "share" / "edgebus"
+
+
+class NodeSettings(ServiceSettings):
+    """What all services of a node share: who they are, and how they reach the broker."""
+
+    base: Segment = "edgebus"
+    """First level of every topic, for brokers that others use too."""
+    site: Segment = "lab"
+    """The place; second level of every topic."""
+    node: Segment = Field(default_factory=gethostname)
+    """The host; third level of every topic. Its own host name by default."""
+    broker: BrokerSettings = BrokerSettings()
+    """How to reach the broker."""
+    bus: BusSettings = BusSettings()
+    """Limits and times of the bus."""
+    data_dir: Path = Field(default_factory=_default_data_dir)
+    """Where services keep what must survive a restart, each in a folder of its own name."""
+    heartbeat_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    """Seconds between two metrics messages."""
+    drain_s: Annotated[float, Field(ge=0, le=600)] = 10.0
+    """Seconds that a stopping service may take to finish what it accepted."""
+    log: LogSettings = LogSettings()
+    """How services log."""

@@ -1,0 +1,200 @@
+"""Where settings come from: a YAML file, the environment, the command line; each as a tree."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource
+from pydantic_settings.exceptions import SettingsError as SourceError
+
+from edgebus.service.errors import SettingsError, SettingsProblem
+
+__all__ = ["Path_", "SourceTree", "from_environment", "from_file", "from_overrides", "merge"]
+
+ENVIRONMENT_PREFIX = "EDGEBUS_"
+_DELIMITER = "__"
+# Variables of the same prefix that are no settings: the folder of test data, and the command
+# line's own switch.
+_NOT_SETTINGS = frozenset({"EDGEBUS_DATA", "EDGEBUS_DEBUG"})
+
+Path_ = tuple[str, ...]
+"""A setting's key, split: ``("detector", "threshold")``."""
+
+
+@dataclass(slots=True)
+class SourceTree:
+    """Settings of one source.
+
+    Attributes:
+        values: Nested, as in the YAML file.
+        origins: Who said it, for each key that the source names.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[Path_, str] = field(default_factory=dict)
+
+
+def from_file(path: Path) -> SourceTree:
+    """Read a node's YAML file.
+
+    Raises:
+        SettingsError: It cannot be read, is no YAML, no mapping, or says a key twice.
+    """
+    origin = str(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise _problem("config", origin, f"cannot be read: {reason}") from error
+    try:
+        values = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise _problem("config", origin, f"is no YAML: {_one_line(error)}") from error
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        reason = f"holds a {type(values).__name__}; a node file is a mapping, 'site: lab' and so on"
+        raise _problem("config", origin, reason)
+    return SourceTree(values=values, origins=dict.fromkeys(_paths(values), origin))
+
+
+def from_environment(
+    fields: Mapping[str, FieldInfo], environment: Mapping[str, str] | None = None
+) -> SourceTree:
+    """Read ``EDGEBUS_SITE``, ``EDGEBUS_BROKER__URL``, ``EDGEBUS_DETECTOR__THRESHOLD`` …
+
+    Args:
+        fields: The top-level settings; a field's type says whether its text is JSON.
+        environment: The process's own by default.
+
+    Raises:
+        SettingsError: A value that should be JSON is not.
+    """
+    found = {
+        name: value
+        for name, value in (os.environ if environment is None else environment).items()
+        if name.upper().startswith(ENVIRONMENT_PREFIX) and name.upper() not in _NOT_SETTINGS
+    }
+    tree = SourceTree()
+    texts: dict[str, str] = {}
+    for name, value in found.items():
+        key = name[len(ENVIRONMENT_PREFIX) :].lower()
+        tree.origins[tuple(key.split(_DELIMITER))] = f"environment variable {name}"
+        texts[key] = value
+    tree.values = _typed(fields, texts, delimiter=_DELIMITER, tree=tree)
+    return tree
+
+
+def from_overrides(fields: Mapping[str, FieldInfo], overrides: Iterable[str]) -> SourceTree:
+    """Read ``key=value`` pairs of the command line, such as ``detector.threshold=0.3``.
+
+    Raises:
+        SettingsError: A pair has no key or no ``=``, or its value should be JSON and is not.
+    """
+    tree = SourceTree()
+    texts: dict[str, str] = {}
+    for pair in overrides:
+        key, equals, value = pair.partition("=")
+        key = key.strip()
+        if not equals or not all(key.split(".")):
+            reason = "is no key=value, such as detector.threshold=0.3"
+            raise _problem(pair, "command line", reason)
+        tree.origins[tuple(key.split("."))] = "command line"
+        texts[key] = value
+    tree.values = _typed(fields, texts, delimiter=".", tree=tree)
+    return tree
+
+
+def merge(trees: Iterable[SourceTree]) -> SourceTree:
+    """One tree; later ones win, key by key."""
+    merged = SourceTree()
+    for tree in trees:
+        merged.values = _deep_update(merged.values, tree.values)
+        merged.origins |= tree.origins
+    return merged
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key said twice, where plain YAML takes the last silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                msg = f"key {key!r} is said twice"
+                raise yaml.constructor.ConstructorError(None, None, msg, key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+class _TextSource(EnvSettingsSource):
+    """pydantic-settings' reading of flat texts into nested values, from any mapping."""
+
+    def __init__(
+        self, root: type[BaseSettings], texts: Mapping[str, str], *, delimiter: str
+    ) -> None:
+        self._texts = texts
+        super().__init__(
+            root, case_sensitive=True, env_prefix="", env_nested_delimiter=delimiter
+        )
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return dict(self._texts)
+
+
+def _typed(
+    fields: Mapping[str, FieldInfo], texts: Mapping[str, str], *, delimiter: str, tree: SourceTree
+) -> dict[str, Any]:
+    """Nest the texts; keys that are no setting are kept, so that they are found later."""
+    root = type("_Root", (BaseSettings,), _class_body(fields))
+    try:
+        values = dict(_TextSource(root, texts, delimiter=delimiter)())
+    except SourceError as error:
+        culprit = next((k for k in texts if k.split(delimiter)[0] in str(error)), "settings")
+        origin = tree.origins.get(tuple(culprit.split(delimiter)), "settings")
+        reason = f'{error.__cause__ or error}; lists and mappings are written as JSON, ["a", "b"]'
+        raise _problem(culprit.replace(delimiter, "."), origin, reason) from error
+    for key, text in texts.items():
+        first, *rest = key.split(delimiter)
+        if first not in fields:
+            values.setdefault(first, {} if rest else text)
+    return values
+
+
+def _class_body(fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
+    return {
+        "__module__": __name__,
+        "__annotations__": {name: info.annotation for name, info in fields.items()},
+        **{name: None for name in fields},
+    }
+
+
+def _deep_update(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        both = isinstance(below, dict) and isinstance(value, dict)
+        result[key] = _deep_update(below, value) if both else value
+    return result
+
+
+def _paths(values: Mapping[Any, Any], above: Path_ = ()) -> Iterable[Path_]:
+    for key, value in values.items():
+        path = (*above, str(key))
+        yield path
+        if isinstance(value, dict):
+            yield from _paths(value, path)
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    return " ".join(str(error).split())
+
+
+def _problem(key: str, origin: str, reason: str) -> SettingsError:
+    return SettingsError([SettingsProblem(key=key, origin=origin, reason=reason)])
