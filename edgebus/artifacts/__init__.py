@@ -18,6 +18,8 @@ from edgebus.artifacts.errors import (
     StoreError,
     UnsupportedOperatorError,
 )
+from edgebus.artifacts.heads import COCO_CLASSES
+from edgebus.artifacts.importing import import_onnx
 from edgebus.artifacts.index import BLOCK_SIZE, BundleIndex, FileEntry, PatchEntry
 from edgebus.artifacts.manifest import (
     DecoderSpec,
@@ -34,6 +36,7 @@ from edgebus.artifacts.write import Draft, ProbeMaker, derive_bundle, write_bund
 
 __all__ = [
     "BLOCK_SIZE",
+    "COCO_CLASSES",
     "Array",
     "ArtifactError",
     "BlobMissingError",
@@ -68,5 +71,6 @@ __all__ = [
     "Update",
     "apply_update",
     "derive_bundle",
+    "import_onnx",
     "write_bundle",
 ]

@@ -130,19 +130,19 @@ class ImportRefusedError(ArtifactError):
 
 
 class UnsupportedOperatorError(ImportRefusedError):
-    """A graph with operators that cannot be trained.
+    """A graph that can be served but not trained.
 
     Attributes:
-        operators: Their names.
+        detail: The operators at fault, by name.
     """
 
-    def __init__(self, *, path: str, operators: tuple[str, ...], detail: str = "") -> None:
+    def __init__(self, *, path: str, detail: str) -> None:
         super().__init__(
             path=path,
-            reason=f"cannot train {', '.join(operators)}{f' ({detail})' if detail else ''}; import "
-            "it with --serve-only to serve it as it is, without retraining",
+            reason=f"it cannot be trained: {detail}; import it with --serve-only to serve it as "
+            "it is, without retraining",
         )
-        self.operators = operators
+        self.detail = detail
 
 
 class StoreError(ArtifactError):

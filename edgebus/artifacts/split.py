@@ -1,0 +1,121 @@
+"""From an ONNX file as exporters write it to a graph and its weights apart."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Final
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from edgebus.artifacts.graph import declare_external
+from edgebus.artifacts.index import WEIGHTS
+from edgebus.artifacts.tensors import Array, TensorFile, dump_tensors
+
+__all__ = ["fold_half_weights", "split_weights"]
+
+# What a weight feeds, and from which input on. Other float initializers (the scales of Resize,
+# say) decide shapes: ONNX Runtime wants those inline.
+_WEIGHT_INPUTS: Final = {
+    "Conv": 1,
+    "ConvTranspose": 1,
+    "Gemm": 1,
+    "MatMul": 0,
+    "BatchNormalization": 1,
+}
+
+
+def split_weights(model: onnx.ModelProto) -> tuple[bytes, bytes]:
+    """Take the weights out of a model.
+
+    Float32 initializers that feed only convolutions, matrix products and batch normalisations
+    become tensors of the weights file; all else stays in the graph. Weights that an old exporter
+    lists as inputs are no longer inputs.
+
+    Args:
+        model: A model with all its data loaded. It is changed.
+
+    Returns:
+        The graph, and the weights file. No weights at all give a file without tensors.
+    """
+    graph = model.graph
+    initializers = {tensor.name for tensor in graph.initializer}
+    inputs = [item for item in graph.input if item.name not in initializers]
+    if len(inputs) != len(graph.input):
+        del graph.input[:]
+        graph.input.extend(inputs)
+        # Before version 4 of the format, every initializer had to be an input too.
+        model.ir_version = max(4, model.ir_version)
+    names = _weights(graph)
+    tensors: dict[str, Array] = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in graph.initializer
+        if tensor.name in names and tensor.data_type == onnx.TensorProto.FLOAT
+    }
+    weights = dump_tensors(tensors)
+    declare_external(model, TensorFile.parse(weights, file=WEIGHTS))
+    return model.SerializeToString(deterministic=True), weights
+
+
+def fold_half_weights(model: onnx.ModelProto) -> int:
+    """Turn float16 initializers that a Cast makes float32 into float32 initializers, in place.
+
+    Halved files do so to be small; the arithmetic is float32 either way, and float16 fits into
+    float32 without loss.
+
+    Returns:
+        How many tensors were folded.
+    """
+    graph = model.graph
+    halves = {
+        tensor.name: tensor
+        for tensor in graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT16
+    }
+    folded: set[str] = set()
+    kept: list[onnx.NodeProto] = []
+    for node in graph.node:
+        target = next((item.i for item in node.attribute if item.name == "to"), 0)
+        source = halves.get(node.input[0]) if node.op_type == "Cast" else None
+        if source is None or target != onnx.TensorProto.FLOAT:
+            kept.append(node)
+            continue
+        full = numpy_helper.to_array(source).astype(np.float32)
+        graph.initializer.append(numpy_helper.from_array(full, node.output[0]))
+        folded.add(source.name)
+    still = {name for node in kept for name in node.input}
+    initializers = [item for item in graph.initializer if item.name not in folded - still]
+    inputs = [item for item in graph.input if item.name not in folded - still]
+    for field, values in (("node", kept), ("initializer", initializers), ("input", inputs)):
+        copies = [type(value).FromString(value.SerializeToString()) for value in values]
+        model.graph.ClearField(field)
+        getattr(model.graph, field).extend(copies)
+    return len(folded)
+
+
+def _weights(graph: onnx.GraphProto) -> set[str]:
+    """Names that feed only weight inputs."""
+    fine: dict[str, bool] = defaultdict(lambda: True)
+    for node in graph.node:
+        first = _WEIGHT_INPUTS.get(node.op_type, len(node.input))
+        for position, name in enumerate(node.input):
+            fine[name] &= position >= first
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                for name in _reads(inner):
+                    fine[name] = False
+    for output in graph.output:
+        fine[output.name] = False
+    return {name for name, weight in fine.items() if weight}
+
+
+def _reads(graph: onnx.GraphProto) -> set[str]:
+    """Every name that the nodes of a sub-graph read."""
+    names: set[str] = set()
+    for node in graph.node:
+        names.update(node.input)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                names |= _reads(inner)
+    return names
