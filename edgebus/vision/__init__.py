@@ -5,6 +5,7 @@ from edgebus.vision.decoders import DECODERS, Decoder, DecoderLike, make_decoder
 from edgebus.vision.draw import Style, caption, draw_boxes
 from edgebus.vision.errors import ImageError, OutputError, VisionError
 from edgebus.vision.images import Image, decode_jpeg, encode_jpeg
+from edgebus.vision.labels import to_boxes, to_detected, to_truth
 from edgebus.vision.metrics import (
     MapResult,
     Matches,
@@ -45,4 +46,7 @@ __all__ = [
     "match",
     "mean_average_precision",
     "suppress",
+    "to_boxes",
+    "to_detected",
+    "to_truth",
 ]
