@@ -30,6 +30,7 @@ from edgebus.artifacts.manifest import (
     ProbeSpec,
     TrainedOn,
 )
+from edgebus.artifacts.store import Collected, Store
 from edgebus.artifacts.tensors import Array
 from edgebus.artifacts.update import Update, apply_update
 from edgebus.artifacts.write import Draft, ProbeMaker, derive_bundle, write_bundle
@@ -49,6 +50,7 @@ __all__ = [
     "BundleLimitError",
     "BundlePathError",
     "BundleTensorError",
+    "Collected",
     "DecoderSpec",
     "DeliveryError",
     "Draft",
@@ -65,6 +67,7 @@ __all__ = [
     "ProbeMaker",
     "ProbeSpec",
     "QuotaExceededError",
+    "Store",
     "StoreError",
     "TrainedOn",
     "UnsupportedOperatorError",

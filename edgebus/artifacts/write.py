@@ -36,7 +36,15 @@ from edgebus.artifacts.update import (
 )
 from edgebus.contracts import utc_now
 
-__all__ = ["Draft", "ProbeMaker", "derive_bundle", "sync_folder", "write_bundle", "write_file"]
+__all__ = [
+    "Draft",
+    "ProbeMaker",
+    "derive_bundle",
+    "sync_folder",
+    "write_bundle",
+    "write_file",
+    "write_folder",
+]
 
 ProbeMaker = Callable[[ModelSource], tuple[ProbeSpec, Mapping[str, Array]]]
 """Runs a model on its probe input and gives what came out; `edgebus.inference.make_probe`."""
@@ -114,7 +122,7 @@ def write_bundle(
         if Bundle.open(target).digest == bundle.digest:
             return bundle
         raise FileExistsError(f"{target} is there already and holds something else; name another")
-    _write_folder(target, files)
+    write_folder(target, files)
     return bundle
 
 
@@ -210,7 +218,12 @@ def _write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _write_folder(target: Path, files: Mapping[str, bytes]) -> None:
+def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder of read-only files, whole or not at all.
+
+    Raises:
+        OSError: `target` is there and not empty.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid4().hex}")
     temporary.mkdir()
