@@ -31,7 +31,7 @@ __all__ = [
     "sha256",
 ]
 
-BLOCK_SIZE: Final = 64 * 2**10
+BLOCK_SIZE: Final = 65536
 """Bytes of a block: far below every broker's limit, small enough that control traffic passes."""
 
 INDEX: Final = "index.json"
@@ -104,7 +104,7 @@ class BundleIndex(Record):
     """`index.json`."""
 
     format: Literal["index/1"] = "index/1"
-    block_size: Annotated[int, Field(ge=4096, le=2**20)] = BLOCK_SIZE
+    block_size: Literal[65536] = BLOCK_SIZE
     files: Annotated[tuple[FileEntry, ...], Field(min_length=1, max_length=64)]
     patch: PatchEntry | None = None
 

@@ -1,0 +1,134 @@
+"""What a provider of blocks does, without sockets or clocks.
+
+Each block is sent once for all who asked for it: a request for a block that waits, is being sent,
+or was sent a moment ago adds nothing. Blobs take turns, so a manifest does not wait behind
+somebody's weights.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgebus.artifacts.index import BLOCK_SIZE
+from edgebus.contracts import BlockRange
+
+__all__ = ["Block", "BlockSender", "SenderStats"]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One block of a blob."""
+
+    digest: str
+    index: int
+
+
+@dataclass(slots=True)
+class SenderStats:
+    """Counted since the start.
+
+    Attributes:
+        wanted: Blocks asked for.
+        coalesced: Of those, blocks that were on their way to all already.
+        refused: Of those, blocks that do not exist.
+        sent: Blocks sent.
+        sent_bytes: Bytes of those.
+    """
+
+    wanted: int = 0
+    coalesced: int = 0
+    refused: int = 0
+    sent: int = 0
+    sent_bytes: int = 0
+
+
+class BlockSender:
+    """The queue of blocks to send.
+
+    Args:
+        settle: Seconds after a block was sent in which a request for it is taken for one that
+            crossed it. Whoever missed the block asks again, later than this.
+    """
+
+    def __init__(self, *, settle: float = 0.5) -> None:
+        self.stats = SenderStats()
+        self._settle = settle
+        self._queues: OrderedDict[str, deque[int]] = OrderedDict()
+        self._busy: set[Block] = set()  # waits or is being sent
+        self._sent: OrderedDict[Block, float] = OrderedDict()
+
+    def want(
+        self,
+        digest: str,
+        wanted: Sequence[BlockRange],
+        *,
+        size: int,
+        now: float,
+        block_size: int = BLOCK_SIZE,
+    ) -> int:
+        """Somebody asks for blocks.
+
+        Args:
+            digest: The blob, which the provider has.
+            wanted: Which blocks.
+            size: Bytes of the blob.
+            now: Monotonic seconds.
+            block_size: Bytes of a block.
+
+        Returns:
+            How many blocks were added to the queue.
+        """
+        self._forget(now)
+        count = -(-size // block_size)
+        added = 0
+        for item in wanted:
+            self.stats.wanted += item.count
+            end = min(count, item.first + item.count)
+            self.stats.refused += item.count - max(0, end - item.first)
+            for index in range(item.first, end):
+                block = Block(digest, index)
+                if block in self._busy or block in self._sent:
+                    self.stats.coalesced += 1
+                    continue
+                self._busy.add(block)
+                self._queues.setdefault(digest, deque()).append(index)
+                added += 1
+        return added
+
+    def next(self) -> Block | None:
+        """The next block to send, or None. `sent` or `failed` must follow."""
+        if not self._queues:
+            return None
+        digest, queue = next(iter(self._queues.items()))
+        index = queue.popleft()
+        if queue:
+            self._queues.move_to_end(digest)
+        else:
+            del self._queues[digest]
+        return Block(digest, index)
+
+    def sent(self, block: Block, *, size: int, now: float) -> None:
+        """A block is with the broker."""
+        self._busy.discard(block)
+        self._sent[block] = now
+        self._sent.move_to_end(block)
+        self.stats.sent += 1
+        self.stats.sent_bytes += size
+
+    def failed(self, block: Block) -> None:
+        """A block could not be sent; whoever needs it asks again."""
+        self._busy.discard(block)
+
+    @property
+    def waiting(self) -> int:
+        """Blocks in the queue."""
+        return sum(len(queue) for queue in self._queues.values())
+
+    def _forget(self, now: float) -> None:
+        while self._sent:
+            block, when = next(iter(self._sent.items()))
+            if now - when < self._settle:
+                return
+            del self._sent[block]
