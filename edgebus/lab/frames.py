@@ -10,10 +10,13 @@ from datetime import datetime
 from edgebus.contracts import Box, Detections, FrameRecord, GroundTruth, split_of
 from edgebus.vision import Detected, RollingAp, Truth
 
-__all__ = ["CameraTrack", "FrameEntry", "LabelBook", "severity_of"]
+__all__ = ["ROLLING_WINDOW", "CameraTrack", "FrameEntry", "LabelBook", "severity_of"]
 
 _MAX_FRAMES = 20_000
 """Frames remembered per camera; 40 minutes at 8 fps. Older ones leave the figures."""
+
+ROLLING_WINDOW = 48
+"""Frames that the rolling accuracy looks back on."""
 
 
 def severity_of(effects: Mapping[str, float]) -> float:
@@ -109,7 +112,7 @@ class CameraTrack:
     dropped: int = 0
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=200))
     answer_times: deque[datetime] = field(default_factory=lambda: deque(maxlen=200))
-    rolling: RollingAp = field(default_factory=lambda: RollingAp(window=48))
+    rolling: RollingAp = field(default_factory=lambda: RollingAp(window=ROLLING_WINDOW))
     history: list[tuple[datetime, float, int]] = field(default_factory=list)
 
     @property
