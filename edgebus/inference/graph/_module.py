@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from edgebus.artifacts import Update, apply_update
-from edgebus.inference.graph._errors import GraphWeightsError
+from edgebus.inference.graph._errors import GraphError, GraphWeightsError
 from edgebus.inference.graph._plan import Plan, compile_plan
 from edgebus.inference.graph._weights import HEAD_DEPTH, TrainScope, Weight, choose
 
@@ -193,7 +194,11 @@ def interpolate(old: Mapping[str, Float32], new: Update, alpha: float) -> Update
 def _parse(model: bytes | ModelProto) -> ModelProto:
     if isinstance(model, ModelProto):
         return model
-    return onnx.load_model_from_string(model)
+    try:
+        return onnx.load_model_from_string(model)
+    except DecodeError as error:
+        msg = f"{len(model)} bytes that are no ONNX model: {error}"
+        raise GraphError(msg) from error
 
 
 def _collect(

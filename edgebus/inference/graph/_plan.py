@@ -101,7 +101,7 @@ def compile_plan(model: ModelProto, outputs: Sequence[str] | None = None) -> Pla
     nodes = _needed(model, wanted)
     weights = find_weights(nodes, initializers, wanted)
     constants = _constants(initializers, weights, nodes, problems)
-    shapes = _shapes(model, initializers)
+    shapes = _shapes(model, initializers, problems)
 
     steps: list[Step] = []
     for node in nodes:
@@ -217,8 +217,14 @@ def _constants(
     return constants
 
 
-def _shapes(model: ModelProto, initializers: Mapping[str, TensorProto]) -> dict[str, Shape]:
-    inferred = onnx.shape_inference.infer_shapes(model).graph
+def _shapes(
+    model: ModelProto, initializers: Mapping[str, TensorProto], problems: list[Problem]
+) -> dict[str, Shape]:
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+    except onnx.shape_inference.InferenceError as error:
+        problems.append(Problem("graph", model.graph.name, f"its shapes do not fit: {error}"))
+        inferred = model.graph
     shapes: dict[str, Shape] = {
         value.name: tuple(
             d.dim_value if d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -15,11 +14,11 @@ from torch import Tensor
 from edgebus.artifacts import Update
 from edgebus.inference.graph import TorchGraph, TrainScope
 from edgebus_retrainer.training._augment import AugmentSettings
-from edgebus_retrainer.training._batches import Batch, Batches
+from edgebus_retrainer.training._batches import Batches
 from edgebus_retrainer.training._errors import HeadMismatchError, TrainingDivergedError
 from edgebus_retrainer.training._head import YoloxHead
-from edgebus_retrainer.training._images import Boxes, LabelledImage, Prepare
-from edgebus_retrainer.training._loss import Target, yolox_loss
+from edgebus_retrainer.training._images import LabelledImage, Prepare
+from edgebus_retrainer.training._loss import targets_of, yolox_loss
 
 __all__ = ["FinetuneResult", "FinetuneSettings", "Step", "finetune", "pick_device"]
 
@@ -177,11 +176,11 @@ def finetune(
                 group["lr"] = rate
             batch = batches.next()
             raw = _raw(graph, head, torch.from_numpy(batch.inputs).to(where))
-            parts = yolox_loss(raw, _targets(batch, where), anchors)
+            parts = yolox_loss(raw, targets_of(batch, where), anchors)
             optimizer.zero_grad(set_to_none=True)
             parts.total.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-            losses.append(float(parts.total))
+            losses.append(float(parts.total.detach()))
             _check(losses, finite=math.isfinite(float(norm)), peak=peak, limit=config.diverged_at)
             optimizer.step()
             if on_step is not None:
@@ -218,21 +217,6 @@ def _raw(graph: TorchGraph, head: YoloxHead, inputs: Tensor) -> Tensor:
     if raw.shape != wanted:
         raise HeadMismatchError(output=name, found=tuple(raw.shape), wanted=wanted)
     return raw
-
-
-def _targets(batch: Batch, device: torch.device) -> list[Target]:
-    return [
-        Target(
-            boxes=_tensor(boxes, device),
-            labels=torch.from_numpy(np.asarray(labels, np.int64)).to(device),
-            ignore=_tensor(ignore, device),
-        )
-        for boxes, labels, ignore in zip(batch.boxes, batch.labels, batch.ignore, strict=True)
-    ]
-
-
-def _tensor(boxes: Boxes, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.asarray(boxes, np.float32)).to(device)
 
 
 def _schedule(step: int, settings: FinetuneSettings) -> float:

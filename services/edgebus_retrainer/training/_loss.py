@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from edgebus_retrainer.training._assign import assign
+from edgebus_retrainer.training._batches import Batch
 from edgebus_retrainer.training._head import Anchors, decode_boxes
 
-__all__ = ["LossParts", "Target", "yolox_loss"]
+__all__ = ["LossParts", "Target", "targets_of", "yolox_loss"]
 
 _BOX_WEIGHT = 5.0
 _IGNORED = 0.5  # a prediction of which this part lies in an ignore region is not judged
@@ -42,6 +44,18 @@ class LossParts:
     objectness: Tensor
     classes: Tensor
     matched: int
+
+
+def targets_of(batch: Batch, device: torch.device) -> list[Target]:
+    """The labels of a batch as tensors."""
+    return [
+        Target(
+            boxes=torch.from_numpy(np.asarray(boxes, np.float32)).to(device),
+            labels=torch.from_numpy(np.asarray(labels, np.int64)).to(device),
+            ignore=torch.from_numpy(np.asarray(ignore, np.float32)).to(device),
+        )
+        for boxes, labels, ignore in zip(batch.boxes, batch.labels, batch.ignore, strict=True)
+    ]
 
 
 def yolox_loss(raw: Tensor, targets: Sequence[Target], anchors: Anchors) -> LossParts:
