@@ -10,9 +10,9 @@ import cv2
 import typer
 
 from edgebus.contracts import Box
+from edgebus.vision import encode_jpeg
 from edgebus_camera.drift import EFFECTS, EffectName
 from edgebus_camera.effects import Effects
-from edgebus_camera.images import encode_jpeg
 from edgebus_camera.scene import CLASSES, Scene
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -65,9 +65,8 @@ def export(
                 "id": len(images) + 1, "file_name": f"images/{name}", "width": width,
                 "height": height, "camera": f"seed{seed + number}", "frame_index": index,
             })  # fmt: skip
-            boxes.extend(
-                _annotation(box, len(images), len(boxes) + at) for at, box in _from1(truth)
-            )
+            for box in truth:
+                boxes.append(_annotation(box, len(images), len(boxes) + 1))
     document = {
         "info": {"description": "EdgeBus procedural street", "effects": strengths, "fps": fps},
         "images": images,
@@ -76,10 +75,6 @@ def export(
     }
     annotations.write_text(json.dumps(document), encoding="utf-8")
     typer.echo(f"{len(images)} pictures with {len(boxes)} boxes in {out}")
-
-
-def _from1(truth: list[Box]) -> enumerate[Box]:
-    return enumerate(truth, start=1)
 
 
 def _annotation(box: Box, image: int, number: int) -> dict[str, object]:

@@ -68,7 +68,7 @@ class DriftScript(BaseModel):
             elapsed = until - step.start_s
             done = 1.0 if elapsed >= step.ramp_s else elapsed / step.ramp_s
             value += (step.to - value) * done
-        return value
+        return min(1.0, max(0.0, value))
 
 
 def condition_of(strengths: dict[EffectName, float], *, plain: str = "normal") -> str:

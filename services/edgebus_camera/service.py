@@ -1,0 +1,218 @@
+"""The camera service: films, and says what is in the picture where it knows."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+
+import cv2
+
+from edgebus.contracts import Frame, FrameRecord, GroundTruth, topics, utc_now
+from edgebus.service import Service
+from edgebus_camera.pacing import Pacer, Slot
+from edgebus_camera.settings import CameraSettings, ViewSettings
+from edgebus_camera.sources import (
+    PictureSkippedError,
+    Source,
+    SourceError,
+    SourceLostError,
+    open_source,
+)
+from edgebus_camera.sources.opening import DEFAULT_FPS
+from edgebus_camera.view import Shot, View
+
+__all__ = ["Camera"]
+
+
+class Camera(Service[CameraSettings]):
+    """Films with any number of cameras: an emulated street, videos, pictures, RTSP and USB."""
+
+    name = "camera"
+
+    async def start(self) -> None:
+        """Open every source; a file that cannot be read ends the service, with its path."""
+        # Pictures are small and several services share a host: OpenCV's own threads cost more.
+        cv2.setNumThreads(1)
+        self._trouble: dict[str, str] = {}
+        self._ended: dict[str, str] = {}
+        opened: dict[str, Source] = {}
+        try:
+            for name, view in self.settings.cameras.items():
+                opened[name] = await asyncio.to_thread(open_source, view)
+        except SourceError:
+            for source in opened.values():
+                source.close()
+            raise
+        for name, source in opened.items():
+            self.spawn(self._film(name, self.settings.cameras[name], source), name=f"film {name}")
+
+    async def _film(self, camera: str, settings: ViewSettings, source: Source) -> None:
+        """Send the frames of one camera until it ends."""
+        # One thread per camera: sources are not made for more, and a slow one delays nobody else.
+        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"camera {camera}")
+        film = _Film(self, camera=camera, settings=settings, source=source, executor=executor)
+        self.log.info("camera started", camera=camera, source=str(settings.source), fps=film.fps)
+        try:
+            end = await film.run()
+        except SourceError as error:
+            self.log.error("camera failed", camera=camera, error=str(error))
+            await self.report(camera, trouble=str(error))
+        else:
+            self.log.info("camera ended", camera=camera, reason=end)
+            await self.report(camera, ended=end)
+        finally:
+            if source.live:
+                source.close()  # wakes the thread that waits for a picture
+            else:
+                executor.submit(source.close)
+            executor.shutdown(wait=False)
+
+    async def report(self, camera: str, *, trouble: str = "", ended: str = "") -> None:
+        """Keep the service's state in step with its cameras.
+
+        Args:
+            camera: Whose news it is.
+            trouble: What is wrong with it; empty when it films.
+            ended: Why it films no more.
+        """
+        self._trouble[camera] = trouble
+        if ended:
+            self._ended[camera] = ended
+        reasons = [f"camera {name}: {reason}" for name, reason in self._trouble.items() if reason]
+        if reasons:
+            await self.set_state("degraded", "; ".join(reasons))
+            return
+        notes = [f"camera {name} ended: {reason}" for name, reason in self._ended.items()]
+        await self.set_state("ready", "; ".join(notes))
+
+
+class _Film:
+    """One camera at work."""
+
+    def __init__(
+        self,
+        service: Camera,
+        *,
+        camera: str,
+        settings: ViewSettings,
+        source: Source,
+        executor: ThreadPoolExecutor,
+    ) -> None:
+        self._service, self._camera, self._settings = service, camera, settings
+        self._source, self._executor = source, executor
+        self._view = View(settings)
+        self._frame_topic = topics.CAMERA_FRAME.at(service.identity, camera=camera)
+        self._truth_topic = topics.CAMERA_TRUTH.at(service.identity, camera=camera)
+        self.fps = settings.fps or source.fps or (None if source.live else DEFAULT_FPS)
+        self._lead = 0.0
+        self._lost = 0
+
+    async def run(self) -> str:
+        """Film until the end; returns why it ended."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        if self._settings.start_at is not None:
+            start += self._settings.start_at - time.time()
+        pacer = None if self.fps is None else Pacer(fps=self.fps, start=start)
+        number = -1
+        while True:
+            slot = (
+                Slot(number + 1, loop.time(), 0)
+                if pacer is None
+                else pacer.next(loop.time(), lead=0.0 if self._source.live else self._lead)
+            )
+            number = slot.number
+            if self._settings.frames is not None and number >= self._settings.frames:
+                return f"{self._settings.frames} frames were asked for"
+            if slot.skipped:
+                self._count("skipped", slot.skipped)
+            # A live picture is taken when it is due; any other is made ready before.
+            if self._source.live:
+                await asyncio.sleep(max(0.0, slot.due - loop.time()))
+            elapsed = loop.time() - start if self.fps is None else number / self.fps
+            try:
+                taken = await loop.run_in_executor(self._executor, self._shoot, number, elapsed)
+            except SourceLostError as error:
+                await self._wait_for_return(error)
+                continue
+            except PictureSkippedError as error:
+                self._count("unreadable")
+                self._service.log.warning("picture skipped", camera=self._camera, error=str(error))
+                continue
+            if taken is None:
+                return f"{self._settings.source} has no more frames"
+            shot, captured = taken
+            await self._is_back()
+            if not self._source.live:
+                await asyncio.sleep(max(0.0, slot.due - loop.time()))
+                captured = utc_now()
+            await self._send(shot, captured)
+
+    def _shoot(self, number: int, elapsed: float) -> tuple[Shot, datetime] | None:
+        """Read, develop and encode one picture, in the camera's thread."""
+        begun = time.perf_counter()
+        frame = self._source.read(number)
+        if frame is None:
+            return None
+        captured = utc_now()
+        shot = self._view.develop(frame, time_s=elapsed)
+        took = time.perf_counter() - begun
+        # The slowest of late, slowly forgotten: one quick frame is no promise.
+        self._lead = max(took, 0.8 * self._lead)
+        return shot, captured
+
+    async def _send(self, shot: Shot, captured: datetime) -> None:
+        service, metrics = self._service, self._service.metrics
+        source = service.identity.source
+        record = FrameRecord(
+            source=source,
+            camera=self._camera,
+            index=shot.index,
+            # A step of the system's clock must not put "sent" before "captured".
+            captured=min(captured, utc_now()),
+            width=shot.width,
+            height=shot.height,
+        )
+        if shot.boxes is not None:
+            truth = GroundTruth(
+                source=source,
+                frame=record.id,
+                camera=self._camera,
+                index=shot.index,
+                captured=record.captured,
+                width=shot.width,
+                height=shot.height,
+                boxes=shot.boxes,
+                condition=shot.condition,
+                effects=dict(shot.effects),
+            )
+            await service.bus.publish(self._truth_topic, truth)
+        await service.bus.publish(self._frame_topic, Frame.build(shot.jpeg, record))
+        self._count("sent")
+        metrics.observe("encode", shot.encode_ms)
+        metrics.observe("prepare", self._lead * 1000)
+
+    async def _wait_for_return(self, error: SourceLostError) -> None:
+        """The camera is gone: say so once, and wait longer each time."""
+        if self._lost == 0:
+            self._count("lost")
+            self._service.log.warning("camera lost", camera=self._camera, error=str(error))
+            await self._service.report(self._camera, trouble=str(error))
+        settings = self._service.settings
+        wait = min(settings.retry_cap_s, settings.retry_first_s * 2.0**self._lost)
+        # Not more than the cap doubled again and again would overflow.
+        self._lost = min(self._lost + 1, 60)
+        await asyncio.sleep(wait * random.uniform(0.8, 1.0))
+
+    async def _is_back(self) -> None:
+        if self._lost:
+            self._lost = 0
+            self._service.log.info("camera is back", camera=self._camera)
+            await self._service.report(self._camera)
+
+    def _count(self, what: str, by: float = 1.0) -> None:
+        self._service.metrics.counter(f"frames.{what}", by)
+        self._service.metrics.counter(f"frames.{what}.{self._camera}", by)

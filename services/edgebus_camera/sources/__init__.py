@@ -1,0 +1,34 @@
+"""Where pictures come from: the procedural street, a video, a folder, a live camera."""
+
+from edgebus_camera.sources.base import (
+    PASS_PERIOD,
+    PictureSkippedError,
+    Source,
+    SourceError,
+    SourceFrame,
+    SourceLostError,
+)
+from edgebus_camera.sources.folder import FolderSource
+from edgebus_camera.sources.labels import read_coco, read_mot, read_yolo
+from edgebus_camera.sources.live import Capture, LiveSource
+from edgebus_camera.sources.opening import open_source
+from edgebus_camera.sources.street import StreetSource
+from edgebus_camera.sources.video import VideoSource
+
+__all__ = [
+    "PASS_PERIOD",
+    "Capture",
+    "FolderSource",
+    "LiveSource",
+    "PictureSkippedError",
+    "Source",
+    "SourceError",
+    "SourceFrame",
+    "SourceLostError",
+    "StreetSource",
+    "VideoSource",
+    "open_source",
+    "read_coco",
+    "read_mot",
+    "read_yolo",
+]

@@ -1,0 +1,107 @@
+"""What a source of pictures is, and how it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from edgebus.contracts import Box
+from edgebus.vision import Image
+from edgebus_camera.scene import Lights
+
+__all__ = [
+    "PASS_PERIOD",
+    "PictureSkippedError",
+    "Source",
+    "SourceError",
+    "SourceFrame",
+    "SourceLostError",
+]
+
+PASS_PERIOD: Final = 80
+"""Frame numbers of a repeated pass begin at a multiple of this.
+
+`split_of` holds out frames by their number, with this period. So a picture that was held out in the
+first pass is held out in every later one, and nothing leaks into training when a video loops.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFrame:
+    """One picture.
+
+    Attributes:
+        image: ``[h, w, 3]`` uint8 BGR; the receiver may not write into it.
+        boxes: Everything in it, empty for nothing, None where the source does not know.
+        index: Frame number of this camera; grows, but not always by one.
+        condition: What the source says of light and weather.
+        lights: Makes what shines in the dark, for sources that know it.
+    """
+
+    image: Image
+    boxes: Sequence[Box] | None
+    index: int
+    condition: str = "normal"
+    lights: Callable[[], Lights] | None = None
+
+
+class Source(Protocol):
+    """Pictures on demand. All methods block and are called from one thread at a time.
+
+    Attributes:
+        fps: Its own frame rate, or None where it has none.
+        length: Pictures in one pass, or None for endless ones and where it is unknown.
+        live: It has its own clock: a picture that is not taken is lost.
+    """
+
+    @property
+    def fps(self) -> float | None: ...  # noqa: D102
+
+    @property
+    def length(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def live(self) -> bool: ...  # noqa: D102
+
+    def read(self, slot: int) -> SourceFrame | None:
+        """The picture of a time slot.
+
+        Args:
+            slot: From 0, always larger than before; slots that are left out were too late.
+
+        Returns:
+            The picture, or None when there are no more.
+
+        Raises:
+            PictureSkippedError: This picture is damaged; there may be others.
+            SourceLostError: A live camera is gone; `read` may be tried again later.
+            SourceError: There will never be a picture again.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of files and devices."""
+        ...
+
+
+class SourceError(Exception):
+    """A source cannot give pictures.
+
+    Attributes:
+        source: Its path, address or device number.
+        reason: Why, and the way out.
+    """
+
+    def __init__(self, *, source: str, reason: str) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.source = source
+        self.reason = reason
+
+
+class SourceLostError(SourceError):
+    """A live camera gives no pictures now; it may come back."""
+
+
+class PictureSkippedError(SourceError):
+    """One picture of many cannot be read."""

@@ -1,0 +1,183 @@
+"""A folder of pictures as a source, with COCO or YOLO labels where it has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+
+from edgebus.contracts import Box
+from edgebus.vision import Image
+from edgebus_camera.sources.base import (
+    PASS_PERIOD,
+    PictureSkippedError,
+    SourceError,
+    SourceFrame,
+)
+from edgebus_camera.sources.labels import find_class_names, read_coco, read_yolo
+
+__all__ = ["FolderSource"]
+
+_PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+_COCO_NAMES: Final = ("annotations.json", "_annotations.coco.json", "instances.json")
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """A picture and where its boxes are: read already (COCO), or in a file (YOLO)."""
+
+    path: Path
+    boxes: tuple[Box, ...] | None = None
+    labels: Path | None = None
+
+
+class FolderSource:
+    """The pictures of a folder, in order of their names.
+
+    Labels are found beside the pictures: a COCO file (``annotations.json``), or YOLO text files in
+    a ``labels`` folder parallel to ``images``, or next to each picture.
+
+    Args:
+        path: The folder.
+        loop: Begin again after the last picture.
+        stride: Take one picture in this many.
+        truth: A COCO file or a folder of YOLO labels that lies elsewhere.
+        classes: Names of YOLO's class numbers; by default from ``data.yaml``.
+
+    Raises:
+        SourceError: It has no pictures, or its labels cannot be read.
+    """
+
+    live = False
+    fps = None
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        loop: bool,
+        stride: int = 1,
+        truth: Path | None = None,
+        classes: Mapping[int, str] | None = None,
+    ) -> None:
+        self._path, self._loop = path, loop
+        self._names = classes if classes is not None else find_class_names(path)
+        self._pictures = _list(path, truth)[::stride]
+        self._check_first_labels()
+        self._failed_in_a_row = 0
+
+    @property
+    def length(self) -> int:
+        """Pictures in one pass."""
+        return len(self._pictures)
+
+    def read(self, slot: int) -> SourceFrame | None:
+        """The picture of a slot."""
+        turn, place = divmod(slot, len(self._pictures))
+        if turn and not self._loop:
+            return None
+        picture = self._pictures[place]
+        try:
+            image = self._load(picture.path)
+            boxes = picture.boxes
+            if picture.labels is not None:
+                boxes = self._read_labels(picture.labels, image)
+        except PictureSkippedError as error:
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row >= len(self._pictures):
+                reason = f"none of its {len(self._pictures)} pictures can be read, last {error}"
+                raise SourceError(source=str(self._path), reason=reason) from error
+            raise
+        self._failed_in_a_row = 0
+        period = -(-len(self._pictures) // PASS_PERIOD) * PASS_PERIOD
+        return SourceFrame(image, boxes, turn * period + place)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _load(self, path: Path) -> Image:
+        try:
+            data = np.frombuffer(path.read_bytes(), np.uint8)
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        except (OSError, cv2.error) as error:
+            raise PictureSkippedError(
+                source=str(path), reason=f"cannot be read: {error}"
+            ) from error
+        if image is None:
+            reason = f"is no picture that OpenCV can decode ({data.size} bytes)"
+            raise PictureSkippedError(source=str(path), reason=reason)
+        return np.asarray(image, np.uint8)
+
+    def _read_labels(self, path: Path, image: Image) -> tuple[Box, ...]:
+        if not path.exists():
+            return ()  # YOLO's way to say that there is nothing in it
+        size = (image.shape[1], image.shape[0])
+        try:
+            return read_yolo(path, names=self._names, size=size)
+        except SourceError as error:
+            raise PictureSkippedError(source=error.source, reason=error.reason) from error
+
+    def _check_first_labels(self) -> None:
+        """Missing class names are found at the start, not after hours."""
+        for picture in self._pictures:
+            if picture.labels is not None and picture.labels.exists():
+                read_yolo(picture.labels, names=self._names, size=(1000, 1000))
+                return
+
+
+def _list(path: Path, truth: Path | None) -> list[_Picture]:
+    if not path.is_dir():
+        raise SourceError(source=str(path), reason="there is no such folder; check the path")
+    coco = _find_coco(path, truth)
+    if coco is not None:
+        pictures = _from_coco(path, coco)
+    else:
+        paths = sorted(item for item in path.rglob("*") if item.suffix.lower() in _PICTURES)
+        pictures = [_Picture(item, labels=_labels_of(item, path, truth)) for item in paths]
+        if not any(item.labels is not None and item.labels.exists() for item in pictures):
+            if truth is not None:
+                reason = f"has no label file for any picture of {path}"
+                raise SourceError(source=str(truth), reason=reason)
+            pictures = [_Picture(item) for item in paths]
+    if not pictures:
+        reason = f"has no pictures ({', '.join(sorted(_PICTURES))})"
+        raise SourceError(source=str(path), reason=reason)
+    return pictures
+
+
+def _find_coco(path: Path, truth: Path | None) -> Path | None:
+    if truth is not None:
+        if not truth.exists():
+            raise SourceError(source=str(truth), reason="there are no such labels; check 'truth'")
+        return None if truth.is_dir() else truth
+    return next((path / name for name in _COCO_NAMES if (path / name).is_file()), None)
+
+
+def _from_coco(folder: Path, file: Path) -> list[_Picture]:
+    pictures = []
+    for name, boxes in read_coco(file).items():
+        places = [folder / name, file.parent / name, folder / "images" / name]
+        place = next((item for item in places if item.is_file()), None)
+        if place is None:
+            reason = f"lists {name}, which is not in {folder}; check 'source' and 'truth'"
+            raise SourceError(source=str(file), reason=reason)
+        pictures.append(_Picture(place, boxes=boxes))
+    return sorted(pictures, key=lambda picture: picture.path)
+
+
+def _labels_of(picture: Path, root: Path, truth: Path | None) -> Path:
+    """Where the labels of a picture are, or would be."""
+    if truth is not None:
+        return (truth / picture.relative_to(root)).with_suffix(".txt")
+    parts = list(picture.parts)
+    for place in range(len(parts) - 2, -1, -1):
+        if parts[place] == "images":
+            parallel = Path(*parts[:place], "labels", *parts[place + 1 :]).with_suffix(".txt")
+            if parallel.parent.is_dir():
+                return parallel
+            break
+    return picture.with_suffix(".txt")

@@ -1,0 +1,71 @@
+"""From a camera's settings to its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from edgebus_camera.coco import COCO_CLASSES
+from edgebus_camera.scene import Scene
+from edgebus_camera.settings import ViewSettings
+from edgebus_camera.sources.base import Source
+from edgebus_camera.sources.folder import FolderSource
+from edgebus_camera.sources.labels import read_mot
+from edgebus_camera.sources.live import LiveSource
+from edgebus_camera.sources.street import StreetSource
+from edgebus_camera.sources.video import VideoSource
+
+__all__ = ["DEFAULT_FPS", "open_source"]
+
+DEFAULT_FPS: Final = 10.0
+"""Of sources that have no rate of their own."""
+
+_STREET_SIZE: Final = (320, 240)
+
+
+def open_source(settings: ViewSettings) -> Source:
+    """Open what a camera's settings name.
+
+    A live camera is not connected to yet: it may be absent now and appear later.
+
+    Raises:
+        SourceError: It does not exist or cannot be read.
+    """
+    source = settings.source
+    if source == "scene":
+        width, height = _street_size(settings)
+        fps = settings.fps or DEFAULT_FPS
+        return StreetSource(Scene(seed=settings.seed, width=width, height=height, fps=fps))
+    if isinstance(source, int) or settings.is_live:
+        return LiveSource(source)
+    path = Path(source).expanduser()
+    names = _names(settings)
+    if path.is_dir():
+        return FolderSource(
+            path,
+            loop=settings.loop,
+            stride=settings.stride,
+            truth=settings.truth,
+            classes=names,
+        )
+    truth = None
+    if settings.truth is not None:
+        truth = read_mot(settings.truth, names=names, min_score=settings.min_score)
+    return VideoSource(path, loop=settings.loop, stride=settings.stride, truth=truth)
+
+
+def _street_size(settings: ViewSettings) -> tuple[int, int]:
+    width, height = settings.width, settings.height
+    if width is None:
+        width = _STREET_SIZE[0] if height is None else max(64, round(height * 4 / 3))
+    if height is None:
+        height = max(64, round(width * 3 / 4))
+    return width, height
+
+
+def _names(settings: ViewSettings) -> Mapping[int, str] | None:
+    if settings.classes is None:
+        return None
+    names = COCO_CLASSES if settings.classes == "coco" else settings.classes
+    return dict(enumerate(names))
