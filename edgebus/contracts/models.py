@@ -140,6 +140,9 @@ class ModelStatus(Message):
     """Which version an edge serves, and how far it is with the next."""
 
     schema_: Literal["modelstatus/1"] = schema("modelstatus/1")
+    model: Segment | None = Field(
+        default=None, description="Name of the model whose releases it follows."
+    )
     serving: ModelRef | None = Field(default=None, description="Absent before the first model.")
     since: Timestamp | None = Field(default=None, description="When it began to serve.")
     previous: ModelRef | None = Field(
