@@ -1,0 +1,71 @@
+"""The bus: typed messages over MQTT, delivered as `docs/delivery.md` promises."""
+
+from edgebus.bus.bus import Bus, WillFactory
+from edgebus.bus.connection import ConnectionChange, ConnectionListener, ConnectionState
+from edgebus.bus.errors import (
+    BrokerRefusedError,
+    BrokerUnreachableError,
+    BusClosedError,
+    BusError,
+    CommandFailedError,
+    ConnectionLostError,
+    DrainTimeoutError,
+    IdentityTakenError,
+    MessageTooLargeError,
+    OutboxFullError,
+    PublishRefusedError,
+    RequestTimeoutError,
+    SubscribeRefusedError,
+)
+from edgebus.bus.event import Cleared, ClearedHandler, Event, Handler, RawHandler, RawMessage
+from edgebus.bus.memory import MemoryBroker, MemoryTransport
+from edgebus.bus.policy import DropOldest, Latest, QueuePolicy, Wait
+from edgebus.bus.settings import BrokerSettings, BusSettings, RetryPolicy
+from edgebus.bus.stats import BusStats, SubscriptionStats
+from edgebus.bus.subscription import Subscription
+from edgebus.bus.transport import Connection, ConnectOptions, Loss, Outgoing, Receiver, Transport
+
+__all__ = [
+    "BrokerRefusedError",
+    "BrokerSettings",
+    "BrokerUnreachableError",
+    "Bus",
+    "BusClosedError",
+    "BusError",
+    "BusSettings",
+    "BusStats",
+    "Cleared",
+    "ClearedHandler",
+    "CommandFailedError",
+    "ConnectOptions",
+    "Connection",
+    "ConnectionChange",
+    "ConnectionListener",
+    "ConnectionLostError",
+    "ConnectionState",
+    "DrainTimeoutError",
+    "DropOldest",
+    "Event",
+    "Handler",
+    "IdentityTakenError",
+    "Latest",
+    "Loss",
+    "MemoryBroker",
+    "MemoryTransport",
+    "MessageTooLargeError",
+    "OutboxFullError",
+    "Outgoing",
+    "PublishRefusedError",
+    "QueuePolicy",
+    "RawHandler",
+    "RawMessage",
+    "Receiver",
+    "RequestTimeoutError",
+    "RetryPolicy",
+    "SubscribeRefusedError",
+    "Subscription",
+    "SubscriptionStats",
+    "Transport",
+    "Wait",
+    "WillFactory",
+]

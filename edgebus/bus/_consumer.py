@@ -1,0 +1,340 @@
+"""A subscription's line of messages and the workers behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, cast
+
+import structlog
+
+from edgebus.bus._buffer import Buffer
+from edgebus.bus._dedup import SeenIds
+from edgebus.bus._delivery import Delivery, Item, Route
+from edgebus.bus.event import Cleared, ClearedHandler, Event, RawMessage
+from edgebus.bus.policy import QueuePolicy
+from edgebus.bus.settings import RetryPolicy
+from edgebus.bus.stats import SubscriptionStats
+from edgebus.contracts import (
+    Command,
+    JpegPayload,
+    Message,
+    Payload,
+    PayloadError,
+    RawBytes,
+    utc_now,
+)
+
+__all__ = ["Consumer", "ConsumerOptions", "DeadLetterOffice"]
+
+_MAX_SEEN_RETAINED = 10_000
+
+
+class DeadLetterOffice(Protocol):
+    """Takes what could not be handled."""
+
+    async def accept(
+        self,
+        message: RawMessage,
+        *,
+        expected: str,
+        media_type: str,
+        reason: Literal["invalid", "failed"],
+        error: str,
+        attempts: int,
+        handler: str,
+    ) -> None:
+        """Keep a message; returns once it is safe to acknowledge it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerOptions:
+    """How a consumer treats its messages; see `Bus.subscribe`.
+
+    Attributes:
+        internal: One of the bus itself, served also while the bus drains.
+    """
+
+    name: str
+    policy: QueuePolicy
+    retry: RetryPolicy
+    concurrency: int
+    deduplicate: bool
+    dedup_ids: int
+    on_cleared: ClearedHandler | None = None
+    internal: bool = False
+
+
+class Consumer:
+    """Messages in, handler calls out: in order, retried, at most `concurrency` at a time.
+
+    Without a handler it is pulled from (`pull`) instead of running workers.
+    """
+
+    def __init__(
+        self,
+        *,
+        options: ConsumerOptions,
+        handler: Callable[[Any], Awaitable[None]] | None,
+        office: DeadLetterOffice,
+    ) -> None:
+        self.options = options
+        self._counts = SubscriptionStats()
+        self._handler = handler
+        self._office = office
+        self._buffer: Buffer[Item] = Buffer(options.policy)
+        self._seen = SeenIds(options.dedup_ids) if options.deduplicate else None
+        # Redeliveries of messages whose handler still runs; they are done when it is.
+        self._running: dict[tuple[str, str], list[Delivery]] = {}
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._active = 0
+        self._failure: BaseException | None = None
+        self._log = structlog.get_logger("edgebus.bus").bind(subscription=options.name)
+
+    @property
+    def stats(self) -> SubscriptionStats:
+        """A copy of the counters."""
+        return replace(
+            self._counts,
+            queued=len(self._buffer),
+            queued_bytes=self._buffer.bytes,
+            active=self._active,
+        )
+
+    @property
+    def pulled(self) -> bool:
+        """Whether its owner takes messages at will; there is no handler to wait for."""
+        return self._handler is None
+
+    @property
+    def unfinished(self) -> int:
+        """Messages accepted and not handled."""
+        return len(self._buffer) + self._active
+
+    @property
+    def held_bytes(self) -> int:
+        """Payload bytes that wait."""
+        return self._buffer.bytes
+
+    def offer(self, delivery: Delivery, route: Route) -> None:
+        """Take a message into the line; what is dropped for it is done."""
+        message = delivery.message
+        if route.topic is None or route.topic.retain:
+            if message.retained and message.topic in route.seen:
+                return
+            if message.retained or route.topic is not None:
+                if len(route.seen) >= _MAX_SEEN_RETAINED:
+                    route.seen.clear()
+                route.seen.add(message.topic)
+        self._counts.received += 1
+        delivery.hold()
+        self._idle.clear()
+        for dropped in self._buffer.put(Item(delivery, route)):
+            self._counts.dropped += 1
+            dropped.delivery.release()
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                break
+
+    async def idle(self) -> None:
+        """Return once nothing waits and no handler runs."""
+        await self._idle.wait()
+
+    def fail(self, error: BaseException) -> None:
+        """The bus is gone: whoever waits for a message gets `error`."""
+        self._failure = error
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+
+    def discard(self) -> None:
+        """Nobody will take what waits; it counts as done."""
+        while self._buffer:
+            self._buffer.take().delivery.release()
+
+    async def work(self) -> None:
+        """Handle messages one after the other, for ever; run `concurrency` of these."""
+        while True:
+            item = await self._take()
+            try:
+                await self._handle(item)
+            finally:
+                self._finished()
+
+    async def pull(self) -> Event[Any]:
+        """The next valid message; it counts as done at once."""
+        while True:
+            item = await self._take()
+            try:
+                event = self._event(item)
+            except PayloadError:
+                self._counts.invalid += 1
+                continue
+            finally:
+                item.delivery.release()
+                self._finished()
+            if event is not None and self._fresh(event):
+                self._counts.handled += 1
+                return event
+
+    async def _take(self) -> Item:
+        while not self._buffer:
+            if self._failure is not None:
+                raise self._failure
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+        self._active += 1
+        return self._buffer.take()
+
+    def _finished(self) -> None:
+        self._active -= 1
+        if not self._active and not self._buffer:
+            self._idle.set()
+
+    async def _handle(self, item: Item) -> None:
+        delivery, route = item.delivery, item.route
+        try:
+            event = self._event(item)
+        except PayloadError as error:
+            self._counts.invalid += 1
+            await self._bury(item, reason="invalid", error=error.reason, attempts=0)
+            delivery.release()
+            return
+        if event is None:
+            if self.options.on_cleared is not None:
+                topic = item.message.topic
+                cleared = Cleared(topic, route.names(topic))
+                await self._call(item, self.options.on_cleared, cleared)
+            delivery.release()
+            return
+        key = self._key(event)
+        if key is not None:
+            if key in self._running:
+                self._counts.duplicates += 1
+                self._running[key].append(delivery)
+                return
+            if self._seen is not None and key in self._seen:
+                self._counts.duplicates += 1
+                delivery.release()
+                return
+            self._running[key] = []
+        try:
+            if self._expired(event):
+                self._counts.expired += 1
+            else:
+                call = cast("Callable[[Any], Awaitable[None]]", self._handler)
+                subject = item.message if route.topic is None else event
+                await self._call(item, call, subject)
+            if key is not None and self._seen is not None:
+                self._seen.add(key)
+            delivery.release()
+            for again in self._running.get(key, ()) if key is not None else ():
+                again.release()
+        finally:
+            if key is not None:
+                del self._running[key]
+
+    async def _call(self, item: Item, call: Callable[[Any], Awaitable[None]], subject: Any) -> None:
+        retry = self.options.retry
+        for attempt in range(1, retry.attempts + 1):
+            try:
+                await call(subject)
+            except Exception as error:  # noqa: BLE001 whatever a handler raises ends in a dead letter
+                if attempt == retry.attempts:
+                    self._counts.failed += 1
+                    self._log.warning("handler failed", topic=item.message.topic, exc_info=True)
+                    text = f"{type(error).__name__}: {error}"
+                    await self._bury(item, reason="failed", error=text, attempts=attempt)
+                else:
+                    self._counts.retried += 1
+                    await asyncio.sleep(retry.delay(attempt))
+            else:
+                self._counts.handled += 1
+                return
+
+    async def _bury(
+        self, item: Item, *, reason: Literal["invalid", "failed"], error: str, attempts: int
+    ) -> None:
+        # One letter per message for bytes that no handler can read, not one per handler.
+        if reason == "invalid":
+            if item.delivery.lettered:
+                return
+            item.delivery.lettered = True
+        topic = item.route.topic
+        await self._office.accept(
+            item.message,
+            expected=topic.payload.schema_id() if topic is not None else "bytes/1",
+            media_type=topic.payload.content_type if topic is not None else "",
+            reason=reason,
+            error=error,
+            attempts=attempts,
+            handler=self.options.name,
+        )
+
+    def _event(self, item: Item) -> Event[Any] | None:
+        """The typed event; None: an empty payload cleared a retained topic."""
+        message, topic = item.message, item.route.topic
+        if topic is None:
+            return _raw_event(message)
+        if not message.payload and topic.retain:
+            return None
+        return Event(
+            payload=item.delivery.decode(topic.payload),
+            topic=message.topic,
+            names=item.route.names(message.topic),
+            retained=message.retained,
+            duplicate=message.duplicate,
+            received=message.received,
+            size=len(message.payload),
+        )
+
+    def _key(self, event: Event[Any]) -> tuple[str, str] | None:
+        if self._seen is None:
+            return None
+        identifier = _message_id(event.payload)
+        return None if identifier is None else (event.topic, identifier)
+
+    def _fresh(self, event: Event[Any]) -> bool:
+        key = self._key(event)
+        if key is None or self._seen is None:
+            return True
+        if key in self._seen:
+            self._counts.duplicates += 1
+            return False
+        self._seen.add(key)
+        return True
+
+    @staticmethod
+    def _expired(event: Event[Any]) -> bool:
+        payload = event.payload
+        if not isinstance(payload, Command) or payload.expires is None:
+            return False
+        return payload.expires <= utc_now()
+
+
+def _message_id(payload: Payload) -> str | None:
+    if isinstance(payload, Message):
+        return payload.id
+    if isinstance(payload, JpegPayload):
+        return cast("str", payload.record.id)
+    return None
+
+
+def _raw_event(message: RawMessage) -> Event[Any]:
+    return Event(
+        payload=RawBytes(message.payload),
+        topic=message.topic,
+        names={},
+        retained=message.retained,
+        duplicate=message.duplicate,
+        received=message.received,
+        size=len(message.payload),
+    )

@@ -1,0 +1,105 @@
+"""One received message on its way through its handlers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgebus.bus._window import Slot
+from edgebus.bus.event import RawMessage
+from edgebus.contracts import Payload, PayloadError, Topic
+
+__all__ = ["Delivery", "Item", "Route"]
+
+
+class Delivery:
+    """A message and how many handlers still work on it.
+
+    It is decoded at most once per payload class, and only when a handler gets to it, so that a
+    frame that is dropped costs nothing.
+    """
+
+    __slots__ = ("_decoded", "_remaining", "_slot", "lettered", "message")
+
+    def __init__(self, message: RawMessage, slot: Slot | None) -> None:
+        self.message = message
+        self.lettered = False
+        self._slot = slot
+        self._remaining = 1  # the router's own share, given back once it has told every handler
+        self._decoded: dict[type[Payload], Payload | PayloadError] | None = None
+
+    def hold(self) -> None:
+        """One more handler works on it."""
+        self._remaining += 1
+
+    def release(self) -> None:
+        """A handler is done; the last one acknowledges it."""
+        self._remaining -= 1
+        if not self._remaining and self._slot is not None:
+            self._slot.window.finish(self._slot)
+
+    def decode(self, kind: type[Payload]) -> Payload:
+        """The payload as `kind`.
+
+        Raises:
+            PayloadError: It is not one.
+        """
+        if self._decoded is None:
+            self._decoded = {}
+        found = self._decoded.get(kind)
+        if found is None:
+            try:
+                found = kind.decode(self.message.payload)
+            except PayloadError as error:
+                found = error
+            except Exception as error:  # noqa: BLE001 a payload class of a third party may raise anything
+                found = PayloadError(schema=kind.schema_id(), reason=repr(error))
+            self._decoded[kind] = found
+        if isinstance(found, PayloadError):
+            raise found
+        return found
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    """A filter that leads to a consumer.
+
+    Attributes:
+        filter: Topic filter as sent to the broker.
+        topic: What its messages are; None for raw messages.
+        consumer: Who gets them.
+    """
+
+    filter: str
+    topic: Topic[Any] | None
+    consumer: Any
+    # Topics whose retained value this route has had on the present connection: a broker says them
+    # again to everybody on the connection whenever someone subscribes to the same filter.
+    seen: set[str] = field(default_factory=set)
+    _places: tuple[tuple[int, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.topic is not None:
+            self._places = tuple(
+                (number, level[1:-1])
+                for number, level in enumerate(self.topic.levels)
+                if level.startswith("{")
+            )
+
+    def names(self, topic: str) -> dict[str, str]:
+        """The placeholders' values in a topic that this route matches."""
+        parts = topic.split("/")
+        return {name: parts[number] for number, name in self._places}
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """A delivery in the line of one consumer."""
+
+    delivery: Delivery
+    route: Route
+
+    @property
+    def message(self) -> RawMessage:
+        """The message that waits."""
+        return self.delivery.message

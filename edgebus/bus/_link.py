@@ -1,0 +1,264 @@
+"""One connection kept up for ever: connecting, subscribing, routing, reconnecting."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from edgebus.bus._backoff import Backoff
+from edgebus.bus._delivery import Route
+from edgebus.bus._router import Router
+from edgebus.bus._takeover import TakeoverJudge
+from edgebus.bus.connection import ConnectionChange
+from edgebus.bus.errors import (
+    BrokerRefusedError,
+    BrokerUnreachableError,
+    ConnectionLostError,
+    IdentityTakenError,
+    SubscribeRefusedError,
+)
+from edgebus.bus.event import RawMessage
+from edgebus.bus.settings import BusSettings
+from edgebus.bus.transport import Connection, ConnectOptions, Loss, Transport
+from edgebus.contracts import Qos
+
+__all__ = ["Link"]
+
+# A connection that held this long proves that the trouble before it is over.
+_STABLE_S = 10.0
+_PAUSE_S = 0.05
+
+
+class Link:
+    """One client of the broker with its subscriptions.
+
+    Args:
+        transport: Opens the connections.
+        options: Makes the options of the connection with the given session number.
+        settings: Limits and times.
+        changed: Called in the link's task after each change.
+        down: Called at once when a connection ends, before `changed` tells of it.
+        name: Of this link, for logs.
+    """
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        options: Callable[[int], ConnectOptions],
+        settings: BusSettings,
+        changed: Callable[[ConnectionChange, Connection | None], Awaitable[None]],
+        down: Callable[[], None],
+        name: str,
+    ) -> None:
+        self.router = Router()
+        self.connection: Connection | None = None
+        self._transport = transport
+        self._options = options
+        self._settings = settings
+        self._changed = changed
+        self._down = down
+        self._unweighed = 0
+        self._filters: dict[str, Qos] = {}
+        self._routes: list[Route] = []
+        self._session = 0
+        self._had_session = False
+        self._lost: asyncio.Future[Loss] | None = None
+        self._paused = False
+        self._judge = TakeoverJudge()
+        self._log = structlog.get_logger("edgebus.bus").bind(link=name, broker=transport.url)
+        self._grace: asyncio.TimerHandle | None = None
+
+    # What the connection calls.
+
+    def received(self, message: RawMessage) -> None:
+        """A message came in."""
+        self.router.route(message)
+        # Weighing every queue for every message would cost more than the message.
+        self._unweighed += len(message.payload)
+        if self._unweighed > self._settings.max_held_bytes // 16:
+            self._unweighed = 0
+            if not self._paused and self._held() > self._settings.max_held_bytes:
+                self._pause()
+
+    def lost(self, loss: Loss) -> None:
+        """The connection ended."""
+        self.connection = None
+        self._end_grace()
+        self.router.disconnect()
+        self._down()
+        if self._lost is not None and not self._lost.done():
+            self._lost.set_result(loss)
+
+    # What the bus calls.
+
+    async def add(self, route: Route, qos: Qos) -> None:
+        """Route messages to a consumer, and have the broker send them.
+
+        Returns after the broker's word where there is a connection; else the subscription is
+        made when there is one.
+
+        Raises:
+            SubscribeRefusedError: The broker does not allow it.
+        """
+        self.router.add(route)
+        self._routes.append(route)
+        self._filters[route.filter] = max(qos, self._filters.get(route.filter, 0), key=int)
+        connection = self.connection
+        if connection is None:
+            return
+        try:
+            # Also for a filter that is there already: the broker then says retained values again.
+            await connection.subscribe([(route.filter, self._filters[route.filter])])
+        except ConnectionLostError:
+            return  # made again with the next connection
+        except SubscribeRefusedError:
+            await self.remove(route)
+            raise
+
+    async def remove(self, route: Route) -> None:
+        """Stop routing to a consumer; the last route of a filter takes the filter along."""
+        if route not in self._routes:
+            return
+        self.router.remove(route)
+        self._routes.remove(route)
+        if any(other.filter == route.filter for other in self._routes):
+            return
+        self._filters.pop(route.filter, None)
+        if self.connection is not None:
+            try:
+                await self.connection.unsubscribe([route.filter])
+            except ConnectionLostError:
+                return
+
+    async def run(self) -> None:
+        """Keep the connection up until cancelled.
+
+        Raises:
+            IdentityTakenError: Another process uses the same client id.
+        """
+        backoff = Backoff(
+            first=self._settings.backoff_first_s,
+            maximum=self._settings.backoff_max_s,
+            uniform=random.random,
+        )
+        unreachable = ""
+        while True:
+            self._session = max(self._session + 1, time.time_ns() // 1_000_000)
+            options = self._options(self._session)
+            self._lost = asyncio.get_running_loop().create_future()
+            try:
+                connection = await self._transport.connect(options, self)
+            except (BrokerUnreachableError, BrokerRefusedError) as error:
+                self._judge.unreachable()
+                if error.reason != unreachable:
+                    unreachable = error.reason
+                    self._log.warning("no connection, trying on", reason=error.reason)
+                await asyncio.sleep(backoff.next())
+                continue
+            unreachable = ""
+            started = time.monotonic()
+            self._judge.connected(started)
+            loss = await self._live(connection, self._lost)
+            now = time.monotonic()
+            why = self._judge.lost(loss, now)
+            if why is not None:
+                raise IdentityTakenError(client_id=options.client_id, detail=why)
+            if now - started >= _STABLE_S:
+                backoff.reset()
+            await asyncio.sleep(backoff.next())
+
+    async def close(self) -> None:
+        """Say good-bye to the broker."""
+        connection, self.connection = self.connection, None
+        self._end_grace()
+        if connection is not None:
+            await connection.close()
+
+    def abort(self) -> None:
+        """Cut the connection as a crash does."""
+        connection, self.connection = self.connection, None
+        self._end_grace()
+        if connection is not None:
+            connection.abort()
+
+    async def _live(self, connection: Connection, lost: asyncio.Future[Loss]) -> Loss:
+        """From CONNACK to the end of a connection."""
+        present = connection.session_present
+        self.router.connect(connection.acknowledge, park=present)
+        for route in self._routes:
+            route.seen.clear()
+        self._paused = False
+        self.connection = connection
+        if present:
+            loop = asyncio.get_running_loop()
+            self._grace = loop.call_later(self._settings.orphan_grace_s, self._unpark)
+        connection.start()
+        try:
+            await self._resubscribe(connection)
+        except ConnectionLostError:
+            return await lost
+        number = self._session
+        if self._had_session and not present:
+            self._log.warning("session lost; events may be missing")
+            await self._changed(ConnectionChange(kind="session_lost", session=number), connection)
+        self._had_session = True
+        self._log.info("connected", session=number, session_present=present)
+        up = ConnectionChange(kind="connected", session=number, session_present=present)
+        await self._changed(up, connection)
+        loss = await lost
+        self._log.warning("connection lost", reason=loss.reason)
+        down = ConnectionChange(kind="lost", session=number, reason=loss.reason)
+        await self._changed(down, None)
+        return loss
+
+    async def _resubscribe(self, connection: Connection) -> None:
+        """Make every subscription on a new connection, those that came meanwhile included."""
+        live: dict[str, Qos] = {}
+        while missing := [item for item in self._filters.items() if live.get(item[0]) != item[1]]:
+            try:
+                await connection.subscribe(missing)
+            except SubscribeRefusedError as error:
+                # The broker's rules changed while we were away. The rest of the service goes on.
+                self._log.error("subscription refused", filter=error.filter, reason=error.reason)
+            live.update(missing)
+
+    def _held(self) -> int:
+        return sum(consumer.held_bytes for consumer in {route.consumer for route in self._routes})
+
+    def _pause(self) -> None:
+        if self.connection is not None:
+            self._paused = True
+            self.connection.pause_reading()
+            self._log.warning(
+                "reading paused: handlers are behind",
+                held_bytes=self._held(),
+                limit=self._settings.max_held_bytes,
+            )
+            asyncio.get_running_loop().call_later(_PAUSE_S, self._resume_if_lighter)
+
+    def _resume_if_lighter(self) -> None:
+        """Read on once handlers have worked off half of what made reading pause."""
+        if not self._paused or self.connection is None:
+            return
+        if self._held() > self._settings.max_held_bytes // 2:
+            asyncio.get_running_loop().call_later(_PAUSE_S, self._resume_if_lighter)
+            return
+        self._paused = False
+        self.connection.resume_reading()
+        self._log.info("reading again")
+
+    def _unpark(self) -> None:
+        self._grace = None
+        count = self.router.unpark()
+        if count:
+            self._log.warning("events of the old session that no handler wants", count=count)
+
+    def _end_grace(self) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None

@@ -1,0 +1,160 @@
+"""Settings of the broker's connection and of the bus on top of it."""
+
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+__all__ = ["BrokerSettings", "BusSettings", "RetryPolicy"]
+
+_PORTS = {"mqtt": 1883, "mqtts": 8883}
+_DEFAULT_PACKET_311 = 1024 * 1024
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BrokerSettings(_Settings):
+    """How to reach the broker.
+
+    Credentials in the URL (``mqtt://user:password@host``) are taken out of it and kept as
+    `username` and `password`, so that the URL can be shown.
+    """
+
+    url: str = Field(
+        default="mqtt://localhost:1883", description="mqtt://host:port, or mqtts:// for TLS."
+    )
+    version: Literal["5", "3.1.1"] = Field(
+        default="5", description="Version of MQTT; the embedded broker speaks 3.1.1."
+    )
+    username: str | None = None
+    password: SecretStr | None = None
+    ca_file: Path | None = Field(default=None, description="CA of the broker's certificate, PEM.")
+    cert_file: Path | None = Field(default=None, description="Own certificate, PEM.")
+    key_file: Path | None = Field(default=None, description="Key of the own certificate, PEM.")
+    keepalive_s: int = Field(default=30, ge=1, le=65535)
+    connect_timeout_s: float = Field(default=10.0, gt=0)
+    session_expiry_s: int = Field(
+        default=86_400,
+        ge=0,
+        le=0xFFFFFFFF,
+        description="How long the broker keeps events for a service that is away; 0: not at all.",
+    )
+    max_packet_bytes: int | None = Field(
+        default=None,
+        ge=256,
+        le=268_435_455,
+        description="Largest packet to send. Without it: what the broker announces (MQTT 5), "
+        "1 MiB on MQTT 3.1.1, where brokers cannot say.",
+    )
+    receive_maximum: int = Field(
+        default=1024,
+        ge=1,
+        le=65535,
+        description="Events that the broker may send ahead of their acknowledgement (MQTT 5).",
+    )
+    send_window: int = Field(
+        default=100, ge=1, le=65535, description="Events sent ahead of their acknowledgement."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_credentials(cls, values: Any) -> Any:
+        """Move user and password from the URL to their own fields."""
+        if not isinstance(values, dict) or not isinstance(values.get("url"), str):
+            return values
+        parts = urlsplit(values["url"])
+        if parts.username is None:
+            return values
+        values = dict(values)
+        values.setdefault("username", unquote(parts.username))
+        if parts.password is not None:
+            values.setdefault("password", unquote(parts.password))
+        values["url"] = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        return values
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in _PORTS:
+            msg = f"{value!r} is no broker address; write mqtt://host:port or mqtts://host:port"
+            raise ValueError(msg)
+        if not parts.hostname:
+            msg = f"{value!r} names no host; write {parts.scheme}://host:{_PORTS[parts.scheme]}"
+            raise ValueError(msg)
+        if parts.path not in ("", "/") or parts.query:
+            msg = f"{value!r} has a path; a broker's address ends with its port"
+            raise ValueError(msg)
+        _ = parts.port  # raises ValueError where it is no port
+        return value
+
+    @property
+    def host(self) -> str:
+        """Host name or address."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """TCP port; 1883 or, with TLS, 8883 where the URL has none."""
+        parts = urlsplit(self.url)
+        return parts.port or _PORTS[parts.scheme]
+
+    @property
+    def tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return urlsplit(self.url).scheme == "mqtts"
+
+    @property
+    def packet_limit(self) -> int | None:
+        """Largest packet that may be sent, as far as the settings know it."""
+        if self.max_packet_bytes is not None:
+            return self.max_packet_bytes
+        return _DEFAULT_PACKET_311 if self.version == "3.1.1" else None
+
+
+class BusSettings(_Settings):
+    """Limits and times of the bus. The defaults fit a service on a device."""
+
+    outbox_messages: int = Field(default=10_000, ge=1)
+    outbox_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
+    connect_wait_s: float = Field(
+        default=5.0, ge=0, description="How long opening waits for the broker before going on."
+    )
+    backoff_first_s: float = Field(default=0.2, gt=0)
+    backoff_max_s: float = Field(default=30.0, gt=0)
+    dedup_ids: int = Field(
+        default=4096, ge=1, description="Ids of handled messages that a subscription remembers."
+    )
+    max_held_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=1,
+        description="Received and not handled, over all subscriptions; above it reading pauses.",
+    )
+    orphan_grace_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="How long events of a resumed session wait for their handler to subscribe.",
+    )
+    ephemeral: bool = Field(
+        default=False,
+        description="For tools: a unique client id and no session at the broker.",
+    )
+
+
+class RetryPolicy(_Settings):
+    """How often a failing handler is called again, and how long it rests in between.
+
+    The delay before attempt n + 1 is `first_delay_s` * `factor` ** (n - 1), at most `max_delay_s`.
+    """
+
+    attempts: int = Field(default=3, ge=1, description="Calls in total, the first included.")
+    first_delay_s: float = Field(default=0.1, ge=0)
+    factor: float = Field(default=4.0, ge=1)
+    max_delay_s: float = Field(default=10.0, ge=0)
+
+    def delay(self, attempt: int) -> float:
+        """Seconds to rest after failed attempt number `attempt`, counted from 1."""
+        return min(self.max_delay_s, self.first_delay_s * self.factor ** (attempt - 1))
