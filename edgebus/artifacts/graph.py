@@ -104,23 +104,24 @@ def verify_weights(facts: GraphFacts, weights: TensorFile) -> None:
     Raises:
         BundleTensorError: A tensor is missing, is too many, or differs in dtype, shape or offset.
     """
+
+    def wrong(name: str, reason: str) -> BundleTensorError:
+        return BundleTensorError(file=WEIGHTS, tensor=name, reason=reason)
+
     for name, wanted in facts.external.items():
         found = weights.entries.get(name)
         if found is None:
-            reason = "is missing; the graph needs it"
-        elif (found.dtype, found.shape) != (wanted.dtype, wanted.shape):
-            reason = (
-                f"is {found.dtype} {list(found.shape)}, "
-                f"the graph needs {wanted.dtype} {list(wanted.shape)}"
-            )
-        elif (found.start, found.end) != (wanted.start, wanted.end):
-            reason = f"lies at byte {found.start}, the graph looks for it at {wanted.start}"
-        else:
-            continue
-        raise BundleTensorError(file=WEIGHTS, tensor=name, reason=reason)
+            raise wrong(name, "is missing; the graph needs it")
+        if (found.dtype, found.shape) != (wanted.dtype, wanted.shape):
+            needs = f"the graph needs {wanted.dtype} {list(wanted.shape)}"
+            raise wrong(name, f"is {found.dtype} {list(found.shape)}, {needs}")
     for name in weights.entries:
         if name not in facts.external:
-            raise BundleTensorError(file=WEIGHTS, tensor=name, reason="is not in the graph")
+            raise wrong(name, "is not in the graph")
+    for name, found in weights.entries.items():
+        place = facts.external[name]
+        if (found.start, found.end) != (place.start, place.end):
+            raise wrong(name, f"lies at byte {found.start}, the graph looks at {place.start}")
 
 
 def declare_external(model: onnx.ModelProto, weights: TensorFile) -> None:
