@@ -14,7 +14,7 @@ from edgebus.bus._buffer import Buffer
 from edgebus.bus._dedup import SeenIds
 from edgebus.bus._delivery import Delivery, Item, Route
 from edgebus.bus.event import Cleared, ClearedHandler, Event, RawMessage
-from edgebus.bus.policy import QueuePolicy
+from edgebus.bus.policy import Latest, QueuePolicy
 from edgebus.bus.settings import RetryPolicy
 from edgebus.bus.stats import SubscriptionStats
 from edgebus.contracts import (
@@ -86,6 +86,7 @@ class Consumer:
         self._handler = handler
         self._office = office
         self._buffer: Buffer[Item] = Buffer(options.policy)
+        self._on_drop = options.policy.on_drop if isinstance(options.policy, Latest) else None
         self._seen = SeenIds(options.dedup_ids) if options.deduplicate else None
         # Redeliveries of messages whose handler still runs; they are done when it is.
         self._running: dict[tuple[str, str], list[Delivery]] = {}
@@ -136,6 +137,8 @@ class Consumer:
         self._idle.clear()
         for dropped in self._buffer.put(Item(delivery, route)):
             self._counts.dropped += 1
+            if self._on_drop is not None:
+                self._on_drop(dropped.message)
             dropped.delivery.release()
         while self._waiters:
             waiter = self._waiters.popleft()

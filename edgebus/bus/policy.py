@@ -28,11 +28,13 @@ class Latest:
         key: What counts as the same thing; by default the topic.
         messages: Most keys that wait at a time; beyond it the oldest is dropped.
         bytes: Most bytes that wait at a time; beyond it the oldest is dropped.
+        on_drop: Told of each message that is dropped, for counting per key; must not block.
     """
 
     key: Callable[[RawMessage], str] = _topic
     messages: int = 1024
     bytes: int = 64 * _MIB
+    on_drop: Callable[[RawMessage], None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
