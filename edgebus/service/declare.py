@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from edgebus.contracts import Command, Reply, Topic
+from edgebus.contracts import Command, Payload, Reply, Topic
 from edgebus.service.errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ Where = Callable[[Any], dict[str, str]]
 _MARK = "__edgebus_declarations__"
 
 Sv = TypeVar("Sv")
-P = TypeVar("P")
+P = TypeVar("P", bound=Payload)
 C = TypeVar("C", bound=Command)
 R = TypeVar("R", bound=Reply)
 

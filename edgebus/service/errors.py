@@ -10,6 +10,7 @@ __all__ = [
     "DeclarationError",
     "DuplicateIdentityError",
     "ServiceError",
+    "ServiceFailedError",
     "SettingsError",
     "SettingsProblem",
     "UnknownServiceError",
@@ -100,3 +101,17 @@ class DeclarationError(ServiceError, TypeError):
 
 class CommandRefusedError(ServiceError):
     """Raised by a command handler to say no; its text becomes the reply's detail."""
+
+
+class ServiceFailedError(ServiceError):
+    """A service went down because a part of it died.
+
+    Attributes:
+        identity: ``site/node/service``.
+        reason: What died, and of what.
+    """
+
+    def __init__(self, identity: str, *, reason: str) -> None:
+        super().__init__(f"{identity} went down: {reason}")
+        self.identity = identity
+        self.reason = reason

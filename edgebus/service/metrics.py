@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -40,23 +41,32 @@ class MetricsRegistry:
         """Add to a counter.
 
         Raises:
-            ValueError: `by` is negative; a counter only grows.
+            ValueError: `by` is negative or not finite; a counter only grows.
         """
-        if by < 0:
+        if not (by >= 0 and math.isfinite(by)):
             msg = f"counter {name} cannot grow by {by}; use a gauge for what goes down"
             raise ValueError(msg)
         self._counters[name] = self._counters.get(name, 0.0) + by
 
     def gauge(self, name: str, value: float) -> None:
-        """Set a gauge to its present value."""
-        self._gauges[name] = float(value)
+        """Set a gauge to its present value; one that is not finite is unknown and not sent."""
+        if math.isfinite(value):
+            self._gauges[name] = float(value)
+        else:
+            self._gauges.pop(name, None)
 
     def observe(self, name: str, ms: float) -> None:
         """Add one duration in milliseconds.
 
         It shows as the counters ``name.count`` and ``name.ms`` (total) and, over the last 512
         observations, as the gauges ``name.p50_ms``, ``name.p95_ms`` and ``name.max_ms``.
+
+        Raises:
+            ValueError: `ms` is no duration.
         """
+        if not (ms >= 0 and math.isfinite(ms)):
+            msg = f"{name} cannot have taken {ms} ms"
+            raise ValueError(msg)
         timing = self._timings.setdefault(name, _Timing())
         timing.count += 1
         timing.total_ms += ms

@@ -10,13 +10,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from socket import gethostname
 from typing import Final, Literal
 
 from edgebus.contracts import Identity, ServiceState, State, new_id, utc_now
 
-__all__ = ["ALIVE", "Presence", "SessionCounter", "Verdict", "judge"]
+__all__ = ["ALIVE", "Presence", "Verdict", "judge"]
 
 ALIVE: Final[frozenset[State]] = frozenset({"starting", "ready", "degraded", "draining"})
 
@@ -102,28 +101,3 @@ def judge(own: Presence, seen: ServiceState, *, retained: bool) -> Verdict:
         # Queued in the broker for a process that has died since.
         return "ignore"
     return "yield" if seen.instance < own.instance else "reassert"
-
-
-class SessionCounter:
-    """The number of the last session, kept in a file so that it grows over restarts.
-
-    Args:
-        path: The file; made with its folder on the first `store`.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def load(self) -> int:
-        """The last session; 0 where there was none or its file is damaged."""
-        try:
-            return max(0, int(self._path.read_text(encoding="ascii")))
-        except (FileNotFoundError, ValueError):
-            return 0
-
-    def store(self, session: int) -> None:
-        """Remember it, atomically."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._path.with_suffix(".new")
-        fresh.write_text(str(session), encoding="ascii")
-        fresh.replace(self._path)

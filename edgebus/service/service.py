@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, get_args, get_origin
@@ -120,6 +120,12 @@ class Service(Generic[S]):
     async def stop(self) -> None:
         """Put things away; what was accepted has been handled."""
 
+    async def session_lost(self) -> None:
+        """The broker forgot what it kept for this service: events may be missing.
+
+        Override it to ask again for what matters. Retained state comes anew by itself.
+        """
+
     def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> None:
         """Run a task beside the handlers, supervised.
 
@@ -149,7 +155,9 @@ def _check(cls: type[Service[Any]], method: str, declaration: Declaration) -> No
     if isinstance(declaration, CommandDeclaration):
         topic = declaration.topic
         if not issubclass(topic.payload, Command):
-            msg = f"@command on {where}: {topic.address} carries {topic.payload.__name__}, no command"
+            msg = (
+                f"@command on {where}: {topic.address} carries {topic.payload.__name__}, no command"
+            )
             raise DeclarationError(msg)
         if topic.levels[3] not in ("{service}", cls.name):
             msg = f"@command on {where}: {topic.address} is addressed to {topic.levels[3]}"
@@ -162,5 +170,3 @@ def _check(cls: type[Service[Any]], method: str, declaration: Declaration) -> No
         if not isinstance(seconds, str) and seconds <= 0:
             msg = f"@every on {where}: {seconds} s is no interval"
             raise DeclarationError(msg)
-
-

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from edgebus.bus.settings import BrokerSettings, BusSettings
+from edgebus.bus import BrokerSettings, BusSettings
 from edgebus.contracts import Segment
 
 __all__ = ["LogSettings", "NodeSettings", "ServiceSettings"]

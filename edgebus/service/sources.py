@@ -140,9 +140,7 @@ class _TextSource(EnvSettingsSource):
         self, root: type[BaseSettings], texts: Mapping[str, str], *, delimiter: str
     ) -> None:
         self._texts = texts
-        super().__init__(
-            root, case_sensitive=True, env_prefix="", env_nested_delimiter=delimiter
-        )
+        super().__init__(root, case_sensitive=True, env_prefix="", env_nested_delimiter=delimiter)
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         return dict(self._texts)
@@ -175,12 +173,14 @@ def _class_body(fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
     }
 
 
-def _deep_update(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _deep_update(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)
-        both = isinstance(below, dict) and isinstance(value, dict)
-        result[key] = _deep_update(below, value) if both else value
+        if isinstance(below, dict) and isinstance(value, dict):
+            result[key] = _deep_update(below, value)
+        else:
+            result[key] = value
     return result
 
 

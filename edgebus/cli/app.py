@@ -1,0 +1,83 @@
+"""The program `edgebus`: its commands, and the border where errors become one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from edgebus.cli import lab, model, run, schema, topics
+from edgebus.cli.console import fail
+from edgebus.cli.errors import describe, exit_code_of
+
+__all__ = ["app", "main"]
+
+_HELP = """EdgeBus: models that notice drift, retrain and come back better, on an MQTT bus.
+
+Try the whole loop on this machine:
+
+    edgebus up
+
+Run one service as on a device, and look at what it says:
+
+    edgebus run camera --config pi-01.yaml
+
+    edgebus topics watch 'edgebus/#'
+"""
+
+app = typer.Typer(
+    name="edgebus",
+    help=_HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the whole traceback of an error.")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["EDGEBUS_DEBUG"] = "1"
+
+
+@app.command(rich_help_panel="Look")
+def version() -> None:
+    """Print the version."""
+    from edgebus import __version__
+
+    print(f"edgebus {__version__} (Python {sys.version.split()[0]})")
+
+
+lab.add_to(app)
+run.add_to(app)
+topics.add_to(app)
+schema.add_to(app)
+model.add_to(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit.
+
+    Args:
+        arguments: Without the program's name; those of the process by default.
+    """
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="edgebus")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader (head, grep -q) has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001 the border: any error becomes one line for people
+        if os.environ.get("EDGEBUS_DEBUG"):
+            raise
+        fail(describe(error))
+        sys.exit(exit_code_of(error))

@@ -1,0 +1,40 @@
+"""What goes to the terminal: results to standard output, troubles to standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["fail", "output", "table"]
+
+
+def output() -> Console:
+    """A console on standard output; wide where no terminal cuts it."""
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        # Piped: a table is never folded to 80 columns, so that grep sees whole rows.
+        console = Console(file=sys.stdout, highlight=False, width=240)
+    return console
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
+    """Print a table."""
+    from rich.table import Table
+
+    drawn = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for header in headers:
+        drawn.add_column(header, overflow="fold", header_style="bold")
+    for row in rows:
+        drawn.add_row(*row)
+    output().print(drawn)
+
+
+def fail(message: str) -> None:
+    """One line to standard error."""
+    sys.stderr.write(f"edgebus: {' '.join(message.split())}\n")

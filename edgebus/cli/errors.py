@@ -1,0 +1,45 @@
+"""Every failing command ends with one clear line and a non-zero exit code."""
+
+from __future__ import annotations
+
+__all__ = ["describe", "exit_code_of"]
+
+# What a missing module is part of; the core needs none of these.
+_EXTRAS = {
+    "cv2": "edge",
+    "numpy": "edge",
+    "onnx": "edge",
+    "onnxruntime": "edge",
+    "safetensors": "edge",
+    "faster_coco_eval": "cloud",
+    "sqlalchemy": "cloud",
+    "torch": "cloud",
+    "influxdb_client": "telemetry",
+    "jinja2": "lab",
+    "matplotlib": "lab",
+    "nats_server": "lab",
+}
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line that tells the way out."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(dict.fromkeys(describe(part) for part in error.exceptions))
+    if isinstance(error, ModuleNotFoundError):
+        module = (error.name or "").partition(".")[0]
+        if (extra := _EXTRAS.get(module)) is not None:
+            return f"{module} is not installed; run: pip install 'edgebus[{extra}]'"
+        return str(error)
+    if _is_ours(error) or isinstance(error, OSError):
+        return str(error)
+    return f"{type(error).__name__}: {error} (a bug? see it all with edgebus --debug)"
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code that an error asks for: 2 for wrong input, 3 for a duplicate, else 1."""
+    code = getattr(error, "exit_code", 1)
+    return code if isinstance(code, int) else 1
+
+
+def _is_ours(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0].startswith("edgebus")

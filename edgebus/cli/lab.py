@@ -1,0 +1,34 @@
+"""`edgebus up`: mounted here, at home in `edgebus.lab`, imported only when it is used."""
+
+from __future__ import annotations
+
+import typer
+
+__all__ = ["add_to"]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Mount the command."""
+    app.command(
+        "up",
+        rich_help_panel="Run",
+        # Arguments and --help go through to the real command.
+        context_settings={
+            "allow_extra_args": True,
+            "ignore_unknown_options": True,
+            "help_option_names": [],
+        },
+        add_help_option=False,
+    )(up)
+
+
+def up(context: typer.Context) -> None:
+    """Run a whole topology on this machine and watch it: nodes, services, broker, report.
+
+    Examples: `edgebus up`, `edgebus up topology.yaml`,
+    `edgebus up --source street.mp4 --model yolox_nano_416.onnx --teacher better.onnx`.
+    See `edgebus up --help`.
+    """
+    from edgebus.lab import cli
+
+    cli.up(list(context.args))

@@ -1,0 +1,282 @@
+"""`edgebus model`, `edgebus retrain`: bundles on disk, and the registry of a running site."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from edgebus.cli.console import table
+from edgebus.cli.options import Broker, Config, Overrides, node_settings
+
+if TYPE_CHECKING:
+    from edgebus.artifacts import Bundle
+    from edgebus.bus import Bus
+    from edgebus.contracts import Command, Identity, Reply, Topic
+    from edgebus.service import NodeSettings
+
+    R = TypeVar("R", bound=Reply)
+    C = TypeVar("C", bound=Command)
+
+__all__ = ["add_to"]
+
+Node = Annotated[
+    str | None,
+    typer.Option("--node", metavar="NODE", help="The node asked; found by itself if it is one."),
+]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the answer.")
+]
+Folder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.")]
+
+commands = typer.Typer(
+    no_args_is_help=True, help="Import models, look at them, release them, take them back."
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Mount the commands."""
+    app.add_typer(commands, name="model", rich_help_panel="Models")
+    app.command("retrain", rich_help_panel="Models")(retrain)
+
+
+@commands.command("import")
+def import_(
+    onnx: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX detector.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The bundle's folder; ./NAME by default.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model; the file's name by default.")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Text file with one class name per line, in order.")
+    ] = None,
+    decoder: Annotated[
+        str, typer.Option(help="How its output is read; auto knows the usual heads.")
+    ] = "auto",
+) -> None:
+    """Make a bundle of any ONNX detector: graph, weights, manifest.
+
+    Example: edgebus model import yolox_nano_416.onnx --name yolox-nano
+    """
+    from edgebus.artifacts import import_onnx
+
+    chosen = name or onnx.stem.replace("_", "-")
+    names = classes.read_text(encoding="utf-8").split("\n") if classes else None
+    listed = [line.strip() for line in names if line.strip()] if names else None
+    bundle = import_onnx(
+        onnx, name=chosen, out=out or Path(chosen), classes=listed, decoder=decoder
+    )
+    _print_bundle(bundle)
+
+
+@commands.command()
+def show(folder: Folder) -> None:
+    """Show what a bundle says of itself; its digests are checked."""
+    from edgebus.artifacts import Bundle
+
+    _print_bundle(Bundle.open(folder))
+
+
+@commands.command("list")
+def list_models(
+    model: Annotated[str | None, typer.Argument(help="Only this model's versions.")] = None,
+    node: Node = None,
+    broker: Broker = None,
+    config: Config = None,
+    overrides: Overrides = None,
+    timeout: Timeout = 10.0,
+) -> None:
+    """List the registry's versions, and which channel serves which."""
+    from edgebus.contracts import ModelListCommand, ModelListReply, topics
+
+    settings = node_settings(config=config, overrides=overrides, broker=broker)
+
+    async def ask() -> ModelListReply:
+        from edgebus.cli.connect import connect
+
+        async with connect(settings) as bus:
+            return await _request(
+                bus,
+                settings,
+                topics.CMD_MODELS,
+                ModelListCommand(source=bus.identity.source, model=model),
+                ModelListReply,
+                service="distributor",
+                node=node,
+                timeout=timeout,
+            )
+
+    reply = asyncio.run(ask())
+    rows = [
+        (
+            entry.bundle.model.name,
+            str(entry.bundle.model.version),
+            ", ".join(entry.channels),
+            entry.bundle.model.digest[:12],
+            f"{entry.added:%Y-%m-%d %H:%M}",
+            entry.origin,
+            " ".join(f"{key}={value:.3f}" for key, value in sorted(entry.metrics.items())),
+        )
+        for entry in reply.models
+    ]
+    if not rows:
+        print("the registry is empty; publish one: edgebus model publish BUNDLE")
+        return
+    table(("model", "version", "serves", "digest", "added", "from", "metrics"), rows)
+
+
+@commands.command()
+def publish(
+    folder: Folder,
+    channel: Annotated[str, typer.Option(help="Release channel.")] = "stable",
+    node: Node = None,
+    broker: Broker = None,
+    config: Config = None,
+    overrides: Overrides = None,
+    timeout: Timeout = 120.0,
+) -> None:
+    """Hand a bundle to the distributor and release it to a channel.
+
+    The bundle's blocks are served from here until the distributor has them all.
+    """
+    from edgebus.artifacts import Bundle
+
+    bundle = Bundle.open(folder)
+    settings = node_settings(config=config, overrides=overrides, broker=broker)
+    reply = asyncio.run(_publish(bundle, settings, channel=channel, node=node, timeout=timeout))
+    print(reply.detail)
+
+
+@commands.command()
+def rollback(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    version: Annotated[
+        int | None, typer.Option(min=1, help="The one before the present one by default.")
+    ] = None,
+    channel: Annotated[str, typer.Option(help="Release channel.")] = "stable",
+    node: Node = None,
+    broker: Broker = None,
+    config: Config = None,
+    overrides: Overrides = None,
+    timeout: Timeout = 10.0,
+) -> None:
+    """Release an earlier version again; every edge of the channel goes back to it."""
+    from edgebus.contracts import Reply, RollbackCommand, topics
+
+    settings = node_settings(config=config, overrides=overrides, broker=broker)
+
+    async def ask() -> Reply:
+        from edgebus.cli.connect import connect
+
+        async with connect(settings) as bus:
+            command = RollbackCommand(
+                source=bus.identity.source, model=model, channel=channel, version=version
+            )
+            return await _request(
+                bus,
+                settings,
+                topics.CMD_ROLLBACK,
+                command,
+                Reply,
+                service="distributor",
+                node=node,
+                timeout=timeout,
+            )
+
+    print(asyncio.run(ask()).detail)
+
+
+def retrain(
+    node: Node = None,
+    broker: Broker = None,
+    config: Config = None,
+    overrides: Overrides = None,
+    timeout: Timeout = 10.0,
+) -> None:
+    """Ask the retrainer to start a job now, whatever its trigger waits for."""
+    from edgebus.contracts import Reply, RetrainCommand, topics
+
+    settings = node_settings(config=config, overrides=overrides, broker=broker)
+
+    async def ask() -> Reply:
+        from edgebus.cli.connect import connect
+
+        async with connect(settings) as bus:
+            return await _request(
+                bus,
+                settings,
+                topics.CMD_RETRAIN,
+                RetrainCommand(source=bus.identity.source),
+                Reply,
+                service="retrainer",
+                node=node,
+                timeout=timeout,
+            )
+
+    print(asyncio.run(ask()).detail)
+
+
+async def _request(
+    bus: Bus,
+    settings: NodeSettings,
+    topic: Topic[C],
+    command: C,
+    reply: type[R],
+    *,
+    service: str,
+    node: str | None,
+    timeout: float,
+) -> R:
+    """Ask a service of the site.
+
+    Raises:
+        ServiceNotFoundError: None is there.
+        RequestTimeoutError: It does not answer.
+        CommandRefusedError: It says no.
+    """
+    from edgebus.cli.connect import find_node
+    from edgebus.contracts import Identity
+    from edgebus.service import CommandRefusedError
+
+    target = node or await find_node(bus, service, settings=settings)
+    address = topic.at(
+        Identity(base=settings.base, site=settings.site, node=target, service=service)
+    )
+    answer = await bus.request(address, command, reply=reply, timeout=timeout)
+    if not answer.ok:
+        msg = f"{service} on {target} refuses: {answer.detail}"
+        raise CommandRefusedError(msg)
+    return answer
+
+
+async def _publish(
+    bundle: Bundle, settings: NodeSettings, *, channel: str, node: str | None, timeout: float
+) -> Reply:
+    raise NotImplementedError
+
+
+def _print_bundle(bundle: Bundle) -> None:
+    from edgebus.cli.describe import human_bytes
+
+    manifest = bundle.manifest
+    shape = manifest.input
+    size = sum(entry.size for entry in bundle.index.files)
+    rows = [
+        ("model", f"{manifest.name} version {manifest.version} ({manifest.task})"),
+        ("digest", bundle.digest),
+        ("size", f"{human_bytes(size)} in {len(bundle.index.files)} files"),
+        (
+            "input",
+            f"{shape.name} {shape.width}x{shape.height} {shape.color} {shape.dtype} {shape.layout}",
+        ),
+        ("decoder", manifest.decoder.kind),
+        ("classes", f"{len(manifest.classes)}: {', '.join(manifest.classes[:12])}"),
+        ("parent", manifest.parent or "none"),
+        ("created", f"{manifest.created:%Y-%m-%d %H:%M:%S} UTC"),
+        *((f"metric {key}", f"{value:.4f}") for key, value in sorted(manifest.metrics.items())),
+    ]
+    table(("", ""), rows)

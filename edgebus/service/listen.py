@@ -1,0 +1,103 @@
+"""From declarations to subscriptions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from edgebus.bus import Bus, Event, RetryPolicy
+from edgebus.contracts import Command, Reply
+from edgebus.service.declare import CommandDeclaration, EveryDeclaration, OnDeclaration
+from edgebus.service.errors import CommandRefusedError
+from edgebus.service.service import Service
+
+__all__ = ["subscribe_all", "tick"]
+
+
+async def subscribe_all(service: Service[Any], bus: Bus) -> None:
+    """Make every subscription that a service declares."""
+    listened: dict[str, int] = {}
+    for method, declaration in service.declarations:
+        if isinstance(declaration, EveryDeclaration):
+            continue
+        count = listened[method] = listened.get(method, 0) + 1
+        name = method if count == 1 else f"{method}-{count}"
+        handler = getattr(service, method)
+        if isinstance(declaration, CommandDeclaration):
+            await _listen_for_commands(service, bus, declaration, handler, name=name)
+        else:
+            await _listen(service, bus, declaration, handler, name=name)
+
+
+async def tick(service: Service[Any], method: str, declaration: EveryDeclaration) -> None:
+    """Call a method every so many seconds, for ever; a call that was missed is left out."""
+    seconds = declaration.seconds
+    interval = float(getattr(service.settings, seconds)) if isinstance(seconds, str) else seconds
+    call: Callable[[], Awaitable[None]] = getattr(service, method)
+    loop = asyncio.get_running_loop()
+    due = loop.time() + interval
+    while True:
+        await asyncio.sleep(due - loop.time())
+        await call()
+        due = max(due + interval, loop.time())
+
+
+async def _listen(
+    service: Service[Any], bus: Bus, declaration: OnDeclaration, handler: Any, *, name: str
+) -> None:
+    topic = declaration.topic
+    names = {"site": service.identity.site}
+    if declaration.scope == "node":
+        names["node"] = service.identity.node
+    if declaration.where is not None:
+        names |= declaration.where(service)
+    await bus.subscribe(
+        topic.any(base=service.identity.base, **names),
+        handler,
+        policy=declaration.policy,
+        retry=declaration.retry or RetryPolicy(),
+        concurrency=declaration.concurrency,
+        name=name,
+    )
+
+
+async def _listen_for_commands(
+    service: Service[Any], bus: Bus, declaration: CommandDeclaration, handler: Any, *, name: str
+) -> None:
+    identity = service.identity
+    topic = declaration.topic
+    names = {"site": identity.site, "node": identity.node}
+    if "service" in topic.names:
+        names["service"] = identity.service
+    await bus.subscribe(
+        topic.any(base=identity.base, **names),
+        _answering(service, bus, handler, name=name),
+        name=name,
+    )
+
+
+def _answering(
+    service: Service[Any],
+    bus: Bus,
+    handler: Callable[[Event[Command]], Awaitable[Reply]],
+    *,
+    name: str,
+) -> Callable[[Event[Command]], Awaitable[None]]:
+    """Wrap a command's handler so that whoever asked always gets an answer."""
+
+    async def answer(event: Event[Command]) -> None:
+        try:
+            reply = await handler(event)
+        except CommandRefusedError as error:
+            reply = _no(service, event, str(error))
+        except Exception as error:  # noqa: BLE001 whoever asked must hear of it, whatever it is
+            service.log.exception("command failed", command=name, sender=event.payload.source)
+            reply = _no(service, event, f"{type(error).__name__}: {error}")
+        await bus.reply(event, reply)
+
+    return answer
+
+
+def _no(service: Service[Any], event: Event[Command], detail: str) -> Reply:
+    return Reply(source=service.identity.source, request=event.payload.id, ok=False, detail=detail)
