@@ -10,6 +10,7 @@ from datetime import datetime
 
 import cv2
 
+from edgebus.bus import MessageTooLargeError
 from edgebus.contracts import Frame, FrameRecord, GroundTruth, topics, utc_now
 from edgebus.service import Service
 from edgebus_camera.pacing import Pacer, Slot
@@ -25,6 +26,9 @@ from edgebus_camera.sources.opening import DEFAULT_FPS
 from edgebus_camera.view import Shot, View
 
 __all__ = ["Camera"]
+
+_EXPIRES_S = 5.0
+"""A frame that a broker still holds after this is of no use to a detector."""
 
 
 class Camera(Service[CameraSettings]):
@@ -109,6 +113,7 @@ class _Film:
         self.fps = settings.fps or source.fps or (None if source.live else DEFAULT_FPS)
         self._lead = 0.0
         self._lost = 0
+        self._too_large = False
 
     async def run(self) -> str:
         """Film until the end; returns why it ended."""
@@ -189,11 +194,31 @@ class _Film:
                 condition=shot.condition,
                 effects=dict(shot.effects),
             )
-            await service.bus.publish(self._truth_topic, truth)
-        await service.bus.publish(self._frame_topic, Frame.build(shot.jpeg, record))
+            await service.bus.publish(self._truth_topic, truth, expires_in_s=_EXPIRES_S)
+        frame = Frame.build(shot.jpeg, record)
+        try:
+            await service.bus.publish(self._frame_topic, frame, expires_in_s=_EXPIRES_S)
+        except MessageTooLargeError as error:
+            await self._cannot_send(error)
+            return
+        if self._too_large:
+            self._too_large = False
+            service.log.info("frames fit the broker again", camera=self._camera)
+            await service.report(self._camera)
         self._count("sent")
         metrics.observe("encode", shot.encode_ms)
         metrics.observe("prepare", self._lead * 1000)
+
+    async def _cannot_send(self, error: MessageTooLargeError) -> None:
+        """The broker takes no frame of this size: say so once, and go on, the next may fit."""
+        self._count("refused")
+        if self._too_large:
+            return
+        self._too_large = True
+        trouble = f"a frame of {error.size} bytes, the broker takes {error.limit}; set 'quality' "
+        trouble += "or 'width' lower"
+        self._service.log.warning("frame too large", camera=self._camera, error=trouble)
+        await self._service.report(self._camera, trouble=trouble)
 
     async def _wait_for_return(self, error: SourceLostError) -> None:
         """The camera is gone: say so once, and wait longer each time."""
