@@ -18,6 +18,7 @@ from edgebus.artifacts.errors import (
     StoreError,
     UnsupportedOperatorError,
 )
+from edgebus.artifacts.fetching import ArtifactFetcher, FetchProgress
 from edgebus.artifacts.heads import COCO_CLASSES
 from edgebus.artifacts.importing import import_onnx
 from edgebus.artifacts.index import BLOCK_SIZE, BundleIndex, FileEntry, PatchEntry
@@ -30,6 +31,9 @@ from edgebus.artifacts.manifest import (
     ProbeSpec,
     TrainedOn,
 )
+from edgebus.artifacts.providing import ArtifactProvider, reference
+from edgebus.artifacts.receiving import BlockReceiver, Patience
+from edgebus.artifacts.sending import BlockSender
 from edgebus.artifacts.store import Collected, Store
 from edgebus.artifacts.tensors import Array
 from edgebus.artifacts.update import Update, apply_update
@@ -40,7 +44,11 @@ __all__ = [
     "COCO_CLASSES",
     "Array",
     "ArtifactError",
+    "ArtifactFetcher",
+    "ArtifactProvider",
     "BlobMissingError",
+    "BlockReceiver",
+    "BlockSender",
     "Bundle",
     "BundleDigestError",
     "BundleError",
@@ -55,6 +63,7 @@ __all__ = [
     "DeliveryError",
     "Draft",
     "EngineRequirements",
+    "FetchProgress",
     "FileEntry",
     "ImportRefusedError",
     "InputSpec",
@@ -64,6 +73,7 @@ __all__ = [
     "OutputSpec",
     "PatchEntry",
     "PatchError",
+    "Patience",
     "ProbeMaker",
     "ProbeSpec",
     "QuotaExceededError",
@@ -75,5 +85,6 @@ __all__ = [
     "apply_update",
     "derive_bundle",
     "import_onnx",
+    "reference",
     "write_bundle",
 ]

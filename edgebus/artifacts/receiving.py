@@ -37,7 +37,7 @@ class Patience:
     takes, so that nothing is asked for twice that is only late. Each silence doubles it.
     """
 
-    first: float = 1.0
+    first: float = 0.75
     longest: float = 30.0
 
 

@@ -52,7 +52,7 @@ class BlockSender:
             crossed it. Whoever missed the block asks again, later than this.
     """
 
-    def __init__(self, *, settle: float = 0.5) -> None:
+    def __init__(self, *, settle: float = 0.25) -> None:
         self.stats = SenderStats()
         self._settle = settle
         self._queues: OrderedDict[str, deque[int]] = OrderedDict()
