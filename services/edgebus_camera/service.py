@@ -111,7 +111,7 @@ class _Film:
         self._frame_topic = topics.CAMERA_FRAME.at(service.identity, camera=camera)
         self._truth_topic = topics.CAMERA_TRUTH.at(service.identity, camera=camera)
         self.fps = settings.fps or source.fps or (None if source.live else DEFAULT_FPS)
-        self._lead = 0.0
+        self._took = self._lead = 0.0
         self._lost = 0
         self._too_large = False
 
@@ -167,6 +167,7 @@ class _Film:
         took = time.perf_counter() - begun
         # The slowest of late, slowly forgotten: one quick frame is no promise.
         self._lead = max(took, 0.8 * self._lead)
+        self._took = took
         return shot, captured
 
     async def _send(self, shot: Shot, captured: datetime) -> None:
@@ -207,7 +208,7 @@ class _Film:
             await service.report(self._camera)
         self._count("sent")
         metrics.observe("encode", shot.encode_ms)
-        metrics.observe("prepare", self._lead * 1000)
+        metrics.observe("prepare", self._took * 1000)
 
     async def _cannot_send(self, error: MessageTooLargeError) -> None:
         """The broker takes no frame of this size: say so once, and go on, the next may fit."""
