@@ -19,6 +19,7 @@ from edgebus.bus.errors import (
 )
 from edgebus.bus.event import Cleared, ClearedHandler, Event, Handler, RawHandler, RawMessage
 from edgebus.bus.memory import MemoryBroker, MemoryTransport
+from edgebus.bus.mqtt import MqttTransport
 from edgebus.bus.policy import DropOldest, Latest, QueuePolicy, Wait
 from edgebus.bus.settings import BrokerSettings, BusSettings, RetryPolicy
 from edgebus.bus.stats import BusStats, SubscriptionStats
@@ -53,6 +54,7 @@ __all__ = [
     "MemoryBroker",
     "MemoryTransport",
     "MessageTooLargeError",
+    "MqttTransport",
     "OutboxFullError",
     "Outgoing",
     "PublishRefusedError",

@@ -1,0 +1,74 @@
+"""The brokers that every requirement of docs/delivery.md is tested on."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import (
+    BrokerUnderTest,
+    MemoryUnderTest,
+    MosquittoUnderTest,
+    NatsUnderTest,
+    Site,
+)
+
+from edgebus.lab.broker import EmbeddedBroker
+
+KINDS = ["memory", "memory-copies", "mosquitto-5", "mosquitto-3.1.1", "nats"]
+
+
+@pytest.fixture(scope="session")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
+    """The embedded broker, for the whole session."""
+    with asyncio.Runner() as runner:
+        broker = EmbeddedBroker(tmp_path_factory.mktemp("nats"))
+        runner.run(broker.start())
+        yield broker
+        runner.run(broker.stop())
+
+
+@pytest.fixture(params=KINDS)
+def broker(request: pytest.FixtureRequest) -> BrokerUnderTest:
+    """A running broker, shared with other tests."""
+    kind = request.param
+    if kind.startswith("memory"):
+        return MemoryUnderTest(copies="each" if kind == "memory-copies" else "one")
+    if kind == "nats":
+        return NatsUnderTest(request.getfixturevalue("nats"))
+    version = kind.removeprefix("mosquitto-")
+    return MosquittoUnderTest(request.getfixturevalue("mosquitto"), version=version)
+
+
+@pytest.fixture(params=KINDS)
+def own_broker(
+    request: pytest.FixtureRequest, tmp_path: Path, mosquitto_factory: Callable[..., Any]
+) -> BrokerUnderTest:
+    """A broker of the test's own, not started: it may be killed."""
+    kind = request.param
+    if kind.startswith("memory"):
+        return MemoryUnderTest(copies="each" if kind == "memory-copies" else "one", running=False)
+    if kind == "nats":
+        return NatsUnderTest(EmbeddedBroker(tmp_path / "nats"))
+    version = kind.removeprefix("mosquitto-")
+    return MosquittoUnderTest(mosquitto_factory(), version=version)
+
+
+@pytest.fixture
+async def site(broker: BrokerUnderTest) -> Any:
+    """A site of the test's own on the shared broker; its buses are closed at the end."""
+    async with AsyncExitStack() as stack:
+        yield Site(broker, name=f"s{uuid.uuid4().hex[:12]}", stack=stack)
+
+
+@pytest.fixture
+async def own_site(own_broker: BrokerUnderTest) -> Any:
+    """A site on a broker of the test's own, which is not started yet."""
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(own_broker.stop)
+        yield Site(own_broker, name=f"s{uuid.uuid4().hex[:12]}", stack=stack)

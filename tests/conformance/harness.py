@@ -1,0 +1,215 @@
+"""What the conformance tests stand on: brokers of each kind, buses, typed test topics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any, Literal, Protocol
+
+from edgebus.bus import (
+    BrokerSettings,
+    Bus,
+    BusSettings,
+    ConnectionChange,
+    Event,
+    MemoryBroker,
+    MqttTransport,
+    Transport,
+)
+from edgebus.contracts import Identity, Message, Topic, schema
+
+DEADLINE_S = 20.0
+
+
+class Note(Message):
+    """A message for tests."""
+
+    schema_: Literal["note/1"] = schema("note/1")
+    n: int
+
+
+EVENT = Topic("{node}/{service}/events/{kind}", Note, qos=1, doc="An event.")
+READING = Topic("{node}/{service}/readings/{kind}", Note, qos=0, doc="A reading.")
+STATUS = Topic("{node}/{service}/status/{kind}", Note, qos=1, retain=True, doc="A state.")
+
+
+class BrokerUnderTest(Protocol):
+    """A broker of some kind."""
+
+    mqtt5: bool
+
+    def transport(self, **settings: Any) -> Transport:
+        """A transport to it; the arguments are those of `BrokerSettings`."""
+
+    async def start(self) -> None:
+        """Start it."""
+
+    async def stop(self) -> None:
+        """Kill it, as kill -9 does."""
+
+
+class MemoryUnderTest:
+    """The broker inside the process."""
+
+    mqtt5 = True
+
+    def __init__(self, *, copies: str, running: bool = True) -> None:
+        self.broker = MemoryBroker(copies=copies)
+        self.broker.running = running
+
+    def transport(self, **_settings: Any) -> Transport:
+        return self.broker.transport()
+
+    async def start(self) -> None:
+        self.broker.start()
+
+    async def stop(self) -> None:
+        self.broker.stop()
+
+
+class MosquittoUnderTest:
+    """A Mosquitto, spoken to in one version of MQTT."""
+
+    def __init__(self, broker: Any, *, version: str) -> None:
+        self.mqtt5 = version == "5"
+        self._broker = broker
+        self._version = version
+
+    def transport(self, **settings: Any) -> Transport:
+        return self._broker.transport(version=self._version, **settings)
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self._broker.start)
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(self._broker.kill)
+
+
+class NatsUnderTest:
+    """The embedded broker. It keeps sessions and retained values on disk."""
+
+    mqtt5 = False
+
+    def __init__(self, broker: Any) -> None:
+        self._broker = broker
+
+    def transport(self, **settings: Any) -> Transport:
+        return MqttTransport(BrokerSettings(url=self._broker.url, version="3.1.1", **settings))
+
+    async def start(self) -> None:
+        await self._broker.start()
+
+    async def stop(self) -> None:
+        await self._broker.kill()
+
+
+class Site:
+    """A place for one test: identities below it meet nobody else's messages."""
+
+    def __init__(self, broker: BrokerUnderTest, *, name: str, stack: AsyncExitStack) -> None:
+        self.broker = broker
+        self.name = name
+        self._stack = stack
+
+    def identity(self, node: str, service: str = "svc") -> Identity:
+        return Identity(site=self.name, node=node, service=service)
+
+    def make(
+        self, node: str, *, transport: Transport | None = None, broker: Any = None, **options: Any
+    ) -> Bus:
+        """A bus that is not open."""
+        bus_options = {
+            "connect_wait_s": 10.0,
+            "backoff_first_s": 0.05,
+            "backoff_max_s": 0.2,
+            "orphan_grace_s": 5.0,
+        } | options.pop("settings", {})
+        return Bus(
+            transport or self.broker.transport(**(broker or {})),
+            identity=self.identity(node),
+            settings=BusSettings(**bus_options),
+            **options,
+        )
+
+    async def bus(self, node: str, **options: Any) -> Bus:
+        """An open bus, closed at the end of the test."""
+        return await self._stack.enter_async_context(self.make(node, **options))
+
+    def note(self, n: int) -> Note:
+        return Note(source=f"{self.name}/test", n=n)
+
+
+class Recorder:
+    """A handler that keeps what it gets, and can be waited for."""
+
+    def __init__(self, work: Callable[[Event[Note]], Awaitable[None]] | None = None) -> None:
+        self.events: list[Event[Note]] = []
+        self._work = work
+        self._changed = asyncio.Event()
+
+    async def __call__(self, event: Event[Note]) -> None:
+        if self._work is not None:
+            await self._work(event)
+        self.events.append(event)
+        self._changed.set()
+
+    @property
+    def numbers(self) -> list[int]:
+        return [event.payload.n for event in self.events]
+
+    async def has(self, count: int) -> list[int]:
+        """The numbers, once there are at least `count`."""
+        await until(lambda: len(self.events) >= count, self._changed, say=lambda: self.numbers)
+        return self.numbers
+
+
+class Changes:
+    """A connection listener that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.seen: list[ConnectionChange] = []
+        self._changed = asyncio.Event()
+
+    async def __call__(self, change: ConnectionChange) -> None:
+        self.seen.append(change)
+        self._changed.set()
+
+    @property
+    def kinds(self) -> list[str]:
+        return [change.kind for change in self.seen]
+
+    async def has(self, kind: str, count: int = 1) -> ConnectionChange:
+        await until(lambda: self.kinds.count(kind) >= count, self._changed, say=lambda: self.kinds)
+        return [change for change in self.seen if change.kind == kind][count - 1]
+
+
+async def until(
+    condition: Callable[[], bool], changed: asyncio.Event, *, say: Callable[[], object]
+) -> None:
+    """Wait for a condition that can only become true when `changed` is set."""
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            while not condition():
+                changed.clear()
+                await changed.wait()
+    except TimeoutError:
+        raise AssertionError(f"not within {DEADLINE_S} s; there is: {say()}") from None
+
+
+async def eventually(condition: Callable[[], bool], *, say: Callable[[], object] = str) -> None:
+    """Wait for a condition that nothing announces."""
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            while not condition():
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"not within {DEADLINE_S} s: {say()}") from None
+
+
+async def settled(bus: Bus, *, fence: Any) -> None:
+    """Return once everything that `bus` was sent before has reached its handlers.
+
+    A message of the same publisher that is sent last arrives last (MQTT 3.1.1 §4.6).
+    """
+    await fence()

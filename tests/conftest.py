@@ -1,0 +1,141 @@
+"""Fixtures for all tests: a real Mosquitto on a free port."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edgebus.bus import BrokerSettings, MqttTransport
+
+_CONFIG = """\
+listener {port} 127.0.0.1
+allow_anonymous true
+persistence false
+set_tcp_nodelay true
+max_queued_messages 0
+max_queued_bytes {queued_bytes}
+max_inflight_messages {in_flight}
+{extra}
+"""
+_START_S = 10.0
+
+
+def find_free_port() -> int:
+    """A TCP port on the loopback that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Mosquitto:
+    """A Mosquitto of its own: stop, kill and start it as the test needs; the port stays."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        in_flight: int = 1000,
+        queued_bytes: int = 256 * 1024 * 1024,
+        extra: str = "",
+    ) -> None:
+        self.host = "127.0.0.1"
+        self.port = find_free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = folder / f"mosquitto-{self.port}.log"
+        self._config = folder / f"mosquitto-{self.port}.conf"
+        self._config.write_text(
+            _CONFIG.format(
+                port=self.port, in_flight=in_flight, queued_bytes=queued_bytes, extra=extra
+            )
+        )
+
+    @property
+    def url(self) -> str:
+        """``mqtt://127.0.0.1:port``."""
+        return f"mqtt://{self.host}:{self.port}"
+
+    @property
+    def log(self) -> str:
+        """What it has logged."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def transport(self, **settings: object) -> MqttTransport:
+        """A transport to it; the arguments are those of `BrokerSettings`."""
+        return MqttTransport(BrokerSettings.model_validate({"url": self.url, **settings}))
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
+        if not os.access(program, os.X_OK):
+            pytest.fail(
+                "the tests need the Mosquitto broker: apt-get install mosquitto "
+                "(or brew install mosquitto)",
+                pytrace=False,
+            )
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [program, "-c", str(self._config)], stdout=log, stderr=subprocess.STDOUT
+            )
+        deadline = time.monotonic() + _START_S
+        while True:
+            try:
+                socket.create_connection((self.host, self.port), timeout=1).close()
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"mosquitto did not start: {self.log}", pytrace=False)
+                time.sleep(0.01)
+            else:
+                return
+
+    def stop(self) -> None:
+        """End it softly."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture(scope="session")
+def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    """A Mosquitto for the whole session; use a site name of your own on it."""
+    broker = Mosquitto(tmp_path_factory.mktemp("mosquitto"))
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def mosquitto_factory(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
+    """Makes Mosquittos that are the test's own; they are not started yet."""
+    made: list[Mosquitto] = []
+
+    def make(**options: object) -> Mosquitto:
+        broker = Mosquitto(tmp_path, **options)  # type: ignore[arg-type]
+        made.append(broker)
+        return broker
+
+    yield make
+    for broker in made:
+        broker.kill()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port on the loopback that nobody uses now."""
+    return find_free_port()
