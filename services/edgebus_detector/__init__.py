@@ -1,0 +1,6 @@
+"""The detector service: newest frame wins, models change between two frames."""
+
+from edgebus_detector.service import Detector
+from edgebus_detector.settings import DetectorSettings
+
+__all__ = ["Detector", "DetectorSettings"]

@@ -1,0 +1,224 @@
+"""The detector: frames in, boxes out, and always the newest released model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from time import perf_counter
+
+from edgebus.artifacts import ArtifactFetcher, Bundle, Store
+from edgebus.bus import Event, Latest, RawMessage, RetryPolicy
+from edgebus.contracts import (
+    Detections,
+    Frame,
+    FrameRecord,
+    ModelStatus,
+    Release,
+    StageTimes,
+    check_segment,
+    topics,
+    utc_now,
+)
+from edgebus.inference import EngineError, HotSwap, Serving
+from edgebus.service import Service, on
+from edgebus.vision import Detected, ImageError, decode_jpeg, to_boxes
+from edgebus_detector.delivery import DeliverySettings, ModelDelivery
+from edgebus_detector.memory import MemoryFile
+from edgebus_detector.settings import DetectorSettings
+
+__all__ = ["Detector"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one frame.
+
+    Attributes:
+        serving: The one model that answered it.
+        found: The boxes, in pixels of the frame.
+        stages: Where the time went.
+        detected: When the boxes were there.
+    """
+
+    serving: Serving
+    found: Detected
+    stages: StageTimes
+    detected: datetime
+
+
+class Detector(Service[DetectorSettings]):
+    """Finds objects in the newest frame of each camera and swaps models without a gap."""
+
+    name = "detector"
+
+    async def start(self) -> None:
+        """Restore the last model, and begin to follow releases."""
+        settings = self.settings
+        self._dropped: Counter[str] = Counter()
+        self._waiting = False
+        self.model = await self._model_name()
+        self.swap = HotSwap(settings.engine, threshold=settings.threshold, nms_iou=settings.nms_iou)
+        # One thread for frames: inference has threads of its own, and two frames at a time only
+        # delay each other. The event loop stays free for the bus.
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="detector")
+        store = Store(self.data_dir / "store", quota=settings.store_quota_bytes)
+        fetcher = ArtifactFetcher(self.bus, self.identity, store)
+        self.delivery = ModelDelivery(
+            DeliverySettings(
+                model=self.model,
+                channel=settings.channel,
+                attempts=settings.fetch_attempts,
+                retry_s=settings.retry_s,
+                probation_frames=settings.probation_frames,
+            ),
+            identity=self.identity,
+            store=store,
+            memory=MemoryFile(self.data_dir / "current.json"),
+            swap=self.swap,
+            fetch=fetcher.fetch,
+            report=self._report,
+            log=self.log,
+        )
+        await self.delivery.restore(settings.bundle)
+        self.spawn(self.delivery.run(), name="releases")
+        scope = {"node": self.identity.node} if settings.scope == "node" else {}
+        await self.bus.subscribe(
+            topics.CAMERA_FRAME.any(base=self.identity.base, site=self.identity.site, **scope),
+            self._on_frame,
+            policy=Latest(on_drop=self._on_drop),
+            # An old frame is not worth a second try.
+            retry=RetryPolicy(attempts=1),
+            name="frames",
+        )
+
+    async def stop(self) -> None:
+        """Let the worker go."""
+        self._worker.shutdown(wait=True, cancel_futures=True)
+
+    @on(
+        topics.RELEASE,
+        where=lambda service: {"model": service.model, "channel": service.settings.channel},
+    )
+    async def on_release(self, event: Event[Release]) -> None:
+        """Take note of a release; it is brought in beside the frames."""
+        self.delivery.offer(event.payload)
+
+    async def _on_frame(self, event: Event[Frame]) -> None:
+        """Answer a frame.
+
+        Raises:
+            ImageError: The picture is broken; it becomes a dead letter.
+            EngineError: The model's output is unusable.
+        """
+        record = event.payload.record
+        answer = await self._answer(event.payload)
+        if answer is None:
+            self.metrics.counter("frames.unserved")
+            return
+        self.delivery.answered(answer.serving)
+        await self.bus.publish(
+            topics.DETECTIONS.at(self.identity, camera=self._channel(event)),
+            Detections(
+                source=self.identity.source,
+                frame=record.id,
+                camera=record.camera,
+                index=record.index,
+                width=record.width,
+                height=record.height,
+                boxes=to_boxes(answer.found, answer.serving.model.classes),
+                model=answer.serving.ref,
+                captured=record.captured,
+                sent=record.time,
+                received=event.received,
+                detected=max(answer.detected, event.received),
+                stages=answer.stages,
+                dropped=self._dropped[event.topic],
+            ),
+        )
+        self._measure(record, answer)
+
+    async def _answer(self, frame: Frame) -> Answer | None:
+        """Answer a frame in the worker; None while there is no model."""
+        loop = asyncio.get_running_loop()
+        while True:
+            serving = self.swap.current
+            if serving is None:
+                return None
+            try:
+                return await loop.run_in_executor(self._worker, _detect, serving, frame)
+            except ImageError:
+                self.metrics.counter("frames.failed")
+                raise
+            except EngineError as error:
+                # A new model on probation is taken back, and the one before answers this frame.
+                if not await self.delivery.taken_back(serving, error):
+                    self.metrics.counter("frames.failed")
+                    raise
+                self.metrics.counter("model.taken_back")
+
+    def _channel(self, event: Event[Frame]) -> str:
+        """The camera's place in the topic: its name, with its node when that is another."""
+        camera, node = event.names["camera"], event.names["node"]
+        return camera if node == self.identity.node else check_segment(f"{node}.{camera}")
+
+    def _on_drop(self, message: RawMessage) -> None:
+        self._dropped[message.topic] += 1
+        self.metrics.counter("frames.dropped")
+
+    def _measure(self, record: FrameRecord, answer: Answer) -> None:
+        stages = answer.stages
+        self.metrics.counter("frames.answered")
+        self.metrics.observe("decode", stages.decode_ms)
+        self.metrics.observe("preprocess", stages.preprocess_ms)
+        self.metrics.observe("inference", stages.inference_ms)
+        self.metrics.observe("postprocess", stages.postprocess_ms)
+        latency = (answer.detected - record.captured).total_seconds() * 1e3
+        self.metrics.observe("latency", max(0.0, latency))
+
+    async def _report(self, status: ModelStatus) -> None:
+        """Publish where the model stands, and what that means for the service."""
+        self.metrics.gauge("model.version", status.serving.version if status.serving else 0)
+        if status.state == "updated" and status.swap_ms is not None:
+            self.metrics.gauge("model.swap_ms", status.swap_ms)
+        await self.bus.publish(topics.MODEL_STATUS.at(self.identity), status)
+        if status.serving is None:
+            self._waiting = True
+            reason = "waiting for a first model"
+            await self.set_state(
+                "degraded", f"{reason}: {status.error}" if status.error else reason
+            )
+        elif self._waiting:
+            self._waiting = False
+            await self.set_state("ready")
+
+    async def _model_name(self) -> str:
+        """The model to follow: as set, or as the initial bundle says.
+
+        Raises:
+            BundleError: It is not set, and the bundle cannot be read.
+        """
+        settings = self.settings
+        if settings.model is not None:
+            return settings.model
+        assert settings.bundle is not None  # the settings see to it
+        return (await asyncio.to_thread(Bundle.open, settings.bundle)).manifest.name
+
+
+def _detect(serving: Serving, frame: Frame) -> Answer:
+    """Decode and detect; runs in the worker."""
+    began = perf_counter()
+    image = decode_jpeg(frame.jpeg)
+    decoded = perf_counter()
+    record = frame.record
+    if image.shape[:2] != (record.height, record.width):
+        reason = (
+            f"is {image.shape[1]} x {image.shape[0]}, its record says "
+            f"{record.width} x {record.height}"
+        )
+        raise ImageError(size=len(frame.jpeg), reason=reason)
+    found, stages = serving.model.detect(image)
+    decode_ms = round((decoded - began) * 1e3, 3)
+    return Answer(serving, found, stages.model_copy(update={"decode_ms": decode_ms}), utc_now())
