@@ -1,0 +1,1 @@
+"""Retrains models on what the edges collected."""

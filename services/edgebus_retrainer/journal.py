@@ -1,0 +1,154 @@
+"""Which jobs were started and how they ended; survives kill -9."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
+
+from edgebus.contracts import ModelRef, TrainingResult
+from edgebus_retrainer.tables import JobRow
+
+__all__ = ["Job", "JobJournal"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A training job.
+
+    Attributes:
+        id: Its id, UUIDv7.
+        base: The incumbent that it trains further.
+        version: Version of its candidate.
+        trigger: What started it.
+        started: When.
+        attempts: How often it was started; above 1 after a crash.
+    """
+
+    id: str
+    base: ModelRef
+    version: int
+    trigger: str
+    started: datetime
+    attempts: int
+
+
+class JobJournal:
+    """Jobs in SQLite. Methods do disk I/O and block; one thread at a time.
+
+    Args:
+        engine: From `open_database`.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def begin(self, job: Job) -> None:
+        """Write down that a job starts."""
+        with Session(self._engine) as session, session.begin():
+            session.add(
+                JobRow(
+                    id=job.id,
+                    model=job.base.name,
+                    base_version=job.base.version,
+                    base_digest=job.base.digest,
+                    version=job.version,
+                    trigger=job.trigger,
+                    started=(job.started - _EPOCH) // timedelta(microseconds=1),
+                    attempts=job.attempts,
+                    finished=None,
+                    outcome=None,
+                    reason="",
+                    untrained=0,
+                    result=None,
+                )
+            )
+
+    def again(self, job: str) -> None:
+        """Write down that an unfinished job is started once more."""
+        with Session(self._engine) as session, session.begin():
+            row = session.get_one(JobRow, job)
+            row.attempts += 1
+
+    def finish(self, result: TrainingResult, *, untrained: int) -> None:
+        """Write down how a job ended.
+
+        Args:
+            result: As it is published.
+            untrained: Training samples that were not used yet at that moment.
+        """
+        with Session(self._engine) as session, session.begin():
+            row = session.get_one(JobRow, result.job)
+            row.finished = (result.time - _EPOCH) // timedelta(microseconds=1)
+            row.outcome = result.outcome
+            row.reason = result.reason
+            row.untrained = untrained
+            row.result = result.encode().decode()
+
+    def unfinished(self, model: str) -> Job | None:
+        """The job that a crash interrupted, if any."""
+        with Session(self._engine) as session:
+            row = session.scalar(
+                select(JobRow)
+                .where(JobRow.model == model, JobRow.outcome.is_(None))
+                .order_by(JobRow.started.desc(), JobRow.id.desc())
+                .limit(1)
+            )
+            return None if row is None else _job(row)
+
+    def last(self, model: str) -> TrainingResult | None:
+        """The result of the job that ended last."""
+        results = self.results(model, limit=1)
+        return results[0] if results else None
+
+    def results(self, model: str, *, limit: int) -> list[TrainingResult]:
+        """Results, newest first."""
+        query = (
+            select(JobRow.result)
+            .where(JobRow.model == model, JobRow.result.is_not(None))
+            .order_by(JobRow.started.desc(), JobRow.id.desc())
+            .limit(limit)
+        )
+        with Session(self._engine) as session:
+            return [
+                TrainingResult.decode(result.encode())
+                for result in session.scalars(query)
+                if result is not None
+            ]
+
+    def count(self, model: str) -> int:
+        """Jobs that were ever started."""
+        with Session(self._engine) as session:
+            return session.scalar(select(func.count()).where(JobRow.model == model)) or 0
+
+    def highest_version(self, model: str) -> int:
+        """The highest version number that was ever given to a candidate; 0 before the first."""
+        with Session(self._engine) as session:
+            found = session.scalar(select(func.max(JobRow.version)).where(JobRow.model == model))
+            return found or 0
+
+    def untrained_at_refusal(self, model: str) -> int | None:
+        """Untrained samples when the last job ended without success; None if it succeeded."""
+        with Session(self._engine) as session:
+            row = session.scalar(
+                select(JobRow)
+                .where(JobRow.model == model, JobRow.outcome.is_not(None))
+                .order_by(JobRow.started.desc(), JobRow.id.desc())
+                .limit(1)
+            )
+            return None if row is None or row.outcome == "accepted" else row.untrained
+
+
+def _job(row: JobRow) -> Job:
+    return Job(
+        id=row.id,
+        base=ModelRef(name=row.model, version=row.base_version, digest=row.base_digest),
+        version=row.version,
+        trigger=row.trigger,
+        started=_EPOCH + timedelta(microseconds=row.started),
+        attempts=row.attempts,
+    )

@@ -1,0 +1,176 @@
+"""What a job learns from and is measured on: samples and folders, with labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgebus.artifacts import Manifest
+from edgebus.contracts import Box, PayloadError, Sample
+from edgebus.vision import ImageError, Truth, decode_jpeg
+from edgebus_retrainer.folders import Folder, read_folder
+from edgebus_retrainer.labels import LabelBuilder, Labelled, from_teacher
+from edgebus_retrainer.settings import LabelSettings
+from edgebus_retrainer.spec import JobSpec, SampleFile
+
+__all__ = ["LabelPictures", "Material", "TeacherMissingError", "prepare"]
+
+LabelPictures = Callable[[bytes, str], tuple[Box, ...]]
+"""A teacher: a JPEG and its name to boxes with scores."""
+
+
+class TeacherMissingError(ValueError):
+    """Samples without ground truth, and nobody to label them.
+
+    Attributes:
+        samples: How many.
+    """
+
+    def __init__(self, *, samples: int) -> None:
+        super().__init__(
+            f"{samples} samples have no ground truth and there is no teacher; "
+            "set retrainer.labels.teacher to a larger model"
+        )
+        self.samples = samples
+
+
+@dataclass(slots=True, kw_only=True)
+class Material:
+    """Pictures with labels.
+
+    Attributes:
+        new: Of the new domain, to train on.
+        replay: Of earlier data, to train on.
+        new_holdout: Of the new domain, to measure on.
+        old_holdout: Of earlier data, to measure on.
+        unusable: What was left out, and why.
+    """
+
+    new: tuple[Labelled, ...]
+    replay: tuple[Labelled, ...]
+    new_holdout: tuple[Labelled, ...]
+    old_holdout: tuple[Labelled, ...]
+    unusable: list[str] = field(default_factory=list)
+
+
+def prepare(
+    spec: JobSpec,
+    manifest: Manifest,
+    *,
+    teacher: LabelPictures | None,
+    on_picture: Callable[[int, int], None],
+) -> Material:
+    """Label everything that a job uses; what cannot be used is left out and named.
+
+    Args:
+        spec: The job.
+        manifest: The incumbent's manifest.
+        teacher: Labels samples; None where there is none.
+        on_picture: Called with the number of samples done and of all.
+
+    Raises:
+        TeacherMissingError: Samples need a teacher.
+        FolderError: A replay folder cannot be read.
+    """
+    builder = LabelBuilder(manifest.classes, spec.labels.aliases)
+    groups = (spec.train, spec.replay_samples, spec.new_holdout, spec.old_holdout)
+    labeller = _Labeller(
+        builder, spec.labels, teacher, total=sum(len(g) for g in groups), on_picture=on_picture
+    )
+    new, earlier, new_holdout, old_holdout = (labeller.label(group) for group in groups)
+    if labeller.unlabelled:
+        raise TeacherMissingError(samples=labeller.unlabelled)
+    replay, measured = _folders(spec, builder, labeller.unusable)
+    return Material(
+        new=new,
+        replay=(earlier + replay)[-spec.settings.max_replay :],
+        new_holdout=new_holdout,
+        old_holdout=_spread(old_holdout + measured, spec.gate.max_images),
+        unusable=labeller.unusable,
+    )
+
+
+def count_with_boxes(pictures: Iterable[Labelled]) -> int:
+    """Pictures that something is on."""
+    return sum(1 for picture in pictures if len(picture.truth.labels))
+
+
+@dataclass(slots=True)
+class _Labeller:
+    builder: LabelBuilder
+    settings: LabelSettings
+    teacher: LabelPictures | None
+    total: int
+    on_picture: Callable[[int, int], None]
+    done: int = 0
+    unlabelled: int = 0
+    unusable: list[str] = field(default_factory=list)
+
+    def label(self, samples: Sequence[SampleFile]) -> tuple[Labelled, ...]:
+        """Labels of each sample that can be used."""
+        labelled: list[Labelled] = []
+        for sample in samples:
+            self.done += 1
+            try:
+                found = self._one(sample)
+            except (OSError, PayloadError, ImageError) as error:
+                # Missing or corrupt on disk: the others are still worth a job.
+                self.unusable.append(f"sample {sample.id}: {error}")
+            else:
+                if found is not None:
+                    labelled.append(found)
+            self.on_picture(self.done, self.total)
+        return tuple(labelled)
+
+    def _one(self, file: SampleFile) -> Labelled | None:
+        sample = Sample.decode(file.path.read_bytes())
+        decode_jpeg(sample.jpeg)
+        record = sample.record
+        use_truth = record.truth is not None and self.settings.source != "teacher"
+        truth: Truth
+        if record.truth is not None and use_truth:
+            truth = self.builder.build(record.truth, width=record.width, height=record.height)
+        elif self.teacher is not None and self.settings.source != "truth":
+            truth = from_teacher(
+                self.teacher(sample.jpeg, file.path.stem),
+                self.builder,
+                width=record.width,
+                height=record.height,
+                accept=self.settings.accept,
+            )
+        else:
+            self.unlabelled += 1
+            return None
+        provenance = "truth" if use_truth else "teacher"
+        return Labelled(path=file.path, truth=truth, provenance=provenance, key=file.id)
+
+
+def _folders(
+    spec: JobSpec, builder: LabelBuilder, unusable: list[str]
+) -> tuple[tuple[Labelled, ...], tuple[Labelled, ...]]:
+    """Pictures of the replay folders to train on and to measure on."""
+
+    def read(path: Path, limit: int) -> Folder:
+        folder = read_folder(path, builder, limit=limit)
+        unusable.extend(folder.refused)
+        return folder
+
+    train: tuple[Labelled, ...] = ()
+    measured: tuple[Labelled, ...] = ()
+    if spec.replay is not None:
+        folder = read(spec.replay, spec.settings.max_replay)
+        if spec.replay_holdout is None:
+            train, measured = folder.split("train"), folder.split("holdout")
+        else:
+            train = folder.pictures
+    if spec.replay_holdout is not None:
+        measured = read(spec.replay_holdout, spec.gate.max_images).pictures
+    return train, measured
+
+
+def _spread(pictures: tuple[Labelled, ...], limit: int) -> tuple[Labelled, ...]:
+    """At most `limit` of them, evenly spread."""
+    if len(pictures) <= limit:
+        return pictures
+    return tuple(pictures[number * len(pictures) // limit] for number in range(limit))

@@ -1,0 +1,102 @@
+"""Starts jobs as processes of their own and listens to them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from edgebus_retrainer.files import write_atomically
+from edgebus_retrainer.spec import JobEvent, JobOutcome, JobSpec, read_event
+
+__all__ = ["JobCrashedError", "run_process"]
+
+_LINE = 4 * 2**20  # a gate's report names every class
+_TAIL = 2000
+
+
+class JobCrashedError(RuntimeError):
+    """A job's process ended without an outcome.
+
+    Attributes:
+        code: Its exit code; negative: killed by that signal.
+        log: The end of its log.
+    """
+
+    def __init__(self, *, code: int | None, log: str) -> None:
+        how = (
+            f"was killed by signal {-code}" if code is not None and code < 0 else f"ended ({code})"
+        )
+        last = log.strip().splitlines()[-1:] or ["nothing in its log"]
+        super().__init__(f"the job's process {how} without an outcome: {last[0]}")
+        self.code = code
+        self.log = log
+
+
+async def run_process(
+    spec: JobSpec, *, on_event: Callable[[JobEvent], Awaitable[None]]
+) -> JobOutcome:
+    """Run a job to its outcome.
+
+    When this is cancelled or times out, the process is killed; should this process die, the
+    job's process sees it and ends.
+
+    Args:
+        spec: The job; its folder is made and gets `spec.json` and `log.txt`.
+        on_event: Told of phases and steps.
+
+    Raises:
+        JobCrashedError: The process ended without an outcome.
+    """
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    path = spec.folder / "spec.json"
+    write_atomically(path, spec.model_dump_json(indent=1).encode())
+    log_path = spec.folder / "log.txt"
+    with log_path.open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "edgebus_retrainer.worker",
+            str(path),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+            limit=_LINE,
+            env=_environment(),
+        )
+    try:
+        outcome = await _listen(process, on_event)
+        code = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if outcome is None:
+        raise JobCrashedError(code=code, log=_tail(log_path))
+    return outcome
+
+
+async def _listen(
+    process: asyncio.subprocess.Process, on_event: Callable[[JobEvent], Awaitable[None]]
+) -> JobOutcome | None:
+    assert process.stdout is not None
+    outcome: JobOutcome | None = None
+    async for line in process.stdout:
+        event = read_event(line)
+        if isinstance(event, JobOutcome):
+            outcome = event
+        else:
+            await on_event(event)
+    return outcome
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, and its module path: the child must import the same packages."""
+    paths = [path for path in sys.path if path]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _tail(path: Path) -> str:
+    return path.read_bytes()[-_TAIL:].decode(errors="replace")

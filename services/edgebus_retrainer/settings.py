@@ -1,0 +1,150 @@
+"""What a retrainer can be set to."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from edgebus.contracts import Segment
+from edgebus.service import ServiceSettings
+
+__all__ = [
+    "GateSettings",
+    "LabelSettings",
+    "RetrainerSettings",
+    "StoreSettings",
+    "TrainSettings",
+    "TriggerSettings",
+]
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class TriggerSettings(ServiceSettings):
+    """When a job starts. `edgebus retrain` starts one in any case."""
+
+    min_samples: AtLeastOne | None = 50
+    """So many untrained training samples start a job; null: their number starts none."""
+    cooldown_samples: AtLeastOne = 20
+    """So many more are waited for after a job that was refused or failed."""
+    interval_s: Seconds | None = None
+    """Seconds after a job until the next starts, if there is anything new; null: never."""
+    max_jobs: AtLeastOne | None = None
+    """No more jobs than this start by themselves, ever; null: no limit."""
+    release_wait_s: Annotated[float, Field(ge=0)] = 120.0
+    """Seconds to wait for the release of an accepted candidate before training further without."""
+
+
+class LabelSettings(ServiceSettings):
+    """Where labels come from."""
+
+    source: Literal["auto", "truth", "teacher"] = "auto"
+    """auto: ground truth where a sample has it, otherwise the teacher."""
+    teacher: Path | None = None
+    """A larger model: a bundle's folder or an ONNX file."""
+    accept: Fraction = 0.4
+    """Teacher boxes of at least this score are labels."""
+    reject: Fraction = 0.1
+    """Teacher boxes below this score are nothing; between the two they are ignored regions."""
+    aliases: dict[str, str] = Field(default_factory=dict)
+    """Other names of the model's classes, for example `motorbike: motorcycle`."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "LabelSettings":
+        if self.reject > self.accept:
+            msg = f"reject {self.reject} is above accept {self.accept}; it has to be below"
+            raise ValueError(msg)
+        if self.source == "teacher" and self.teacher is None:
+            msg = "source teacher needs a teacher: a bundle's folder or an ONNX file"
+            raise ValueError(msg)
+        return self
+
+
+class TrainSettings(ServiceSettings):
+    """How to train."""
+
+    scope: Literal["biases", "biases+scales", "head", "all"] = "biases+scales"
+    """What is trained. Biases and per-channel scales learn as much as all weights do, forget
+    less, and make an update of some kilobytes."""
+    steps: AtLeastOne = 200
+    """Optimiser steps."""
+    batch: AtLeastOne = 8
+    """Pictures per step."""
+    replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Part of each batch that comes from earlier data."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate; null takes what suits the scope (1e-3 for biases, 2e-5 for all)."""
+    seed: int = 0
+    """Decides order and augmentation."""
+    device: str = "auto"
+    """A torch device; auto takes CUDA where there is one."""
+    threads: AtLeastOne | None = None
+    """CPU threads of a job; null: one less than the cores."""
+    nice: Annotated[int, Field(ge=0, le=19)] = 10
+    """How far a job stands back for other processes."""
+    timeout_s: Seconds = 3600.0
+    """A job that takes longer is ended and has failed."""
+    max_samples: AtLeastOne = 2000
+    """At most so many of the newest untrained samples go into a job."""
+    max_replay: AtLeastOne = 2000
+    """At most so many earlier pictures are mixed in."""
+    max_attempts: AtLeastOne = 3
+    """So often a job is started that a crash interrupts."""
+
+
+class GateSettings(ServiceSettings):
+    """What a candidate has to show on pictures that were not trained on."""
+
+    min_gain: Fraction = 0.0
+    """mAP50 that the new domain must gain; it must gain anything in any case."""
+    tolerance: Fraction = 0.02
+    """mAP50 that the old domain may lose."""
+    min_images: AtLeastOne = 10
+    """Held-out pictures with boxes that each domain must have at least."""
+    max_images: AtLeastOne = 200
+    """At most so many held-out pictures of each domain are measured."""
+    require_old: bool = True
+    """Whether a candidate may pass only if there is an old domain to measure."""
+    interpolate: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5,)
+    """Where a candidate gains but forgets too much, so far between old and new is tried next."""
+
+
+class StoreSettings(ServiceSettings):
+    """How much is kept."""
+
+    max_samples: AtLeastOne = 20_000
+    """The most samples; what was trained on goes first, then what was held out."""
+    max_bytes: AtLeastOne = 8 * 2**30
+    """The most bytes of pictures."""
+    results: AtLeastOne = 10
+    """So many results stay retained on the bus."""
+
+
+class RetrainerSettings(ServiceSettings):
+    """Settings of the retrainer."""
+
+    model: Segment
+    """Name of the model that it looks after."""
+    channel: Segment = "stable"
+    """The channel that its candidates are for, and whose releases it follows."""
+    bundle: Path | None = None
+    """The first version, a bundle's folder; null: wait for a release and fetch it."""
+    replay: Path | None = None
+    """Earlier data: a folder with COCO annotations.json or YOLO labels."""
+    replay_holdout: Path | None = None
+    """Another such folder to measure forgetting on; null: a part of `replay` is held out."""
+    trigger: TriggerSettings = TriggerSettings()
+    """When a job starts."""
+    labels: LabelSettings = LabelSettings()
+    """Where labels come from."""
+    train: TrainSettings = TrainSettings()
+    """How to train."""
+    gate: GateSettings = GateSettings()
+    """What a candidate has to show."""
+    store: StoreSettings = StoreSettings()
+    """How much is kept."""
+    tick_s: Seconds = 1.0
+    """Seconds between two looks at the triggers."""

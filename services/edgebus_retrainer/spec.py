@@ -1,0 +1,116 @@
+"""What a job's process is given, and what it says."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from edgebus.contracts import GateReport, TrainingOutcome
+from edgebus_retrainer.settings import GateSettings, LabelSettings, TrainSettings
+
+__all__ = ["JobEvent", "JobOutcome", "JobSpec", "Phase", "PhaseName", "StepDone", "read_event"]
+
+PhaseName = Literal["preparing", "training", "evaluating", "publishing"]
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SampleFile(_Line):
+    """A sample that the job uses: its id, and its JPEG with the record inside."""
+
+    id: str
+    path: Path
+
+
+class JobSpec(_Line):
+    """Everything that a job needs; its process knows no bus.
+
+    Attributes:
+        job: Id of the job.
+        base: Folder of the incumbent's bundle.
+        folder: The job's own folder, for candidates.
+        version: Version of the candidate.
+        train: New samples to train on.
+        replay_samples: Samples of earlier jobs.
+        new_holdout: Held-out samples of the new domain.
+        old_holdout: Held-out samples from before.
+        replay: Labelled folder of earlier data.
+        replay_holdout: Labelled folder to measure forgetting on.
+        label_cache: Where a teacher's answers are kept between jobs.
+    """
+
+    job: str
+    base: Path
+    folder: Path
+    version: Annotated[int, Field(ge=1)]
+    train: tuple[SampleFile, ...]
+    replay_samples: tuple[SampleFile, ...] = ()
+    new_holdout: tuple[SampleFile, ...] = ()
+    old_holdout: tuple[SampleFile, ...] = ()
+    replay: Path | None = None
+    replay_holdout: Path | None = None
+    label_cache: Path
+    labels: LabelSettings = LabelSettings()
+    settings: TrainSettings = TrainSettings()
+    gate: GateSettings = GateSettings()
+
+
+class Phase(_Line):
+    """The job enters a phase."""
+
+    event: Literal["phase"] = "phase"
+    phase: PhaseName
+    detail: str = ""
+
+
+class StepDone(_Line):
+    """A part of the phase is done: an optimiser step, or a picture that was measured."""
+
+    event: Literal["step"] = "step"
+    step: int
+    steps: int
+    loss: float | None = None
+
+
+class JobOutcome(_Line):
+    """How the job ended.
+
+    Attributes:
+        outcome: accepted: `bundle` may serve; refused: the gate or the data said no; failed: the
+            job itself went wrong; skipped: there was nothing to do.
+        reason: In words, with figures.
+        bundle: Folder of the candidate.
+        gate: The gate's figures.
+        samples: New samples that were trained on.
+        replay: Earlier pictures that were mixed in.
+        update_bytes: Bytes of the weights' patch.
+        seconds: Per phase.
+        unusable: Pictures and labels that were left out, and why.
+    """
+
+    event: Literal["outcome"] = "outcome"
+    outcome: TrainingOutcome
+    reason: str
+    bundle: Path | None = None
+    gate: GateReport | None = None
+    samples: int = 0
+    replay: int = 0
+    update_bytes: int = 0
+    seconds: dict[str, float] = Field(default_factory=dict)
+    unusable: tuple[str, ...] = ()
+
+
+JobEvent = Phase | StepDone | JobOutcome
+
+_EVENTS: TypeAdapter[JobEvent] = TypeAdapter(Annotated[JobEvent, Field(discriminator="event")])
+
+
+def read_event(line: bytes) -> JobEvent:
+    """One line of a job's output.
+
+    Raises:
+        ValidationError: It is none.
+    """
+    return _EVENTS.validate_json(line)

@@ -1,0 +1,351 @@
+"""The sample store: pictures by digest in files, facts in SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from sqlalchemy import ColumnElement, Engine, create_engine, event, func, select, true, update
+from sqlalchemy.orm import Session
+
+from edgebus.contracts import Sample, Split
+from edgebus_retrainer.files import PictureStore
+from edgebus_retrainer.tables import SCHEMA_VERSION, SampleRow, TableBase
+
+__all__ = [
+    "Counts",
+    "SampleRefusedError",
+    "SampleStore",
+    "StoreVersionError",
+    "StoredSample",
+    "open_database",
+]
+
+Added = Literal["added", "duplicate"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class SampleRefusedError(ValueError):
+    """A sample is no use for training.
+
+    Attributes:
+        sample: Its id.
+        reason: Why.
+    """
+
+    def __init__(self, *, sample: str, reason: str) -> None:
+        super().__init__(f"sample {sample} refused: {reason}")
+        self.sample = sample
+        self.reason = reason
+
+
+class StoreVersionError(RuntimeError):
+    """The database was written by another version of the retrainer.
+
+    Attributes:
+        path: The database file.
+        found: Its schema version.
+    """
+
+    def __init__(self, *, path: Path, found: int) -> None:
+        super().__init__(
+            f"{path} has schema version {found}, this retrainer needs {SCHEMA_VERSION}; "
+            "move the folder away (the pictures in it describe themselves) or use the "
+            "retrainer that wrote it"
+        )
+        self.path = path
+        self.found = found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSample:
+    """A sample in the store; its record is inside the file."""
+
+    id: str
+    path: Path
+    file: str
+    camera: str
+    captured: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What lies in the store."""
+
+    samples: int
+    train: int
+    holdout: int
+    untrained: int
+    bytes: int
+    per_camera: dict[str, int]
+    per_policy: dict[str, int]
+
+
+def open_database(path: Path) -> Engine:
+    """Open or make the database; every commit is on disk when it returns.
+
+    Raises:
+        StoreVersionError: It has another schema version.
+    """
+    engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        # A sample is acknowledged to the broker after the commit: it must survive power loss.
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    with engine.begin() as connection:
+        found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        if found not in (0, SCHEMA_VERSION):
+            raise StoreVersionError(path=path, found=found)
+        TableBase.metadata.create_all(connection)
+        connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
+    return engine
+
+
+class SampleStore:
+    """Samples of every model, once each, within a quota.
+
+    Methods do disk I/O and block; one thread at a time.
+
+    Args:
+        engine: From `open_database`.
+        pictures: The files.
+        max_samples: The most samples; the least useful go first.
+        max_bytes: The most bytes of pictures.
+    """
+
+    def __init__(
+        self, engine: Engine, pictures: PictureStore, *, max_samples: int, max_bytes: int
+    ) -> None:
+        self._engine = engine
+        self._pictures = pictures
+        self._max_samples = max_samples
+        self._max_bytes = max_bytes
+        self.evicted = 0
+        """Samples that went to stay within the quota."""
+
+    def add(self, sample: Sample, *, received: datetime) -> Added:
+        """Keep a sample; adding it again changes nothing. It is on disk afterwards.
+
+        Raises:
+            SampleRefusedError: The picture cannot be decoded or is not what its record says.
+            OSError: The disk is full or broken.
+        """
+        record = sample.record
+        with Session(self._engine) as session:
+            if session.get(SampleRow, record.id) is not None:
+                return "duplicate"
+        _check_picture(sample)
+        # The file first: a crash in between leaves a file without a row, which the redelivered
+        # sample finds again by its digest.
+        digest = self._pictures.put(sample.jpeg)
+        with Session(self._engine) as session, session.begin():
+            session.add(
+                SampleRow(
+                    id=record.id,
+                    received=_micros(received),
+                    captured=_micros(record.captured),
+                    source=record.source,
+                    camera=record.camera,
+                    frame=record.frame,
+                    frame_index=record.index,
+                    model=record.model.name,
+                    model_version=record.model.version,
+                    model_digest=record.model.digest,
+                    split=record.split,
+                    policy=record.policy,
+                    reason=record.reason,
+                    score=record.score,
+                    width=record.width,
+                    height=record.height,
+                    boxes=None if record.truth is None else len(record.truth),
+                    file=digest,
+                    size=len(sample.jpeg),
+                    job=None,
+                )
+            )
+        self._enforce_quota(keep=record.id)
+        return "added"
+
+    def counts(self, model: str) -> Counts:
+        """What lies here of one model."""
+        mine = SampleRow.model == model
+        with Session(self._engine) as session:
+            splits = dict(_counts(session, SampleRow.split, mine))
+            untrained = session.scalar(
+                select(func.count()).where(
+                    mine, SampleRow.split == "train", SampleRow.job.is_(None)
+                )
+            )
+            size = session.scalar(select(func.coalesce(func.sum(SampleRow.size), 0)).where(mine))
+            return Counts(
+                samples=sum(splits.values()),
+                train=splits.get("train", 0),
+                holdout=splits.get("holdout", 0),
+                untrained=untrained or 0,
+                bytes=size or 0,
+                per_camera=dict(_counts(session, SampleRow.camera, mine)),
+                per_policy=dict(_counts(session, SampleRow.policy, mine)),
+            )
+
+    def untrained(self, model: str, *, limit: int) -> list[StoredSample]:
+        """The newest training samples that no accepted job has used, oldest first."""
+        return self._pool(model, "train", SampleRow.job.is_(None), limit=limit)
+
+    def trained(self, model: str, *, limit: int) -> list[StoredSample]:
+        """The newest training samples of earlier accepted jobs, oldest first."""
+        return self._pool(model, "train", SampleRow.job.is_not(None), limit=limit)
+
+    def holdout(
+        self,
+        model: str,
+        *,
+        since: datetime | None = None,
+        before: datetime | None = None,
+        limit: int,
+    ) -> list[StoredSample]:
+        """The newest held-out samples that were captured in an interval, oldest first."""
+        condition: ColumnElement[bool] = true()
+        if since is not None:
+            condition &= SampleRow.captured >= _micros(since)
+        if before is not None:
+            condition &= SampleRow.captured < _micros(before)
+        return self._pool(model, "holdout", condition, limit=limit)
+
+    def new_domain_since(self, model: str) -> datetime | None:
+        """When the domain that the untrained samples show began; None where there are none.
+
+        The first tenth of them is left out: a model is now and then wrong long before anything
+        has changed, and one such sample must not turn the old domain into the new one.
+        """
+        untrained = SampleRow.model == model, SampleRow.split == "train", SampleRow.job.is_(None)
+        with Session(self._engine) as session:
+            count = session.scalar(select(func.count()).where(*untrained)) or 0
+            captured = session.scalar(
+                select(SampleRow.captured)
+                .where(*untrained)
+                .order_by(SampleRow.captured)
+                .offset(count // 10)
+                .limit(1)
+            )
+        return None if captured is None else _EPOCH + timedelta(microseconds=captured)
+
+    def measurable(self, model: str, *, since: datetime) -> int:
+        """Held-out samples since a time that have boxes, or may have once they are labelled."""
+        with Session(self._engine) as session:
+            count = session.scalar(
+                select(func.count()).where(
+                    SampleRow.model == model,
+                    SampleRow.split == "holdout",
+                    SampleRow.captured >= _micros(since),
+                    SampleRow.boxes.is_(None) | (SampleRow.boxes > 0),
+                )
+            )
+            return count or 0
+
+    def all(self, model: str) -> list[StoredSample]:
+        """Every sample of a model, oldest first."""
+        with Session(self._engine) as session:
+            query = select(SampleRow).where(SampleRow.model == model)
+            rows = session.scalars(query.order_by(SampleRow.captured, SampleRow.id))
+            return [self._stored(row) for row in rows]
+
+    def assign(self, samples: Iterable[str], *, job: str) -> None:
+        """Say that an accepted job was trained on these samples."""
+        ids = list(samples)
+        with Session(self._engine) as session, session.begin():
+            for start in range(0, len(ids), 500):  # SQLite bounds the variables of a statement
+                chunk = ids[start : start + 500]
+                session.execute(update(SampleRow).where(SampleRow.id.in_(chunk)).values(job=job))
+
+    def _pool(
+        self, model: str, split: Split, condition: ColumnElement[bool], *, limit: int
+    ) -> list[StoredSample]:
+        query = (
+            select(SampleRow)
+            .where(SampleRow.model == model, SampleRow.split == split, condition)
+            .order_by(SampleRow.captured.desc(), SampleRow.id.desc())
+            .limit(limit)
+        )
+        with Session(self._engine) as session:
+            return [self._stored(row) for row in session.scalars(query)][::-1]
+
+    def _stored(self, row: SampleRow) -> StoredSample:
+        return StoredSample(
+            id=row.id,
+            path=self._pictures.path(row.file),
+            file=row.file,
+            camera=row.camera,
+            captured=_EPOCH + timedelta(microseconds=row.captured),
+        )
+
+    def _enforce_quota(self, *, keep: str) -> None:
+        """Evict: what was trained on first, then what is held out, then the rest; oldest first."""
+        with Session(self._engine) as session:
+            total, size = session.execute(
+                select(func.count(), func.coalesce(func.sum(SampleRow.size), 0)).select_from(
+                    SampleRow
+                )
+            ).one()
+            over_samples, over_bytes = total - self._max_samples, size - self._max_bytes
+            if over_samples <= 0 and over_bytes <= 0:
+                return
+            candidates = session.scalars(
+                select(SampleRow)
+                .where(SampleRow.id != keep)
+                .order_by(SampleRow.job.is_(None), SampleRow.split == "train", SampleRow.captured)
+            )
+            gone: list[str] = []
+            for row in candidates:
+                if over_samples <= 0 and over_bytes <= 0:
+                    break
+                over_samples -= 1
+                over_bytes -= row.size
+                gone.append(row.file)
+                session.delete(row)
+            session.commit()
+            self.evicted += len(gone)
+            for file in _unused(session, gone):
+                self._pictures.remove(file)
+
+
+def _unused(session: Session, files: Sequence[str]) -> list[str]:
+    return [
+        file
+        for file in dict.fromkeys(files)
+        if session.scalar(select(func.count()).where(SampleRow.file == file)) == 0
+    ]
+
+
+def _counts(session: Session, column: Any, condition: ColumnElement[bool]) -> list[tuple[str, int]]:
+    rows = session.execute(select(column, func.count()).where(condition).group_by(column))
+    return [(str(name), int(count)) for name, count in rows]
+
+
+def _check_picture(sample: Sample) -> None:
+    data: Any = np.frombuffer(sample.jpeg, dtype=np.uint8)
+    image: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    record = sample.record
+    if image is None:
+        raise SampleRefusedError(
+            sample=record.id, reason=f"its JPEG of {len(sample.jpeg)} bytes cannot be decoded"
+        )
+    height, width = image.shape[:2]
+    if (width, height) != (record.width, record.height):
+        reason = (
+            f"the picture is {width} x {height}, its record says {record.width} x {record.height}"
+        )
+        raise SampleRefusedError(sample=record.id, reason=reason)
+
+
+def _micros(time: datetime) -> int:
+    return (time - _EPOCH) // timedelta(microseconds=1)

@@ -1,0 +1,71 @@
+"""The tables of the sample store (SQLite)."""
+
+from __future__ import annotations
+
+from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+__all__ = ["SCHEMA_VERSION", "JobRow", "SampleRow", "TableBase"]
+
+SCHEMA_VERSION = 1
+"""Kept in SQLite's `user_version`; a store of another version is refused."""
+
+
+class TableBase(DeclarativeBase):
+    """Base of the tables."""
+
+
+class SampleRow(TableBase):
+    """One sample. Its boxes are in its JPEG file; times are microseconds since 1970, UTC."""
+
+    __tablename__ = "sample"
+    __table_args__ = (
+        Index("sample_pool", "model", "split", "job", "captured"),
+        Index("sample_file", "file"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    received: Mapped[int]
+    captured: Mapped[int]
+    source: Mapped[str]
+    camera: Mapped[str]
+    frame: Mapped[str]
+    frame_index: Mapped[int]
+    model: Mapped[str]
+    model_version: Mapped[int]
+    model_digest: Mapped[str] = mapped_column(String(64))
+    split: Mapped[str]
+    policy: Mapped[str]
+    reason: Mapped[str]
+    score: Mapped[float]
+    width: Mapped[int]
+    height: Mapped[int]
+    boxes: Mapped[int | None]
+    """True boxes in it; null where there is no ground truth."""
+    file: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int]
+    job: Mapped[str | None] = mapped_column(ForeignKey("job.id"))
+    """The job whose accepted candidate was trained on it; none yet where it is null."""
+
+
+class JobRow(TableBase):
+    """One training job, from its start to its outcome."""
+
+    __tablename__ = "job"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    model: Mapped[str] = mapped_column(index=True)
+    base_version: Mapped[int]
+    base_digest: Mapped[str] = mapped_column(String(64))
+    version: Mapped[int]
+    """Version number of its candidate, given at the start so that no two jobs share one."""
+    trigger: Mapped[str]
+    started: Mapped[int]
+    attempts: Mapped[int]
+    finished: Mapped[int | None]
+    outcome: Mapped[str | None]
+    reason: Mapped[str]
+    untrained: Mapped[int]
+    """Untrained samples when it ended: after a refusal the trigger waits for more than these."""
+    result: Mapped[str | None]
+    """The result as it was published, JSON: so that a restart can publish it again."""

@@ -1,0 +1,77 @@
+"""When to train: plain rules over what the store holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Facts", "Trigger", "needed", "trigger"]
+
+Trigger = Literal["count", "interval", "command"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the rules look at.
+
+    Attributes:
+        untrained: Training samples that no accepted job has used.
+        untrained_at_refusal: Their number when the last job was refused or failed; None if the
+            last one succeeded or there was none.
+        since_last_s: Seconds since the last job ended, or since the start of the service.
+        jobs: Jobs that were started.
+        asked: Somebody asked for a job.
+        waiting: Why no job may start now (one runs, no incumbent, …); empty if one may.
+    """
+
+    untrained: int
+    untrained_at_refusal: int | None = None
+    since_last_s: float = 0.0
+    jobs: int = 0
+    asked: bool = False
+    waiting: str = ""
+
+
+def needed(facts: Facts, *, min_samples: int | None, cooldown_samples: int) -> int | None:
+    """Untrained samples that start a job; None where their number starts none.
+
+    After a refused or failed job its samples stay untrained, and so many more are waited for:
+    the same data would be refused again.
+    """
+    if min_samples is None:
+        return None
+    if facts.untrained_at_refusal is None:
+        return min_samples
+    return max(min_samples, facts.untrained_at_refusal + cooldown_samples)
+
+
+def trigger(
+    facts: Facts,
+    *,
+    min_samples: int | None,
+    cooldown_samples: int,
+    interval_s: float | None,
+    max_jobs: int | None,
+) -> Trigger | None:
+    """What starts a job now; None where nothing does.
+
+    Args:
+        facts: What the rules look at.
+        min_samples: So many untrained samples start a job; None: their number starts none.
+        cooldown_samples: So many more after a refusal.
+        interval_s: Seconds after the last job until the next starts, if there is anything new.
+        max_jobs: No more jobs than this, except on command.
+    """
+    if facts.waiting:
+        return None
+    if facts.asked:
+        return "command"
+    if max_jobs is not None and facts.jobs >= max_jobs:
+        return None
+    wanted = needed(facts, min_samples=min_samples, cooldown_samples=cooldown_samples)
+    if wanted is not None and facts.untrained >= wanted:
+        return "count"
+    fresh = facts.untrained - (facts.untrained_at_refusal or 0)
+    if interval_s is not None and fresh > 0 and facts.since_last_s >= interval_s:
+        return "interval"
+    return None

@@ -1,0 +1,81 @@
+"""``python -m edgebus_retrainer.worker SPEC``: one job in a process of its own.
+
+Training holds the interpreter and the cores for minutes; in a process of its own it cannot delay
+the bus, can be ended at any time, and gives all of its memory back. Standard output carries one
+JSON event per line. The process ends with its parent: its standard input is a pipe from it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+import cv2
+
+from edgebus.artifacts import ArtifactError
+from edgebus.inference import InferenceError
+from edgebus.vision import VisionError
+from edgebus_retrainer.folders import FolderError
+from edgebus_retrainer.job import UntrainableError, run_job
+from edgebus_retrainer.material import TeacherMissingError
+from edgebus_retrainer.spec import JobEvent, JobOutcome, JobSpec
+
+__all__ = ["main"]
+
+_ORPHANED = 3
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job whose specification is the one argument; returns the exit code."""
+    spec = JobSpec.model_validate_json(Path(arguments[0]).read_bytes())
+    out = _take_stdout()
+    threading.Thread(target=_end_with_parent, name="parent watch", daemon=True).start()
+    os.nice(spec.settings.nice)
+    threads = spec.settings.threads or max(1, (os.cpu_count() or 2) - 1)
+    cv2.setNumThreads(threads)
+
+    def report(event: JobEvent) -> None:
+        os.write(out, event.model_dump_json(exclude_none=True).encode() + b"\n")
+
+    from edgebus_retrainer.training import TrainingError
+
+    try:
+        outcome = run_job(spec, threads=threads, report=report)
+    except (
+        ArtifactError,
+        FolderError,
+        InferenceError,
+        TeacherMissingError,
+        TrainingError,
+        UntrainableError,
+        VisionError,
+        OSError,
+        ValueError,
+    ) as error:
+        # What is known to go wrong is an outcome with its reason; anything else ends the process
+        # with a traceback in the job's log.
+        outcome = JobOutcome(outcome="failed", reason=f"{type(error).__name__}: {error}")
+    report(outcome)
+    return 0
+
+
+def _take_stdout() -> int:
+    """Keep the real standard output for events; whatever libraries print goes to the log."""
+    sys.stdout.flush()
+    out = os.dup(1)
+    os.dup2(2, 1)
+    return out
+
+
+def _end_with_parent() -> None:
+    # Unbuffered: at interpreter exit a buffered reader that is blocked in another thread would
+    # keep its lock and abort the process.
+    while os.read(0, 64):
+        pass
+    os._exit(_ORPHANED)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,142 @@
+import asyncio
+
+import pytest
+from collector_examples import MODEL, box, detections, frame, truth
+from pydantic import ValidationError
+
+from edgebus.contracts import CaptureCommand, Reply, ServiceState, new_id, split_of, topics, utc_now
+from edgebus.service.testing import ServiceHarness
+from edgebus_collector import Collector, CollectorSettings
+
+TRAIN = [index for index in range(400) if split_of("front", index) == "train"]
+HOLDOUT = [index for index in range(400) if split_of("front", index) == "holdout"]
+
+
+def settings(**changes):
+    return CollectorSettings(duplicate_distance=-1, receiver=None, **changes)
+
+
+def harness(config=None, **options):
+    return ServiceHarness(Collector, config or settings(), **options)
+
+
+async def film(h, index, *, said=(), true=None, camera="front", node="pi-01"):
+    """One frame as camera and detector send it."""
+    of = frame(index, camera)
+    if true is not None:
+        await h.publish(topics.CAMERA_TRUTH.at(h.node(node), camera=camera), truth(of, *true))
+    await h.publish(topics.CAMERA_FRAME.at(h.node(node), camera=camera), of)
+    await h.publish(
+        topics.DETECTIONS.at(h.node(node), camera=camera), detections(of, *said, model=MODEL)
+    )
+    return of
+
+
+async def test_a_missed_object_becomes_a_sample():
+    async with harness() as h:
+        of = await film(h, TRAIN[0], true=[box()])
+        sample = (await h.expect(topics.SAMPLES)).payload
+        assert sample.record.frame == of.record.id
+        assert sample.record.policy == "truth"
+        assert sample.record.reason == "1 of 1 missed (car)"
+        assert sample.record.source == "lab/pi-01/collector"
+        await film(h, TRAIN[1], said=[box(score=0.9)], true=[box()])
+        await film(h, HOLDOUT[0], true=[box()], camera="front")
+        await film(h, TRAIN[2], true=[box("person")])
+        assert (await h.expect(topics.SAMPLES)).payload.record.index in {TRAIN[2], HOLDOUT[0]}
+
+
+async def test_other_nodes_cameras_are_not_its_business():
+    async with harness() as h:
+        await film(h, TRAIN[0], true=[box()], node="pi-02")
+        await film(h, TRAIN[1], true=[box()])
+        assert (await h.expect(topics.SAMPLES)).payload.record.index == TRAIN[1]
+
+
+async def test_without_truth_confidence_decides():
+    async with harness() as h:
+        await film(h, TRAIN[0], said=[box(score=0.9)])
+        await film(h, TRAIN[1], said=[box(score=0.35)])
+        record = (await h.expect(topics.SAMPLES)).payload.record
+        assert (record.index, record.policy, record.truth) == (TRAIN[1], "confidence", None)
+
+
+async def test_a_command_takes_the_next_frame():
+    async with harness(settings(policies={"truth": {}})) as h:
+        ask = CaptureCommand(source="lab/test/test", camera="front")
+        unknown = await h.request(topics.CMD_CAPTURE, ask, reply=Reply)
+        assert not unknown.ok
+        assert "no camera 'front' on this node; heard of: none yet" in unknown.detail
+        await film(h, TRAIN[0], true=[])
+        ask = CaptureCommand(source="lab/test/test", camera="front")
+        reply = await h.request(topics.CMD_CAPTURE, ask, reply=Reply)
+        assert reply.ok
+        await film(h, TRAIN[1], true=[])
+        record = (await h.expect(topics.SAMPLES)).payload.record
+        assert (record.policy, record.index) == ("command", TRAIN[1])
+
+
+async def until(condition, what):
+    """Poll what no event tells: the disk."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+    assert condition(), what
+
+
+def retrainer_state(state):
+    return ServiceState(
+        source="lab/gpu/retrainer",
+        state=state,
+        session=1,
+        instance="i",
+        since=utc_now(),
+        version="1",
+    )
+
+
+async def test_samples_wait_for_a_receiver_and_survive_a_restart(tmp_path):
+    config = CollectorSettings(duplicate_distance=-1)
+    spool = tmp_path / "collector" / "spool"
+    async with harness(config, data_dir=tmp_path) as h:
+        for index in TRAIN[:3]:
+            await film(h, index, true=[box()])
+        await until(lambda: len(list(spool.glob("*.jpg"))) == 3, "the spool")
+        assert h.received(topics.SAMPLES) == []
+    async with harness(config, data_dir=tmp_path) as h:
+        address = topics.SERVICE_STATE.at(h.node("gpu"), service="retrainer")
+        await h.publish(address, retrainer_state("ready"))
+        sent = [(await h.expect(topics.SAMPLES)).payload.record.index for _ in range(3)]
+        assert sent == TRAIN[:3]
+        await until(lambda: not list(spool.iterdir()), "the spool")
+        await h.publish(address, retrainer_state("offline"))
+        await until(lambda: not h.service._alive, "the receiver")
+        await film(h, TRAIN[3], true=[box()])
+        await until(lambda: len(list(spool.glob("*.jpg"))) == 1, "the spool")
+        assert h.received(topics.SAMPLES) == []
+
+
+async def test_a_full_spool_is_said_and_frames_are_still_looked_at(tmp_path):
+    config = CollectorSettings(
+        duplicate_distance=-1, spool={"max_samples": 2, "overflow": "drop_newest"}
+    )
+    async with harness(config, data_dir=tmp_path) as h:
+        for index in TRAIN[:3]:
+            await film(h, index, true=[box()])
+        state = await h.wait_for_state("degraded")
+        assert "does not fit" in state.reason
+
+
+async def test_a_corrupt_spool_file_is_dropped_and_the_rest_is_sent(tmp_path):
+    spool = tmp_path / "collector" / "spool"
+    spool.mkdir(parents=True)
+    (spool / f"{new_id()}.jpg").write_bytes(b"\xff\xd8 cut")
+    async with harness(data_dir=tmp_path) as h:
+        await film(h, TRAIN[0], true=[box()])
+        await h.expect(topics.SAMPLES)
+        await until(lambda: not list(spool.iterdir()), "the spool")
+
+
+def test_a_typo_in_a_policy_is_a_settings_error_that_names_the_nearest():
+    with pytest.raises(ValidationError, match="did you mean 'truth'"):
+        settings(policies={"trut": {}})

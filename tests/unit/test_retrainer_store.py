@@ -1,0 +1,217 @@
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from retrainer_samples import MODEL, START, sample
+
+from edgebus.contracts import ModelRef, Sample, TrainingResult, new_id
+from edgebus_retrainer.files import PictureStore
+from edgebus_retrainer.journal import Job, JobJournal
+from edgebus_retrainer.store import (
+    SampleRefusedError,
+    SampleStore,
+    StoreVersionError,
+    open_database,
+)
+
+
+def open_store(folder, *, max_samples=1000, max_bytes=10**9):
+    engine = open_database(folder / "samples.db")
+    pictures = PictureStore(folder / "pictures")
+    return SampleStore(engine, pictures, max_samples=max_samples, max_bytes=max_bytes)
+
+
+def fill(store, count, **options):
+    samples = [sample(index, **options) for index in range(count)]
+    for each in samples:
+        assert store.add(each, received=START) == "added"
+    return samples
+
+
+def begin(journal, *, job=None, version=2):
+    job = Job(
+        id=job or new_id(),
+        base=MODEL,
+        version=version,
+        trigger="count",
+        started=START,
+        attempts=1,
+    )
+    journal.begin(job)
+    return job
+
+
+def result(job, outcome="accepted"):
+    return TrainingResult(
+        source="lab/gpu/retrainer",
+        job=job.id,
+        model=MODEL,
+        outcome=outcome,
+        reason="why",
+        trigger=job.trigger,
+        samples=1,
+        replay=0,
+        started=job.started,
+    )
+
+
+def test_a_sample_is_kept_once_with_its_record_inside(tmp_path):
+    store = open_store(tmp_path)
+    (kept,) = fill(store, 1, split="train")
+    assert store.add(kept, received=START) == "duplicate"
+    counts = store.counts("tiny")
+    assert (counts.samples, counts.train, counts.untrained) == (1, 1, 1)
+    assert counts.bytes == len(kept.jpeg)
+    assert counts.per_policy == {"truth": 1}
+    (stored,) = store.untrained("tiny", limit=10)
+    assert Sample.decode(stored.path.read_bytes()).record == kept.record
+
+
+def test_the_store_is_the_same_after_a_restart(tmp_path):
+    fill(open_store(tmp_path), 80)
+    again = open_store(tmp_path).counts("tiny")
+    assert again.samples == 80
+    assert again.train + again.holdout == 80
+    assert again.holdout > 0
+
+
+def test_models_do_not_mix(tmp_path):
+    store = open_store(tmp_path)
+    store.add(sample(model=ModelRef(name="other", version=1, digest="b" * 64)), received=START)
+    assert store.counts("tiny").samples == 0
+    assert store.counts("other").samples == 1
+
+
+def test_pools_are_disjoint_and_newest_first_wins(tmp_path):
+    store = open_store(tmp_path)
+    samples = fill(store, 10, split="train")
+    journal = JobJournal(open_database(tmp_path / "samples.db"))
+    job = begin(journal)
+    store.assign([s.record.id for s in samples[:4]], job=job.id)
+    assert [s.id for s in store.trained("tiny", limit=99)] == [s.record.id for s in samples[:4]]
+    assert [s.id for s in store.untrained("tiny", limit=3)] == [s.record.id for s in samples[-3:]]
+    assert store.counts("tiny").untrained == 6
+
+
+def test_the_new_domain_starts_with_the_bulk_of_the_errors(tmp_path):
+    store = open_store(tmp_path)
+    assert store.new_domain_since("tiny") is None
+    store.add(sample(0, split="train"), received=START)
+    for index in range(1, 100):
+        split = "train" if index >= 80 else "holdout"
+        store.add(sample(index, split=split), received=START)
+    since = store.new_domain_since("tiny")
+    assert since == START + timedelta(seconds=81)
+    for index in range(100, 105):
+        store.add(sample(index, split="holdout"), received=START)
+    store.add(sample(105, split="holdout", boxes=()), received=START)
+    store.add(sample(106, split="holdout", truth=False), received=START)
+    assert len(store.holdout("tiny", since=since, limit=99)) == 7
+    assert store.measurable("tiny", since=since) == 6
+    assert len(store.holdout("tiny", before=since, limit=99)) == 79
+
+
+def test_the_quota_evicts_what_was_trained_on_first(tmp_path):
+    store = open_store(tmp_path, max_samples=5)
+    samples = fill(store, 4, split="train")
+    held_out = sample(10, split="holdout")
+    store.add(held_out, received=START)
+    job = begin(JobJournal(open_database(tmp_path / "samples.db")))
+    store.assign([samples[3].record.id], job=job.id)
+    for index in (20, 21, 22):
+        store.add(sample(index, split="train"), received=START)
+    left = {s.id for s in store.all("tiny")}
+    assert len(left) == 5
+    assert samples[3].record.id not in left
+    assert held_out.record.id not in left
+    assert samples[0].record.id not in left
+    assert store.evicted == 3
+    files = list((tmp_path / "pictures").rglob("*.jpg"))
+    assert len(files) == 5
+
+
+def test_the_quota_counts_bytes(tmp_path):
+    size = len(sample(0).jpeg)
+    store = open_store(tmp_path, max_bytes=3 * size + size // 2)
+    fill(store, 8, split="train")
+    assert store.counts("tiny").samples <= 4
+    assert store.counts("tiny").bytes <= 3.5 * size
+
+
+@pytest.mark.parametrize("cut", [400, 900])
+def test_a_corrupt_picture_is_refused_by_name(tmp_path, cut):
+    whole = sample()
+    broken = Sample(jpeg=whole.jpeg[:cut] + b"\xff\xd9", record=whole.record)
+    with pytest.raises(SampleRefusedError, match=whole.record.id):
+        open_store(tmp_path).add(broken, received=START)
+
+
+def test_a_picture_of_another_size_than_its_record_is_refused(tmp_path):
+    whole = sample()
+    lying = whole.record.model_copy(update={"width": 128, "height": 96})
+    with pytest.raises(SampleRefusedError, match="64 x 48, its record says 128 x 96"):
+        open_store(tmp_path).add(Sample(jpeg=whole.jpeg, record=lying), received=START)
+
+
+def test_a_store_of_another_version_is_refused(tmp_path):
+    open_store(tmp_path)
+    connection = sqlite3.connect(tmp_path / "samples.db")
+    connection.execute("PRAGMA user_version=99")
+    connection.close()
+    with pytest.raises(StoreVersionError, match="schema version 99"):
+        open_store(tmp_path)
+
+
+def test_kill_minus_nine_loses_nothing_that_was_added(tmp_path):
+    script = (
+        "import sys, pathlib\n"
+        "from retrainer_samples import START, sample\n"
+        "from test_retrainer_store import open_store\n"
+        "store = open_store(pathlib.Path(sys.argv[1]))\n"
+        "for i in range(10**6):\n"
+        "    s = sample(i, split='train')\n"
+        "    store.add(s, received=START)\n"
+        "    print(s.record.id, flush=True)\n"
+    )
+    here = Path(__file__).parent
+    root = here.parents[1]
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env={"PYTHONPATH": f"{here}:{root}:{root / 'services'}", "OMP_NUM_THREADS": "1"},
+    )
+    added = [child.stdout.readline().decode().strip() for _ in range(20)]
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    stored = open_store(tmp_path).all("tiny")
+    assert {s.id for s in stored} >= set(added)
+    for each in stored:
+        assert Sample.decode(each.path.read_bytes()).record.id == each.id
+
+
+def test_the_journal_knows_an_interrupted_job(tmp_path):
+    engine = open_database(tmp_path / "samples.db")
+    journal = JobJournal(engine)
+    assert journal.unfinished("tiny") is None
+    job = begin(journal)
+    again = JobJournal(open_database(tmp_path / "samples.db"))
+    assert again.unfinished("tiny") == job
+    again.again(job.id)
+    assert again.unfinished("tiny").attempts == 2
+    again.finish(result(job), untrained=3)
+    assert again.unfinished("tiny") is None
+    assert again.last("tiny").outcome == "accepted"
+    assert again.untrained_at_refusal("tiny") is None
+    second = begin(journal, version=3)
+    journal.finish(result(second, "refused"), untrained=7)
+    assert journal.untrained_at_refusal("tiny") == 7
+    assert (journal.count("tiny"), journal.highest_version("tiny")) == (2, 3)
+    assert journal.highest_version("other") == 0
+    assert {r.outcome for r in journal.results("tiny", limit=9)} == {"accepted", "refused"}
+    assert json.loads(journal.results("tiny", limit=1)[0].encode())["schema"] == "training/1"
