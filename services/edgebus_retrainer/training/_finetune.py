@@ -236,7 +236,7 @@ def _check(losses: Sequence[float], *, finite: bool, peak: float, limit: float) 
     grown = len(losses) >= 2 * _START and level > limit * start
     if not finite or not math.isfinite(losses[-1]) or grown:
         raise TrainingDivergedError(
-            step=len(losses), loss=losses[-1], start=losses[0], learning_rate=peak
+            step=len(losses), loss=losses[-1], start=start, learning_rate=peak
         )
 
 
