@@ -23,6 +23,8 @@ class TopologyError(ValueError):
         problems: One line per mistake; each names the place, the value and the way out.
     """
 
+    exit_code = 2
+
     def __init__(self, *, source: str, problems: list[str]) -> None:
         super().__init__(f"{source}: " + "; ".join(problems))
         self.source = source
