@@ -1,0 +1,143 @@
+"""How far releases have come, from what the edges say. No sockets, no clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from edgebus.contracts import EdgeProgress, ModelStatus, RolloutStatus
+from edgebus_distributor.registry import Decision
+
+__all__ = ["Rollouts"]
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rollout:
+    decision: Decision
+    served_before: int
+
+
+class Rollouts:
+    """The newest status of every edge, seen against what each channel shall serve.
+
+    An edge is concerned by a release if it follows its model and channel. One that is off keeps
+    its last word (it is retained), so a roll-out is not complete without it.
+    """
+
+    def __init__(self) -> None:
+        self._edges: dict[str, ModelStatus] = {}
+        self._rollouts: dict[Key, _Rollout] = {}
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Model and channel of all releases."""
+        return tuple(self._rollouts)
+
+    def begin(self, decision: Decision, *, served: int) -> None:
+        """A release counts from now on.
+
+        Args:
+            decision: The release.
+            served: Bytes of its blobs that were sent so far, for earlier releases that share them.
+        """
+        known = self._rollouts.get(decision.key)
+        if known is not None and known.decision.sequence >= decision.sequence:
+            return
+        self._rollouts[decision.key] = _Rollout(decision=decision, served_before=served)
+
+    def hear(self, status: ModelStatus) -> set[Key]:
+        """An edge speaks; what it says is newer than what it said before, or it is ignored.
+
+        Returns:
+            The releases of which it changes something.
+        """
+        before = self._edges.get(status.source)
+        if before is not None and status.time < before.time:
+            return set()
+        self._edges[status.source] = status
+        touched = {_follows(status)} | ({_follows(before)} if before is not None else set())
+        return {key for key in touched if key is not None} & self._rollouts.keys()
+
+    def forget(self, source: str) -> set[Key]:
+        """An edge is gone for good: somebody cleared its status."""
+        before = self._edges.pop(source, None)
+        key = None if before is None else _follows(before)
+        return {key} & self._rollouts.keys() if key is not None else set()
+
+    def status(self, key: Key, *, source: str, served: int, now: datetime) -> RolloutStatus:
+        """How far a release is.
+
+        Args:
+            key: Model and channel.
+            source: The distributor's identity.
+            served: Bytes of its blobs that were sent so far.
+            now: Wall clock, for the moment at which it is found to be complete.
+
+        Raises:
+            KeyError: There is no such release.
+        """
+        rollout = self._rollouts[key]
+        decision = rollout.decision
+        edges = tuple(
+            _progress(status, decision)
+            for name, status in sorted(self._edges.items())
+            if _follows(status) == key
+        )
+        converged = sum(edge.state == "updated" for edge in edges)
+        if decision.finished is None and edges and converged == len(edges):
+            decision = replace(decision, finished=now)
+            self._rollouts[key] = replace(rollout, decision=decision)
+        return RolloutStatus(
+            source=source,
+            release=decision.bundle,
+            channel=decision.channel,
+            sequence=decision.sequence,
+            total=len(edges),
+            converged=converged,
+            failed=sum(edge.state == "failed" for edge in edges),
+            edges=edges,
+            served_bytes=max(0, served - rollout.served_before),
+            started=decision.decided,
+            finished=decision.finished,
+        )
+
+    def decision(self, key: Key) -> Decision:
+        """The release of a model and channel.
+
+        Raises:
+            KeyError: There is none.
+        """
+        return self._rollouts[key].decision
+
+
+def _follows(status: ModelStatus) -> Key | None:
+    """Model and channel whose releases an edge follows."""
+    name = status.model
+    if name is None:
+        ref = status.serving or status.target
+        name = None if ref is None else ref.name
+    return None if name is None else (name, status.channel)
+
+
+def _progress(status: ModelStatus, decision: Decision) -> EdgeProgress:
+    """An edge's state with respect to one release, whatever it was busy with before."""
+    wanted = decision.bundle.model.digest
+    serving = status.serving
+    version = None if serving is None else serving.version
+    if serving is not None and serving.digest == wanted:
+        return EdgeProgress(node=status.source, version=version, state="updated", progress=1.0)
+    concerned = status.sequence == decision.sequence or (
+        status.target is not None and status.target.digest == wanted
+    )
+    if not concerned:
+        return EdgeProgress(node=status.source, version=version, state="idle")
+    state = "updating" if status.state in ("updated", "idle") else status.state
+    return EdgeProgress(
+        node=status.source,
+        version=version,
+        state=state,
+        progress=status.progress,
+        error=status.error,
+    )

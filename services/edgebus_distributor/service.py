@@ -1,0 +1,385 @@
+"""The distributor service: takes versions in, releases them, and brings them to every edge."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+from edgebus.artifacts import (
+    ArtifactError,
+    ArtifactFetcher,
+    ArtifactProvider,
+    Bundle,
+    Store,
+    reference,
+)
+from edgebus.bus import BusError, Event
+from edgebus.contracts import (
+    BundleRef,
+    Candidate,
+    ModelListCommand,
+    ModelListReply,
+    ModelStatus,
+    PublishCommand,
+    Release,
+    Reply,
+    RollbackCommand,
+    RolloutStatus,
+    topics,
+    utc_now,
+)
+from edgebus.service import CommandRefusedError, Service, command, every, on
+from edgebus_distributor.registry import Decision, Intake, Registry, RegistryRefusedError
+from edgebus_distributor.rollout import Rollouts
+from edgebus_distributor.settings import DistributorSettings
+from edgebus_distributor.tables import open_database
+
+__all__ = ["Distributor"]
+
+_RETRY_S = 5.0
+
+
+class Distributor(Service[DistributorSettings]):
+    """Keeps the model versions, and brings the released one to every edge.
+
+    Every decision is in SQLite before anybody hears of it. After a crash, what was coming in comes
+    in further, and the present releases are announced again: their sequence numbers tell edges that
+    nothing is new.
+    """
+
+    name = "distributor"
+
+    async def start(self) -> None:
+        """Open registry and store, take over the first bundles, announce what is released."""
+        self.registry = Registry(
+            open_database(self.data_dir / "registry.sqlite"), provider=self.identity.source
+        )
+        self.store = Store(self.data_dir / "store", quota=self.settings.store_quota_bytes)
+        self.rollouts = Rollouts()
+        self.provider = ArtifactProvider(
+            self.bus, self.identity, self.store, in_flight=self.settings.blocks_in_flight
+        )
+        self._fetcher = ArtifactFetcher(self.bus, self.identity, self.store, patches_too=True)
+        self._arrivals = asyncio.Event()
+        self._results: dict[tuple[str, str], asyncio.Future[Decision]] = {}
+        self._touched: set[tuple[str, str]] = set()
+        self._news = asyncio.Event()
+        self._said: dict[tuple[str, str], RolloutStatus] = {}
+        problems = [await self._publish_folder(folder) for folder in self.settings.publish]
+        for decision in self.registry.all_current():
+            await self._announce(decision)
+        self._collect_garbage()
+        self.spawn(self.provider.run(), name="provider")
+        self.spawn(self._take_in(), name="intake")
+        self.spawn(self._report(), name="report")
+        if any(problems):
+            await self.set_state("degraded", "; ".join(filter(None, problems)))
+
+    async def stop(self) -> None:
+        """Close the registry."""
+        self.registry.close()
+
+    async def session_lost(self) -> None:
+        """The broker was replaced or forgot: say again what is retained."""
+        for decision in self.registry.all_current():
+            await self._announce(decision)
+        self._said.clear()
+
+    # What others say.
+
+    @on(topics.CANDIDATE)
+    async def on_candidate(self, event: Event[Candidate]) -> None:
+        """A retrainer offers a version that passed its gate."""
+        candidate = event.payload
+        intake = Intake(
+            bundle=candidate.bundle,
+            channel=candidate.channel,
+            origin=f"job {candidate.job} of {candidate.source}",
+            candidate=True,
+        )
+        try:
+            if not candidate.gate.passed:
+                reasons = "; ".join(candidate.gate.reasons) or "without reasons"
+                raise RegistryRefusedError(
+                    model=candidate.bundle.model.name,
+                    version=candidate.bundle.model.version,
+                    reason=f"did not pass its gate: {reasons}",
+                )
+            new = self.registry.check(candidate.bundle, channel=candidate.channel, candidate=True)
+        except RegistryRefusedError as error:
+            self._refused(intake, error)
+            return
+        # What is known was decided upon before; a rollback since then stands.
+        if new:
+            self._want(intake)
+
+    @on(topics.MODEL_STATUS)
+    async def on_status(self, event: Event[ModelStatus]) -> None:
+        """An edge says how far it is."""
+        status = event.payload
+        for key in self.rollouts.hear(status):
+            decision = self.rollouts.decision(key)
+            if status.sequence > decision.sequence:
+                # The registry was lost or restored from a backup: edges act on the highest number.
+                model, channel = key
+                await self._announce(
+                    self.registry.release(
+                        model=model,
+                        channel=channel,
+                        digest=decision.bundle.model.digest,
+                        reason=f"edges have seen sequence {status.sequence}",
+                        above=status.sequence,
+                    )
+                )
+            self._touch(key)
+
+    @command(topics.CMD_PUBLISH)
+    async def publish(self, event: Event[PublishCommand]) -> Reply:
+        """Take a bundle over and release it."""
+        order = event.payload
+        intake = Intake(
+            bundle=order.bundle,
+            channel=order.channel,
+            origin=f"published by {order.source}",
+            candidate=False,
+        )
+        try:
+            self.registry.check(order.bundle, channel=order.channel, candidate=False)
+        except RegistryRefusedError as error:
+            raise CommandRefusedError(str(error)) from error
+        limit = timedelta(seconds=self.settings.fetch_timeout_s)
+        until = min(order.time + limit, order.expires or order.time + limit)
+        decision = await self._brought_in(intake, seconds=(until - utc_now()).total_seconds())
+        return self._yes(event.payload.id, decision)
+
+    @command(topics.CMD_ROLLBACK)
+    async def rollback(self, event: Event[RollbackCommand]) -> Reply:
+        """Release an earlier version again."""
+        order = event.payload
+        if order.version is not None:
+            target = self.registry.find(model=order.model, version=order.version)
+            missing = f"there is no version {order.version} of {order.model}"
+        else:
+            target = self.registry.before(order.model, order.channel)
+            missing = f"channel {order.channel} served nothing of {order.model} before"
+        if target is None:
+            raise CommandRefusedError(f"{missing}; edgebus model list shows what there is")
+        if not self.store.has_bundle(target.model.digest):
+            raise CommandRefusedError(
+                f"version {target.model.version} of {order.model} is no longer on the disk "
+                f"(keep_versions is {self.settings.keep_versions}); publish its bundle again"
+            )
+        decision = self.registry.release(
+            model=order.model,
+            channel=order.channel,
+            digest=target.model.digest,
+            reason=f"rollback by {order.source}",
+        )
+        await self._announce(decision)
+        return self._yes(order.id, decision)
+
+    @command(topics.CMD_MODELS)
+    async def models(self, event: Event[ModelListCommand]) -> ModelListReply:
+        """List the versions."""
+        return ModelListReply(
+            source=self.identity.source,
+            request=event.payload.id,
+            ok=True,
+            models=tuple(self.registry.entries(event.payload.model)),
+        )
+
+    # Taking in.
+
+    def _want(self, intake: Intake) -> None:
+        self.registry.want(intake)
+        self._arrivals.set()
+
+    async def _brought_in(self, intake: Intake, *, seconds: float) -> Decision:
+        """Wait until a bundle is in and released.
+
+        Raises:
+            CommandRefusedError: It does not fit, or did not come in time.
+        """
+        future = self._results.setdefault(intake.key, asyncio.get_running_loop().create_future())
+        self._want(intake)
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.shield(future)
+        except TimeoutError as error:
+            self.registry.done(intake)
+            self._arrivals.set()
+            msg = f"{intake.bundle.provider} did not deliver in time; is it still there?"
+            raise CommandRefusedError(msg) from error
+        finally:
+            self._results.pop(intake.key, None)
+
+    async def _take_in(self) -> None:
+        """Bring in whatever is wanted, side by side; stop what no longer is."""
+        running: dict[tuple[str, str], asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as group:
+            while True:
+                wanted = {intake.key: intake for intake in self.registry.intakes()}
+                for key, task in list(running.items()):
+                    if key not in wanted:
+                        task.cancel()
+                    if key not in wanted or task.done():
+                        del running[key]
+                for key, intake in wanted.items():
+                    if key not in running:
+                        name = f"bring in {intake.bundle.model.name} {intake.bundle.model.version}"
+                        running[key] = group.create_task(self._bring_in(intake), name=name)
+                await self._arrivals.wait()
+                self._arrivals.clear()
+
+    async def _bring_in(self, intake: Intake) -> None:
+        while True:
+            try:
+                self._collect_garbage()
+                bundle = await self._fetcher.fetch(intake.bundle)
+                ref = reference(self.store, bundle.digest, provider=self.identity)
+                decision = self.registry.accept(intake, ref, metrics=bundle.manifest.metrics)
+                break
+            except (ArtifactError, RegistryRefusedError) as error:
+                self.registry.done(intake)
+                self._refused(intake, error)
+                return
+            except (OSError, BusError) as error:
+                self.log.warning("bringing in goes on later", error=str(error), in_s=_RETRY_S)
+                await asyncio.sleep(_RETRY_S)
+        self.metrics.counter("versions.accepted")
+        await self._announce(decision)
+        future = self._results.get(intake.key)
+        if future is not None and not future.done():
+            future.set_result(decision)
+
+    def _refused(self, intake: Intake, error: Exception) -> None:
+        self.metrics.counter("versions.refused")
+        self.log.warning("version refused", reason=str(error), origin=intake.origin)
+        future = self._results.get(intake.key)
+        if future is not None and not future.done():
+            future.set_exception(CommandRefusedError(str(error)))
+
+    async def _publish_folder(self, folder: Path) -> str:
+        """Take a bundle over at the start; what is wrong with it, if anything."""
+        try:
+            bundle = await asyncio.to_thread(Bundle.open, folder)
+            ref = BundleRef(
+                model=bundle.ref,
+                provider=self.identity.source,
+                index_size=len(bundle.index_bytes),
+                size=bundle.size,
+                parent=bundle.manifest.parent,
+            )
+            channel = self.settings.channel
+            if not self.registry.check(ref, channel=channel, candidate=False):
+                return ""
+            await asyncio.to_thread(self.store.put_bundle, bundle)
+            self.registry.accept(
+                Intake(
+                    bundle=ref, channel=channel, origin=f"folder {folder.name}", candidate=False
+                ),
+                ref,
+                metrics=bundle.manifest.metrics,
+            )
+        except (ArtifactError, RegistryRefusedError, OSError) as error:
+            self.log.error("cannot publish", folder=str(folder), reason=str(error))
+            return f"cannot publish {folder}: {error}"
+        return ""
+
+    def _collect_garbage(self) -> None:
+        removed = self.store.gc(keep=self.registry.kept(versions=self.settings.keep_versions))
+        if removed.bundles:
+            self.log.info("old versions dropped", bundles=removed.bundles, bytes=removed.bytes)
+
+    # Giving out.
+
+    async def _announce(self, decision: Decision) -> None:
+        """Publish a release; edges that have acted on its sequence ignore it."""
+        model, channel = decision.key
+        new = (model, channel) not in self.rollouts.keys or (
+            self.rollouts.decision(decision.key).sequence < decision.sequence
+        )
+        self.rollouts.begin(decision, served=self._served(decision))
+        address = topics.RELEASE.at(self.identity, model=model, channel=channel)
+        await self.bus.publish(
+            address,
+            Release(
+                source=self.identity.source,
+                channel=channel,
+                bundle=decision.bundle,
+                sequence=decision.sequence,
+                reason=decision.reason,
+            ),
+        )
+        if new:
+            self.log.info(
+                "released",
+                model=model,
+                version=decision.bundle.model.version,
+                channel=channel,
+                sequence=decision.sequence,
+                reason=decision.reason,
+            )
+        self._touch(decision.key)
+
+    def _served(self, decision: Decision) -> int:
+        """Bytes sent of a release's blobs since this process started."""
+        digest = decision.bundle.model.digest
+        if not self.store.has(digest):
+            return 0
+        blobs = {entry.digest for entry in self.store.index(digest).blobs()}
+        return self.provider.served_bytes(blobs | {digest})
+
+    def _touch(self, key: tuple[str, str]) -> None:
+        self._touched.add(key)
+        self._news.set()
+
+    async def _report(self) -> None:
+        """Say how far releases are: at once, then not more often than `report_s`."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            touched, self._touched = self._touched, set()
+            for key in touched:
+                await self._say(key)
+            await asyncio.sleep(self.settings.report_s)
+
+    async def _say(self, key: tuple[str, str]) -> None:
+        decision = self.rollouts.decision(key)
+        status = self.rollouts.status(
+            key, source=self.identity.source, served=self._served(decision), now=utc_now()
+        )
+        if decision.finished is None and status.finished is not None:
+            self.registry.finish(decision, when=status.finished)
+            self.log.info(
+                "every edge serves the release",
+                model=key[0],
+                version=decision.bundle.model.version,
+                edges=status.total,
+                seconds=round((status.finished - decision.decided).total_seconds(), 1),
+                served_bytes=status.served_bytes,
+            )
+        same = {"id", "time"}
+        said = self._said.get(key)
+        if said is not None and said.model_dump(exclude=same) == status.model_dump(exclude=same):
+            return
+        self._said[key] = status
+        model, channel = key
+        await self.bus.publish(
+            topics.ROLLOUT.at(self.identity, model=model, channel=channel), status
+        )
+
+    @every(seconds=1.0)
+    async def count(self) -> None:
+        """Figures for the next heartbeat."""
+        self.metrics.gauge("blocks.sent", self.provider.stats.sent)
+        self.metrics.gauge("blocks.sent_bytes", self.provider.stats.sent_bytes)
+        self.metrics.gauge("blocks.coalesced", self.provider.stats.coalesced)
+        self.metrics.gauge("store.bytes", self.store.used)
+
+    def _yes(self, request: str, decision: Decision) -> Reply:
+        model, channel = decision.key
+        version = decision.bundle.model.version
+        detail = f"{model} version {version} is released to {channel} (#{decision.sequence})"
+        return Reply(source=self.identity.source, request=request, ok=True, detail=detail)
