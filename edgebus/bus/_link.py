@@ -154,7 +154,8 @@ class Link:
             try:
                 connection = await self._transport.connect(options, self)
             except (BrokerUnreachableError, BrokerRefusedError) as error:
-                self._judge.unreachable()
+                if not (isinstance(error, BrokerUnreachableError) and error.hung_up):
+                    self._judge.unreachable()
                 if error.reason != unreachable:
                     unreachable = error.reason
                     self._log.warning("no connection, trying on", reason=error.reason)
@@ -162,7 +163,7 @@ class Link:
                 continue
             unreachable = ""
             started = time.monotonic()
-            self._judge.connected(started)
+            self._judge.connected(started, session_present=connection.session_present)
             loss = await self._live(connection, self._lost)
             now = time.monotonic()
             why = self._judge.lost(loss, now)

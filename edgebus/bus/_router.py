@@ -72,7 +72,11 @@ class Router:
         """Take a message in."""
         self.received += 1
         self.received_bytes += len(message.payload)
-        slot = self._window.arrived(message.token) if message.qos else None
+        slot = None
+        if message.qos:
+            if self._window.holds(message.token):
+                return
+            slot = self._window.arrived(message.token)
         if not self.taking and not self._is_internal(message):
             return  # unacknowledged: it comes again when the service is back
         delivery = Delivery(message, slot)

@@ -19,8 +19,8 @@ class TakeoverJudge:
     they are thrown out in turns, and whoever gives up does not come back, exactly one stays.
 
     On MQTT 5 the broker names the reason (0x8E). On 3.1.1 it just closes: several connections in
-    a row that were each closed by the other side soon after a successful connect, with no failed
-    attempt in between, are taken for the same thing.
+    a row that were each closed by the other side soon after a successful connect, with the broker
+    there all the time and its sessions kept, are taken for the same thing.
     """
 
     def __init__(self) -> None:
@@ -29,14 +29,16 @@ class TakeoverJudge:
         self._named: list[float] = []
         self._silent = 0
 
-    def connected(self, now: float) -> None:
+    def connected(self, now: float, *, session_present: bool) -> None:
         """A connection was made at `now`, in seconds of a monotonic clock."""
         self._connected_at = now
+        if not session_present:
+            self._silent = 0  # a broker that was restarted and forgot, not a fight over a session
         if self._born is None:
             self._born = now
 
     def unreachable(self) -> None:
-        """An attempt failed: the broker itself has trouble, so what came before proves nothing."""
+        """Nobody answered: the broker itself has trouble, so what came before proves nothing."""
         self._silent = 0
 
     def lost(self, loss: Loss, now: float) -> str | None:

@@ -29,13 +29,23 @@ class AckWindow:
     def __init__(self, acknowledge: Callable[[int], None]) -> None:
         self._acknowledge = acknowledge
         self._slots: deque[Slot] = deque()
+        self._tokens: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._slots)
 
+    def holds(self, token: int) -> bool:
+        """Whether an event with this token is here: then one that comes is the same one again.
+
+        A broker may not use a packet id for another message before it is acknowledged (§2.2.1),
+        but some send a message again when its acknowledgement takes long.
+        """
+        return token in self._tokens
+
     def arrived(self, token: int) -> Slot:
         """Give the next event its place."""
         slot = Slot(self, token)
+        self._tokens.add(token)
         self._slots.append(slot)
         return slot
 
@@ -44,4 +54,6 @@ class AckWindow:
         slot.done = True
         slots = self._slots
         while slots and slots[0].done:
-            self._acknowledge(slots.popleft().token)
+            token = slots.popleft().token
+            self._tokens.discard(token)
+            self._acknowledge(token)

@@ -121,7 +121,9 @@ class Bus:
             IdentityTakenError: Another process uses this identity; this one has given up.
             Exception: Whatever else ended one of the bus's tasks: a bug, or a listener's error.
         """
-        await asyncio.shield(self._open())
+        if self._over is None:
+            raise BusClosedError
+        await asyncio.shield(self._over)
 
     async def connected(self, timeout: float | None = None) -> None:
         """Return once connected.
@@ -556,9 +558,12 @@ class Bus:
             over.result()
 
     def _open(self) -> asyncio.Future[None]:
-        if self._over is None:
+        over = self._over
+        if over is None or over.done():
+            if over is not None and (error := over.exception()) is not None:
+                raise BusClosedError from error
             raise BusClosedError
-        return self._over
+        return over
 
     def _spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=f"bus {self.identity} {name}")

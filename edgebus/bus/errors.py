@@ -29,12 +29,14 @@ class BrokerUnreachableError(BusError):
     Attributes:
         url: The address, without credentials.
         reason: What the attempt ended with.
+        hung_up: Somebody took the connection and closed it without an answer.
     """
 
-    def __init__(self, *, url: str, reason: str) -> None:
+    def __init__(self, *, url: str, reason: str, hung_up: bool = False) -> None:
         super().__init__(f"no broker at {url}: {reason}; check the address and that it runs")
         self.url = url
         self.reason = reason
+        self.hung_up = hung_up
 
 
 class BrokerRefusedError(BusError):

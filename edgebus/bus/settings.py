@@ -88,7 +88,9 @@ class BrokerSettings(_Settings):
         if parts.path not in ("", "/") or parts.query:
             msg = f"{value!r} has a path; a broker's address ends with its port"
             raise ValueError(msg)
-        _ = parts.port  # raises ValueError where it is no port
+        if parts.port == 0:  # reading it raises ValueError where it is no port at all
+            msg = f"{value!r}: nobody listens on port 0; name the broker's port"
+            raise ValueError(msg)
         return value
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from harness import (
@@ -18,6 +19,7 @@ from harness import (
     Site,
 )
 
+from edgebus.lab import broker as broker_module
 from edgebus.lab.broker import EmbeddedBroker
 
 KINDS = ["memory", "memory-copies", "mosquitto-5", "mosquitto-3.1.1", "nats"]
@@ -25,8 +27,14 @@ KINDS = ["memory", "memory-copies", "mosquitto-5", "mosquitto-3.1.1", "nats"]
 
 @pytest.fixture(scope="session")
 def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
-    """The embedded broker, for the whole session."""
-    with asyncio.Runner() as runner:
+    """The embedded broker, for the whole session.
+
+    It sends what is not acknowledged again after a fixed time, not at the next connection; the
+    tests shorten that time.
+    """
+    config = broker_module._CONFIG.replace('ack_wait: "30s"', 'ack_wait: "2s"')
+    assert config != broker_module._CONFIG
+    with patch.object(broker_module, "_CONFIG", config), asyncio.Runner() as runner:
         broker = EmbeddedBroker(tmp_path_factory.mktemp("nats"))
         runner.run(broker.start())
         yield broker
@@ -47,14 +55,17 @@ def broker(request: pytest.FixtureRequest) -> BrokerUnderTest:
 
 @pytest.fixture(params=KINDS)
 def own_broker(
-    request: pytest.FixtureRequest, tmp_path: Path, mosquitto_factory: Callable[..., Any]
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    mosquitto_factory: Callable[..., Any],
+    free_port: int,
 ) -> BrokerUnderTest:
     """A broker of the test's own, not started: it may be killed."""
     kind = request.param
     if kind.startswith("memory"):
         return MemoryUnderTest(copies="each" if kind == "memory-copies" else "one", running=False)
     if kind == "nats":
-        return NatsUnderTest(EmbeddedBroker(tmp_path / "nats"))
+        return NatsUnderTest(EmbeddedBroker(tmp_path / "nats", port=free_port))
     version = kind.removeprefix("mosquitto-")
     return MosquittoUnderTest(mosquitto_factory(), version=version)
 

@@ -35,9 +35,17 @@ STATUS = Topic("{node}/{service}/status/{kind}", Note, qos=1, retain=True, doc="
 
 
 class BrokerUnderTest(Protocol):
-    """A broker of some kind."""
+    """A broker of some kind.
+
+    Attributes:
+        mqtt5: Whether it speaks MQTT 5 (the broker in memory does what it can do).
+        redelivers_in_order: Whether unacknowledged events come again before newer ones.
+        forgets: Whether it loses sessions and retained values when it is killed.
+    """
 
     mqtt5: bool
+    redelivers_in_order: bool
+    forgets: bool
 
     def transport(self, **settings: Any) -> Transport:
         """A transport to it; the arguments are those of `BrokerSettings`."""
@@ -53,6 +61,8 @@ class MemoryUnderTest:
     """The broker inside the process."""
 
     mqtt5 = True
+    redelivers_in_order = True
+    forgets = True
 
     def __init__(self, *, copies: str, running: bool = True) -> None:
         self.broker = MemoryBroker(copies=copies)
@@ -70,6 +80,9 @@ class MemoryUnderTest:
 
 class MosquittoUnderTest:
     """A Mosquitto, spoken to in one version of MQTT."""
+
+    redelivers_in_order = True
+    forgets = True
 
     def __init__(self, broker: Any, *, version: str) -> None:
         self.mqtt5 = version == "5"
@@ -90,6 +103,8 @@ class NatsUnderTest:
     """The embedded broker. It keeps sessions and retained values on disk."""
 
     mqtt5 = False
+    redelivers_in_order = False
+    forgets = False
 
     def __init__(self, broker: Any) -> None:
         self._broker = broker
@@ -207,9 +222,55 @@ async def eventually(condition: Callable[[], bool], *, say: Callable[[], object]
         raise AssertionError(f"not within {DEADLINE_S} s: {say()}") from None
 
 
-async def settled(bus: Bus, *, fence: Any) -> None:
-    """Return once everything that `bus` was sent before has reached its handlers.
+class SpyConnection:
+    """A connection that tells what is acknowledged, in which order."""
 
-    A message of the same publisher that is sent last arrives last (MQTT 3.1.1 §4.6).
+    def __init__(self, connection: Any, spy: SpyTransport) -> None:
+        self._connection = connection
+        self._spy = spy
+
+    def acknowledge(self, token: int) -> None:
+        self._spy.acknowledged.append(token)
+        self._connection.acknowledge(token)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+class SpyTransport:
+    """A transport whose connections can be watched and cut.
+
+    Attributes:
+        arrived: Tokens of QoS 1 messages in the order of their arrival.
+        acknowledged: Tokens in the order of their acknowledgement.
     """
-    await fence()
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.arrived: list[int] = []
+        self.acknowledged: list[int] = []
+        self.connections: list[Any] = []
+
+    @property
+    def url(self) -> str:
+        return self.transport.url
+
+    @property
+    def packet_limit(self) -> int | None:
+        return self.transport.packet_limit
+
+    async def connect(self, options: Any, receiver: Any) -> Any:
+        spy = self
+
+        class Spying:
+            def received(self, message: Any) -> None:
+                if message.qos:
+                    spy.arrived.append(message.token)
+                receiver.received(message)
+
+            def lost(self, loss: Any) -> None:
+                receiver.lost(loss)
+
+        connection = await self.transport.connect(options, Spying())
+        self.connections.append(connection)
+        return SpyConnection(connection, self)

@@ -1,0 +1,261 @@
+"""Requirements C1 to C8: connections that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from harness import EVENT, STATUS, Changes, Note, Recorder, Site, SpyTransport, eventually
+
+from edgebus.bus import (
+    BrokerUnreachableError,
+    Bus,
+    BusClosedError,
+    BusSettings,
+    ConnectionChange,
+    Event,
+    IdentityTakenError,
+)
+from edgebus.contracts import ServiceState, utc_now
+from edgebus.contracts.topics import SERVICE_STATE
+
+IMPATIENT = {"connect_wait_s": 0.05}
+
+
+def state(site: Site, node: str, word: str, session: int) -> ServiceState:
+    return ServiceState(
+        source=site.identity(node).source,
+        state=word,  # type: ignore[arg-type]
+        session=session,
+        instance=f"process of {node}",
+        since=utc_now(),
+        version="1",
+    )
+
+
+async def test_c1_a_broker_that_is_not_there_is_waited_for(own_site: Site) -> None:
+    site = own_site
+    changes, got = Changes(), Recorder()
+    bus = await site.bus("a", settings=IMPATIENT, on_connection=changes)
+    assert not bus.connection.connected
+    with pytest.raises(BrokerUnreachableError):
+        await bus.connected(timeout=0.05)
+    await bus.subscribe(EVENT.any(site=site.name), got)
+    await bus.publish(EVENT.at(bus.identity, kind="x"), site.note(1))
+
+    await site.broker.start()
+    await bus.connected(timeout=20)
+    assert await got.has(1) == [1]
+    assert changes.kinds == ["connected"]
+
+
+async def test_c2_kill_and_restart_of_the_broker(own_site: Site) -> None:
+    site = own_site
+    await site.broker.start()
+    changes, got = Changes(), Recorder()
+    bus = await site.bus("a", on_connection=changes)
+    sender = await site.bus("b")
+    await bus.subscribe(EVENT.any(site=site.name), got)
+    await sender.publish(EVENT.at(sender.identity, kind="x"), site.note(0))
+    await got.has(1)
+
+    for n in range(1, 3):
+        await site.broker.stop()
+        await changes.has("lost", n)
+        await sender.connection.down()
+        for _ in range(3):
+            await sender.publish(EVENT.at(sender.identity, kind="x"), site.note(n))
+        await site.broker.start()
+        await changes.has("connected", n + 1)
+    # The receiver may come back after the sender: then a broker without memory has nobody to
+    # give the events to. What is sent once both are there arrives.
+    await sender.connected(timeout=20)
+    await sender.publish(EVENT.at(sender.identity, kind="x"), site.note(9))
+    await eventually(lambda: 9 in got.numbers)
+    sessions = [change.session for change in changes.seen if change.kind == "connected"]
+    assert sessions == sorted(set(sessions))
+    assert bus.stats.connects == 3
+
+
+async def test_c3_a_lost_session_is_told_a_kept_one_is_not(own_site: Site) -> None:
+    site = own_site
+    await site.broker.start()
+    changes = Changes()
+    spy = SpyTransport(site.broker.transport())
+    bus = await site.bus("a", transport=spy, on_connection=changes)
+    await bus.subscribe(EVENT.any(site=site.name), Recorder())
+    assert changes.kinds == ["connected"]  # a first connection loses nothing
+
+    await site.broker.stop()
+    await changes.has("lost")
+    await site.broker.start()
+    up = await changes.has("connected", 2)
+    assert up.session_present is not site.broker.forgets
+    assert ("session_lost" in changes.kinds) is site.broker.forgets
+    if site.broker.forgets:
+        assert changes.kinds == ["connected", "lost", "session_lost", "connected"]
+
+
+async def test_c4_retained_state_is_said_again_to_a_broker_that_forgot(own_site: Site) -> None:
+    site = own_site
+    await site.broker.start()
+    changes = Changes()
+    bus = await site.bus("a", on_connection=changes)
+    for n in range(3):
+        await bus.publish(STATUS.at(bus.identity, kind=f"k{n}"), site.note(n))
+    await bus.publish(STATUS.at(bus.identity, kind="k1"), site.note(11))
+    await bus.clear(STATUS.at(bus.identity, kind="k2"))
+    await site.broker.stop()
+    await changes.has("lost")
+    await site.broker.start()
+    await changes.has("connected", 2)
+
+    got = Recorder()
+    other = await site.bus("b")
+    await other.subscribe(STATUS.any(site=site.name), got)
+    await got.has(2)
+    assert {event.names["kind"]: event.payload.n for event in got.events} == {"k0": 0, "k1": 11}
+
+
+async def test_c5_will_birth_and_session_numbers(site: Site) -> None:
+    watcher = await site.bus("w")
+    seen: list[tuple[str, int]] = []
+
+    async def watch(event: Event[ServiceState]) -> None:
+        seen.append((event.payload.state, event.payload.session))
+
+    await watcher.subscribe(SERVICE_STATE.any(site=site.name, node="a"), watch)
+    identity = site.identity("a")
+
+    def will(session: int) -> tuple:
+        return SERVICE_STATE.at(identity), state(site, "a", "offline", session)
+
+    def service() -> Bus:
+        async def birth(change: ConnectionChange) -> None:
+            if change.kind == "connected":
+                await bus.publish(
+                    SERVICE_STATE.at(identity), state(site, "a", "ready", change.session)
+                )
+
+        bus = site.make("a", will=will, on_connection=birth)
+        return bus
+
+    before = time.time_ns() // 1_000_000
+    first = service()
+    await first.__aenter__()
+    await eventually(lambda: len(seen) == 1)
+    await first.crash()
+    await eventually(lambda: len(seen) == 2, say=lambda: seen)
+    second = service()
+    await second.__aenter__()
+    await eventually(lambda: len(seen) == 3, say=lambda: seen)
+    await second.publish(
+        SERVICE_STATE.at(identity), state(site, "a", "stopped", second.connection.session)
+    )
+    await second.__aexit__(None, None, None)
+    await eventually(lambda: len(seen) == 4, say=lambda: seen)
+    third = service()
+    async with third:
+        await eventually(lambda: len(seen) == 5, say=lambda: seen)
+
+    # A clean end says no will; an old will is told from a new birth by its session.
+    assert [word for word, _ in seen] == ["ready", "offline", "ready", "stopped", "ready"]
+    sessions = [session for _, session in seen]
+    assert sessions[0] == sessions[1] < sessions[2] == sessions[3] < sessions[4]
+    assert sessions[0] >= before
+
+
+async def test_c6_of_two_with_one_identity_exactly_one_stays(site: Site) -> None:
+    first = await site.bus("a")
+    second = await site.bus("a")
+    loser = asyncio.create_task(first.watch())
+    other = asyncio.create_task(second.watch())
+    done, pending = await asyncio.wait(
+        [loser, other], timeout=20, return_when=asyncio.FIRST_COMPLETED
+    )
+    assert len(done) == 1
+    error = done.pop().exception()
+    assert isinstance(error, IdentityTakenError)
+    assert error.client_id == f"edgebus:{site.name}:a:svc"
+    assert "another site, node or service name" in str(error)
+
+    stays = second if loser.done() else first
+    await stays.connected(timeout=10)
+    got = Recorder()
+    sender = await site.bus("b")
+    await stays.subscribe(EVENT.any(site=site.name), got)
+    await sender.publish(EVENT.at(sender.identity, kind="x"), site.note(1))
+    assert await got.has(1) == [1]
+    for task in pending:
+        assert not task.done()
+        task.cancel()
+
+
+async def test_c7_events_wait_for_a_service_that_is_away(site: Site) -> None:
+    sender = await site.bus("b")
+    async with site.make("a") as bus:
+        await bus.subscribe(EVENT.any(site=site.name), Recorder())
+    for n in range(20):
+        await sender.publish(EVENT.at(sender.identity, kind="x"), site.note(n))
+
+    # The next process connects first and subscribes afterwards; nothing may be lost in between.
+    back = await site.bus("a")
+    await asyncio.sleep(0.1)  # let what the broker kept come in before the handler is there
+    got = Recorder()
+    await back.subscribe(EVENT.any(site=site.name), got)
+    assert await got.has(20) == list(range(20))
+
+
+async def test_c7_events_of_an_old_session_that_nobody_wants_do_not_stay_for_ever(
+    site: Site,
+) -> None:
+    sender = await site.bus("b")
+    async with site.make("a") as bus:
+        await bus.subscribe(EVENT.any(site=site.name, kind="old"), Recorder())
+    for n in range(5):
+        await sender.publish(EVENT.at(sender.identity, kind="old"), site.note(n))
+    back = await site.bus("a", settings={"orphan_grace_s": 0.2})
+    await eventually(lambda: back.stats.unrouted == 5)
+
+
+async def test_c8_a_failing_listener_is_seen(site: Site) -> None:
+    async def listener(_change: ConnectionChange) -> None:
+        msg = "birth certificate lost"
+        raise RuntimeError(msg)
+
+    bus = site.make("a", on_connection=listener)
+    with pytest.raises(RuntimeError, match="birth certificate"):
+        async with bus:
+            await bus.watch()
+
+
+async def test_c8_a_closed_bus_says_so(site: Site) -> None:
+    bus = site.make("a")
+    note = site.note(1)
+    with pytest.raises(BusClosedError):
+        await bus.publish(EVENT.at(bus.identity, kind="x"), note)
+    async with bus:
+        pass
+    with pytest.raises(BusClosedError):
+        await bus.publish(EVENT.at(bus.identity, kind="x"), note)
+    with pytest.raises(BusClosedError):
+        await bus.subscribe(EVENT.any(), Recorder())
+    await bus.watch()  # returns: it is closed
+
+
+async def test_c8_tools_leave_no_session_and_share_an_identity(site: Site) -> None:
+    ephemeral = {"ephemeral": True}
+    sender = await site.bus("b")
+    one, two = await site.bus("a", settings=ephemeral), await site.bus("a", settings=ephemeral)
+    first, second = Recorder(), Recorder()
+    await one.subscribe(EVENT.any(site=site.name), first)
+    await two.subscribe(EVENT.any(site=site.name), second)
+    await sender.publish(EVENT.at(sender.identity, kind="x"), site.note(1))
+    assert await first.has(1) == await second.has(1) == [1]
+
+
+def test_settings_are_closed() -> None:
+    with pytest.raises(ValueError, match="connect_wait"):
+        BusSettings.model_validate({"connect_wait": 1})
+    assert Note(source="x", n=1).schema_id() == "note/1"

@@ -1,0 +1,174 @@
+"""Requirements P1 to P6: what becomes of what is published."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from harness import EVENT, READING, STATUS, Recorder, Site, eventually
+
+from edgebus.bus import MessageTooLargeError, OutboxFullError
+from edgebus.contracts import RawBytes, Topic
+
+BLOCK = Topic("{node}/{service}/blocks/{kind}", RawBytes, qos=1, doc="Bulk.")
+
+
+async def test_p1_events_published_while_offline_arrive_in_order(own_site: Site) -> None:
+    site = own_site
+    await site.broker.start()
+    got = Recorder()
+    receiver, sender = await site.bus("a"), await site.bus("b")
+    await receiver.subscribe(EVENT.any(site=site.name), got)
+    await site.broker.stop()
+    await sender.connection.down()
+    await receiver.connection.down()
+    await receiver.__aexit__(None, None, None)
+    for n in range(50):
+        await sender.publish(EVENT.at(sender.identity, kind="x"), site.note(n))
+    assert sender.stats.outbox_messages == 50
+
+    # The broker may have forgotten who was there: the receiver has to be back first.
+    receiver = await site.bus("a", settings={"connect_wait_s": 0.01})
+    await receiver.subscribe(EVENT.any(site=site.name), got)
+    sender_transport = sender._transport
+    connect, ready = sender_transport.connect, asyncio.Event()
+
+    async def wait_and_connect(*arguments: object) -> object:
+        await ready.wait()
+        return await connect(*arguments)
+
+    sender_transport.connect = wait_and_connect
+    await site.broker.start()
+    await receiver.connected(timeout=20)
+    ready.set()
+    numbers = await got.has(50)
+    assert numbers == list(range(50))
+    await eventually(lambda: sender.stats.outbox_messages == 0)
+
+
+async def test_p2_readings_published_while_offline_are_dropped_and_counted(own_site: Site) -> None:
+    bus = await own_site.bus("a", settings={"connect_wait_s": 0.01})
+    for n in range(7):
+        await bus.publish(READING.at(bus.identity, kind="x"), own_site.note(n))
+    assert bus.stats.offline_dropped == 7
+    assert bus.stats.outbox_messages == 0
+
+
+async def test_p3_a_full_outbox_refuses_and_says_how_full(own_site: Site) -> None:
+    site = own_site
+    bus = await site.bus("a", settings={"connect_wait_s": 0.01, "outbox_messages": 3})
+    for n in range(3):
+        await bus.publish(EVENT.at(bus.identity, kind="x"), site.note(n))
+    with pytest.raises(OutboxFullError) as full:
+        await bus.publish(EVENT.at(bus.identity, kind="x"), site.note(3))
+    assert (full.value.messages, full.value.max_messages) == (3, 3)
+    # A newer state replaces the one that waits; there is room for that in any case.
+    await site.broker.start()
+    await bus.connected(timeout=20)
+    await eventually(lambda: bus.stats.outbox_messages == 0)
+    await bus.publish(EVENT.at(bus.identity, kind="x"), site.note(4))
+
+
+async def test_p3_only_the_newest_state_waits(own_site: Site) -> None:
+    site = own_site
+    bus = await site.bus("a", settings={"connect_wait_s": 0.01, "outbox_messages": 2})
+    for n in range(20):
+        await bus.publish(STATUS.at(bus.identity, kind="x"), site.note(n))
+    assert bus.stats.outbox_messages == 1
+    await site.broker.start()
+    watcher, got = await site.bus("b"), Recorder()
+    await watcher.subscribe(STATUS.any(site=site.name), got)
+    assert await got.has(1) == [19]
+
+
+async def test_p3_many_publishers_wait_for_room_while_connected(site: Site) -> None:
+    bus = await site.bus("a", settings={"outbox_messages": 2})
+    receiver, got = await site.bus("b"), Recorder()
+    await receiver.subscribe(EVENT.any(site=site.name), got)
+    await asyncio.gather(
+        *(bus.publish(EVENT.at(bus.identity, kind="x"), site.note(n)) for n in range(200))
+    )
+    assert sorted(await got.has(200)) == list(range(200))
+
+
+async def test_p4_too_large_is_refused_before_it_is_sent(site: Site) -> None:
+    limit = 100_000
+    bus = await site.bus("a", broker={"max_packet_bytes": limit})
+    actual = getattr(getattr(site.broker, "broker", None), "max_packet_bytes", limit)
+    address = BLOCK.at(bus.identity, kind="x")
+    with pytest.raises(MessageTooLargeError) as large:
+        await bus.publish(address, RawBytes(bytes(actual)))
+    assert large.value.limit == actual
+    assert large.value.size > actual
+    assert large.value.topic == address.name
+    assert str(actual) in str(large.value)
+    assert str(large.value.size) in str(large.value)
+    assert bus.stats.published == 0
+    await bus.publish(address, RawBytes(bytes(90_000)))
+    assert bus.connection.connects == 1
+
+
+async def test_p5_control_traffic_goes_before_bulk(site: Site) -> None:
+    bus, receiver = await site.bus("a"), await site.bus("b")
+    order: list[str] = []
+
+    async def block(_event: object) -> None:
+        order.append("block")
+
+    async def event(_event: object) -> None:
+        order.append("event")
+
+    await receiver.subscribe(BLOCK.any(site=site.name), block)
+    await receiver.subscribe(EVENT.any(site=site.name), event)
+    data = RawBytes(bytes(200_000))
+    blocks = [
+        asyncio.create_task(bus.publish(BLOCK.at(bus.identity, kind="x"), data)) for _ in range(40)
+    ]
+    await asyncio.sleep(0)
+    await bus.publish(EVENT.at(bus.identity, kind="x"), site.note(1))
+    await asyncio.gather(*blocks)
+    await eventually(lambda: len(order) == 41)
+    # Behind what was in flight already (512 KiB), far before the rest.
+    assert order.index("event") <= 10
+
+
+@pytest.mark.parametrize("topic", [EVENT, READING], ids=["qos1", "qos0"])
+async def test_p6_order_per_publisher_is_kept(site: Site, topic: Topic) -> None:
+    receiver = await site.bus("r")
+    got = Recorder()
+    await receiver.subscribe(topic.any(site=site.name), got)
+    senders = [await site.bus(f"s{number}") for number in range(3)]
+
+    async def send(number: int) -> None:
+        bus = senders[number]
+        for n in range(100):
+            await bus.publish(topic.at(bus.identity, kind="x"), site.note(number * 1000 + n))
+
+    await asyncio.gather(*(send(number) for number in range(3)))
+    numbers = await got.has(300)
+    for number in range(3):
+        mine = [n for n in numbers if n // 1000 == number]
+        assert mine == [number * 1000 + n for n in range(100)]
+
+
+async def test_p6_many_at_once_arrive_in_the_order_of_the_calls(site: Site) -> None:
+    bus, receiver = await site.bus("a"), await site.bus("b")
+    got = Recorder()
+    await receiver.subscribe(EVENT.any(site=site.name), got)
+    async with asyncio.TaskGroup() as group:
+        for n in range(500):
+            group.create_task(bus.publish(EVENT.at(bus.identity, kind="x"), site.note(n)))
+    assert await got.has(500) == list(range(500))
+
+
+async def test_p7_what_expired_in_the_outbox_is_not_sent(own_site: Site) -> None:
+    site = own_site
+    bus = await site.bus("a", settings={"connect_wait_s": 0.01})
+    await bus.publish(EVENT.at(bus.identity, kind="x"), site.note(1), expires_in_s=0.01)
+    await bus.publish(STATUS.at(bus.identity, kind="x"), site.note(2))
+    await asyncio.sleep(0.02)
+    await site.broker.start()
+    await bus.connected(timeout=20)
+    await eventually(lambda: bus.stats.outbox_messages == 0)
+    assert bus.stats.refused == 1
+    assert bus.stats.published == 1

@@ -1,0 +1,123 @@
+"""Requirements Q1 to Q5: handlers that are slower than their messages."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from harness import EVENT, READING, Recorder, Site, eventually
+
+from edgebus.bus import DropOldest, Event, Latest, Wait
+
+
+async def test_q1_a_slow_handler_delays_nobody_else(site: Site) -> None:
+    bus, sender = await site.bus("a"), await site.bus("b")
+    gate = asyncio.Event()
+
+    async def wait(_event: Event) -> None:
+        await gate.wait()
+
+    slow, fast, reading = Recorder(wait), Recorder(), Recorder()
+    await bus.subscribe(EVENT.any(site=site.name, kind="slow"), slow)
+    await bus.subscribe(EVENT.any(site=site.name, kind="fast"), fast)
+    await bus.subscribe(READING.any(site=site.name), reading)
+    for n in range(300):
+        await sender.publish(EVENT.at(sender.identity, kind="slow"), site.note(n))
+        await sender.publish(EVENT.at(sender.identity, kind="fast"), site.note(n))
+    await sender.publish(READING.at(sender.identity, kind="x"), site.note(1))
+    assert await fast.has(300) == list(range(300))
+    assert await reading.has(1) == [1]
+    assert slow.events == []
+    gate.set()
+    assert await slow.has(300) == list(range(300))
+
+
+async def test_q2_latest_keeps_the_newest_per_key_and_counts_the_rest(site: Site) -> None:
+    bus, sender = await site.bus("a"), await site.bus("b")
+    gate, started = asyncio.Event(), asyncio.Event()
+
+    async def wait(_event: Event) -> None:
+        started.set()
+        await gate.wait()
+
+    got = Recorder(wait)
+    subscription = await bus.subscribe(READING.any(site=site.name), got, policy=Latest())
+    await sender.publish(READING.at(sender.identity, kind="a"), site.note(0))
+    await started.wait()
+    for n in range(1, 50):
+        await sender.publish(READING.at(sender.identity, kind="a"), site.note(n))
+        await sender.publish(READING.at(sender.identity, kind="b"), site.note(100 + n))
+    await eventually(lambda: subscription.stats.received >= 99)
+    gate.set()
+    assert await got.has(3) == [0, 49, 149]
+    assert subscription.stats.dropped == subscription.stats.received - 3
+    assert subscription.stats.queued == 0
+
+
+async def test_q3_drop_oldest_is_bounded_and_counts(site: Site) -> None:
+    bus, sender = await site.bus("a"), await site.bus("b")
+    gate, started = asyncio.Event(), asyncio.Event()
+
+    async def wait(_event: Event) -> None:
+        started.set()
+        await gate.wait()
+
+    got = Recorder(wait)
+    subscription = await bus.subscribe(
+        EVENT.any(site=site.name), got, policy=DropOldest(messages=5), deduplicate=False
+    )
+    for n in range(40):
+        await sender.publish(EVENT.at(sender.identity, kind="x"), site.note(n))
+    await started.wait()
+    await eventually(lambda: subscription.stats.received == 40)
+    assert subscription.stats.queued == 5
+    gate.set()
+    await got.has(6)
+    assert got.numbers[-5:] == [35, 36, 37, 38, 39]
+    assert subscription.stats.dropped == 34
+
+
+async def test_q4_wait_loses_no_event_however_far_behind(site: Site) -> None:
+    bus, sender = await site.bus("a"), await site.bus("b")
+    gate = asyncio.Event()
+
+    async def wait(_event: Event) -> None:
+        await gate.wait()
+
+    got = Recorder(wait)
+    subscription = await bus.subscribe(
+        EVENT.any(site=site.name), got, policy=Wait(messages=10, bytes=1000)
+    )
+    for n in range(400):
+        await sender.publish(EVENT.at(sender.identity, kind="x"), site.note(n))
+    gate.set()
+    assert await got.has(400) == list(range(400))
+    assert subscription.stats.dropped == 0
+
+
+async def test_q5_own_connection_bounds_what_is_held_and_holds_up_nobody(site: Site) -> None:
+    if not site.broker.mqtt5:
+        pytest.skip("MQTT 3.1.1 cannot say how many events a client takes at a time")
+    bus, sender = await site.bus("a"), await site.bus("b")
+    gate = asyncio.Event()
+
+    async def wait(_event: Event) -> None:
+        await gate.wait()
+
+    behind, other = Recorder(wait), Recorder()
+    subscription = await bus.subscribe(
+        EVENT.any(site=site.name, kind="slow"),
+        behind,
+        policy=Wait(messages=8, own_connection=True),
+        name="slow",
+    )
+    await bus.subscribe(EVENT.any(site=site.name, kind="other"), other)
+    for n in range(200):
+        await sender.publish(EVENT.at(sender.identity, kind="slow"), site.note(n))
+    for n in range(200):
+        await sender.publish(EVENT.at(sender.identity, kind="other"), site.note(n))
+    assert await other.has(200) == list(range(200))
+    stats = subscription.stats
+    assert stats.queued + stats.active <= 8
+    gate.set()
+    assert await behind.has(200) == list(range(200))
