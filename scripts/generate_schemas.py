@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
 """Write schemas/ and docs/topics.md from the contracts, or check that they are fresh.
 
-    python scripts/generate_schemas.py            # write
-    python scripts/generate_schemas.py --check    # exit 1 and name what is stale
+python scripts/generate_schemas.py            # write
+python scripts/generate_schemas.py --check    # exit 1 and name what is stale
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
-from edgebus.cli._schema_files import schema_files, topics_page
+from edgebus.cli.schema_files import schema_files, topics_page
+from edgebus.lab.summary import summary_schema
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def expected(root: Path) -> dict[Path, str]:
     """Every generated file and its text."""
     files = {root / "schemas" / name: text for name, text in schema_files().items()}
+    # Not on the bus, but published too: the file that a run of `edgebus up` leaves behind.
+    files[root / "schemas" / "summary.json"] = json.dumps(summary_schema(), indent=2) + "\n"
     files[root / "docs" / "topics.md"] = topics_page()
     return files
 

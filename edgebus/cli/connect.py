@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from edgebus.bus import Bus, BusSettings, Event, MqttTransport
+from edgebus.bus import Bus, Event, MqttTransport
 from edgebus.contracts import Filter, Identity, ServiceState, topics
 from edgebus.service import ServiceError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ServiceNotFoundError", "connect", "find_node"]
 
+_PATIENCE_S = 3.0
 _ALIVE = frozenset({"ready", "degraded"})
 
 
@@ -40,16 +41,17 @@ class ServiceNotFoundError(ServiceError):
 
 @asynccontextmanager
 async def connect(node: NodeSettings) -> AsyncIterator[Bus]:
-    """A bus for one command: own client id, no session; fails at once without a broker.
+    """A bus for one command: own client id, no session; fails soon without a broker.
 
     Raises:
-        BrokerUnreachableError: Nobody answers.
+        BrokerUnreachableError: Nobody answers within 3 s.
     """
     identity = Identity(
         base=node.base, site=node.site, node=node.node, service=f"cli-{secrets.token_hex(4)}"
     )
-    settings = node.bus.model_copy(update={"ephemeral": True})
+    settings = node.bus.model_copy(update={"ephemeral": True, "connect_wait_s": 0.0})
     async with Bus(MqttTransport(node.broker), identity=identity, settings=settings) as bus:
+        await bus.connected(_PATIENCE_S)
         yield bus
 
 

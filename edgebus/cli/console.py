@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["fail", "output", "table"]
+__all__ = ["fail", "output", "quiet_logs", "table"]
 
 
 def output() -> Console:
@@ -27,7 +27,10 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str =
     """Print a table."""
     from rich.table import Table
 
-    drawn = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    named = any(headers)
+    drawn = Table(
+        title=title or None, title_justify="left", box=None, pad_edge=False, show_header=named
+    )
     for header in headers:
         drawn.add_column(header, overflow="fold", header_style="bold")
     for row in rows:
@@ -38,3 +41,10 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str =
 def fail(message: str) -> None:
     """One line to standard error."""
     sys.stderr.write(f"edgebus: {' '.join(message.split())}\n")
+
+
+def quiet_logs() -> None:
+    """Logs of a command that is no service: errors only; its own output is what counts."""
+    from edgebus.service import LogSettings, configure_logging
+
+    configure_logging(LogSettings(level="error", format="console"))

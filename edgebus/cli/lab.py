@@ -31,4 +31,8 @@ def up(context: typer.Context) -> None:
     """
     from edgebus.lab import cli
 
-    cli.up(list(context.args))
+    inner = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    inner.command(context_settings={"help_option_names": ["-h", "--help"]})(cli.up)
+    code = inner(args=context.args, prog_name="edgebus up", standalone_mode=False)
+    if isinstance(code, int) and code:
+        raise typer.Exit(code)

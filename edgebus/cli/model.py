@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from edgebus.cli.console import table
+from edgebus.cli.console import quiet_logs, table
 from edgebus.cli.options import Broker, Config, Overrides, node_settings
 
 if TYPE_CHECKING:
     from edgebus.artifacts import Bundle
     from edgebus.bus import Bus
-    from edgebus.contracts import Command, Identity, Reply, Topic
+    from edgebus.contracts import Command, Reply, Topic
     from edgebus.service import NodeSettings
 
     R = TypeVar("R", bound=Reply)
@@ -45,6 +48,7 @@ def add_to(app: typer.Typer) -> None:
 @commands.command("import")
 def import_(
     onnx: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX detector.")],
+    *,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The bundle's folder; ./NAME by default.")
     ] = None,
@@ -57,18 +61,30 @@ def import_(
     decoder: Annotated[
         str, typer.Option(help="How its output is read; auto knows the usual heads.")
     ] = "auto",
+    version: Annotated[int, typer.Option(min=1, help="Version of the bundle.")] = 1,
+    serve_only: Annotated[
+        bool, typer.Option("--serve-only", help="Take a graph that cannot be retrained, too.")
+    ] = False,
 ) -> None:
     """Make a bundle of any ONNX detector: graph, weights, manifest.
 
     Example: edgebus model import yolox_nano_416.onnx --name yolox-nano
     """
     from edgebus.artifacts import import_onnx
+    from edgebus.inference import make_probe
 
+    quiet_logs()
     chosen = name or onnx.stem.replace("_", "-")
-    names = classes.read_text(encoding="utf-8").split("\n") if classes else None
-    listed = [line.strip() for line in names if line.strip()] if names else None
     bundle = import_onnx(
-        onnx, name=chosen, out=out or Path(chosen), classes=listed, decoder=decoder
+        onnx,
+        name=chosen,
+        out=out or Path(chosen),
+        classes=_lines(classes) if classes else None,
+        decoder=decoder,
+        version=version,
+        serve_only=serve_only,
+        check=_trainability_check(),
+        probe=make_probe,
     )
     _print_bundle(bundle)
 
@@ -84,6 +100,7 @@ def show(folder: Folder) -> None:
 @commands.command("list")
 def list_models(
     model: Annotated[str | None, typer.Argument(help="Only this model's versions.")] = None,
+    *,
     node: Node = None,
     broker: Broker = None,
     config: Config = None,
@@ -132,6 +149,7 @@ def list_models(
 @commands.command()
 def publish(
     folder: Folder,
+    *,
     channel: Annotated[str, typer.Option(help="Release channel.")] = "stable",
     node: Node = None,
     broker: Broker = None,
@@ -154,6 +172,7 @@ def publish(
 @commands.command()
 def rollback(
     model: Annotated[str, typer.Argument(help="Name of the model.")],
+    *,
     version: Annotated[
         int | None, typer.Option(min=1, help="The one before the present one by default.")
     ] = None,
@@ -256,7 +275,50 @@ async def _request(
 async def _publish(
     bundle: Bundle, settings: NodeSettings, *, channel: str, node: str | None, timeout: float
 ) -> Reply:
-    raise NotImplementedError
+    """Serve the bundle's blocks for as long as the distributor needs to take it over."""
+    from edgebus.artifacts import ArtifactProvider, Store, reference
+    from edgebus.cli.connect import connect
+    from edgebus.contracts import PublishCommand, Reply, topics
+
+    with tempfile.TemporaryDirectory(prefix="edgebus-publish-") as folder:
+        store = Store(folder)
+        store.put_bundle(bundle)
+        async with connect(settings) as bus:
+            provider = ArtifactProvider(bus, bus.identity, store)
+            serving = asyncio.create_task(provider.run(), name="serve blocks")
+            command = PublishCommand(
+                source=bus.identity.source,
+                bundle=reference(store, bundle.digest, provider=bus.identity),
+                channel=channel,
+            )
+            try:
+                return await _request(
+                    bus,
+                    settings,
+                    topics.CMD_PUBLISH,
+                    command,
+                    Reply,
+                    service="distributor",
+                    node=node,
+                    timeout=timeout,
+                )
+            finally:
+                serving.cancel()
+                await asyncio.gather(serving, return_exceptions=True)
+
+
+def _lines(path: Path) -> list[str]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _trainability_check() -> Callable[[bytes], None] | None:
+    """What says whether torch can train a graph; None where torch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    from edgebus.inference.graph import check_supported
+
+    return check_supported
 
 
 def _print_bundle(bundle: Bundle) -> None:

@@ -40,9 +40,11 @@ Broker = Annotated[
 def node_settings(
     *, config: Path | None, overrides: Sequence[str] | None, broker: str | None
 ) -> NodeSettings:
-    """The node's settings for a tool that talks on the bus."""
+    """The node's settings for a command that talks on the bus."""
+    from edgebus.cli.console import quiet_logs
     from edgebus.service import load_node
 
+    quiet_logs()
     pairs = [*(overrides or ())]
     if broker is not None:
         pairs.append(f"broker.url={broker}")

@@ -40,7 +40,9 @@ def run(
     if broker is not None:
         pairs.append(f"broker.url={broker}")
     kind = load_service(service)
-    node, settings = load_settings(service, config=config, overrides=pairs)
+    node, settings = load_settings(
+        service, config=config, overrides=pairs, settings_type=kind.settings_type
+    )
     raise typer.Exit(run_service(kind, node, settings))
 
 

@@ -51,6 +51,7 @@ def watch(
     filter: Annotated[  # noqa: A002 MQTT's word for it
         str, typer.Argument(help="MQTT topic filter; + is one level, # the rest.")
     ] = "edgebus/#",
+    *,
     broker: Broker = None,
     config: Config = None,
     overrides: Overrides = None,

@@ -91,7 +91,7 @@ def _answering(
             reply = await handler(event)
         except CommandRefusedError as error:
             reply = _no(service, event, str(error))
-        except Exception as error:  # noqa: BLE001 whoever asked must hear of it, whatever it is
+        except Exception as error:
             service.log.exception("command failed", command=name, sender=event.payload.source)
             reply = _no(service, event, f"{type(error).__name__}: {error}")
         await bus.reply(event, reply)

@@ -51,7 +51,7 @@ def from_file(path: Path) -> SourceTree:
         reason = getattr(error, "strerror", None) or str(error)
         raise _problem("config", origin, f"cannot be read: {reason}") from error
     try:
-        values = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+        values = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
         raise _problem("config", origin, f"is no YAML: {_one_line(error)}") from error
     values = {} if values is None else values
@@ -64,7 +64,7 @@ def from_file(path: Path) -> SourceTree:
 def from_environment(
     fields: Mapping[str, FieldInfo], environment: Mapping[str, str] | None = None
 ) -> SourceTree:
-    """Read ``EDGEBUS_SITE``, ``EDGEBUS_BROKER__URL``, ``EDGEBUS_DETECTOR__THRESHOLD`` …
+    """Read ``EDGEBUS_SITE``, ``EDGEBUS_BROKER__URL``, ``EDGEBUS_DETECTOR__THRESHOLD``.
 
     Args:
         fields: The top-level settings; a field's type says whether its text is JSON.
@@ -169,7 +169,7 @@ def _class_body(fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
     return {
         "__module__": __name__,
         "__annotations__": {name: info.annotation for name, info in fields.items()},
-        **{name: None for name in fields},
+        **dict.fromkeys(fields),
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator, validators
 
-from edgebus.cli._schema_files import asyncapi_document, message_types, schema_documents
+from edgebus.cli.schema_files import asyncapi_document, message_types, schema_documents
 from edgebus.contracts import (
     Box,
     BundleRef,
@@ -48,9 +48,7 @@ def test_the_committed_files_are_fresh(generator: ModuleType) -> None:
     assert generator.stale(ROOT) == []
 
 
-def test_stale_missing_and_left_over_files_are_named(
-    generator: ModuleType, tmp_path: Path
-) -> None:
+def test_stale_missing_and_left_over_files_are_named(generator: ModuleType, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "schemas", tmp_path / "schemas")
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     (tmp_path / "schemas/state-1.json").write_text("{}")

@@ -13,6 +13,7 @@ from edgebus.contracts import (
     Reply,
     ServiceState,
     Topic,
+    new_id,
     schema,
     topics,
     utc_now,
@@ -222,16 +223,13 @@ async def test_what_cannot_be_drained_is_said() -> None:
 
 
 async def test_a_task_that_dies_takes_the_service_down() -> None:
-    broker = MemoryBroker()
-    one = harness(broker=broker)
-    with pytest.raises(ServiceFailedError, match="task bomb: RuntimeError: boom"):
-        async with one:
-            service = counter(one)
-            service.spawn(service.explode(RuntimeError("boom")), name="bomb")
-            state = await one.wait_for_state("stopped")
-            assert state.reason == "task bomb: RuntimeError: boom"
+    async with harness() as one:
+        service = counter(one)
+        service.spawn(service.explode(RuntimeError("boom")), name="bomb")
+        with pytest.raises(ServiceFailedError, match="task bomb: RuntimeError: boom"):
             await one.finished()
-    assert not broker.clients()
+        state = await one.wait_for_state("stopped")
+        assert state.reason == "task bomb: RuntimeError: boom"
 
 
 async def test_a_start_that_fails_says_why() -> None:
@@ -331,6 +329,11 @@ async def test_the_state_of_a_dead_process_stops_nobody(tmp_path: Any) -> None:
         await life
 
 
+def fresh(state: ServiceState, **changes: Any) -> ServiceState:
+    """The same, said now."""
+    return state.model_copy(update={"id": new_id(), "time": utc_now(), **changes})
+
+
 async def test_of_two_that_start_at_once_the_younger_goes(tmp_path: Any) -> None:
     """Nobody was there when both looked; then they hear each other."""
     broker = MemoryBroker()
@@ -346,7 +349,7 @@ async def test_of_two_that_start_at_once_the_younger_goes(tmp_path: Any) -> None
             where=lambda event: event.topic == state.name and event.payload.state == "ready",
         )
         # The older one, played by the test, says its birth.
-        older = ready.payload.model_copy(update={"time": utc_now(), "instance": "0"})
+        older = fresh(ready.payload, instance="0")
         await listener.bus.publish(state, older)
         with pytest.raises(DuplicateIdentityError):
             await asyncio.wait_for(life, 5)
@@ -357,7 +360,7 @@ async def test_the_older_of_two_says_its_state_again(tmp_path: Any) -> None:
     broker = MemoryBroker()
     async with harness(broker=broker) as one:
         ready = await one.wait_for_state("ready")
-        newcomer = ready.model_copy(update={"time": utc_now(), "instance": "f" * 36})
+        newcomer = fresh(ready, instance="f" * 36)
         await one.bus.publish(topics.SERVICE_STATE.at(one.identity), newcomer)
         await one.expect(
             topics.SERVICE_STATE, where=lambda event: event.payload.instance == "f" * 36

@@ -17,8 +17,8 @@ class Source(ServiceSettings):
 
 class SeenSettings(ServiceSettings):
     threshold: float = Field(default=0.5, ge=0, le=1)
-    classes: list[str] = []
-    weights: dict[str, float] = {}
+    classes: tuple[str, ...] = ()
+    weights: dict[str, float] = Field(default_factory=dict)
     source: Source = Source()
     token: SecretStr = SecretStr("")
     label: str = ""
@@ -74,7 +74,7 @@ def test_texts_become_what_the_setting_is(tmp_path: Path) -> None:
             "seen.source.kind=file",
         ),
     )
-    assert seen.classes == ["car", "person"]
+    assert seen.classes == ("car", "person")
     assert seen.weights == {"Person": 0.5}
     assert seen.label == "123"
     assert seen.source.kind == "file"
@@ -108,7 +108,7 @@ def test_a_misspelt_section_names_the_section(tmp_path: Path) -> None:
 
 
 def test_an_unknown_variable_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="variable EDGEBUS_BROKER_URL.*did you mean broker"):
+    with pytest.raises(SettingsError, match=r"variable EDGEBUS_BROKER_URL.*did you mean broker"):
         load(tmp_path, environment={"EDGEBUS_BROKER_URL": "mqtt://x"})
 
 
