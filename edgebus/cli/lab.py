@@ -31,8 +31,7 @@ def up(context: typer.Context) -> None:
     """
     from edgebus.lab import cli
 
-    inner = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-    inner.command(context_settings={"help_option_names": ["-h", "--help"]})(cli.up)
-    code = inner(args=context.args, prog_name="edgebus up", standalone_mode=False)
+    # Not standalone: usage errors reach the outer program, and an exit comes back as its code.
+    code = cli.app(args=context.args, prog_name="edgebus up", standalone_mode=False)
     if isinstance(code, int) and code:
         raise typer.Exit(code)
