@@ -15,6 +15,8 @@ from edgebus.lab.supervisor import log_end
 from edgebus.lab.topology import Topology, TopologyError
 from edgebus.lab.track import Tracker
 from edgebus.lab.view import LiveView, PlainView, closing_table
+from edgebus.service.log import configure_logging
+from edgebus.service.settings import LogSettings
 
 __all__ = ["app", "up"]
 
@@ -164,7 +166,10 @@ def _run(topology: Topology, folder: Path, *, plain: bool) -> Finished:
         return LiveView(tracker, title=title, console=console)
 
     echo(f"run folder {folder}")
-    return asyncio.run(Run(topology, folder=folder, make_view=make_view, echo=echo).go())
+    with (folder / "lab.log").open("a") as log:
+        # Its own log lines would tear the view.
+        configure_logging(LogSettings(), stream=log)
+        return asyncio.run(Run(topology, folder=folder, make_view=make_view, echo=echo).go())
 
 
 def _tell(finished: Finished, folder: Path) -> None:

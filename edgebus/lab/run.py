@@ -103,6 +103,7 @@ class Run:
             async with AsyncExitStack() as stack:
                 broker = await self._broker(stack)
                 url = broker.url if broker else self._topology.broker.url or ""
+                self._echo(f"broker {url}")
                 environment = self._environment()
                 topology = self._filled(start_s=0)
                 for command in topology.setup:
