@@ -24,7 +24,7 @@ class FetchProgress:
 
     Attributes:
         received_bytes: Bytes of blocks that came, index included.
-        needed_bytes: Bytes that had to come; grows once the index is there.
+        needed_bytes: Bytes that had to come; until the index is there, those of the whole bundle.
         patched: Whether the weights come as a patch.
         corrupt: Blocks that were damaged and asked for again.
         requests: Requests sent.
@@ -79,8 +79,8 @@ class BlockCollector:
         )
 
     def expect(self, size: int) -> None:
-        """More bytes have to come."""
-        self._needed += size
+        """So many bytes have to come from now on."""
+        self._needed = self._received + size
 
     def receiver(self, *, size: int, blocks: tuple[str, ...] | None, sink: Sink) -> BlockReceiver:
         """A receiver with this delivery's window and patience."""

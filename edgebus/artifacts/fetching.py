@@ -92,6 +92,7 @@ class ArtifactFetcher:
         )
         log = self._log.bind(model=ref.model.name, version=ref.model.version, digest=digest[:16])
         log.info("delivery begins", provider=ref.provider)
+        delivery.expect(ref.index_size + ref.size)
         index = await self._index(delivery, digest, ref.index_size)
         for entry in index.blobs():
             self._store.limits.check(entry.path, entry.size)
@@ -132,7 +133,6 @@ class ArtifactFetcher:
             receiver = delivery.receiver(
                 size=size, blocks=(digest,) if one_block else None, sink=sink
             )
-            delivery.expect(size)
             await delivery.collect({digest: receiver})
             while sha256(bytes(sink.data)) != digest:
                 receiver.restart()
