@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from edgebus.contracts import EdgeProgress, ModelStatus, RolloutStatus
-from edgebus_distributor.registry import Decision
+from edgebus_distributor.records import Decision
 
 __all__ = ["Rollouts"]
 

@@ -12,9 +12,8 @@ from edgebus.artifacts import (
     ArtifactProvider,
     Bundle,
     Store,
-    reference,
 )
-from edgebus.bus import BusError, Event
+from edgebus.bus import Event
 from edgebus.contracts import (
     BundleRef,
     Candidate,
@@ -30,14 +29,14 @@ from edgebus.contracts import (
     utc_now,
 )
 from edgebus.service import CommandRefusedError, Service, command, every, on
-from edgebus_distributor.registry import Decision, Intake, Registry, RegistryRefusedError
+from edgebus_distributor.arrivals import Arrivals
+from edgebus_distributor.records import Decision, Intake, RegistryRefusedError
+from edgebus_distributor.registry import Registry
 from edgebus_distributor.rollout import Rollouts
 from edgebus_distributor.settings import DistributorSettings
 from edgebus_distributor.tables import open_database
 
 __all__ = ["Distributor"]
-
-_RETRY_S = 5.0
 
 
 class Distributor(Service[DistributorSettings]):
@@ -60,9 +59,15 @@ class Distributor(Service[DistributorSettings]):
         self.provider = ArtifactProvider(
             self.bus, self.identity, self.store, in_flight=self.settings.blocks_in_flight
         )
-        self._fetcher = ArtifactFetcher(self.bus, self.identity, self.store, patches_too=True)
-        self._arrivals = asyncio.Event()
-        self._results: dict[tuple[str, str], asyncio.Future[Decision]] = {}
+        self._arrivals = Arrivals(
+            self.registry,
+            self.store,
+            ArtifactFetcher(self.bus, self.identity, self.store, patches_too=True),
+            identity=self.identity,
+            make_room=self._collect_garbage,
+            accepted=self._accepted,
+            refused=self._refused,
+        )
         self._touched: set[tuple[str, str]] = set()
         self._news = asyncio.Event()
         self._said: dict[tuple[str, str], RolloutStatus] = {}
@@ -71,7 +76,7 @@ class Distributor(Service[DistributorSettings]):
             await self._announce(decision)
         self._collect_garbage()
         self.spawn(self.provider.run(), name="provider")
-        self.spawn(self._take_in(), name="intake")
+        self.spawn(self._arrivals.run(), name="arrivals")
         self.spawn(self._report(), name="report")
         if any(problems):
             await self.set_state("degraded", "; ".join(filter(None, problems)))
@@ -112,7 +117,7 @@ class Distributor(Service[DistributorSettings]):
             return
         # What is known was decided upon before; a rollback since then stands.
         if new:
-            self._want(intake)
+            self._arrivals.want(intake)
 
     @on(topics.MODEL_STATUS)
     async def on_status(self, event: Event[ModelStatus]) -> None:
@@ -150,7 +155,14 @@ class Distributor(Service[DistributorSettings]):
             raise CommandRefusedError(str(error)) from error
         limit = timedelta(seconds=self.settings.fetch_timeout_s)
         until = min(order.time + limit, order.expires or order.time + limit)
-        decision = await self._brought_in(intake, seconds=(until - utc_now()).total_seconds())
+        try:
+            seconds = (until - utc_now()).total_seconds()
+            decision = await self._arrivals.bring(intake, seconds=seconds)
+        except TimeoutError as error:
+            msg = f"{order.bundle.provider} did not deliver in time; is it still there?"
+            raise CommandRefusedError(msg) from error
+        except (ArtifactError, RegistryRefusedError) as error:
+            raise CommandRefusedError(str(error)) from error
         return self._yes(event.payload.id, decision)
 
     @command(topics.CMD_ROLLBACK)
@@ -191,74 +203,13 @@ class Distributor(Service[DistributorSettings]):
 
     # Taking in.
 
-    def _want(self, intake: Intake) -> None:
-        self.registry.want(intake)
-        self._arrivals.set()
-
-    async def _brought_in(self, intake: Intake, *, seconds: float) -> Decision:
-        """Wait until a bundle is in and released.
-
-        Raises:
-            CommandRefusedError: It does not fit, or did not come in time.
-        """
-        future = self._results.setdefault(intake.key, asyncio.get_running_loop().create_future())
-        self._want(intake)
-        try:
-            async with asyncio.timeout(seconds):
-                return await asyncio.shield(future)
-        except TimeoutError as error:
-            self.registry.done(intake)
-            self._arrivals.set()
-            msg = f"{intake.bundle.provider} did not deliver in time; is it still there?"
-            raise CommandRefusedError(msg) from error
-        finally:
-            self._results.pop(intake.key, None)
-
-    async def _take_in(self) -> None:
-        """Bring in whatever is wanted, side by side; stop what no longer is."""
-        running: dict[tuple[str, str], asyncio.Task[None]] = {}
-        async with asyncio.TaskGroup() as group:
-            while True:
-                wanted = {intake.key: intake for intake in self.registry.intakes()}
-                for key, task in list(running.items()):
-                    if key not in wanted:
-                        task.cancel()
-                    if key not in wanted or task.done():
-                        del running[key]
-                for key, intake in wanted.items():
-                    if key not in running:
-                        name = f"bring in {intake.bundle.model.name} {intake.bundle.model.version}"
-                        running[key] = group.create_task(self._bring_in(intake), name=name)
-                await self._arrivals.wait()
-                self._arrivals.clear()
-
-    async def _bring_in(self, intake: Intake) -> None:
-        while True:
-            try:
-                self._collect_garbage()
-                bundle = await self._fetcher.fetch(intake.bundle)
-                ref = reference(self.store, bundle.digest, provider=self.identity)
-                decision = self.registry.accept(intake, ref, metrics=bundle.manifest.metrics)
-                break
-            except (ArtifactError, RegistryRefusedError) as error:
-                self.registry.done(intake)
-                self._refused(intake, error)
-                return
-            except (OSError, BusError) as error:
-                self.log.warning("bringing in goes on later", error=str(error), in_s=_RETRY_S)
-                await asyncio.sleep(_RETRY_S)
+    async def _accepted(self, decision: Decision) -> None:
         self.metrics.counter("versions.accepted")
         await self._announce(decision)
-        future = self._results.get(intake.key)
-        if future is not None and not future.done():
-            future.set_result(decision)
 
     def _refused(self, intake: Intake, error: Exception) -> None:
         self.metrics.counter("versions.refused")
         self.log.warning("version refused", reason=str(error), origin=intake.origin)
-        future = self._results.get(intake.key)
-        if future is not None and not future.done():
-            future.set_exception(CommandRefusedError(str(error)))
 
     async def _publish_folder(self, folder: Path) -> str:
         """Take a bundle over at the start; what is wrong with it, if anything."""

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from edgebus.contracts import BundleRef, ModelRef, ModelStatus
-from edgebus_distributor.registry import Intake, Registry, RegistryRefusedError
+from edgebus_distributor.records import Intake, RegistryRefusedError
+from edgebus_distributor.registry import Registry
 from edgebus_distributor.rollout import Rollouts
 from edgebus_distributor.tables import RegistryFileError, open_database
 

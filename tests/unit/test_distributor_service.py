@@ -239,7 +239,7 @@ async def test_it_goes_on_after_a_crash_at_any_step(cloud, tmp_path, step, monke
         service = harness.service
         assert isinstance(service, Distributor)
         if step == "wanted":
-            monkeypatch.setattr(service._arrivals, "set", dies)
+            monkeypatch.setattr(service._arrivals._changed, "set", dies)
         elif step == "half":
             monkeypatch.setattr("edgebus.artifacts.store.PartialBlob.finish", dies)
         elif step == "fetched":

@@ -1,0 +1,124 @@
+"""Bringing bundles in: what is wanted is in the registry, so a crash loses nothing of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from edgebus.artifacts import ArtifactError, ArtifactFetcher, Store, reference
+from edgebus.bus import BusError
+from edgebus.contracts import Identity
+from edgebus_distributor.records import Decision, Intake, RegistryRefusedError
+from edgebus_distributor.registry import Registry
+
+__all__ = ["Arrivals"]
+
+Key = tuple[str, str]
+
+_RETRY_S = 5.0
+
+
+class Arrivals:
+    """Fetches what the registry wants, side by side, and has it accepted.
+
+    Args:
+        registry: Knows what is wanted.
+        store: Where bundles go.
+        fetcher: Brings them.
+        identity: Who serves them from then on.
+        make_room: Called before each fetch.
+        accepted: Awaited with each decision.
+        refused: Called with what never will be accepted, and why.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        store: Store,
+        fetcher: ArtifactFetcher,
+        *,
+        identity: Identity,
+        make_room: Callable[[], None],
+        accepted: Callable[[Decision], Awaitable[None]],
+        refused: Callable[[Intake, Exception], None],
+    ) -> None:
+        self._registry = registry
+        self._store = store
+        self._fetcher = fetcher
+        self._identity = identity
+        self._make_room = make_room
+        self._accepted = accepted
+        self._refused = refused
+        self._changed = asyncio.Event()
+        self._results: dict[Key, asyncio.Future[Decision]] = {}
+        self._log = structlog.get_logger("edgebus.distributor").bind(source=identity.source)
+
+    def want(self, intake: Intake) -> None:
+        """Bring a bundle in; older candidates of its channel are given up."""
+        self._registry.want(intake)
+        self._changed.set()
+
+    async def bring(self, intake: Intake, *, seconds: float) -> Decision:
+        """Bring a bundle in and wait for it.
+
+        Raises:
+            TimeoutError: It did not come in time, and is given up.
+            ArtifactError: It must not serve, or does not fit into the store.
+            RegistryRefusedError: It does not fit what the registry has.
+        """
+        loop = asyncio.get_running_loop()
+        future = self._results.setdefault(intake.key, loop.create_future())
+        self.want(intake)
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.shield(future)
+        except TimeoutError:
+            self._registry.done(intake)
+            self._changed.set()
+            raise
+        finally:
+            self._results.pop(intake.key, None)
+
+    async def run(self) -> None:
+        """Bring in whatever is wanted; stop what no longer is. Runs until cancelled."""
+        running: dict[Key, asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as group:
+            while True:
+                wanted = {intake.key: intake for intake in self._registry.intakes()}
+                for key, task in list(running.items()):
+                    if key not in wanted:
+                        task.cancel()
+                    if key not in wanted or task.done():
+                        del running[key]
+                for key, intake in wanted.items():
+                    if key not in running:
+                        model = intake.bundle.model
+                        name = f"bring in {model.name} {model.version}"
+                        running[key] = group.create_task(self._bring_in(intake), name=name)
+                await self._changed.wait()
+                self._changed.clear()
+
+    async def _bring_in(self, intake: Intake) -> None:
+        while True:
+            try:
+                self._make_room()
+                bundle = await self._fetcher.fetch(intake.bundle)
+                ref = reference(self._store, bundle.digest, provider=self._identity)
+                decision = self._registry.accept(intake, ref, metrics=bundle.manifest.metrics)
+                break
+            except (ArtifactError, RegistryRefusedError) as error:
+                self._registry.done(intake)
+                self._refused(intake, error)
+                future = self._results.get(intake.key)
+                if future is not None and not future.done():
+                    future.set_exception(error)
+                return
+            except (OSError, BusError) as error:
+                self._log.warning("bringing in goes on later", error=str(error), in_s=_RETRY_S)
+                await asyncio.sleep(_RETRY_S)
+        await self._accepted(decision)
+        future = self._results.get(intake.key)
+        if future is not None and not future.done():
+            future.set_result(decision)
