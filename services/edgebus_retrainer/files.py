@@ -1,12 +1,18 @@
-"""Files that are whole or not there: written aside, synced, renamed."""
+"""Files that are whole or not there: written aside, synced, renamed; and off the event loop."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
-__all__ = ["PictureStore", "write_atomically"]
+__all__ = ["DiskThread", "PictureStore", "write_atomically"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -59,3 +65,15 @@ class PictureStore:
     def remove(self, digest: str) -> None:
         """Forget a file; one that is gone already is fine."""
         self.path(digest).unlink(missing_ok=True)
+
+
+class DiskThread:
+    """Calls what blocks on the disk in a thread, one call at a time."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def __call__(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call it; what it raises is raised here."""
+        async with self._lock:
+            return await asyncio.to_thread(call, *args, **kwargs)

@@ -29,7 +29,7 @@ from edgebus_retrainer.measuring import measure
 from edgebus_retrainer.spec import JobEvent, JobOutcome, JobSpec, Phase, PhaseName, StepDone
 from edgebus_retrainer.teacher import Teacher, open_model
 
-__all__ = ["UntrainableError", "run_job"]
+__all__ = ["TrainingFailedError", "UntrainableError", "run_job"]
 
 Report = Callable[[JobEvent], None]
 
@@ -46,6 +46,10 @@ class UntrainableError(ValueError):
         super().__init__(f"model {model!r} cannot be trained: {reason}")
         self.model = model
         self.reason = reason
+
+
+class TrainingFailedError(RuntimeError):
+    """The training itself went wrong; the cause is a `TrainingError`, which needs torch."""
 
 
 @dataclass(slots=True)
@@ -78,7 +82,7 @@ def run_job(spec: JobSpec, *, threads: int, report: Report) -> JobOutcome:
         UntrainableError: The incumbent's graph or head cannot be trained.
         TeacherMissingError: Samples need a teacher and there is none.
         FolderError: A replay folder cannot be read.
-        TrainingError: The training diverged, or found no readable picture.
+        TrainingFailedError: The training diverged, or found no readable picture.
         ArtifactError: The incumbent, or the candidate, is no sound bundle.
         EngineError: The runtime refuses a model, or it gives NaN.
     """
@@ -167,6 +171,7 @@ def _train(spec: JobSpec, base: Bundle, material: Material, threads: int, report
     from edgebus_retrainer.training import (
         FinetuneSettings,
         LabelledImage,
+        TrainingError,
         YoloxHead,
         finetune,
         pick_device,
@@ -188,30 +193,33 @@ def _train(spec: JobSpec, base: Bundle, material: Material, threads: int, report
             for picture in labelled
         ]
 
-    result = finetune(
-        TorchGraph(base.graph_bytes(), base.tensors(), scope=settings.scope),
-        head=YoloxHead(
-            height=manifest.input.height,
-            width=manifest.input.width,
-            classes=len(manifest.classes),
-            strides=manifest.decoder.strides,
-        ),
-        prepare=Preprocessor(manifest.input).prepare,
-        new=pictures(material.new),
-        replay=pictures(material.replay),
-        settings=FinetuneSettings(
-            steps=settings.steps,
-            batch=settings.batch,
-            replay_share=settings.replay_share if material.replay else 0.0,
-            learning_rate=settings.learning_rate,
-            threads=threads,
-            seed=settings.seed,
-        ),
-        device=device,
-        on_step=lambda step: report(
-            StepDone(step=step.step, steps=step.steps, loss=round(step.loss, 5))
-        ),
-    )
+    try:
+        result = finetune(
+            TorchGraph(base.graph_bytes(), base.tensors(), scope=settings.scope),
+            head=YoloxHead(
+                height=manifest.input.height,
+                width=manifest.input.width,
+                classes=len(manifest.classes),
+                strides=manifest.decoder.strides,
+            ),
+            prepare=Preprocessor(manifest.input).prepare,
+            new=pictures(material.new),
+            replay=pictures(material.replay),
+            settings=FinetuneSettings(
+                steps=settings.steps,
+                batch=settings.batch,
+                replay_share=settings.replay_share if material.replay else 0.0,
+                learning_rate=settings.learning_rate,
+                threads=threads,
+                seed=settings.seed,
+            ),
+            device=device,
+            on_step=lambda step: report(
+                StepDone(step=step.step, steps=step.steps, loss=round(step.loss, 5))
+            ),
+        )
+    except TrainingError as error:
+        raise TrainingFailedError(str(error)) from error
     material.unusable.extend(f"picture {name} cannot be decoded" for name in result.unreadable)
     return result.update
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, update
 from sqlalchemy.orm import Session
 
 from edgebus.contracts import ModelRef, TrainingResult
-from edgebus_retrainer.tables import JobRow
+from edgebus_retrainer.tables import JobRow, SampleRow
 
 __all__ = ["Job", "JobJournal"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_CHUNK = 500  # SQLite bounds the variables of a statement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,14 +76,22 @@ class JobJournal:
             row = session.get_one(JobRow, job)
             row.attempts += 1
 
-    def finish(self, result: TrainingResult, *, untrained: int) -> None:
-        """Write down how a job ended.
+    def finish(
+        self, result: TrainingResult, *, untrained: int, trained: Sequence[str] = ()
+    ) -> None:
+        """Write down how a job ended, and what its candidate was trained on, at once.
 
         Args:
             result: As it is published.
-            untrained: Training samples that were not used yet at that moment.
+            untrained: Training samples that are not used yet.
+            trained: Ids of the samples that its accepted candidate was trained on.
         """
         with Session(self._engine) as session, session.begin():
+            for start in range(0, len(trained), _CHUNK):
+                ids = trained[start : start + _CHUNK]
+                session.execute(
+                    update(SampleRow).where(SampleRow.id.in_(ids)).values(job=result.job)
+                )
             row = session.get_one(JobRow, result.job)
             row.finished = (result.time - _EPOCH) // timedelta(microseconds=1)
             row.outcome = result.outcome

@@ -25,10 +25,8 @@ class JobCrashedError(RuntimeError):
         log: The end of its log.
     """
 
-    def __init__(self, *, code: int | None, log: str) -> None:
-        how = (
-            f"was killed by signal {-code}" if code is not None and code < 0 else f"ended ({code})"
-        )
+    def __init__(self, *, code: int, log: str) -> None:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended ({code})"
         last = log.strip().splitlines()[-1:] or ["nothing in its log"]
         super().__init__(f"the job's process {how} without an outcome: {last[0]}")
         self.code = code
@@ -68,28 +66,26 @@ async def run_process(
         )
     try:
         outcome = await _listen(process, on_event)
-        code = await process.wait()
+        if outcome is None:
+            raise JobCrashedError(code=await process.wait(), log=_tail(log_path))
+        # With the outcome all is on disk; what a training library does at exit takes seconds.
+        return outcome
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    if outcome is None:
-        raise JobCrashedError(code=code, log=_tail(log_path))
-    return outcome
 
 
 async def _listen(
     process: asyncio.subprocess.Process, on_event: Callable[[JobEvent], Awaitable[None]]
 ) -> JobOutcome | None:
     assert process.stdout is not None
-    outcome: JobOutcome | None = None
     async for line in process.stdout:
         event = read_event(line)
         if isinstance(event, JobOutcome):
-            outcome = event
-        else:
-            await on_event(event)
-    return outcome
+            return event
+        await on_event(event)
+    return None
 
 
 def _environment() -> dict[str, str]:

@@ -126,8 +126,8 @@ class StoreSettings(ServiceSettings):
 class RetrainerSettings(ServiceSettings):
     """Settings of the retrainer."""
 
-    model: Segment
-    """Name of the model that it looks after."""
+    model: Segment | None = None
+    """Name of the model that it looks after; by default that of `bundle`."""
     channel: Segment = "stable"
     """The channel that its candidates are for, and whose releases it follows."""
     bundle: Path | None = None
@@ -148,3 +148,10 @@ class RetrainerSettings(ServiceSettings):
     """How much is kept."""
     tick_s: Seconds = 1.0
     """Seconds between two looks at the triggers."""
+
+    @model_validator(mode="after")
+    def _knows_its_model(self) -> "RetrainerSettings":
+        if self.model is None and self.bundle is None:
+            msg = "it needs to know its model: set model (to wait for a release) or bundle"
+            raise ValueError(msg)
+        return self

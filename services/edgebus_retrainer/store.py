@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-from sqlalchemy import ColumnElement, Engine, create_engine, event, func, select, true, update
+from sqlalchemy import ColumnElement, Engine, create_engine, event, func, select, true
 from sqlalchemy.orm import Session
 
 from edgebus.contracts import Sample, Split
@@ -258,14 +258,6 @@ class SampleStore:
             query = select(SampleRow).where(SampleRow.model == model)
             rows = session.scalars(query.order_by(SampleRow.captured, SampleRow.id))
             return [self._stored(row) for row in rows]
-
-    def assign(self, samples: Iterable[str], *, job: str) -> None:
-        """Say that an accepted job was trained on these samples."""
-        ids = list(samples)
-        with Session(self._engine) as session, session.begin():
-            for start in range(0, len(ids), 500):  # SQLite bounds the variables of a statement
-                chunk = ids[start : start + 500]
-                session.execute(update(SampleRow).where(SampleRow.id.in_(chunk)).values(job=job))
 
     def _pool(
         self, model: str, split: Split, condition: ColumnElement[bool], *, limit: int

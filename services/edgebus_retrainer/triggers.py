@@ -21,7 +21,8 @@ class Facts:
         since_last_s: Seconds since the last job ended, or since the start of the service.
         jobs: Jobs that were started.
         asked: Somebody asked for a job.
-        waiting: Why no job may start now (one runs, no incumbent, …); empty if one may.
+        waiting: Why no job may start now (one runs, no incumbent, ...); empty if one may.
+        lacking: Why none starts by itself; a command does not care.
     """
 
     untrained: int
@@ -30,6 +31,7 @@ class Facts:
     jobs: int = 0
     asked: bool = False
     waiting: str = ""
+    lacking: str = ""
 
 
 def needed(facts: Facts, *, min_samples: int | None, cooldown_samples: int) -> int | None:
@@ -66,7 +68,7 @@ def trigger(
         return None
     if facts.asked:
         return "command"
-    if max_jobs is not None and facts.jobs >= max_jobs:
+    if facts.lacking or (max_jobs is not None and facts.jobs >= max_jobs):
         return None
     wanted = needed(facts, min_samples=min_samples, cooldown_samples=cooldown_samples)
     if wanted is not None and facts.untrained >= wanted:

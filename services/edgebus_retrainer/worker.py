@@ -18,7 +18,7 @@ from edgebus.artifacts import ArtifactError
 from edgebus.inference import InferenceError
 from edgebus.vision import VisionError
 from edgebus_retrainer.folders import FolderError
-from edgebus_retrainer.job import UntrainableError, run_job
+from edgebus_retrainer.job import TrainingFailedError, UntrainableError, run_job
 from edgebus_retrainer.material import TeacherMissingError
 from edgebus_retrainer.spec import JobEvent, JobOutcome, JobSpec
 
@@ -39,8 +39,6 @@ def main(arguments: list[str]) -> int:
     def report(event: JobEvent) -> None:
         os.write(out, event.model_dump_json(exclude_none=True).encode() + b"\n")
 
-    from edgebus_retrainer.training import TrainingError
-
     try:
         outcome = run_job(spec, threads=threads, report=report)
     except (
@@ -48,7 +46,7 @@ def main(arguments: list[str]) -> int:
         FolderError,
         InferenceError,
         TeacherMissingError,
-        TrainingError,
+        TrainingFailedError,
         UntrainableError,
         VisionError,
         OSError,

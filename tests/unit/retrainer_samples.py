@@ -1,7 +1,9 @@
 """Samples of the tiny model's world: red and blue squares, by day and at dusk."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
+import cv2
 import numpy as np
 
 from edgebus.contracts import Box, ModelRef, Sample, SampleRecord, split_of
@@ -11,6 +13,7 @@ from edgebus.vision import encode_jpeg
 START = datetime(2026, 5, 4, 12, tzinfo=UTC)
 MODEL = ModelRef(name="tiny", version=1, digest="a" * 64)
 CAMERA = "front"
+DUSK = 0.3
 
 
 def square(label, row, column):
@@ -60,3 +63,26 @@ def sample(
         truth=(true if boxes is None else boxes) if truth else None,
     )
     return Sample.build(data if jpeg is None else jpeg, record)
+
+
+def write_day(folder, count):
+    """A COCO folder of pictures by day."""
+    folder.mkdir(parents=True)
+    rows, images = [], []
+    for number in range(count):
+        picture, truth = scene(1000 + number)
+        name = f"{number:03}.png"
+        cv2.imwrite(str(folder / name), picture)
+        images.append({"id": number, "file_name": name, "width": 64, "height": 48})
+        rows += [
+            {
+                "id": 2 * number + at,
+                "image_id": number,
+                "category_id": ("person", "car").index(box.label),
+                "bbox": [box.x1, box.y1, 8, 8],
+            }
+            for at, box in enumerate(truth)
+        ]
+    categories = [{"id": 0, "name": "person"}, {"id": 1, "name": "car"}]
+    document = {"images": images, "annotations": rows, "categories": categories}
+    (folder / "annotations.json").write_text(json.dumps(document))

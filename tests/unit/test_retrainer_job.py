@@ -1,16 +1,14 @@
 """Jobs on the tiny model: it sees squares by day, and misses them at dusk until it is trained."""
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
 import sys
 
-import cv2
 import numpy as np
 import pytest
-from retrainer_samples import jpeg_of, sample, scene
+from retrainer_samples import DUSK, jpeg_of, sample, write_day
 
 from edgebus.artifacts import Bundle
 from edgebus.inference import DetectionModel, EngineSettings
@@ -24,7 +22,6 @@ from edgebus_retrainer.runner import JobCrashedError, run_process
 from edgebus_retrainer.settings import GateSettings, LabelSettings, TrainSettings
 from edgebus_retrainer.spec import JobSpec, Phase, SampleFile, StepDone
 
-DUSK = 0.3
 TRAIN = TrainSettings(steps=120, batch=4, learning_rate=0.1, threads=1, nice=0)
 GATE = GateSettings(min_images=4)
 
@@ -33,25 +30,7 @@ GATE = GateSettings(min_images=4)
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     tiny_bundle(folder / "base")
-    day = folder / "day"
-    day.mkdir()
-    rows, images = [], []
-    for number in range(80):
-        picture, truth = scene(1000 + number)
-        cv2.imwrite(str(day / f"{number:03}.png"), picture)
-        images.append({"id": number, "file_name": f"{number:03}.png", "width": 64, "height": 48})
-        rows += [
-            {
-                "id": len(rows) + at,
-                "image_id": number,
-                "category_id": ("person", "car").index(box.label),
-                "bbox": [box.x1, box.y1, 8, 8],
-            }
-            for at, box in enumerate(truth)
-        ]
-    categories = [{"id": 0, "name": "person"}, {"id": 1, "name": "car"}]
-    document = {"images": images, "annotations": rows, "categories": categories}
-    (day / "annotations.json").write_text(json.dumps(document))
+    write_day(folder / "day", 80)
     return folder
 
 

@@ -92,7 +92,7 @@ def test_pools_are_disjoint_and_newest_first_wins(tmp_path):
     samples = fill(store, 10, split="train")
     journal = JobJournal(open_database(tmp_path / "samples.db"))
     job = begin(journal)
-    store.assign([s.record.id for s in samples[:4]], job=job.id)
+    journal.finish(result(job), untrained=6, trained=[s.record.id for s in samples[:4]])
     assert [s.id for s in store.trained("tiny", limit=99)] == [s.record.id for s in samples[:4]]
     assert [s.id for s in store.untrained("tiny", limit=3)] == [s.record.id for s in samples[-3:]]
     assert store.counts("tiny").untrained == 6
@@ -121,8 +121,8 @@ def test_the_quota_evicts_what_was_trained_on_first(tmp_path):
     samples = fill(store, 4, split="train")
     held_out = sample(10, split="holdout")
     store.add(held_out, received=START)
-    job = begin(JobJournal(open_database(tmp_path / "samples.db")))
-    store.assign([samples[3].record.id], job=job.id)
+    journal = JobJournal(open_database(tmp_path / "samples.db"))
+    journal.finish(result(begin(journal)), untrained=3, trained=[samples[3].record.id])
     for index in (20, 21, 22):
         store.add(sample(index, split="train"), received=START)
     left = {s.id for s in store.all("tiny")}

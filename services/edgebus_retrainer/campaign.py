@@ -1,0 +1,231 @@
+"""One job on the bus: from the samples in the store to a candidate in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgebus.artifacts import ArtifactError, Bundle, Store, reference
+from edgebus.bus import Bus
+from edgebus.contracts import Candidate, Identity, ModelRef, TrainingResult, topics
+from edgebus_retrainer.files import DiskThread
+from edgebus_retrainer.incumbent import Incumbent
+from edgebus_retrainer.journal import Job, JobJournal
+from edgebus_retrainer.progress import ProgressTeller
+from edgebus_retrainer.runner import JobCrashedError, run_process
+from edgebus_retrainer.settings import RetrainerSettings
+from edgebus_retrainer.spec import JobOutcome, JobSpec, SampleFile
+from edgebus_retrainer.store import SampleStore, StoredSample
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+__all__ = ["Campaign"]
+
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Campaign:
+    """Runs jobs of one model, one at a time, and tells the bus how they end.
+
+    Attributes:
+        bus: The bus.
+        identity: Who publishes.
+        settings: The retrainer's.
+        model: Name of the model.
+        samples: The sample store.
+        journal: Remembers jobs.
+        bundles: Gets the candidates.
+        incumbent: What is trained further.
+        disk: Where stores are used.
+        folder: The retrainer's data folder.
+        log: A logger.
+    """
+
+    bus: Bus
+    identity: Identity
+    settings: RetrainerSettings
+    model: str
+    samples: SampleStore
+    journal: JobJournal
+    bundles: Store
+    incumbent: Incumbent
+    disk: DiskThread
+    folder: Path
+    log: FilteringBoundLogger
+
+    async def run(self, job: Job) -> TrainingResult:
+        """Run a job to its result and write it down; nothing is published yet but progress."""
+        base = self.incumbent.bundle
+        if base is None or base.digest != job.base.digest:
+            now = "none" if base is None else f"v{base.manifest.version}"
+            outcome = JobOutcome(
+                outcome="skipped",
+                reason=f"the incumbent changed from v{job.base.version} to {now} meanwhile",
+            )
+            return await self._finish(job, outcome, used=())
+        spec = await self._specify(job, base)
+        self.log.info(
+            "job started",
+            job=job.id,
+            trigger=job.trigger,
+            samples=len(spec.train),
+            holdout=len(spec.new_holdout),
+            base=base.manifest.version,
+        )
+        outcome = await self._attempt(job, spec)
+        return await self._finish(job, outcome, used=[sample.id for sample in spec.train])
+
+    async def offer(self, result: TrainingResult) -> None:
+        """Publish a result and, where one was accepted, its candidate; harmless to repeat."""
+        await self.bus.publish(topics.TRAINING_RESULT.at(self.identity, job=result.job), result)
+        if result.candidate is None or result.gate is None:
+            return
+        bundle = await self.disk(
+            reference, self.bundles, result.candidate.digest, provider=self.identity
+        )
+        candidate = Candidate(
+            source=self.identity.source,
+            bundle=bundle,
+            job=result.job,
+            channel=self.settings.channel,
+            gate=result.gate,
+        )
+        await self.bus.publish(topics.CANDIDATE.at(self.identity, model=self.model), candidate)
+
+    async def _specify(self, job: Job, base: Bundle) -> JobSpec:
+        """What the job's process needs to know."""
+        settings, samples, model = self.settings, self.samples, self.model
+        since = await self.disk(samples.new_domain_since, model) or _EVER
+        gate, train = settings.gate, settings.train
+        return JobSpec(
+            job=job.id,
+            base=await self.incumbent.folder_of(base),
+            folder=self._job_folder(job.id),
+            version=job.version,
+            train=_files(await self.disk(samples.untrained, model, limit=train.max_samples)),
+            replay_samples=_files(await self.disk(samples.trained, model, limit=train.max_replay)),
+            new_holdout=_files(
+                await self.disk(samples.holdout, model, since=since, limit=gate.max_images)
+            ),
+            old_holdout=_files(
+                await self.disk(samples.holdout, model, before=since, limit=gate.max_images)
+            ),
+            replay=settings.replay,
+            replay_holdout=settings.replay_holdout,
+            label_cache=self.folder / "labels",
+            labels=settings.labels,
+            settings=train,
+            gate=gate,
+        )
+
+    async def _attempt(self, job: Job, spec: JobSpec) -> JobOutcome:
+        """Run the job's process; again after a crash, so often."""
+        train = self.settings.train
+        for attempt in range(job.attempts, train.max_attempts + 1):
+            teller = ProgressTeller(
+                self.bus, self.identity, job=job.id, model=job.base, log=self.log
+            )
+            try:
+                async with asyncio.timeout(train.timeout_s):
+                    return await run_process(spec, on_event=teller.tell)
+            except TimeoutError:
+                reason = f"it took longer than {train.timeout_s:g} s (retrainer.train.timeout_s)"
+                return JobOutcome(outcome="failed", reason=reason)
+            except OSError as error:
+                return JobOutcome(outcome="failed", reason=f"it could not be started: {error}")
+            except JobCrashedError as error:
+                self.log.warning("job crashed", job=job.id, attempt=attempt, error=str(error))
+                if attempt < train.max_attempts:
+                    await self.disk(self.journal.again, job.id)
+        reason = f"it crashed {train.max_attempts} times; see log.txt in {spec.folder.name}"
+        return JobOutcome(outcome="failed", reason=reason)
+
+    async def _finish(
+        self, job: Job, outcome: JobOutcome, *, used: list[str] | tuple[()]
+    ) -> TrainingResult:
+        """Keep the candidate, write the result down, tidy up."""
+        candidate: ModelRef | None = None
+        if outcome.outcome == "accepted":
+            outcome, candidate = await self._keep_candidate(job, outcome)
+        accepted = outcome.outcome == "accepted"
+        counts = await self.disk(self.samples.counts, self.model)
+        result = TrainingResult(
+            source=self.identity.source,
+            job=job.id,
+            model=job.base,
+            candidate=candidate,
+            outcome=outcome.outcome,
+            reason=outcome.reason,
+            trigger=job.trigger,
+            samples=outcome.samples,
+            replay=outcome.replay,
+            gate=outcome.gate,
+            update_bytes=outcome.update_bytes,
+            seconds=outcome.seconds,
+            started=job.started,
+        )
+        trained = list(used) if accepted else []
+        await self.disk(
+            self.journal.finish,
+            result,
+            untrained=counts.untrained - len(trained),
+            trained=trained,
+        )
+        self.log.info(
+            "job ended",
+            job=job.id,
+            outcome=result.outcome,
+            reason=result.reason,
+            seconds=round(sum(result.seconds.values()), 1),
+            unusable=len(outcome.unusable),
+        )
+        for text in outcome.unusable[:20]:
+            self.log.warning("not used", job=job.id, what=text)
+        await self._tidy(keep=candidate)
+        return result
+
+    async def _keep_candidate(
+        self, job: Job, outcome: JobOutcome
+    ) -> tuple[JobOutcome, ModelRef | None]:
+        now = self.incumbent.bundle
+        if now is not None and now.digest != job.base.digest:
+            reason = (
+                f"the incumbent changed from v{job.base.version} to v{now.manifest.version} "
+                "during the job; its candidate was measured against the old one"
+            )
+            return outcome.model_copy(update={"outcome": "refused", "reason": reason}), None
+        try:
+            if outcome.bundle is None:
+                msg = "the job named no bundle"
+                raise OSError(msg)
+            bundle = await asyncio.to_thread(Bundle.open, outcome.bundle)
+            await self.disk(self.bundles.put_bundle, bundle)
+        except (ArtifactError, OSError) as error:
+            reason = f"the candidate cannot be kept: {error}"
+            return outcome.model_copy(update={"outcome": "failed", "reason": reason}), None
+        return outcome, bundle.ref
+
+    async def _tidy(self, *, keep: ModelRef | None) -> None:
+        """Forget what earlier jobs left: folders, retained results, bundles."""
+        limit = self.settings.store.results
+        results = await self.disk(self.journal.results, self.model, limit=limit + 10)
+        for old in results[limit:]:
+            await self.bus.clear(topics.TRAINING_RESULT.at(self.identity, job=old.job))
+            shutil.rmtree(self._job_folder(old.job), ignore_errors=True)
+        kept = {r.candidate.digest for r in results[:limit] if r.candidate is not None}
+        if keep is not None:
+            kept.add(keep.digest)
+        await self.disk(self.incumbent.tidy, keep=kept)
+
+    def _job_folder(self, job: str) -> Path:
+        return self.folder / "jobs" / job
+
+
+def _files(samples: list[StoredSample]) -> tuple[SampleFile, ...]:
+    return tuple(SampleFile(id=sample.id, path=sample.path) for sample in samples)

@@ -1,0 +1,80 @@
+"""Tells the bus how far a job is, a few times per second at most."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from edgebus.bus import Bus
+from edgebus.contracts import Identity, ModelRef, TrainingProgress, topics
+from edgebus_retrainer.spec import JobEvent, JobOutcome, Phase, PhaseName, StepDone
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+__all__ = ["ProgressTeller"]
+
+_INTERVAL_S = 0.5
+
+
+class ProgressTeller:
+    """Turns a job's events into progress messages.
+
+    Args:
+        bus: The bus.
+        identity: Who publishes.
+        job: Id of the job.
+        model: The incumbent.
+        log: A logger; phases are logged.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        identity: Identity,
+        *,
+        job: str,
+        model: ModelRef,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._bus = bus
+        self._identity = identity
+        self._address = topics.TRAINING_PROGRESS.at(identity, job=job)
+        self._job = job
+        self._model = model
+        self._log = log
+        self._began = self._phase_began = time.monotonic()
+        self._told = float("-inf")
+        self._phase: PhaseName = "preparing"
+
+    async def tell(self, event: JobEvent) -> None:
+        """Publish an event, or leave it out where the last one is too recent."""
+        now = time.monotonic()
+        if isinstance(event, JobOutcome):
+            return
+        if isinstance(event, Phase):
+            if event.phase != self._phase:
+                self._phase_began = now
+            self._phase = event.phase
+            self._log.info("job phase", job=self._job, phase=event.phase, detail=event.detail)
+            await self._publish(StepDone(step=0, steps=0), now)
+        elif now - self._told >= _INTERVAL_S or event.step == event.steps:
+            await self._publish(event, now)
+
+    async def _publish(self, step: StepDone, now: float) -> None:
+        self._told = now
+        remaining = None
+        if step.step:
+            remaining = (now - self._phase_began) / step.step * (step.steps - step.step)
+        progress = TrainingProgress(
+            source=self._identity.source,
+            job=self._job,
+            model=self._model,
+            phase=self._phase,
+            step=step.step,
+            steps=step.steps,
+            loss=step.loss,
+            seconds=round(now - self._began, 3),
+            remaining_s=None if remaining is None else round(max(0.0, remaining), 3),
+        )
+        await self._bus.publish(self._address, progress)
