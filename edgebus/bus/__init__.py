@@ -1,5 +1,6 @@
 """The bus: typed messages over MQTT, delivered as `docs/delivery.md` promises."""
 
+from edgebus.bus._trie import TopicTrie, check_filter
 from edgebus.bus.bus import Bus, WillFactory
 from edgebus.bus.connection import ConnectionChange, ConnectionListener, ConnectionState
 from edgebus.bus.errors import (
@@ -67,7 +68,9 @@ __all__ = [
     "SubscribeRefusedError",
     "Subscription",
     "SubscriptionStats",
+    "TopicTrie",
     "Transport",
     "Wait",
     "WillFactory",
+    "check_filter",
 ]

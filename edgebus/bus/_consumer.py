@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, cast
 
@@ -55,15 +55,15 @@ class ConsumerOptions:
     """How a consumer treats its messages; see `Bus.subscribe`.
 
     Attributes:
+        dedup_ids: Ids of handled messages to remember; 0: each message is handled.
         internal: One of the bus itself, served also while the bus drains.
     """
 
     name: str
     policy: QueuePolicy
     retry: RetryPolicy
-    concurrency: int
-    deduplicate: bool
-    dedup_ids: int
+    concurrency: int = 1
+    dedup_ids: int = 0
     on_cleared: ClearedHandler | None = None
     internal: bool = False
 
@@ -87,7 +87,7 @@ class Consumer:
         self._office = office
         self._buffer: Buffer[Item] = Buffer(options.policy)
         self._on_drop = options.policy.on_drop if isinstance(options.policy, Latest) else None
-        self._seen = SeenIds(options.dedup_ids) if options.deduplicate else None
+        self._seen = SeenIds(options.dedup_ids) if options.dedup_ids else None
         # Redeliveries of messages whose handler still runs; they are done when it is.
         self._running: dict[tuple[str, str], list[Delivery]] = {}
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -186,6 +186,11 @@ class Consumer:
             if event is not None and self._fresh(event):
                 self._counts.handled += 1
                 return event
+
+    async def events(self) -> AsyncIterator[Event[Any]]:
+        """Valid messages, for ever."""
+        while True:
+            yield await self.pull()
 
     async def _take(self) -> Item:
         while not self._buffer:

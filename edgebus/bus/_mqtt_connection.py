@@ -366,7 +366,9 @@ class MqttConnection:
         if not self._connack.done():
             url = self._settings.url
             reason = f"{loss.reason} before it answered; is it an MQTT broker?"
-            self._connack.set_exception(BrokerUnreachableError(url=url, reason=reason, hung_up=True))
+            self._connack.set_exception(
+                BrokerUnreachableError(url=url, reason=reason, hung_up=True)
+            )
             return
         if self._connack.exception() is None:
             self._receiver.lost(loss)

@@ -179,9 +179,8 @@ class Publisher:
             raise MessageTooLargeError(topic=message.topic, size=size, limit=limit)
 
     def _remember(self, message: Outgoing) -> None:
+        # Clearings too: brokers exist that confirm one and have the old value after a crash.
         self._retained.pop(message.topic, None)
-        if not message.payload:
-            return
         self._retained[message.topic] = message
         if len(self._retained) > _MAX_RETAINED:
             del self._retained[next(iter(self._retained))]

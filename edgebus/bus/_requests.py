@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from edgebus.bus._consumer import ConsumerOptions
+from edgebus.bus._registry import Registry
+from edgebus.bus._tasks import Tasks
 from edgebus.bus.errors import CommandFailedError
 from edgebus.bus.event import RawMessage
-from edgebus.contracts import Address, ContractError, Identity, PayloadError, Reply
+from edgebus.bus.policy import Wait
+from edgebus.bus.settings import RetryPolicy
+from edgebus.contracts import Address, Command, ContractError, Identity, PayloadError, Reply
 from edgebus.contracts.topics import REPLY
 
-__all__ = ["Requests", "reply_address", "target_of"]
+__all__ = ["Requests", "reply_address"]
 
 R = TypeVar("R", bound=Reply)
 
@@ -24,20 +31,54 @@ class _Pending:
 
 
 class Requests:
-    """The commands that wait for an answer. The first answer counts, later ones are ignored."""
+    """The commands that wait for an answer. The first answer counts, later ones are ignored.
 
-    def __init__(self) -> None:
+    Args:
+        registry: Where the answers are subscribed to.
+        tasks: Runs the subscribing, which outlives the request that needed it first.
+    """
+
+    def __init__(self, *, registry: Registry, tasks: Tasks) -> None:
+        self._registry = registry
+        self._tasks = tasks
         self._pending: dict[str, _Pending] = {}
+        self._listening: dict[str, asyncio.Task[None]] = {}
 
-    def expect(self, request: str, kind: type[R], *, topic: str) -> asyncio.Future[R]:
-        """A future for the answer to the command with id `request`."""
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._pending[request] = _Pending(future, kind, topic)
-        return future
+    @asynccontextmanager
+    async def expect(
+        self, address: Address[Any], command: Command, kind: type[R]
+    ) -> AsyncIterator[tuple[str, asyncio.Future[R]]]:
+        """Be ready for the answer to a command: the topic it must go to, and its future."""
+        # The first four levels say whom the command goes to; the answer comes from there.
+        base, site, node, service, *_ = address.name.split("/")
+        target = Identity(base=base, site=site, node=node, service=service)
+        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._pending[command.id] = _Pending(answer, kind, address.name)
+        try:
+            await self._listen_to(target)
+            yield REPLY.at(target, request=command.id).name, answer
+        finally:
+            self._pending.pop(command.id, None)
 
-    def forget(self, request: str) -> None:
-        """Nobody waits for this answer any more."""
-        self._pending.pop(request, None)
+    async def _listen_to(self, target: Identity) -> None:
+        """Subscribe to a service's answers, once."""
+        task = self._listening.get(target.prefix)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._tasks.spawn(self._subscribe(target), name=f"answers of {target}")
+            self._listening[target.prefix] = task
+        await asyncio.shield(task)
+
+    async def _subscribe(self, target: Identity) -> None:
+        wanted = REPLY.any(
+            base=target.base, site=target.site, node=target.node, service=target.service
+        )
+        options = ConsumerOptions(
+            name=self._registry.free_name(f"answers of {target}"),
+            policy=Wait(),
+            retry=RetryPolicy(attempts=1),
+            internal=True,
+        )
+        await self._registry.add([(wanted.name, None)], self.answered, options=options, qos=1)
 
     async def answered(self, message: RawMessage) -> None:
         """An answer came in: the last level of its topic is the command's id."""
@@ -57,12 +98,6 @@ def _explain(payload: bytes, error: PayloadError, *, topic: str) -> Exception:
     except PayloadError:
         return error
     return error if plain.ok else CommandFailedError(topic=topic, detail=plain.detail)
-
-
-def target_of(address: Address[Any]) -> Identity:
-    """Whom a command goes to: the first four levels of its topic."""
-    base, site, node, service, *_ = address.name.split("/")
-    return Identity(base=base, site=site, node=node, service=service)
 
 
 def reply_address(reply_to: str, *, identity: Identity) -> Address[Reply]:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar
-from urllib.parse import quote
+from typing import Any, Self, TypeVar
 
 import structlog
 
-from edgebus.bus._consumer import Consumer, ConsumerOptions
-from edgebus.bus._delivery import Route
+from edgebus.bus._consumer import ConsumerOptions
 from edgebus.bus._letters import LetterBox
 from edgebus.bus._link import Link
+from edgebus.bus._links import Links, WillFactory
 from edgebus.bus._publisher import Publisher
-from edgebus.bus._requests import Requests, reply_address, target_of
+from edgebus.bus._registry import Registry, Wanted
+from edgebus.bus._requests import Requests, reply_address
+from edgebus.bus._tasks import Tasks
 from edgebus.bus._trie import check_filter
 from edgebus.bus.connection import ConnectionChange, ConnectionListener, ConnectionState
 from edgebus.bus.errors import (
@@ -32,17 +32,24 @@ from edgebus.bus.policy import DropOldest, QueuePolicy, Wait
 from edgebus.bus.settings import BusSettings, RetryPolicy
 from edgebus.bus.stats import BusStats
 from edgebus.bus.subscription import Subscription
-from edgebus.bus.transport import Connection, ConnectOptions, Outgoing, Transport, Will
-from edgebus.contracts import Address, Command, Filter, Identity, Payload, Qos, Reply, utc_now
+from edgebus.bus.transport import Connection, Outgoing, Transport
+from edgebus.contracts import (
+    Address,
+    Command,
+    ContractError,
+    Filter,
+    Identity,
+    Qos,
+    Reply,
+    utc_now,
+)
 from edgebus.contracts.payload import P
-from edgebus.contracts.topics import REPLY
 
 __all__ = ["Bus", "WillFactory"]
 
 R = TypeVar("R", bound=Reply)
-WillFactory: TypeAlias = Callable[[int], tuple[Address[Any], Payload]]
-
 _NO_RETRY = RetryPolicy(attempts=1)
+_MAX_TOPIC = 65_535
 
 
 class Bus:
@@ -73,33 +80,35 @@ class Bus:
         self.connection = ConnectionState()
         self._transport = transport
         self._settings = settings or BusSettings()
-        self._will = will
         self._on_connection = on_connection
-        self._suffix = f":{secrets.token_hex(6)}" if self._settings.ephemeral else ""
         self._publisher = Publisher(settings=self._settings, packet_limit=transport.packet_limit)
         self._letters = LetterBox(publisher=self._publisher, identity=identity)
-        self._requests = Requests()
-        self._answering: dict[str, asyncio.Task[None]] = {}
-        self._subscriptions: dict[str, Subscription] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._over: asyncio.Future[None] | None = None
         self._log = structlog.get_logger("edgebus.bus").bind(source=identity.source)
-        self._main = Link(
+        self._tasks = Tasks(owner=identity.source, failed=self._failed)
+        self._links = Links(
             transport=transport,
-            options=self._main_options,
+            identity=identity,
             settings=self._settings,
+            tasks=self._tasks,
+            will=will,
             changed=self._changed,
-            down=self._down,
-            name="main",
+            down=self._publisher.down,
         )
-        self._links = [self._main]
+        self._registry = Registry(
+            tasks=self._tasks,
+            office=self._letters,
+            main=self._links.main,
+            open_link=self._open_link,
+            close_link=self._links.close,
+        )
+        self._requests = Requests(registry=self._registry, tasks=self._tasks)
 
     # Life
 
     async def __aenter__(self) -> Self:
-        self._over = asyncio.get_running_loop().create_future()
-        self._spawn(self._main.run(), name="link main")
-        await self._settle_down(self.connection.up())
+        self._tasks.open()
+        self._links.start()
+        await self._settle(self.connection.up())
         return self
 
     async def __aexit__(
@@ -121,9 +130,7 @@ class Bus:
             IdentityTakenError: Another process uses this identity; this one has given up.
             Exception: Whatever else ended one of the bus's tasks: a bug, or a listener's error.
         """
-        if self._over is None:
-            raise BusClosedError
-        await asyncio.shield(self._over)
+        await self._tasks.ended()
 
     async def connected(self, timeout: float | None = None) -> None:
         """Return once connected.
@@ -146,9 +153,10 @@ class Bus:
         Raises:
             DrainTimeoutError: Something is unfinished after `timeout` seconds.
         """
-        for link in self._links:
+        for link in self._links.all:
             link.router.taking = False
-        consumers = [s.consumer for s in self._subscriptions.values() if not s.consumer.pulled]
+        subscriptions = self._registry.subscriptions.values()
+        consumers = [s.consumer for s in subscriptions if not s.consumer.pulled]
         try:
             async with asyncio.timeout(timeout):
                 for consumer in consumers:
@@ -184,6 +192,35 @@ class Bus:
         """
         await self._send(address, payload.encode(), expires_in_s)
 
+    async def publish_raw(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: Qos = 0,
+        retain: bool = False,
+        content_type: str = "",
+    ) -> None:
+        """Publish bytes on any topic, of third parties too: the counterpart of `tap`.
+
+        For tools that repeat what was said, such as a replay; services publish typed messages.
+
+        Raises:
+            ContractError: It is no topic to publish to.
+            MessageTooLargeError: The broker would not take it; nothing was sent.
+            OutboxFullError: The broker is away and the outbox is full.
+            PublishRefusedError: The broker refuses it (MQTT 5).
+            BusClosedError: The bus is not open.
+        """
+        self._tasks.check()
+        if not topic or len(topic.encode()) > _MAX_TOPIC or any(c in topic for c in "+#\0"):
+            msg = f"{topic[:80]!r} is no topic to publish to: empty, too long, or with a wildcard"
+            raise ContractError(msg)
+        message = Outgoing(
+            topic=topic, payload=payload, qos=qos, retain=retain, content_type=content_type
+        )
+        await self._publisher.publish(message)
+
     async def clear(self, address: Address[Any]) -> None:
         """Take away the retained value of a topic.
 
@@ -197,7 +234,7 @@ class Bus:
         await self._send(address, b"", None)
 
     async def _send(self, address: Address[Any], data: bytes, expires_in_s: float | None) -> None:
-        self._open()
+        self._tasks.check()
         topic = address.topic
         message = Outgoing(
             topic=address.name,
@@ -247,20 +284,19 @@ class Bus:
             SubscribeRefusedError: The broker does not allow it.
             BusClosedError: The bus is not open.
         """
-        return await self._subscribe(
-            [(filter.name, filter)],
-            handler,
+        options = ConsumerOptions(
+            name=self._registry.free_name(name or filter.name),
             policy=policy or (Wait() if filter.topic.qos else DropOldest()),
             retry=retry or RetryPolicy(),
             concurrency=concurrency,
-            deduplicate=deduplicate,
-            name=name or filter.name,
+            dedup_ids=self._settings.dedup_ids if deduplicate else 0,
             on_cleared=on_cleared,
         )
+        return await self._registry.add([(filter.name, filter)], handler, options=options)
 
     async def tap(
         self,
-        filter: str,  # noqa: A002 MQTT's word for it
+        filter: str | Sequence[str],  # noqa: A002 MQTT's word for it
         handler: RawHandler,
         *,
         policy: QueuePolicy | None = None,
@@ -270,19 +306,20 @@ class Bus:
     ) -> Subscription:
         """Call `handler` with the raw messages of any topic filter, of third parties too.
 
+        With several filters a message that more than one of them matches comes once.
+
         Raises:
             SubscribeRefusedError: It is no topic filter, or the broker does not allow it.
             BusClosedError: The bus is not open.
         """
-        return await self._subscribe(
-            [(check_filter(filter), None)],
-            handler,
+        filters = [filter] if isinstance(filter, str) else list(dict.fromkeys(filter))
+        options = ConsumerOptions(
+            name=self._registry.free_name(name or " ".join(filters)),
             policy=policy or DropOldest(),
             retry=retry or _NO_RETRY,
-            deduplicate=False,
-            name=name or filter,
-            qos=qos,
         )
+        wanted: list[Wanted] = [(check_filter(text), None) for text in filters]
+        return await self._registry.add(wanted, handler, options=options, qos=qos)
 
     @asynccontextmanager
     async def stream(
@@ -302,114 +339,21 @@ class Bus:
                 async for event in events:
                     ...
         """
-        wanted: list[tuple[str, Filter[Any] | None]] = [
+        wanted: list[Wanted] = [
             (check_filter(item), None) if isinstance(item, str) else (item.name, item)
             for item in filters
         ]
-        subscription = await self._subscribe(
-            wanted,
-            None,
+        options = ConsumerOptions(
+            name=self._registry.free_name(name or "stream " + " ".join(text for text, _ in wanted)),
             policy=policy or DropOldest(),
             retry=_NO_RETRY,
-            deduplicate=True,
-            name=name or "stream " + " ".join(text for text, _ in wanted),
+            dedup_ids=self._settings.dedup_ids,
         )
-        consumer = subscription.consumer
-
-        async def events() -> AsyncIterator[Event[Any]]:
-            while True:
-                yield await consumer.pull()
-
-        iterator = events()
+        subscription = await self._registry.add(wanted, None, options=options)
         try:
-            yield iterator
+            yield subscription.consumer.events()
         finally:
             await subscription.unsubscribe()
-
-    async def _subscribe(
-        self,
-        filters: list[tuple[str, Filter[Any] | None]],
-        handler: Callable[[Any], Coroutine[Any, Any, None]] | Handler[Any] | RawHandler | None,
-        *,
-        policy: QueuePolicy,
-        retry: RetryPolicy,
-        deduplicate: bool,
-        name: str,
-        concurrency: int = 1,
-        qos: Qos = 0,
-        on_cleared: ClearedHandler | None = None,
-        internal: bool = False,
-    ) -> Subscription:
-        self._open()
-        name = self._unique(name)
-        options = ConsumerOptions(
-            name=name,
-            policy=policy,
-            retry=retry,
-            concurrency=concurrency,
-            deduplicate=deduplicate,
-            dedup_ids=self._settings.dedup_ids,
-            on_cleared=on_cleared,
-            internal=internal,
-        )
-        consumer = Consumer(options=options, handler=handler, office=self._letters)
-        link = self._main
-        if isinstance(policy, Wait) and policy.own_connection:
-            link = await self._open_link(name, policy.messages)
-        subscription = Subscription(consumer=consumer, forget=self._forget)
-        self._subscriptions[name] = subscription
-        if handler is not None:
-            for number in range(concurrency):
-                task = self._spawn(consumer.work(), name=f"{name} {number}")
-                subscription.workers.append(task)
-        try:
-            for text, wanted in filters:
-                route = Route(text, wanted.topic if wanted else None, consumer)
-                subscription.routes.append((link, route))
-                await link.add(route, wanted.topic.qos if wanted else qos)
-        except BaseException:
-            await subscription.unsubscribe()
-            raise
-        return subscription
-
-    def _forget(self, subscription: Subscription) -> None:
-        self._subscriptions.pop(subscription.name, None)
-
-    def _unique(self, name: str) -> str:
-        number, unique = 1, name
-        while unique in self._subscriptions:
-            number += 1
-            unique = f"{name} #{number}"
-        return unique
-
-    async def _open_link(self, name: str, receive_maximum: int) -> Link:
-        """A connection of its own for one subscription."""
-        state = ConnectionState()
-
-        async def changed(change: ConnectionChange, _connection: Connection | None) -> None:
-            state.update(change)
-            if change.kind == "session_lost" and self._on_connection is not None:
-                await self._on_connection(change)
-
-        def options(_session: int) -> ConnectOptions:
-            return ConnectOptions(
-                client_id=f"{self._client_id()}:{quote(name, safe='')}",
-                session_expiry_s=0 if self._settings.ephemeral else None,
-                receive_maximum=min(receive_maximum, 65535),
-            )
-
-        link = Link(
-            transport=self._transport,
-            options=options,
-            settings=self._settings,
-            changed=changed,
-            down=_nothing,
-            name=name,
-        )
-        self._links.append(link)
-        self._spawn(link.run(), name=f"link {name}")
-        await self._settle_down(state.up())
-        return link
 
     # Commands
 
@@ -433,21 +377,17 @@ class Bus:
             PayloadError: The answer does not validate.
             BusClosedError: The bus is not open.
         """
-        self._open()
-        target = target_of(address)
-        reply_to = REPLY.at(target, request=command.id).name
+        self._tasks.check()
         expires = command.expires or utc_now() + timedelta(seconds=timeout)
-        command = command.model_copy(update={"reply_to": reply_to, "expires": expires})
-        future = self._requests.expect(command.id, reply, topic=address.name)
         try:
             async with asyncio.timeout(timeout):
-                await self._listen_to(target)
-                await self.publish(address, command, expires_in_s=timeout)
-                return await future
+                async with self._requests.expect(address, command, reply) as (reply_to, answer):
+                    update = {"reply_to": reply_to, "expires": expires}
+                    asked = command.model_copy(update=update)
+                    await self.publish(address, asked, expires_in_s=timeout)
+                    return await answer
         except TimeoutError as error:
             raise RequestTimeoutError(topic=address.name, timeout=timeout) from error
-        finally:
-            self._requests.forget(command.id)
 
     async def reply(self, event: Event[Any], reply: Reply) -> None:
         """Answer a command; nothing happens where the sender asked for no answer.
@@ -461,36 +401,13 @@ class Bus:
             return
         await self.publish(reply_address(command.reply_to, identity=self.identity), reply)
 
-    async def _listen_to(self, target: Identity) -> None:
-        """Subscribe to a service's answers, once."""
-        if target.prefix not in self._answering:
-            self._answering[target.prefix] = self._spawn(
-                self._subscribe_answers(target), name=f"answers of {target}"
-            )
-        await asyncio.shield(self._answering[target.prefix])
-
-    async def _subscribe_answers(self, target: Identity) -> None:
-        wanted = REPLY.any(
-            base=target.base, site=target.site, node=target.node, service=target.service
-        )
-        await self._subscribe(
-            [(wanted.name, None)],
-            self._requests.answered,
-            policy=Wait(),
-            retry=_NO_RETRY,
-            deduplicate=False,
-            name=f"answers of {target}",
-            qos=1,
-            internal=True,
-        )
-
     # Figures
 
     @property
     def stats(self) -> BusStats:
         """The counters as of now."""
         publisher = self._publisher
-        routers = [link.router for link in self._links]
+        routers = [link.router for link in self._links.all]
         return BusStats(
             published=publisher.published,
             published_bytes=publisher.published_bytes,
@@ -503,105 +420,43 @@ class Bus:
             connects=self.connection.connects,
             outbox_messages=len(publisher.outbox),
             outbox_bytes=publisher.outbox.bytes,
-            subscriptions={name: s.stats for name, s in self._subscriptions.items()},
+            subscriptions={name: s.stats for name, s in self._registry.subscriptions.items()},
         )
 
     # Inside
 
-    def _client_id(self) -> str:
-        """MQTT client id: the identity without characters that brokers' ACLs refuse in ids."""
-        identity = self.identity
-        parts = (identity.base, identity.site, identity.node, identity.service)
-        return ":".join(quote(part, safe="") for part in parts) + self._suffix
-
-    def _main_options(self, session: int) -> ConnectOptions:
-        will = None
-        if self._will is not None:
-            address, payload = self._will(session)
-            will = Will(
-                topic=address.name,
-                payload=payload.encode(),
-                qos=address.topic.qos,
-                retain=address.topic.retain,
-                content_type=address.topic.payload.content_type,
-            )
-        return ConnectOptions(
-            client_id=self._client_id(),
-            session_expiry_s=0 if self._settings.ephemeral else None,
-            will=will,
-        )
-
     async def _changed(self, change: ConnectionChange, connection: Connection | None) -> None:
-        """The main connection came or went."""
-        if change.kind == "connected" and connection is self._main.connection and connection:
+        """The main connection came or went, or another one lost its session."""
+        if change.kind == "connected" and connection is self._links.main.connection and connection:
             self._publisher.up(connection)
         # Where it went again meanwhile, `lost` follows.
         self.connection.update(change)
         if self._on_connection is not None:
             await self._on_connection(change)
 
-    def _down(self) -> None:
-        self._publisher.down()
+    async def _open_link(self, name: str, receive_maximum: int) -> Link:
+        link, state = self._links.open(name, receive_maximum)
+        await self._settle(state.up())
+        return link
 
-    async def _settle_down(self, up: Coroutine[Any, Any, None]) -> None:
+    async def _settle(self, up: Coroutine[Any, Any, None]) -> None:
         """Wait for a connection for a while; go on without one, stop on a fatal error."""
-        over = self._open()
-        waiting = asyncio.ensure_future(up)
-        await asyncio.wait(
-            [waiting, over],
-            timeout=self._settings.connect_wait_s,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        waiting.cancel()
-        if over.done():
+        if not await self._tasks.settle(up, timeout=self._settings.connect_wait_s):
             await self._stop(close=True)
-            over.result()
+            await self._tasks.ended()
 
-    def _open(self) -> asyncio.Future[None]:
-        over = self._over
-        if over is None or over.done():
-            if over is not None and (error := over.exception()) is not None:
-                raise BusClosedError from error
-            raise BusClosedError
-        return over
-
-    def _spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name=f"bus {self.identity} {name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        if self._over is not None and not self._over.done():
-            self._log.error("the bus has failed", task=task.get_name(), error=str(error))
-            self._over.set_exception(error)
-            for subscription in self._subscriptions.values():
-                subscription.consumer.fail(error)
+    def _failed(self, error: BaseException) -> None:
+        self._registry.fail(error)
 
     async def _stop(self, *, close: bool) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for link in self._links:
-            if close:
-                await link.close()
-            else:
-                link.abort()
+        await self._tasks.cancel()
+        await self._links.stop(politely=close)
         self._publisher.down()
+        self._registry.fail(BusClosedError())
         self.connection.update(
             ConnectionChange(kind="lost", session=self.connection.session, reason="closed")
         )
-        if len(self._publisher.outbox):
-            self._log.warning("closed with events in the outbox", count=len(self._publisher.outbox))
-        if self._over is not None and not self._over.done():
-            self._over.set_result(None)
-        elif self._over is not None and self._over.exception() is not None:
-            self._log.debug("closed after a failure")
-
-
-def _nothing() -> None:
-    """A link that publishes nothing has nothing to do when it goes down."""
+        left = len(self._publisher.outbox)
+        if left:
+            self._log.warning("closed with events in the outbox", count=left)
+        self._tasks.close()

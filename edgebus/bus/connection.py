@@ -58,13 +58,15 @@ class ConnectionState:
 
     def update(self, change: ConnectionChange) -> None:
         """Follow a change; called by the bus only."""
+        if change.kind == "session_lost":
+            return
         self.session = change.session
         if change.kind == "connected":
             self.connects += 1
             self.reason = ""
             self._down.clear()
             self._up.set()
-        elif change.kind == "lost":
+        else:
             self.reason = change.reason
             self._up.clear()
             self._down.set()

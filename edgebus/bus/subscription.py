@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from edgebus.bus._consumer import Consumer
 from edgebus.bus._delivery import Route
@@ -16,10 +16,13 @@ __all__ = ["Subscription"]
 class Subscription:
     """What `Bus.subscribe` returns."""
 
-    def __init__(self, *, consumer: Consumer, forget: Callable[[Subscription], None]) -> None:
+    def __init__(
+        self, *, consumer: Consumer, forget: Callable[[Subscription], Awaitable[None]]
+    ) -> None:
         self.consumer = consumer
         self.routes: list[tuple[Link, Route]] = []
         self.workers: list[asyncio.Task[None]] = []
+        self.own_link: Link | None = None
         self._forget = forget
 
     @property
@@ -33,12 +36,17 @@ class Subscription:
         return self.consumer.stats
 
     async def unsubscribe(self) -> None:
-        """Get no more messages; those that were accepted are handled first."""
+        """Get no more messages; those that were accepted are handled first.
+
+        From within its own handler it does not wait for them: that would be for ever.
+        """
         for link, route in self.routes:
             await link.remove(route)
-        if self.workers:
+        current = asyncio.current_task()
+        if self.workers and current not in self.workers:
             await self.consumer.idle()
         for task in self.workers:
-            task.cancel()
+            if task is not current:
+                task.cancel()
         self.consumer.discard()
-        self._forget(self)
+        await self._forget(self)

@@ -131,7 +131,13 @@ class Site:
         return Identity(site=self.name, node=node, service=service)
 
     def make(
-        self, node: str, *, transport: Transport | None = None, broker: Any = None, **options: Any
+        self,
+        node: str,
+        service: str = "svc",
+        *,
+        transport: Transport | None = None,
+        broker: Any = None,
+        **options: Any,
     ) -> Bus:
         """A bus that is not open."""
         bus_options = {
@@ -142,14 +148,14 @@ class Site:
         } | options.pop("settings", {})
         return Bus(
             transport or self.broker.transport(**(broker or {})),
-            identity=self.identity(node),
+            identity=self.identity(node, service),
             settings=BusSettings(**bus_options),
             **options,
         )
 
-    async def bus(self, node: str, **options: Any) -> Bus:
+    async def bus(self, node: str, service: str = "svc", **options: Any) -> Bus:
         """An open bus, closed at the end of the test."""
-        return await self._stack.enter_async_context(self.make(node, **options))
+        return await self._stack.enter_async_context(self.make(node, service, **options))
 
     def note(self, n: int) -> Note:
         return Note(source=f"{self.name}/test", n=n)

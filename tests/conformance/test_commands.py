@@ -43,9 +43,7 @@ def command(site: Site) -> ModelListCommand:
 
 
 async def distributor(site: Site) -> Bus:
-    bus = site.make("cloud")
-    bus.identity = site.identity("cloud", "distributor")
-    return await site._stack.enter_async_context(bus)
+    return await site.bus("cloud", "distributor")
 
 
 async def test_m1_a_command_gets_its_answer(site: Site) -> None:
