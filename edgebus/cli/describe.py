@@ -12,29 +12,21 @@ from edgebus.contracts import (
     Payload,
     PayloadError,
     RawBytes,
-    Topic,
-    topics,
 )
+from edgebus.contracts.topics import topic_of
 
-__all__ = ["as_json", "as_line", "find_topic", "human_bytes"]
+__all__ = ["as_json", "as_line", "human_bytes"]
 
 _LONGEST = 160
 # Said by the line itself, or by nobody who looks at a terminal.
 _QUIET = frozenset({"id", "time", "source", "schema"})
 
 
-def find_topic(name: str) -> Topic[Any] | None:
-    """The contract's topic that a concrete name belongs to; None for a third party's."""
-    matching = [t for t in topics.all_topics().values() if t.parse(name) is not None]
-    # "{node}/{service}/…" matches more than "{node}/detector/…" does: the most exact one counts.
-    return min(matching, key=lambda topic: len(topic.names), default=None)
-
-
 def as_line(name: str, payload: bytes) -> str:
     """A payload in one line: the schema and its fields in short, or what is wrong with it."""
     if not payload:
         return "(cleared)"
-    topic = find_topic(name)
+    topic = topic_of(name)
     if topic is None:
         return _foreign(payload)
     try:
@@ -55,7 +47,7 @@ def as_json(name: str, payload: bytes, circumstances: Mapping[str, Any]) -> str:
         circumstances: More fields of the object, such as ``retained``.
     """
     body: dict[str, Any] = {"topic": name, **circumstances, "size": len(payload)}
-    topic = find_topic(name)
+    topic = topic_of(name)
     if topic is not None and payload:
         body["schema"] = topic.payload.schema_id()
         try:

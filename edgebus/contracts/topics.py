@@ -7,6 +7,7 @@ exception: ``…/{service}/cmd/{verb}`` is written by controllers.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final
 
 from edgebus.contracts.control import (
@@ -178,3 +179,20 @@ CMD_CAPTURE: Final = Topic(
 def all_topics() -> dict[str, Topic[Any]]:
     """Every topic of this module by its constant's name, in the order of definition."""
     return {name: value for name, value in globals().items() if isinstance(value, Topic)}
+
+
+def topic_of(name: str) -> Topic[Any] | None:
+    """The topic that a concrete name belongs to; None for a third party's."""
+    candidates = _by_length().get(name.count("/"), ())
+    matching = [topic for topic in candidates if topic.parse(name) is not None]
+    # "{node}/{service}/…" matches more than "{node}/detector/…" does: the most exact one counts.
+    return min(matching, key=lambda topic: len(topic.names), default=None)
+
+
+@cache
+def _by_length() -> dict[int, list[Topic[Any]]]:
+    """The topics by their number of slashes, so that few need to be tried."""
+    found: dict[int, list[Topic[Any]]] = {}
+    for topic in all_topics().values():
+        found.setdefault(len(topic.levels) - 1, []).append(topic)
+    return found

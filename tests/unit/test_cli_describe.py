@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from edgebus.cli.describe import as_json, as_line, find_topic, human_bytes
+from edgebus.cli.describe import as_json, as_line, human_bytes
 from edgebus.contracts import Box, Detections, Frame, FrameRecord, ModelRef, topics, utc_now
+from edgebus.contracts.topics import topic_of
 
 NOW = utc_now()
 FRAME = FrameRecord(
@@ -40,7 +41,7 @@ DETECTIONS = Detections(
     ],
 )
 def test_the_most_exact_topic_is_found(name: str, topic: object) -> None:
-    assert find_topic(name) is topic
+    assert topic_of(name) is topic
 
 
 def test_a_message_shows_its_schema_and_fields() -> None:
