@@ -82,7 +82,9 @@ class _Type:
 def _flag(reader: Reader) -> int:
     value = reader.u8()
     if value > 1:
-        raise ProtocolError(f"{value} where only 0 and 1 are", section="2.2.2.2", code=PROTOCOL_ERROR)
+        raise ProtocolError(
+            f"{value} where only 0 and 1 are", section="2.2.2.2", code=PROTOCOL_ERROR
+        )
     return value
 
 
@@ -207,7 +209,9 @@ def decode_properties(reader: Reader, kind: Kind) -> Properties:
         if kind not in kinds:
             raise ProtocolError(f"{field} in {kind.name}", section="2.2.2.2")
         value = type_.decode(reader)
-        if field in _SEVERAL and not (kind is Kind.SUBSCRIBE and field in values and identifier == 0x0B):
+        if field in _SEVERAL and not (
+            kind is Kind.SUBSCRIBE and field in values and identifier == 0x0B
+        ):
             values[field] = (*values.get(field, ()), value)
         elif field in values:
             raise ProtocolError(f"{field} twice", section="2.2.2.2", code=PROTOCOL_ERROR)

@@ -6,13 +6,25 @@ from typing import Final
 
 from edgebus.bus.native._properties import Kind
 
-__all__ = ["NOT_AUTHORIZED", "SUCCESS", "TAKEN_OVER", "UNSUPPORTED_VERSION", "VALID_CODES", "reason_text"]
+__all__ = [
+    "BAD_CREDENTIALS",
+    "NOT_AUTHORIZED",
+    "RETURN_CODES",
+    "SUCCESS",
+    "TAKEN_OVER",
+    "UNSUPPORTED_VERSION",
+    "VALID_CODES",
+    "reason_text",
+]
 
 SUCCESS: Final = 0x00
 UNSUPPORTED_VERSION: Final = 0x84
 BAD_CREDENTIALS: Final = 0x86
 NOT_AUTHORIZED: Final = 0x87
 TAKEN_OVER: Final = 0x8E
+
+# CONNACK of MQTT 3.1.1 (§3.2.2.3 there), as the reason codes of MQTT 5.
+RETURN_CODES: Final = {0: 0x00, 1: 0x84, 2: 0x85, 3: 0x88, 4: 0x86, 5: 0x87}
 
 _NAMES: Final = {
     0x00: "success",

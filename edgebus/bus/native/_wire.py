@@ -146,9 +146,7 @@ class Reader:
                 break
             shift += 7
             if shift > 21:
-                raise ProtocolError(
-                    "a variable byte integer of more than 4 bytes", section="1.5.5"
-                )
+                raise ProtocolError("a variable byte integer of more than 4 bytes", section="1.5.5")
         if shift and byte == 0:
             raise ProtocolError("a variable byte integer that is not the shortest", section="1.5.5")
         return value
