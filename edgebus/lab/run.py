@@ -39,7 +39,7 @@ from edgebus.lab.view import LiveView, PlainView
 __all__ = ["Finished", "Run", "make_run_folder", "node_configs"]
 
 _MAX_PACKET = 8 * 2**20
-_LEAD_S = 4.0
+_LEAD_S = 8.0
 """Cameras start this long after the services, so that no detector misses the first frames."""
 
 _REFRESH_S = 0.33

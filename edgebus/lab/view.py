@@ -56,9 +56,11 @@ def stage_of(tracker: Tracker) -> int:
         return 4
     if tracker.progress is not None:
         return 3
-    if tracker.samples:
-        return 2
-    return 1 if tracker.drift_at is not None else 0
+    if tracker.drift_at is not None:
+        return 2 if tracker.samples else 1
+    # By day some samples are drawn by share; without ground truth nobody knows of a drift.
+    knows = any(camera.condition for camera in tracker.cameras.values())
+    return 2 if tracker.samples and not knows else 0
 
 
 def render(tracker: Tracker, *, title: str, elapsed: timedelta, now: datetime) -> RenderableType:
