@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 
 from edgebus.artifacts.errors import BundleFormatError, BundlePathError, BundleTensorError
 from edgebus.artifacts.index import GRAPH, WEIGHTS
