@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from edgebus.bus import BrokerSettings, MqttTransport
 
 _CONFIG = """\
 listener {port} 127.0.0.1
+user {user}
 allow_anonymous true
 persistence false
 set_tcp_nodelay true
@@ -54,7 +56,12 @@ class Mosquitto:
         self._config = folder / f"mosquitto-{self.port}.conf"
         self._config.write_text(
             _CONFIG.format(
-                port=self.port, in_flight=in_flight, queued_bytes=queued_bytes, extra=extra
+                # Run as root it would else become a user that cannot read the tests' folders.
+                user=getpass.getuser(),
+                port=self.port,
+                in_flight=in_flight,
+                queued_bytes=queued_bytes,
+                extra=extra,
             )
         )
 
