@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -16,6 +17,7 @@ from edgebus.bus import (
     DrainTimeoutError,
     Event,
     IdentityTakenError,
+    OutboxFullError,
     Transport,
 )
 from edgebus.contracts import Identity, ServiceState, State, topics
@@ -72,6 +74,7 @@ class Runtime(Generic[S]):
         self._news = asyncio.Event()
         self._older: str | None = None
         self._session_lost = False
+        self._started = False
         self._log = structlog.get_logger().bind(service=kind.name)
 
     # The life of a service.
@@ -126,14 +129,22 @@ class Runtime(Generic[S]):
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 self.spawn(bus.watch(), name="bus")
+                await bus.subscribe(
+                    topics.SERVICE_STATE.any(**asdict(self.identity)),
+                    self._hear_state,
+                    name="identity",
+                )
+                await self._say_state_now(bus)
                 self.spawn(self._announcer(service), name="presence")
                 await _unless(stop, self._start(service, bus))
                 await stop.wait()
                 self._change("draining")
+                await self._say_state_now(bus)
                 unfinished = await self._drain(bus)
                 for task in self._tasks:
                     task.cancel()
-            await self._within("stop", service.stop())
+            if self._started:
+                await self._within("stop", service.stop())
             self._change("stopped", unfinished)
             await self._say_state()
         except (BaseExceptionGroup, ServiceFailedError) as failure:
@@ -155,6 +166,7 @@ class Runtime(Generic[S]):
 
     async def _start(self, service: Service[S], bus: Bus) -> None:
         await self._within("start", service.start())
+        self._started = True
         await subscribe_all(service, bus)
         for method, declaration in service.declarations:
             if isinstance(declaration, EveryDeclaration):
@@ -228,12 +240,6 @@ class Runtime(Generic[S]):
 
     async def _announcer(self, service: Service[S]) -> None:
         """Say the state on each connection and change, and answer whoever says another."""
-        assert self._bus is not None
-        names = {part: getattr(self.identity, part) for part in ("base", "site", "node", "service")}
-        await self._bus.subscribe(
-            topics.SERVICE_STATE.any(**names), self._hear_state, name="identity"
-        )
-        self._news.set()
         while True:
             await self._news.wait()
             self._news.clear()
@@ -258,8 +264,17 @@ class Runtime(Generic[S]):
         self._news.set()
 
     async def _say_state(self) -> None:
-        if self._bus is not None:
+        if self._bus is None:
+            return
+        # A full outbox loses nothing: the bus says retained state again after the reconnect.
+        with suppress(OutboxFullError):
             await self._bus.publish(topics.SERVICE_STATE.at(self.identity), self.presence.message())
+
+    async def _say_state_now(self, bus: Bus) -> None:
+        """Say the state before going on; without a connection the next birth says it."""
+        self._news.clear()
+        if bus.connection.connected:
+            await self._say_state()
 
     async def _last_word(self, error: ServiceError) -> None:
         """Say why it went down; nothing where the identity is another's."""
