@@ -1,0 +1,247 @@
+"""`edgebus model list|publish|rollback`, `edgebus retrain`: asking a running site."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from edgebus.cli.console import table
+from edgebus.cli.options import Broker, Config, Overrides, node_settings
+
+if TYPE_CHECKING:
+    from edgebus.artifacts import Bundle
+    from edgebus.bus import Bus
+    from edgebus.contracts import Command, Reply, Topic
+    from edgebus.service import NodeSettings
+
+    R = TypeVar("R", bound=Reply)
+    C = TypeVar("C", bound=Command)
+
+__all__ = ["add_to", "retrain"]
+
+Node = Annotated[
+    str | None,
+    typer.Option("--node", metavar="NODE", help="The node asked; found by itself if it is one."),
+]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the answer.")
+]
+Folder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.")]
+
+
+def add_to(commands: typer.Typer) -> None:
+    """Mount the commands below `edgebus model`."""
+    commands.command("list")(list_models)
+    commands.command("publish")(publish)
+    commands.command("rollback")(rollback)
+
+
+def list_models(
+    model: Annotated[str | None, typer.Argument(help="Only this model's versions.")] = None,
+    *,
+    node: Node = None,
+    broker: Broker = None,
+    config: Config = None,
+    overrides: Overrides = None,
+    timeout: Timeout = 10.0,
+) -> None:
+    """List the registry's versions, and which channel serves which."""
+    from edgebus.contracts import ModelListCommand, ModelListReply, topics
+
+    settings = node_settings(config=config, overrides=overrides, broker=broker)
+
+    async def ask() -> ModelListReply:
+        from edgebus.cli.connect import connect
+
+        async with connect(settings) as bus:
+            return await _request(
+                bus,
+                settings,
+                topics.CMD_MODELS,
+                ModelListCommand(source=bus.identity.source, model=model),
+                ModelListReply,
+                service="distributor",
+                node=node,
+                timeout=timeout,
+            )
+
+    reply = asyncio.run(ask())
+    rows = [
+        (
+            entry.bundle.model.name,
+            str(entry.bundle.model.version),
+            ", ".join(entry.channels),
+            entry.bundle.model.digest[:12],
+            f"{entry.added:%Y-%m-%d %H:%M}",
+            entry.origin,
+            " ".join(f"{key}={value:.3f}" for key, value in sorted(entry.metrics.items())),
+        )
+        for entry in reply.models
+    ]
+    if not rows:
+        print("the registry is empty; publish one: edgebus model publish BUNDLE")
+        return
+    table(("model", "version", "serves", "digest", "added", "from", "metrics"), rows)
+
+
+def publish(
+    folder: Folder,
+    *,
+    channel: Annotated[str, typer.Option(help="Release channel.")] = "stable",
+    node: Node = None,
+    broker: Broker = None,
+    config: Config = None,
+    overrides: Overrides = None,
+    timeout: Timeout = 120.0,
+) -> None:
+    """Hand a bundle to the distributor and release it to a channel.
+
+    The bundle's blocks are served from here until the distributor has them all.
+    """
+    from edgebus.artifacts import Bundle
+
+    bundle = Bundle.open(folder)
+    settings = node_settings(config=config, overrides=overrides, broker=broker)
+    reply = asyncio.run(_publish(bundle, settings, channel=channel, node=node, timeout=timeout))
+    print(reply.detail)
+
+
+def rollback(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    *,
+    version: Annotated[
+        int | None, typer.Option(min=1, help="The one before the present one by default.")
+    ] = None,
+    channel: Annotated[str, typer.Option(help="Release channel.")] = "stable",
+    node: Node = None,
+    broker: Broker = None,
+    config: Config = None,
+    overrides: Overrides = None,
+    timeout: Timeout = 10.0,
+) -> None:
+    """Release an earlier version again; every edge of the channel goes back to it."""
+    from edgebus.contracts import Reply, RollbackCommand, topics
+
+    settings = node_settings(config=config, overrides=overrides, broker=broker)
+
+    async def ask() -> Reply:
+        from edgebus.cli.connect import connect
+
+        async with connect(settings) as bus:
+            command = RollbackCommand(
+                source=bus.identity.source, model=model, channel=channel, version=version
+            )
+            return await _request(
+                bus,
+                settings,
+                topics.CMD_ROLLBACK,
+                command,
+                Reply,
+                service="distributor",
+                node=node,
+                timeout=timeout,
+            )
+
+    print(asyncio.run(ask()).detail)
+
+
+def retrain(
+    node: Node = None,
+    broker: Broker = None,
+    config: Config = None,
+    overrides: Overrides = None,
+    timeout: Timeout = 10.0,
+) -> None:
+    """Ask the retrainer to start a job now, whatever its trigger waits for."""
+    from edgebus.contracts import Reply, RetrainCommand, topics
+
+    settings = node_settings(config=config, overrides=overrides, broker=broker)
+
+    async def ask() -> Reply:
+        from edgebus.cli.connect import connect
+
+        async with connect(settings) as bus:
+            return await _request(
+                bus,
+                settings,
+                topics.CMD_RETRAIN,
+                RetrainCommand(source=bus.identity.source),
+                Reply,
+                service="retrainer",
+                node=node,
+                timeout=timeout,
+            )
+
+    print(asyncio.run(ask()).detail)
+
+
+async def _request(
+    bus: Bus,
+    settings: NodeSettings,
+    topic: Topic[C],
+    command: C,
+    reply: type[R],
+    *,
+    service: str,
+    node: str | None,
+    timeout: float,
+) -> R:
+    """Ask a service of the site.
+
+    Raises:
+        ServiceNotFoundError: None is there.
+        RequestTimeoutError: It does not answer.
+        CommandRefusedError: It says no.
+    """
+    from edgebus.cli.connect import find_node
+    from edgebus.contracts import Identity
+    from edgebus.service import CommandRefusedError
+
+    target = node or await find_node(bus, service, settings=settings)
+    address = topic.at(
+        Identity(base=settings.base, site=settings.site, node=target, service=service)
+    )
+    answer = await bus.request(address, command, reply=reply, timeout=timeout)
+    if not answer.ok:
+        msg = f"{service} on {target} refuses: {answer.detail}"
+        raise CommandRefusedError(msg)
+    return answer
+
+
+async def _publish(
+    bundle: Bundle, settings: NodeSettings, *, channel: str, node: str | None, timeout: float
+) -> Reply:
+    """Serve the bundle's blocks for as long as the distributor needs to take it over."""
+    from edgebus.artifacts import ArtifactProvider, Store, reference
+    from edgebus.cli.connect import connect
+    from edgebus.contracts import PublishCommand, Reply, topics
+
+    with tempfile.TemporaryDirectory(prefix="edgebus-publish-") as folder:
+        store = Store(folder)
+        store.put_bundle(bundle)
+        async with connect(settings) as bus:
+            provider = ArtifactProvider(bus, bus.identity, store)
+            serving = asyncio.create_task(provider.run(), name="serve blocks")
+            command = PublishCommand(
+                source=bus.identity.source,
+                bundle=reference(store, bundle.digest, provider=bus.identity),
+                channel=channel,
+            )
+            try:
+                return await _request(
+                    bus,
+                    settings,
+                    topics.CMD_PUBLISH,
+                    command,
+                    Reply,
+                    service="distributor",
+                    node=node,
+                    timeout=timeout,
+                )
+            finally:
+                serving.cancel()
+                await asyncio.gather(serving, return_exceptions=True)
