@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from edgebus.bus import Bus, BusSettings, Event
+from edgebus.bus import BrokerSettings, Bus, BusSettings, Event, MqttTransport
 from edgebus.contracts import (
     Box,
     Detections,
@@ -28,6 +28,7 @@ from edgebus.contracts import (
     topics,
     utc_now,
 )
+from edgebus.lab.broker import EmbeddedBroker
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs/guides/write-a-service.md"
@@ -328,3 +329,41 @@ async def test_a_command_finds_its_service_and_hears_yes_and_no(
         assert (code, out) == (1, "")
         assert err == "edgebus: retrainer on gpu refuses: job 7 runs already\n"
         await bus.clear(address)
+
+
+class Embedded:
+    """The embedded broker, with the face of the Mosquitto fixture."""
+
+    def __init__(self, broker: EmbeddedBroker) -> None:
+        self.url = broker.url
+
+    def transport(self) -> MqttTransport:
+        return MqttTransport(BrokerSettings(url=self.url, version="3.1.1"))
+
+
+async def test_the_same_life_on_the_embedded_broker(package: Path, tmp_path: Path) -> None:
+    """MQTT 3.1.1: a will, a second process, a broker that is killed and comes back."""
+    async with EmbeddedBroker(tmp_path / "broker") as broker:
+        embedded = Embedded(broker)
+        processes = Processes(package, tmp_path, broker.url)
+        life = {"node": "pi-n", "heartbeat_s": 0.2, "broker__version": "3.1.1"}
+        try:
+            async with listening(embedded, "pi-n") as ear:
+                killed = processes.run(**life)
+                born = await ear.state("ready")
+                killed.kill()
+                assert (await ear.state("offline")).session == born.session
+                process = processes.run(**life)
+                again = await ear.state("ready", after=born.session)
+                code, _, log = await ended(processes.run(data="other", **life))
+                assert code == 3
+                assert "already runs" in log
+                await broker.kill()
+                await broker.start()
+                back = await ear.state("ready", after=again.session)
+                assert back.instance == again.instance
+                process.send_signal(signal.SIGTERM)
+                assert (await ended(process))[0] == 0
+                await ear.wait(lambda s: s.state == "stopped" and s.instance == again.instance)
+        finally:
+            processes.kill_all()
