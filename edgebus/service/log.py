@@ -32,7 +32,14 @@ def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) ->
     if as_json:
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        last = [structlog.dev.ConsoleRenderer(colors=out.isatty(), timestamp_key="time")]
+        last = [
+            structlog.dev.ConsoleRenderer(
+                colors=out.isatty(),
+                timestamp_key="time",
+                # Not rich's: that shows local variables, which may be secrets.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -42,7 +42,7 @@ def run_service(
     try:
         asyncio.run(_until_signal(runtime, log))
     except ServiceFailedError as error:
-        log.error("went down", reason=error.reason, exc_info=error)
+        log.error("went down", reason=error.reason, exc_info=error.__cause__ or error)
         return error.exit_code
     except ServiceError as error:
         log.error("cannot run", reason=str(error))

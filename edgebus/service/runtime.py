@@ -99,7 +99,8 @@ class Runtime(Generic[S]):
                 async with self._open_bus() as bus:
                     await self._live(bus, stop)
             except (BaseExceptionGroup, BusError) as error:
-                raise self._meaning(error) from error
+                meaning = self._meaning(error)
+                raise meaning from _cause(meaning, error)
 
     async def _refuse_second(self, stop: asyncio.Event) -> None:
         looking = find_incumbent(
@@ -150,7 +151,7 @@ class Runtime(Generic[S]):
         except (BaseExceptionGroup, ServiceFailedError) as failure:
             error = self._meaning(failure)
             await self._last_word(error)
-            raise error from failure
+            raise error from _cause(error, failure)
         finally:
             self._bus = None
 
@@ -310,6 +311,11 @@ class Runtime(Generic[S]):
                 return leaf
         reason = "; ".join(f"{type(leaf).__name__}: {leaf}" for leaf in leaves)
         return ServiceFailedError(self.identity.source, reason=reason)
+
+
+def _cause(meaning: ServiceError, error: BaseException) -> BaseException | None:
+    """What a meaning came of: its own cause where it is a part of the error itself."""
+    return meaning.__cause__ if meaning in _leaves(error) else error
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -266,3 +266,20 @@ def test_logs_are_one_json_object_per_line() -> None:
     assert first["model"] == "yolox@3"
     assert first["time"].endswith("Z")
     assert second["event"] == "odd thing"
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_a_traceback_shows_no_local_variables(style: str) -> None:
+    stream = StringIO()
+    configure_logging(LogSettings(format=style), stream=stream)  # type: ignore[arg-type]
+    password = "hunter2"
+    try:
+        raise OSError(len(password))
+    except OSError as error:
+        structlog.get_logger().error("went down", exc_info=error)
+    finally:
+        structlog.reset_defaults()
+        __import__("logging").basicConfig(handlers=[], force=True)
+    assert "OSError: 7" in stream.getvalue()
+    # The traceback quotes the line that raised, not what the variables held.
+    assert "hunter2" not in stream.getvalue()
