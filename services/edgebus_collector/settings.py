@@ -61,7 +61,7 @@ class CollectorSettings(ServiceSettings):
     """Share of the held-out frames that become samples, whatever the policies say."""
     audit_share: Share = 0.0
     """Share of the other frames that become samples although nothing seems wrong."""
-    duplicate_distance: Annotated[int, Field(ge=-1, le=256)] = 3
+    duplicate_distance: Annotated[int, Field(ge=-1, le=256)] = 8
     """Pictures whose hashes differ in at most so many of 256 bits are near-duplicates; -1: none."""
     duplicate_memory: AtLeastOne = 64
     """So many samples of each camera are remembered to recognise near-duplicates."""

@@ -108,8 +108,12 @@ class Campaign:
             base=await self.incumbent.folder_of(base),
             folder=self._job_folder(job.id),
             version=job.version,
-            train=_files(await self.disk(samples.untrained, model, limit=train.max_samples)),
-            replay_samples=_files(await self.disk(samples.trained, model, limit=train.max_replay)),
+            train=_files(
+                await self.disk(samples.fresh, model, since=since, limit=train.max_samples)
+            ),
+            replay_samples=_files(
+                await self.disk(samples.earlier, model, before=since, limit=train.max_replay)
+            ),
             new_holdout=_files(
                 await self.disk(samples.holdout, model, since=since, limit=gate.max_images)
             ),
@@ -170,12 +174,11 @@ class Campaign:
             seconds=outcome.seconds,
             started=job.started,
         )
-        trained = list(used) if accepted else []
         await self.disk(
             self.journal.finish,
             result,
-            untrained=counts.untrained - len(trained),
-            trained=trained,
+            untrained=counts.untrained,
+            trained=list(used) if accepted else [],
         )
         self.log.info(
             "job ended",

@@ -83,7 +83,7 @@ class JobJournal:
 
         Args:
             result: As it is published.
-            untrained: Training samples that are not used yet.
+            untrained: Samples that no accepted job had used so far; counts after a refusal.
             trained: Ids of the samples that its accepted candidate was trained on.
         """
         with Session(self._engine) as session, session.begin():
@@ -130,10 +130,11 @@ class JobJournal:
                 if result is not None
             ]
 
-    def count(self, model: str) -> int:
-        """Jobs that were ever started."""
+    def accepted(self, model: str) -> int:
+        """Jobs whose candidate passed the gate."""
+        condition = JobRow.model == model, JobRow.outcome == "accepted"
         with Session(self._engine) as session:
-            return session.scalar(select(func.count()).where(JobRow.model == model)) or 0
+            return session.scalar(select(func.count()).where(*condition)) or 0
 
     def highest_version(self, model: str) -> int:
         """The highest version number that was ever given to a candidate; 0 before the first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from datetime import datetime
 from typing import TypedDict
 
 import cv2
@@ -255,20 +256,15 @@ class Retrainer(Service[RetrainerSettings]):
 
     async def _facts(self) -> tuple[Facts, StoreFields]:
         """What the triggers look at, and what is said of it."""
-        rules, gate = self.settings.trigger, self.settings.gate
+        rules = self.settings.trigger
         counts = await self.disk(self.samples.counts, self.model)
         since = await self.disk(self.samples.new_domain_since, self.model)
-        held_out = 0
-        if since is not None:
-            held_out = await self.disk(self.samples.measurable, self.model, since=since)
-        lacking = ""
-        if held_out < gate.min_images:
-            lacking = f"held-out samples: {held_out} of {gate.min_images}"
+        lacking = "" if since is None else await self._lacking(since)
         facts = Facts(
             untrained=counts.untrained,
             untrained_at_refusal=await self.disk(self.journal.untrained_at_refusal, self.model),
             since_last_s=time.monotonic() - self._ended_at,
-            jobs=await self.disk(self.journal.count, self.model),
+            accepted=await self.disk(self.journal.accepted, self.model),
             asked=self._asked,
             waiting=self._waiting(),
             lacking=lacking,
@@ -289,6 +285,19 @@ class Retrainer(Service[RetrainerSettings]):
         )
         return facts, status
 
+    async def _lacking(self, since: datetime) -> str:
+        """What the gate would miss; a job without it could only be refused."""
+        settings, model = self.settings, self.model
+        wanted = settings.gate.min_images
+        new = await self.disk(self.samples.measurable, model, since=since)
+        if new < wanted:
+            return f"held-out samples: {new} of {wanted}"
+        if settings.replay is None and settings.replay_holdout is None:
+            old = await self.disk(self.samples.measurable, model, before=since)
+            if old < wanted and (old or settings.gate.require_old):
+                return f"held-out samples of the old domain: {old} of {wanted}"
+        return ""
+
     def _waiting(self) -> str:
         if self._running:
             return "a job is running"
@@ -307,8 +316,8 @@ class Retrainer(Service[RetrainerSettings]):
             return facts.waiting
         if facts.waiting:
             return f"waits for {facts.waiting}"
-        if rules.max_jobs is not None and facts.jobs >= rules.max_jobs:
-            return f"{facts.jobs} of {rules.max_jobs} jobs done; command only"
+        if rules.max_jobs is not None and facts.accepted >= rules.max_jobs:
+            return f"{facts.accepted} of {rules.max_jobs} candidates made; command only"
         if wanted is not None and facts.untrained < wanted:
             return f"waits for untrained samples: {facts.untrained} of {wanted}"
         if facts.lacking:

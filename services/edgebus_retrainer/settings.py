@@ -33,7 +33,7 @@ class TriggerSettings(ServiceSettings):
     interval_s: Seconds | None = None
     """Seconds after a job until the next starts, if there is anything new; null: never."""
     max_jobs: AtLeastOne | None = None
-    """No more jobs than this start by themselves, ever; null: no limit."""
+    """After so many accepted candidates none is made without a command; null: no limit."""
     release_wait_s: Annotated[float, Field(ge=0)] = 120.0
     """Seconds to wait for the release of an accepted candidate before training further without."""
 

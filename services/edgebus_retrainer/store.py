@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from edgebus.contracts import Sample, Split
 from edgebus_retrainer.files import PictureStore
+from edgebus_retrainer.onset import onset
 from edgebus_retrainer.tables import SCHEMA_VERSION, SampleRow, TableBase
 
 __all__ = [
@@ -28,7 +29,21 @@ __all__ = [
 
 Added = Literal["added", "duplicate"]
 
+AUDIT = "audit"
+"""The policy name of samples that collectors drew by share, easy ones included."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+_UNTRAINED = (
+    SampleRow.split == "train",
+    SampleRow.job.is_(None),
+    SampleRow.policy != AUDIT,
+)
+"""Samples that show what the model got wrong and that no accepted job has used."""
+
+
+_ERRORS = 5000  # so many of the newest decide when the new domain began
 
 
 class SampleRefusedError(ValueError):
@@ -181,11 +196,7 @@ class SampleStore:
         mine = SampleRow.model == model
         with Session(self._engine) as session:
             splits = dict(_counts(session, SampleRow.split, mine))
-            untrained = session.scalar(
-                select(func.count()).where(
-                    mine, SampleRow.split == "train", SampleRow.job.is_(None)
-                )
-            )
+            untrained = session.scalar(select(func.count()).where(mine, *_UNTRAINED))
             size = session.scalar(select(func.coalesce(func.sum(SampleRow.size), 0)).where(mine))
             return Counts(
                 samples=sum(splits.values()),
@@ -197,13 +208,23 @@ class SampleStore:
                 per_policy=dict(_counts(session, SampleRow.policy, mine)),
             )
 
-    def untrained(self, model: str, *, limit: int) -> list[StoredSample]:
-        """The newest training samples that no accepted job has used, oldest first."""
-        return self._pool(model, "train", SampleRow.job.is_(None), limit=limit)
+    def fresh(self, model: str, *, since: datetime, limit: int) -> list[StoredSample]:
+        """The newest samples to learn from, oldest first.
 
-    def trained(self, model: str, *, limit: int) -> list[StoredSample]:
-        """The newest training samples of earlier accepted jobs, oldest first."""
-        return self._pool(model, "train", SampleRow.job.is_not(None), limit=limit)
+        Those that no accepted job has used; audited ones, which the model got right, only where
+        they show the new domain.
+        """
+        captured = SampleRow.captured >= _micros(since)
+        condition = SampleRow.job.is_(None) & (captured | (SampleRow.policy != AUDIT))
+        return self._pool(model, "train", condition, limit=limit)
+
+    def earlier(self, model: str, *, before: datetime, limit: int) -> list[StoredSample]:
+        """The newest samples to replay, oldest first: what the model knew, or has learnt.
+
+        Those of accepted jobs, and audited ones from before the new domain.
+        """
+        audited = (SampleRow.policy == AUDIT) & (SampleRow.captured < _micros(before))
+        return self._pool(model, "train", SampleRow.job.is_not(None) | audited, limit=limit)
 
     def holdout(
         self,
@@ -214,40 +235,34 @@ class SampleStore:
         limit: int,
     ) -> list[StoredSample]:
         """The newest held-out samples that were captured in an interval, oldest first."""
-        condition: ColumnElement[bool] = true()
-        if since is not None:
-            condition &= SampleRow.captured >= _micros(since)
-        if before is not None:
-            condition &= SampleRow.captured < _micros(before)
-        return self._pool(model, "holdout", condition, limit=limit)
+        return self._pool(model, "holdout", _captured(since, before), limit=limit)
 
     def new_domain_since(self, model: str) -> datetime | None:
-        """When the domain that the untrained samples show began; None where there are none.
-
-        The first tenth of them is left out: a model is now and then wrong long before anything
-        has changed, and one such sample must not turn the old domain into the new one.
-        """
-        untrained = SampleRow.model == model, SampleRow.split == "train", SampleRow.job.is_(None)
+        """When the domain that the untrained samples show began (`onset`); None without any."""
+        mine = SampleRow.model == model
+        errors = (
+            select(SampleRow.captured)
+            .where(mine, *_UNTRAINED)
+            .order_by(SampleRow.captured.desc())
+            .limit(_ERRORS)
+        )
         with Session(self._engine) as session:
-            count = session.scalar(select(func.count()).where(*untrained)) or 0
-            captured = session.scalar(
-                select(SampleRow.captured)
-                .where(*untrained)
-                .order_by(SampleRow.captured)
-                .offset(count // 10)
-                .limit(1)
-            )
-        return None if captured is None else _EPOCH + timedelta(microseconds=captured)
+            origin = session.scalar(select(func.min(SampleRow.captured)).where(mine)) or 0
+            times = [(captured - origin) / 1e6 for captured in session.scalars(errors)][::-1]
+        since = onset(times, origin=0.0)
+        return None if since is None else _EPOCH + timedelta(microseconds=origin + since * 1e6)
 
-    def measurable(self, model: str, *, since: datetime) -> int:
-        """Held-out samples since a time that have boxes, or may have once they are labelled."""
+    def measurable(
+        self, model: str, *, since: datetime | None = None, before: datetime | None = None
+    ) -> int:
+        """Held-out samples of an interval that have boxes, or may have once they are labelled."""
         with Session(self._engine) as session:
             count = session.scalar(
                 select(func.count()).where(
                     SampleRow.model == model,
                     SampleRow.split == "holdout",
-                    SampleRow.captured >= _micros(since),
                     SampleRow.boxes.is_(None) | (SampleRow.boxes > 0),
+                    _captured(since, before),
                 )
             )
             return count or 0
@@ -308,6 +323,15 @@ class SampleStore:
             self.evicted += len(gone)
             for file in _unused(session, gone):
                 self._pictures.remove(file)
+
+
+def _captured(since: datetime | None, before: datetime | None) -> ColumnElement[bool]:
+    condition: ColumnElement[bool] = true()
+    if since is not None:
+        condition &= SampleRow.captured >= _micros(since)
+    if before is not None:
+        condition &= SampleRow.captured < _micros(before)
+    return condition
 
 
 def _unused(session: Session, files: Sequence[str]) -> list[str]:

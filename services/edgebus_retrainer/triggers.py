@@ -19,7 +19,7 @@ class Facts:
         untrained_at_refusal: Their number when the last job was refused or failed; None if the
             last one succeeded or there was none.
         since_last_s: Seconds since the last job ended, or since the start of the service.
-        jobs: Jobs that were started.
+        accepted: Jobs whose candidate passed the gate.
         asked: Somebody asked for a job.
         waiting: Why no job may start now (one runs, no incumbent, ...); empty if one may.
         lacking: Why none starts by itself; a command does not care.
@@ -28,7 +28,7 @@ class Facts:
     untrained: int
     untrained_at_refusal: int | None = None
     since_last_s: float = 0.0
-    jobs: int = 0
+    accepted: int = 0
     asked: bool = False
     waiting: str = ""
     lacking: str = ""
@@ -62,13 +62,13 @@ def trigger(
         min_samples: So many untrained samples start a job; None: their number starts none.
         cooldown_samples: So many more after a refusal.
         interval_s: Seconds after the last job until the next starts, if there is anything new.
-        max_jobs: No more jobs than this, except on command.
+        max_jobs: No more candidates than this, except on command.
     """
     if facts.waiting:
         return None
     if facts.asked:
         return "command"
-    if facts.lacking or (max_jobs is not None and facts.jobs >= max_jobs):
+    if facts.lacking or (max_jobs is not None and facts.accepted >= max_jobs):
         return None
     wanted = needed(facts, min_samples=min_samples, cooldown_samples=cooldown_samples)
     if wanted is not None and facts.untrained >= wanted:

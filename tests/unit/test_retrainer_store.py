@@ -68,7 +68,7 @@ def test_a_sample_is_kept_once_with_its_record_inside(tmp_path):
     assert (counts.samples, counts.train, counts.untrained) == (1, 1, 1)
     assert counts.bytes == len(kept.jpeg)
     assert counts.per_policy == {"truth": 1}
-    (stored,) = store.untrained("tiny", limit=10)
+    (stored,) = store.fresh("tiny", since=START, limit=10)
     assert Sample.decode(stored.path.read_bytes()).record == kept.record
 
 
@@ -93,9 +93,25 @@ def test_pools_are_disjoint_and_newest_first_wins(tmp_path):
     journal = JobJournal(open_database(tmp_path / "samples.db"))
     job = begin(journal)
     journal.finish(result(job), untrained=6, trained=[s.record.id for s in samples[:4]])
-    assert [s.id for s in store.trained("tiny", limit=99)] == [s.record.id for s in samples[:4]]
-    assert [s.id for s in store.untrained("tiny", limit=3)] == [s.record.id for s in samples[-3:]]
+    earlier = store.earlier("tiny", before=START, limit=99)
+    assert [s.id for s in earlier] == [s.record.id for s in samples[:4]]
+    fresh = store.fresh("tiny", since=START, limit=3)
+    assert [s.id for s in fresh] == [s.record.id for s in samples[-3:]]
     assert store.counts("tiny").untrained == 6
+
+
+def test_audited_samples_start_nothing_and_are_replayed_or_learnt_by_their_age(tmp_path):
+    store = open_store(tmp_path)
+    fill(store, 10, split="train", policy="audit")
+    assert store.counts("tiny").untrained == 0
+    assert store.new_domain_since("tiny") is None
+    for index in range(10, 20):
+        policy = "audit" if index % 2 else "truth"
+        store.add(sample(index, split="train", policy=policy), received=START)
+    since = store.new_domain_since("tiny")
+    assert since == START + timedelta(seconds=10)
+    assert len(store.fresh("tiny", since=since, limit=99)) == 10
+    assert len(store.earlier("tiny", before=since, limit=99)) == 10
 
 
 def test_the_new_domain_starts_with_the_bulk_of_the_errors(tmp_path):
@@ -106,13 +122,14 @@ def test_the_new_domain_starts_with_the_bulk_of_the_errors(tmp_path):
         split = "train" if index >= 80 else "holdout"
         store.add(sample(index, split=split), received=START)
     since = store.new_domain_since("tiny")
-    assert since == START + timedelta(seconds=81)
+    assert since == START + timedelta(seconds=80)
     for index in range(100, 105):
         store.add(sample(index, split="holdout"), received=START)
     store.add(sample(105, split="holdout", boxes=()), received=START)
     store.add(sample(106, split="holdout", truth=False), received=START)
     assert len(store.holdout("tiny", since=since, limit=99)) == 7
     assert store.measurable("tiny", since=since) == 6
+    assert store.measurable("tiny", before=since) == 79
     assert len(store.holdout("tiny", before=since, limit=99)) == 79
 
 
@@ -211,7 +228,7 @@ def test_the_journal_knows_an_interrupted_job(tmp_path):
     second = begin(journal, version=3)
     journal.finish(result(second, "refused"), untrained=7)
     assert journal.untrained_at_refusal("tiny") == 7
-    assert (journal.count("tiny"), journal.highest_version("tiny")) == (2, 3)
+    assert (journal.accepted("tiny"), journal.highest_version("tiny")) == (1, 3)
     assert journal.highest_version("other") == 0
     assert {r.outcome for r in journal.results("tiny", limit=9)} == {"accepted", "refused"}
     assert json.loads(journal.results("tiny", limit=1)[0].encode())["schema"] == "training/1"

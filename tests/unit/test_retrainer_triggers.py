@@ -46,9 +46,9 @@ def test_interval_needs_something_new():
 
 
 def test_a_command_overrules_the_limit_but_not_a_running_job():
-    asked = Facts(untrained=1, jobs=3, asked=True)
+    asked = Facts(untrained=1, accepted=3, asked=True)
     assert what_starts(asked, max_jobs=3) == "command"
-    assert what_starts(Facts(untrained=99, jobs=3), max_jobs=3) is None
+    assert what_starts(Facts(untrained=99, accepted=3), max_jobs=3) is None
     assert what_starts(Facts(untrained=99, asked=True, waiting="a job runs")) is None
 
 
@@ -62,7 +62,7 @@ def test_retrain_counts_are_exact(arrivals, threshold):
     for arrived in arrivals:
         for _ in range(arrived):
             untrained += 1
-            if what_starts(Facts(untrained=untrained, jobs=jobs), min_samples=threshold):
+            if what_starts(Facts(untrained=untrained, accepted=jobs), min_samples=threshold):
                 jobs += 1
                 untrained = 0
     assert jobs == sum(arrivals) // threshold

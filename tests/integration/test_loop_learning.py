@@ -1,0 +1,297 @@
+"""The learning loop over a real Mosquitto: detector, collector, retrainer and distributor as
+processes, the test as camera; the learners are killed on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgebus.bus import Bus, BusSettings
+from edgebus.contracts import (
+    Box,
+    Detections,
+    Frame,
+    FrameRecord,
+    GroundTruth,
+    Identity,
+    ModelStatus,
+    SampleRecord,
+    ServiceState,
+    TrainingResult,
+    topics,
+    utc_now,
+)
+from edgebus.inference.testing import tiny_bundle, tiny_picture
+from edgebus.vision import encode_jpeg
+from edgebus_retrainer.export import export_samples
+from edgebus_retrainer.files import PictureStore
+from edgebus_retrainer.store import SampleStore, open_database
+
+SITE = "learning"
+_RUN = """
+import importlib, json, sys
+from edgebus.service import NodeSettings, run_service
+module, kind, node, settings = json.loads(sys.argv[1])
+service = getattr(importlib.import_module(module), kind)
+sys.exit(run_service(service, NodeSettings(**node), service.settings_type(**settings)))
+"""
+_ROOT = Path(__file__).parents[2]
+_ENVIRONMENT = os.environ | {
+    "PYTHONPATH": f"{_ROOT}{os.pathsep}{_ROOT / 'services'}",
+    "OMP_NUM_THREADS": "1",
+}
+_FPS = 20.0
+
+
+def frame_of(index: int, *, light: float) -> tuple[Frame, GroundTruth]:
+    rng = np.random.default_rng(index)
+    red = int(rng.integers(0, 6)), int(rng.integers(0, 3))
+    blue = int(rng.integers(0, 6)), int(rng.integers(4, 8))
+    picture = (tiny_picture(red=red, blue=blue) * light).astype(np.uint8)
+    now = utc_now()
+    record = FrameRecord(
+        source=f"{SITE}/pi-01/camera",
+        camera="front",
+        index=index,
+        captured=now,
+        width=64,
+        height=48,
+    )
+    frame = Frame.build(encode_jpeg(picture, quality=95), record)
+    boxes = tuple(
+        Box(label=label, x1=8 * c, y1=8 * r, x2=8 * c + 8, y2=8 * r + 8)
+        for label, (r, c) in (("person", red), ("car", blue))
+    )
+    truth = GroundTruth(
+        source=record.source,
+        frame=record.id,
+        camera="front",
+        index=index,
+        captured=now,
+        width=64,
+        height=48,
+        boxes=boxes,
+        effects={"dusk": 1.0 - light},
+    )
+    return frame, truth
+
+
+class Loop:
+    """Four services as processes, the camera, and what is heard on the bus."""
+
+    def __init__(self, broker: Any, folder: Path) -> None:
+        self.broker, self.folder = broker, folder
+        self.base = tiny_bundle(folder / "bundle")
+        self.light = 1.0
+        self.index = 0
+        self.heard: dict[type, list[Any]] = {}
+        self.processes: dict[str, asyncio.subprocess.Process] = {}
+        self._news = asyncio.Condition()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Loop:
+        identity = Identity(site=SITE, node="pi-01", service="camera")
+        settings = BusSettings(ephemeral=True, backoff_max_s=0.5)
+        bus = Bus(self.broker.transport(), identity=identity, settings=settings)
+        self.bus = await self._stack.enter_async_context(bus)
+        for topic in (
+            topics.SAMPLES,
+            topics.TRAINING_PROGRESS,
+            topics.TRAINING_RESULT,
+            topics.MODEL_STATUS,
+            topics.DETECTIONS,
+            topics.SERVICE_STATE,
+            topics.DEAD_LETTER,
+        ):
+            await self.bus.subscribe(topic.any(site=SITE), self._hear, deduplicate=False)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for process in self.processes.values():
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        await self._stack.aclose()
+
+    async def start(self, service: str) -> None:
+        """Start a service and wait until it is ready."""
+        bundle = str(self.base.path)
+        node = "pi-01" if service in ("collector", "detector") else "cloud"
+        settings: dict[str, Any] = {
+            "detector": {"bundle": bundle, "threshold": 0.05, "engine": {"threads": 1}},
+            "collector": {
+                "duplicate_distance": -1,
+                "holdout_share": 1.0,
+                "audit_share": 0.3,
+                "budget": {"samples_per_minute": 6000},
+            },
+            "retrainer": {
+                "bundle": bundle,
+                "train": {
+                    "steps": 600,
+                    "batch": 4,
+                    "learning_rate": 0.05,
+                    "threads": 1,
+                    "nice": 0,
+                },
+                "trigger": {"min_samples": 30, "max_jobs": 1},
+                "gate": {"min_images": 6, "max_images": 60},
+                "tick_s": 0.2,
+            },
+            "distributor": {"publish": [bundle]},
+        }
+        given = [
+            f"edgebus_{service}",
+            service.capitalize(),
+            {
+                "site": SITE,
+                "node": node,
+                "broker": {"url": self.broker.url},
+                "data_dir": str(self.folder / node),
+                "log": {"level": "warning"},
+            },
+            settings[service],
+        ]
+        since = utc_now()
+        self.processes[service] = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _RUN, json.dumps(given), env=_ENVIRONMENT
+        )
+        source = f"{SITE}/{node}/{service}"
+        await self.until(
+            lambda: [
+                state
+                for state in self.all(ServiceState)
+                if state.source == source and state.state == "ready" and state.time > since
+            ],
+            f"{service} ready",
+        )
+
+    async def kill(self, service: str) -> None:
+        """kill -9."""
+        process = self.processes[service]
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+
+    def all(self, kind: type) -> list[Any]:
+        """What was heard of one kind, oldest first."""
+        return self.heard.get(kind, [])
+
+    async def until(self, look: Any, what: str, *, timeout: float = 60) -> Any:
+        """Wait until something that was heard fits."""
+        try:
+            async with asyncio.timeout(timeout), self._news:
+                while not (found := look()):
+                    await self._news.wait()
+                return found
+        except TimeoutError:
+            counts = {kind.__name__: len(heard) for kind, heard in self.heard.items()}
+            results = [(r.outcome, r.reason) for r in self.all(TrainingResult)]
+            raise AssertionError(f"no {what}; heard {counts}, results {results}") from None
+
+    async def film(self) -> None:
+        """Send frames with their truth, for ever."""
+        identity = self.bus.identity
+        while True:
+            frame, truth = frame_of(self.index, light=self.light)
+            self.index += 1
+            await self.bus.publish(topics.CAMERA_TRUTH.at(identity, camera="front"), truth)
+            await self.bus.publish(topics.CAMERA_FRAME.at(identity, camera="front"), frame)
+            await asyncio.sleep(1 / _FPS)
+
+    async def _hear(self, event: Any) -> None:
+        payload = getattr(event.payload, "record", event.payload)
+        async with self._news:
+            self.heard.setdefault(type(payload), []).append(payload)
+            self._news.notify_all()
+
+
+def spool_of(loop: Loop) -> list[Path]:
+    return sorted((loop.folder / "pi-01" / "collector" / "spool").glob("*.jpg"))
+
+
+@pytest.mark.timeout(180)
+async def test_the_loop_closes_although_its_learners_are_killed(mosquitto, tmp_path):
+    async with Loop(mosquitto, tmp_path) as loop:
+        for service in ("distributor", "detector", "collector"):
+            await loop.start(service)
+        filming = asyncio.create_task(loop.film())
+        try:
+            # By day: nothing is wrong; a share of frames is audited. Nobody takes samples yet.
+            async with asyncio.timeout(60):
+                while len(spool_of(loop)) < 20:
+                    await asyncio.sleep(0.05)
+            await loop.kill("collector")
+            before = {path.stem for path in spool_of(loop)}
+            assert len(before) >= 20
+            assert loop.all(SampleRecord) == []
+            await loop.start("retrainer")
+            await loop.start("collector")
+            await loop.until(
+                lambda: before <= {record.id for record in loop.all(SampleRecord)},
+                "samples that waited on disk",
+            )
+            # Dusk falls, and what was not trained for is missed.
+            loop.light = 0.3
+            await loop.until(
+                lambda: [p for p in loop.all(topics.TRAINING_PROGRESS.payload) if p.loss],
+                "training",
+            )
+            await loop.kill("retrainer")
+            assert loop.all(TrainingResult) == []
+            await loop.start("retrainer")
+            (result, *_) = await loop.until(lambda: loop.all(TrainingResult), "result")
+            assert result.outcome == "accepted", result.reason
+            assert result.candidate.version == 2
+            new, old = result.gate.domains
+            assert new.map50_after > new.map50_before
+            assert old.map50_before > 0.8
+            assert old.map50_after >= old.map50_before - 0.02
+            await loop.until(
+                lambda: [
+                    status
+                    for status in loop.all(ModelStatus)
+                    if status.serving and status.serving.digest == result.candidate.digest
+                ],
+                "new version at the edge",
+            )
+            await loop.until(
+                lambda: [
+                    seen
+                    for seen in loop.all(Detections)
+                    if seen.model.version == 2 and len(seen.boxes) > 0
+                ],
+                "detection at dusk by the new version",
+            )
+        finally:
+            filming.cancel()
+            await asyncio.gather(filming, return_exceptions=True)
+        assert [letter.error for letter in loop.all(topics.DEAD_LETTER.payload)] == []
+        check_nothing_is_lost(loop)
+
+
+def check_nothing_is_lost(loop: Loop) -> None:
+    """Every sample that left the collector is in the store, once, and exports."""
+    folder = loop.folder / "cloud" / "retrainer"
+    store = SampleStore(
+        open_database(folder / "samples.db"),
+        PictureStore(folder / "pictures"),
+        max_samples=10**6,
+        max_bytes=10**12,
+    )
+    kept = store.all("tiny")
+    ids = [sample.id for sample in kept]
+    assert len(ids) == len(set(ids))
+    # The last few may be on their way.
+    sent = [record.id for record in loop.all(SampleRecord)][:-20]
+    assert set(sent) <= set(ids)
+    assert export_samples(kept[:10], loop.folder / "export", style="coco") == 10
+    assert len(os.listdir(loop.folder / "export" / "images")) == 10
