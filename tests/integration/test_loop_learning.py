@@ -166,7 +166,7 @@ class Loop:
             sys.executable, "-c", _RUN, json.dumps(given), env=_ENVIRONMENT
         )
         source = f"{SITE}/{node}/{service}"
-        await self.until(
+        ready = self.until(
             lambda: [
                 state
                 for state in self.all(ServiceState)
@@ -174,6 +174,12 @@ class Loop:
             ],
             f"{service} ready",
         )
+        waiting = asyncio.create_task(ready)
+        ended = asyncio.create_task(self.processes[service].wait())
+        await asyncio.wait({waiting, ended}, return_when=asyncio.FIRST_COMPLETED)
+        assert not ended.done(), f"{service} ended with {ended.result()}"
+        ended.cancel()
+        await waiting
 
     async def kill(self, service: str) -> None:
         """kill -9."""
