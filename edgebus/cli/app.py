@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edgebus.cli import lab, model, run, schema, topics
+from edgebus.cli import lab, model, recording, run, schema, topics
 from edgebus.cli.console import fail
 from edgebus.cli.errors import describe, exit_code_of
 
@@ -60,6 +60,7 @@ run.add_to(app)
 topics.add_to(app)
 schema.add_to(app)
 model.add_to(app)
+recording.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

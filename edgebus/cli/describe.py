@@ -15,7 +15,7 @@ from edgebus.contracts import (
 )
 from edgebus.contracts.topics import topic_of
 
-__all__ = ["as_json", "as_line", "human_bytes"]
+__all__ = ["as_json", "as_line", "human_bytes", "printable"]
 
 _LONGEST = 160
 # Said by the line itself, or by nobody who looks at a terminal.
@@ -124,7 +124,11 @@ def _parsed(payload: bytes) -> Any:
         return text if text.isprintable() else None
 
 
+def printable(text: str) -> str:
+    """Text from the bus, so that it cannot steer the terminal."""
+    return "".join(c if c.isprintable() else "·" for c in text)
+
+
 def _cut(text: str) -> str:
-    # Text from the bus must not steer the terminal.
-    text = "".join(c if c.isprintable() else "·" for c in text)
+    text = printable(text)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

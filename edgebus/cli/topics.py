@@ -11,6 +11,7 @@ import typer
 
 from edgebus.cli.console import output, table
 from edgebus.cli.options import Broker, Config, Overrides, node_settings
+from edgebus.cli.stats import stats
 
 if TYPE_CHECKING:
     from edgebus.bus import RawMessage
@@ -21,6 +22,7 @@ __all__ = ["add_to"]
 Show = Callable[["RawMessage"], None]
 
 commands = typer.Typer(no_args_is_help=True, help="List the topics, and watch them live.")
+commands.command()(stats)
 
 
 def add_to(app: typer.Typer) -> None:
