@@ -31,10 +31,13 @@ class GateRules:
     require_old: bool = True
 
 
-def domain_report(name: str, before: MapResult, after: MapResult) -> DomainReport:
-    """Incumbent (`before`) and candidate (`after`) on one held-out set."""
+def domain_report(
+    name: str, before: MapResult, after: MapResult, *, labels: str = ""
+) -> DomainReport:
+    """Incumbent (`before`) and candidate (`after`) on one held-out set, by somebody's `labels`."""
     return DomainReport(
         name=name,
+        labels=labels,
         images=after.images,
         boxes=after.boxes,
         map50_before=_fraction(before.map50),

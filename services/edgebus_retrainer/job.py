@@ -270,7 +270,8 @@ class _Candidates:
             after = self._measure(Bundle.open(draft))
             shutil.rmtree(draft)
             reports: list[DomainReport] = [
-                domain_report(name, self.before[name], after[name]) for name in after
+                domain_report(name, self.before[name], after[name], labels=self._labels(name))
+                for name in after
             ]
             return _Candidate(
                 update=update,
@@ -311,9 +312,16 @@ class _Candidates:
             raise RuntimeError(msg)
         return bundle
 
+    def _labels(self, name: str) -> str:
+        return ", ".join(sorted({picture.provenance for picture in self._sets[name]}))
+
+    @property
+    def _sets(self) -> dict[str, tuple[Labelled, ...]]:
+        return {NEW: self.material.new_holdout, OLD: self.material.old_holdout}
+
     def _measure(self, bundle: Bundle) -> dict[str, MapResult]:
         model = DetectionModel.load(bundle, self.engine)
-        sets = {NEW: self.material.new_holdout, OLD: self.material.old_holdout}
+        sets = self._sets
         total = sum(len(pictures) for pictures in sets.values())
         done = 0
 
