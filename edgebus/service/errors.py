@@ -109,9 +109,11 @@ class ServiceFailedError(ServiceError):
     Attributes:
         identity: ``site/node/service``.
         reason: What died, and of what.
+        exit_code: That of the cause where it has one: 2 for what starting again cannot mend.
     """
 
-    def __init__(self, identity: str, *, reason: str) -> None:
+    def __init__(self, identity: str, *, reason: str, exit_code: int = 1) -> None:
         super().__init__(f"{identity} went down: {reason}")
         self.identity = identity
         self.reason = reason
+        self.exit_code = exit_code

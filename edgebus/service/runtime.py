@@ -296,7 +296,10 @@ class Runtime(Generic[S]):
             raise
         except Exception as error:
             reason = f"{part}: {type(error).__name__}: {error}"
-            raise ServiceFailedError(self.identity.source, reason=reason) from error
+            code = getattr(error, "exit_code", 1)
+            raise ServiceFailedError(
+                self.identity.source, reason=reason, exit_code=code
+            ) from error
 
     def _meaning(self, error: BaseException) -> ServiceError:
         """The one error that says what happened."""

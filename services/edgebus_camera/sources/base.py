@@ -93,6 +93,8 @@ class SourceError(Exception):
         reason: Why, and the way out.
     """
 
+    exit_code = 2
+
     def __init__(self, *, source: str, reason: str) -> None:
         super().__init__(f"{source}: {reason}")
         self.source = source
