@@ -1,4 +1,4 @@
-"""MQTT 5 and 3.1.1, over paho-mqtt driven from asyncio (`docs/adr/0002-mqtt-client.md`)."""
+"""MQTT 5 and 3.1.1 over TCP and TLS (`docs/adr/0006-a-native-mqtt-transport.md`)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 import ssl
 from pathlib import Path
 
-from edgebus.bus._mqtt_connection import MqttConnection
 from edgebus.bus.errors import BrokerUnreachableError
+from edgebus.bus.native import Memory, MqttConnection
 from edgebus.bus.settings import BrokerSettings
 from edgebus.bus.transport import ConnectOptions, Receiver
 
@@ -28,6 +28,7 @@ class MqttTransport:
     def __init__(self, settings: BrokerSettings | None = None) -> None:
         self._settings = settings or BrokerSettings()
         self._tls = _tls_context(self._settings) if self._settings.tls else None
+        self._memories: dict[str, Memory] = {}
 
     @property
     def url(self) -> str:
@@ -47,11 +48,16 @@ class MqttTransport:
             BrokerRefusedError: The broker does not want this client.
         """
         settings = self._settings
-        connection = MqttConnection(settings=settings, options=options, receiver=receiver)
+        connection = MqttConnection(
+            settings=settings,
+            options=options,
+            receiver=receiver,
+            memory=self._memories.setdefault(options.client_id, Memory()),
+        )
         try:
             async with asyncio.timeout(settings.connect_timeout_s):
                 await asyncio.get_running_loop().create_connection(
-                    lambda: connection.pipe, settings.host, settings.port, ssl=self._tls
+                    lambda: connection, settings.host, settings.port, ssl=self._tls
                 )
                 await connection.handshake()
         except TimeoutError as error:

@@ -16,6 +16,7 @@ from edgebus.bus import (
     ConnectionLostError,
     ConnectOptions,
     Loss,
+    MqttTransport,
     Outgoing,
     RawMessage,
     SubscribeRefusedError,
@@ -35,7 +36,6 @@ from edgebus.bus.native import (
     Subscribe,
     encode_packet,
 )
-from edgebus.bus.native._transport import NativeTransport
 
 DEADLINE_S = 10.0
 
@@ -102,7 +102,7 @@ class Scene:
     def __init__(self, port: int, settings: dict[str, Any]) -> None:
         url = f"mqtt://127.0.0.1:{port}"
         self.ear = Ear()
-        self.transport = NativeTransport(BrokerSettings(url=url, **settings))
+        self.transport = MqttTransport(BrokerSettings(url=url, **settings))
         self.options = ConnectOptions(client_id="c", session_expiry_s=60)
 
     async def connect(self) -> Any:

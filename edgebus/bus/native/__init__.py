@@ -1,5 +1,6 @@
 """MQTT 5 and 3.1.1 for asyncio: codec and session as plain code, one thin network shell."""
 
+from edgebus.bus.native._connection import MqttConnection
 from edgebus.bus.native._encoder import PublishEncoder, encode_packet
 from edgebus.bus.native._errors import ProtocolError
 from edgebus.bus.native._packets import (
@@ -22,6 +23,7 @@ from edgebus.bus.native._packets import (
 from edgebus.bus.native._parser import Parser
 from edgebus.bus.native._properties import NO_PROPERTIES, Kind, Properties
 from edgebus.bus.native._reasons import reason_text
+from edgebus.bus.native._session import Memory
 
 __all__ = [
     "NO_PROPERTIES",
@@ -32,6 +34,8 @@ __all__ = [
     "Disconnect",
     "Kind",
     "LastWill",
+    "Memory",
+    "MqttConnection",
     "Packet",
     "Parser",
     "Pingreq",

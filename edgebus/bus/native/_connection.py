@@ -31,14 +31,14 @@ from edgebus.bus.settings import BrokerSettings
 from edgebus.bus.transport import Acknowledged, ConnectOptions, Loss, Outgoing, Receiver
 from edgebus.contracts import Qos, utc_now
 
-__all__ = ["NativeConnection"]
+__all__ = ["MqttConnection"]
 
 _MAX_IDENTIFIER = 0x0FFFFFFF
 _CLOSE_S = 2.0
 _CACHED = 4096
 
 
-class NativeConnection(asyncio.BufferedProtocol):
+class MqttConnection(asyncio.BufferedProtocol):
     """A `Connection` to an MQTT broker.
 
     Args:
@@ -77,6 +77,7 @@ class NativeConnection(asyncio.BufferedProtocol):
         self._via: dict[tuple[int, ...], tuple[str, ...]] = {(): ()}
         self._answers: set[asyncio.Future[str | None]] = set()
         self._paused = False
+        self._scrap: bytearray | None = None
         self._ended = asyncio.Event()
         self._keepalive = KeepAlive(interval_s=settings.keepalive_s, now=self._loop.time())
         self._timer: asyncio.TimerHandle | None = None
@@ -199,7 +200,7 @@ class NativeConnection(asyncio.BufferedProtocol):
         if self._network is None:
             return
         self._writer.flush()
-        self._network.close()
+        self._hang_up(self._network)
         try:
             await asyncio.wait_for(self._ended.wait(), _CLOSE_S)
         except TimeoutError:
@@ -224,10 +225,12 @@ class NativeConnection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go."""
-        return self._parser.room()
+        return self._parser.room() if self._scrap is None else memoryview(self._scrap)
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes came in."""
+        if self._scrap is not None:
+            return
         parser = self._parser
         self._now = utc_now()
         self._keepalive.received = self._loop.time()
@@ -288,6 +291,20 @@ class NativeConnection(asyncio.BufferedProtocol):
         self._over(Loss("taken_over" if packet.code == TAKEN_OVER else "failed", reason))
 
     # Inside.
+
+    def _hang_up(self, network: asyncio.Transport) -> None:
+        """Say that nothing follows, and let the broker close.
+
+        A socket that is closed while the broker still sends is reset, and with it the DISCONNECT
+        may be lost on its side: it would publish the will of a client that left cleanly.
+        """
+        if not network.can_write_eof():  # TLS
+            network.close()
+            return
+        self._scrap = bytearray(65536)
+        if self._paused:
+            self.resume_reading()
+        network.write_eof()
 
     def _keep_via(self, numbers: tuple[int, ...]) -> tuple[str, ...]:
         known = self._identifiers
