@@ -7,7 +7,7 @@ SOURCES := edgebus services scripts tests $(wildcard benchmarks)
 APT_PACKAGES := mosquitto mosquitto-clients influxdb chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports generated unit system schemas clean
+.PHONY: help demo test check lint types imports generated compatible unit system schemas clean
 
 help:  ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ demo: $(VENV)/.all  ## Set up everything and close the loop once, with an embedd
 test: system $(VENV)/.dev  ## Set up everything and pass the checks and the tests
 	$(MAKE) check unit
 
-check: lint types imports generated  ## Style, types, import rules and generated files
+check: lint types imports generated compatible  ## Style, types, imports, generated files, contracts
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(SOURCES)
@@ -32,6 +32,12 @@ imports: $(VENV)/.dev
 
 generated: $(VENV)/.dev
 	$(BIN)/python scripts/generate_schemas.py --check
+
+# Services of the last release and of this version must understand each other.
+compatible: $(VENV)/.dev
+	@tag=$$(git describe --tags --abbrev=0 2>/dev/null || true); \
+	if [ -n "$$tag" ]; then $(BIN)/edgebus schema check --against "$$tag" --breaks-only; \
+	else echo "no release yet to compare the contracts with"; fi
 
 unit: $(VENV)/.dev
 	$(BIN)/pytest

@@ -50,3 +50,41 @@ def export(
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     print(f"{len(files)} files in {folder}")
+
+
+@commands.command()
+def check(
+    against: Annotated[
+        str,
+        typer.Option(
+            "--against", metavar="REV|DIR", help="A git revision, or a folder of schemas."
+        ),
+    ],
+    *,
+    folder: Annotated[
+        str, typer.Option("--folder", help="Where the schemas are at that revision, from here.")
+    ] = "schemas",
+    breaks_only: Annotated[
+        bool, typer.Option("--breaks-only", help="Leave out what is only worth knowing.")
+    ] = False,
+) -> None:
+    """Find changes of the contracts that services of another version cannot read.
+
+    An old reader must read what the new version says, and a new reader what an old one says: fleets
+    are updated piece by piece. What must change so needs a new major version of its schema.
+    Exit code 1 when there is such a change.
+
+    Example: edgebus schema check --against v0.1.0
+    """
+    from edgebus.cli.compatibility import compare
+    from edgebus.cli.published import current, published
+
+    changes = compare(published(against, folder=folder), current())
+    shown = [c for c in changes if c.kind == "break" or not breaks_only]
+    if shown:
+        table(("", "where", "what"), [(change.kind, change.where, change.what) for change in shown])
+    breaks = sum(change.kind == "break" for change in changes)
+    if breaks:
+        print(f"{breaks} changes since {against} break services of the other version")
+        raise typer.Exit(1)
+    print(f"nothing since {against} breaks services of the other version")
