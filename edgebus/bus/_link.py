@@ -43,6 +43,7 @@ class Link:
         changed: Called in the link's task after each change.
         down: Called at once when a connection ends, before `changed` tells of it.
         name: Of this link, for logs.
+        patient: Births tell when another process takes the identity; see `TakeoverJudge`.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Link:
         changed: Callable[[ConnectionChange, Connection | None], Awaitable[None]],
         down: Callable[[], None],
         name: str,
+        patient: bool = False,
     ) -> None:
         self.router = Router()
         self.connection: Connection | None = None
@@ -69,7 +71,8 @@ class Link:
         self._had_session = False
         self._lost: asyncio.Future[Loss] | None = None
         self._paused = False
-        self._judge = TakeoverJudge()
+        self._judge = TakeoverJudge(patient=patient)
+        self._given_up: IdentityTakenError | None = None
         self._log = structlog.get_logger("edgebus.bus").bind(link=name, broker=transport.url)
         self._grace: asyncio.TimerHandle | None = None
 
@@ -135,6 +138,11 @@ class Link:
             except ConnectionLostError:
                 return
 
+    def give_up(self, error: IdentityTakenError) -> None:
+        """Leave the identity to another process: `run` ends with `error`."""
+        self._given_up = error
+        self.lost(Loss("taken_over", error.detail))
+
     async def run(self) -> None:
         """Keep the connection up until cancelled.
 
@@ -154,8 +162,6 @@ class Link:
             try:
                 connection = await self._transport.connect(options, self)
             except (BrokerUnreachableError, BrokerRefusedError) as error:
-                if not (isinstance(error, BrokerUnreachableError) and error.hung_up):
-                    self._judge.unreachable()
                 if error.reason != unreachable:
                     unreachable = error.reason
                     self._log.warning("no connection, trying on", reason=error.reason)
@@ -163,8 +169,11 @@ class Link:
                 continue
             unreachable = ""
             started = time.monotonic()
-            self._judge.connected(started, session_present=connection.session_present)
+            self._judge.connected(started)
             loss = await self._live(connection, self._lost)
+            if self._given_up is not None:
+                await connection.close()  # politely: no will over the other's birth
+                raise self._given_up
             now = time.monotonic()
             why = self._judge.lost(loss, now)
             if why is not None:

@@ -9,11 +9,13 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from edgebus.bus._link import Link
+from edgebus.bus._takeover import is_elder
 from edgebus.bus._tasks import Tasks
 from edgebus.bus.connection import ConnectionChange, ConnectionState
+from edgebus.bus.errors import IdentityTakenError
 from edgebus.bus.settings import BusSettings
 from edgebus.bus.transport import Connection, ConnectOptions, Transport, Will
-from edgebus.contracts import Address, Identity, Payload
+from edgebus.contracts import Address, Identity, Payload, ServiceState
 
 __all__ = ["Links", "WillFactory", "client_id"]
 
@@ -65,7 +67,9 @@ class Links:
             changed=changed,
             down=down,
             name="main",
+            patient=will is not None,
         )
+        self.first_will: ServiceState | None = None
         self._running: dict[Link, asyncio.Task[None] | None] = {self.main: None}
 
     @property
@@ -76,6 +80,14 @@ class Links:
     def start(self) -> None:
         """Begin to connect the main link."""
         self._running[self.main] = self._tasks.spawn(self.main.run(), name="link main")
+
+    def hear(self, seen: ServiceState) -> None:
+        """Leave the identity to an older process, where `seen` proves that there is one."""
+        own = self.first_will
+        if own is not None and is_elder(seen, own=own):
+            detail = f"process {seen.pid} on {seen.host or 'an unnamed host'}, {seen.state}"
+            name = client_id(self._identity, *self._suffix)
+            self.main.give_up(IdentityTakenError(client_id=name, detail=detail))
 
     def open(self, name: str, receive_maximum: int) -> tuple[Link, ConnectionState]:
         """Begin to connect a further link, with flow control of its own."""
@@ -124,6 +136,8 @@ class Links:
         will = None
         if self._will is not None:
             address, payload = self._will(session)
+            if self.first_will is None and isinstance(payload, ServiceState):
+                self.first_will = payload
             will = Will(
                 topic=address.name,
                 payload=payload.encode(),

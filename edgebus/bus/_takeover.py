@@ -1,59 +1,63 @@
-"""Whether another process fights for the same client id."""
+"""Whether another process lives under the same identity, and which of the two gives up."""
 
 from __future__ import annotations
 
 from edgebus.bus.transport import Loss
+from edgebus.contracts import ServiceState
 
-__all__ = ["TakeoverJudge"]
+__all__ = ["TakeoverJudge", "is_elder"]
 
 _YOUNG_S = 30.0
-_SHORT_S = 15.0
 _WINDOW_S = 300.0
+_MAX_TAKEOVERS = 5
+
+
+def is_elder(seen: ServiceState, *, own: ServiceState) -> bool:
+    """Whether a state on the own topic proves that an older process lives under this identity.
+
+    A broker ends the older connection when a client id connects again (MQTT-3.1.4-3), so two
+    processes that both reconnect would fight for ever, and few brokers say why they hang up. But
+    each of them says birth and will. One that connected after this process did, and is not this
+    process, is alive; of two, the one with the smaller instance stays (instances are UUIDv7, so
+    that is the older one).
+
+    Args:
+        seen: What arrived on the topic, retained or not.
+        own: What this process said first: its instance, and the session it began with.
+    """
+    if seen.instance == own.instance or seen.state == "stopped":
+        return False
+    # A will (offline) counts: a broker says it for whoever it throws out for us, and often at once,
+    # so that nothing else of the other can be seen.
+    return seen.session > own.session and seen.instance < own.instance
 
 
 class TakeoverJudge:
-    """Decides which of two processes with one identity gives up, without talking to the other.
+    """Decides when to give up where the broker itself says take-over (MQTT 5, 0x8E).
 
-    A broker ends the older connection when a client id connects again (MQTT-3.1.4-3), so two
-    processes that both reconnect would fight for ever. Whoever is younger gives up sooner; since
-    they are thrown out in turns, and whoever gives up does not come back, exactly one stays.
+    Whoever is young gives up at once; since the two are thrown out in turns, and whoever gives up
+    does not come back, exactly one stays.
 
-    On MQTT 5 the broker names the reason (0x8E). On 3.1.1 it just closes: several connections in
-    a row that were each closed by the other side soon after a successful connect, with the broker
-    there all the time and its sessions kept, are taken for the same thing.
+    Args:
+        patient: Births tell which of the two is older; only a long fight ends it without them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool) -> None:
+        self._patient = patient
         self._born: float | None = None
-        self._connected_at = 0.0
-        self._named: list[float] = []
-        self._silent = 0
+        self._takeovers: list[float] = []
 
-    def connected(self, now: float, *, session_present: bool) -> None:
+    def connected(self, now: float) -> None:
         """A connection was made at `now`, in seconds of a monotonic clock."""
-        self._connected_at = now
-        if not session_present:
-            self._silent = 0  # a broker that was restarted and forgot, not a fight over a session
         if self._born is None:
             self._born = now
 
-    def unreachable(self) -> None:
-        """Nobody answered: the broker itself has trouble, so what came before proves nothing."""
-        self._silent = 0
-
     def lost(self, loss: Loss, now: float) -> str | None:
         """A connection ended. Why to give up, or None to reconnect."""
-        born = self._born if self._born is not None else now
-        young = now - born < _YOUNG_S
-        if loss.kind == "taken_over":
-            self._named = [at for at in self._named if now - at < _WINDOW_S] + [now]
-            if len(self._named) >= (1 if young else 5):
-                return f"the broker reported a take-over, {len(self._named)} in five minutes"
+        if loss.kind != "taken_over":
             return None
-        if loss.kind == "closed" and now - self._connected_at < _SHORT_S:
-            self._silent += 1
-            if self._silent >= (4 if young else 8):
-                return f"{self._silent} connections in a row were closed right after they were made"
+        self._takeovers = [at for at in self._takeovers if now - at < _WINDOW_S] + [now]
+        young = self._born is None or now - self._born < _YOUNG_S
+        if len(self._takeovers) < (1 if young and not self._patient else _MAX_TAKEOVERS):
             return None
-        self._silent = 0
-        return None
+        return f"the broker reported a take-over, {len(self._takeovers)} in five minutes"

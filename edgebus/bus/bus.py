@@ -41,6 +41,7 @@ from edgebus.contracts import (
     Identity,
     Qos,
     Reply,
+    ServiceState,
     utc_now,
 )
 from edgebus.contracts.payload import P
@@ -80,6 +81,7 @@ class Bus:
         self.connection = ConnectionState()
         self._transport = transport
         self._settings = settings or BusSettings()
+        self._will = will
         self._on_connection = on_connection
         self._publisher = Publisher(settings=self._settings, packet_limit=transport.packet_limit)
         self._letters = LetterBox(publisher=self._publisher, identity=identity)
@@ -107,6 +109,8 @@ class Bus:
 
     async def __aenter__(self) -> Self:
         self._tasks.open()
+        if self._will is not None:
+            await self._watch_identity(self._will)
         self._links.start()
         await self._settle(self.connection.up())
         return self
@@ -433,6 +437,24 @@ class Bus:
         self.connection.update(change)
         if self._on_connection is not None:
             await self._on_connection(change)
+
+    async def _watch_identity(self, will: WillFactory) -> None:
+        """Listen to what is said in this identity's name: perhaps another process says it."""
+        address, payload = will(0)
+        if not isinstance(payload, ServiceState):
+            return
+
+        async def hear(event: Event[ServiceState]) -> None:
+            self._links.hear(event.payload)
+
+        options = ConsumerOptions(
+            name=self._registry.free_name("identity check"),
+            policy=DropOldest(messages=64),
+            retry=_NO_RETRY,
+            internal=True,
+        )
+        wanted = Filter(address.name, address.topic)
+        await self._registry.add([(wanted.name, wanted)], hear, options=options)
 
     async def _open_link(self, name: str, receive_maximum: int) -> Link:
         link, state = self._links.open(name, receive_maximum)

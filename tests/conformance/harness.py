@@ -13,6 +13,7 @@ from edgebus.bus import (
     BusSettings,
     ConnectionChange,
     Event,
+    Loss,
     MemoryBroker,
     MqttTransport,
     Transport,
@@ -40,11 +41,13 @@ class BrokerUnderTest(Protocol):
     Attributes:
         mqtt5: Whether it speaks MQTT 5 (the broker in memory does what it can do).
         redelivers_in_order: Whether unacknowledged events come again before newer ones.
+        says_takeover: Whether it tells a client why another one took its place.
         forgets: Whether it loses sessions and retained values when it is killed.
     """
 
     mqtt5: bool
     redelivers_in_order: bool
+    says_takeover: bool
     forgets: bool
 
     def transport(self, **settings: Any) -> Transport:
@@ -62,6 +65,7 @@ class MemoryUnderTest:
 
     mqtt5 = True
     redelivers_in_order = True
+    says_takeover = True
     forgets = True
 
     def __init__(self, *, copies: str, running: bool = True) -> None:
@@ -82,6 +86,7 @@ class MosquittoUnderTest:
     """A Mosquitto, spoken to in one version of MQTT."""
 
     redelivers_in_order = True
+    says_takeover = False  # Mosquitto 2.0; 2.1 does on MQTT 5
     forgets = True
 
     def __init__(self, broker: Any, *, version: str) -> None:
@@ -104,6 +109,7 @@ class NatsUnderTest:
 
     mqtt5 = False
     redelivers_in_order = False
+    says_takeover = False
     forgets = False
 
     def __init__(self, broker: Any) -> None:
@@ -255,7 +261,7 @@ class SpyTransport:
         self.transport = transport
         self.arrived: list[int] = []
         self.acknowledged: list[int] = []
-        self.connections: list[Any] = []
+        self._live: tuple[Any, Any] | None = None
 
     @property
     def url(self) -> str:
@@ -275,8 +281,16 @@ class SpyTransport:
                 receiver.received(message)
 
             def lost(self, loss: Any) -> None:
+                spy._live = None
                 receiver.lost(loss)
 
         connection = await self.transport.connect(options, Spying())
-        self.connections.append(connection)
+        self._live = (connection, receiver)
         return SpyConnection(connection, self)
+
+    def cut(self) -> None:
+        """Cut the connection, where there is one, as a bad link does."""
+        if self._live is not None:
+            (connection, receiver), self._live = self._live, None
+            connection.abort()
+            receiver.lost(Loss("closed", "cut by the test"))

@@ -23,12 +23,12 @@ from edgebus.contracts.topics import SERVICE_STATE
 IMPATIENT = {"connect_wait_s": 0.05}
 
 
-def state(site: Site, node: str, word: str, session: int) -> ServiceState:
+def state(site: Site, node: str, word: str, session: int, instance: str = "one") -> ServiceState:
     return ServiceState(
         source=site.identity(node).source,
         state=word,  # type: ignore[arg-type]
         session=session,
-        instance=f"process of {node}",
+        instance=instance,
         since=utc_now(),
         version="1",
     )
@@ -127,27 +127,13 @@ async def test_c5_will_birth_and_session_numbers(site: Site) -> None:
 
     await watcher.subscribe(SERVICE_STATE.any(site=site.name, node="a"), watch)
     identity = site.identity("a")
-
-    def will(session: int) -> tuple:
-        return SERVICE_STATE.at(identity), state(site, "a", "offline", session)
-
-    def service() -> Bus:
-        async def birth(change: ConnectionChange) -> None:
-            if change.kind == "connected":
-                await bus.publish(
-                    SERVICE_STATE.at(identity), state(site, "a", "ready", change.session)
-                )
-
-        bus = site.make("a", will=will, on_connection=birth)
-        return bus
-
     before = time.time_ns() // 1_000_000
-    first = service()
+    first = service(site, "one")
     await first.__aenter__()
     await eventually(lambda: len(seen) == 1)
     await first.crash()
     await eventually(lambda: len(seen) == 2, say=lambda: seen)
-    second = service()
+    second = service(site, "one")
     await second.__aenter__()
     await eventually(lambda: len(seen) == 3, say=lambda: seen)
     await second.publish(
@@ -155,7 +141,7 @@ async def test_c5_will_birth_and_session_numbers(site: Site) -> None:
     )
     await second.__aexit__(None, None, None)
     await eventually(lambda: len(seen) == 4, say=lambda: seen)
-    third = service()
+    third = service(site, "one")
     async with third:
         await eventually(lambda: len(seen) == 5, say=lambda: seen)
 
@@ -166,30 +152,92 @@ async def test_c5_will_birth_and_session_numbers(site: Site) -> None:
     assert sessions[0] >= before
 
 
-async def test_c6_of_two_with_one_identity_exactly_one_stays(site: Site) -> None:
-    first = await site.bus("a")
-    second = await site.bus("a")
-    loser = asyncio.create_task(first.watch())
-    other = asyncio.create_task(second.watch())
-    done, pending = await asyncio.wait(
-        [loser, other], timeout=20, return_when=asyncio.FIRST_COMPLETED
-    )
-    assert len(done) == 1
-    error = done.pop().exception()
-    assert isinstance(error, IdentityTakenError)
-    assert error.client_id == f"edgebus:{site.name}:a:svc"
-    assert "another site, node or service name" in str(error)
+def service(site: Site, instance: str) -> Bus:
+    """A bus for node a that says birth and will, as services do."""
+    identity = site.identity("a")
+    address = SERVICE_STATE.at(identity)
 
-    stays = second if loser.done() else first
-    await stays.connected(timeout=10)
+    async def birth(change: ConnectionChange) -> None:
+        if change.kind == "connected":
+            await bus.publish(address, state(site, "a", "ready", change.session, instance))
+
+    bus = site.make(
+        "a",
+        will=lambda session: (address, state(site, "a", "offline", session, instance)),
+        on_connection=birth,
+    )
+    return bus
+
+
+async def test_c6_of_two_with_one_identity_the_older_one_stays(site: Site) -> None:
+    older, younger = service(site, "1"), service(site, "2")
+    async with older:
+        with pytest.raises(IdentityTakenError) as taken:
+            async with younger:
+                await asyncio.wait_for(younger.watch(), 20)
+        assert taken.value.client_id == f"edgebus:{site.name}:a:svc"
+        assert "another site, node or service name" in str(taken.value)
+
+        await older.connected(timeout=20)
+        sender, got = await site.bus("b"), Recorder()
+        await older.subscribe(EVENT.any(site=site.name), got)
+        await sender.publish(EVENT.at(sender.identity, kind="x"), site.note(1))
+        assert await got.has(1) == [1]
+        said: list[ServiceState] = []
+
+        async def hear(event: Event[ServiceState]) -> None:
+            said.append(event.payload)
+
+        await sender.subscribe(SERVICE_STATE.any(site=site.name, node="a"), hear)
+        await eventually(lambda: bool(said))
+        assert (said[-1].state, said[-1].instance) == ("ready", "1")
+
+
+async def test_c6_without_births_the_broker_has_to_say_it(site: Site) -> None:
+    if not site.broker.says_takeover:
+        pytest.skip("this broker hangs up without a reason")
+    first, second = await site.bus("a"), await site.bus("a")
+    with pytest.raises(IdentityTakenError):
+        await asyncio.wait_for(first.watch(), 20)
+    assert second.connection.connected
+
+
+async def test_c6_a_process_that_comes_after_a_dead_one_is_welcome(site: Site) -> None:
+    dead = service(site, "1")
+    await dead.__aenter__()
+    await dead.crash()
+    async with service(site, "2") as bus:
+        await asyncio.sleep(0.2)
+        assert bus.connection.connected
+        assert bus.connection.connects == 1
+
+
+async def test_c6_a_link_that_is_cut_again_and_again_loses_nothing(site: Site) -> None:
+    to_receiver = SpyTransport(site.broker.transport())
+    to_sender = SpyTransport(site.broker.transport())
+    receiver = await site.bus("a", transport=to_receiver)
+    sender = await site.bus("b", transport=to_sender)
     got = Recorder()
-    sender = await site.bus("b")
-    await stays.subscribe(EVENT.any(site=site.name), got)
-    await sender.publish(EVENT.at(sender.identity, kind="x"), site.note(1))
-    assert await got.has(1) == [1]
-    for task in pending:
-        assert not task.done()
-        task.cancel()
+    subscription = await receiver.subscribe(EVENT.any(site=site.name), got)
+    for n in range(600):
+        sending = asyncio.create_task(
+            sender.publish(EVENT.at(sender.identity, kind="x"), site.note(n))
+        )
+        await asyncio.sleep(0)
+        if n % 30 == 10:
+            to_sender.cut()
+        if n % 30 == 25:
+            to_receiver.cut()
+        if n % 30 in (14, 29):
+            await receiver.connected(timeout=10)
+            await sender.connected(timeout=10)
+        await sending
+    await eventually(lambda: len(set(got.numbers)) == 600, say=lambda: len(set(got.numbers)))
+    assert len(got.numbers) == 600  # and none twice
+    if site.broker.redelivers_in_order:
+        assert got.numbers == list(range(600))
+    assert subscription.stats.dropped == 0
+    assert receiver.stats.connects >= 20
 
 
 async def test_c7_events_wait_for_a_service_that_is_away(site: Site) -> None:

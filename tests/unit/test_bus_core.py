@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -27,9 +27,9 @@ from edgebus.bus._dedup import SeenIds
 from edgebus.bus._letters import _text
 from edgebus.bus._links import client_id
 from edgebus.bus._outbox import Outbox
-from edgebus.bus._takeover import TakeoverJudge
+from edgebus.bus._takeover import TakeoverJudge, is_elder
 from edgebus.bus._window import AckWindow
-from edgebus.contracts import Identity
+from edgebus.contracts import Identity, ServiceState
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -229,58 +229,62 @@ def test_retry_delays() -> None:
 # Take-over
 
 TAKEN = Loss("taken_over", "session taken over")
-CLOSED = Loss("closed", "closed")
 
 
-def test_a_young_process_gives_up_at_the_first_named_takeover() -> None:
-    judge = TakeoverJudge()
-    judge.connected(100.0, session_present=False)
+def test_a_young_process_without_a_birth_gives_up_at_the_first_takeover() -> None:
+    judge = TakeoverJudge(patient=False)
+    judge.connected(100.0)
     assert judge.lost(TAKEN, 101.0)
 
 
-def test_an_old_process_gives_up_only_after_a_fight() -> None:
-    judge = TakeoverJudge()
-    judge.connected(0.0, session_present=False)
+@pytest.mark.parametrize(("patient", "at"), [(True, 0.0), (False, 1000.0)])
+def test_others_give_up_only_after_a_long_fight(patient: bool, at: float) -> None:
+    judge = TakeoverJudge(patient=patient)
+    judge.connected(0.0)
     verdicts = []
     for number in range(5):
-        judge.connected(1000.0 + number, session_present=True)
-        verdicts.append(judge.lost(TAKEN, 1000.5 + number))
+        judge.connected(at + number)
+        verdicts.append(judge.lost(TAKEN, at + number + 0.5))
     assert [bool(verdict) for verdict in verdicts] == [False] * 4 + [True]
 
 
 def test_rare_takeovers_are_no_fight() -> None:
-    judge = TakeoverJudge()
-    judge.connected(0.0, session_present=False)
+    judge = TakeoverJudge(patient=False)
+    judge.connected(0.0)
     for hour in range(1, 20):
-        judge.connected(hour * 3600.0, session_present=True)
+        judge.connected(hour * 3600.0)
         assert judge.lost(TAKEN, hour * 3600.0 + 1) is None
 
 
-def test_silent_closings_in_a_row_are_a_fight() -> None:
-    judge = TakeoverJudge()
-    for number in range(3):
-        judge.connected(float(number), session_present=True)
-        assert judge.lost(CLOSED, number + 0.5) is None
-    judge.connected(4.0, session_present=True)
-    assert "4 connections in a row" in str(judge.lost(CLOSED, 4.5))
+@pytest.mark.parametrize("kind", ["closed", "failed"])
+def test_a_bad_link_is_no_fight(kind: Literal["closed", "failed"]) -> None:
+    judge = TakeoverJudge(patient=False)
+    for number in range(100):
+        judge.connected(float(number))
+        assert judge.lost(Loss(kind, "cut"), number + 0.5) is None
 
 
-@pytest.mark.parametrize("innocent", ["unreachable", "forgot", "lasted", "failed"])
-def test_trouble_with_the_broker_is_no_fight(innocent: str) -> None:
-    judge = TakeoverJudge()
-    at = 0.0
-    for number in range(20):
-        is_innocent = number % 3 == 2
-        judge.connected(at, session_present=not (is_innocent and innocent == "forgot"))
-        if is_innocent and innocent == "lasted":
-            at += 100
-        loss = CLOSED
-        if is_innocent and innocent == "failed":
-            loss = Loss("failed", "keep-alive")
-        assert judge.lost(loss, at + 0.5) is None
-        if is_innocent and innocent == "unreachable":
-            judge.unreachable()
-        at += 1
+def said(instance: str, *, session: int, word: str = "ready") -> ServiceState:
+    return ServiceState(
+        source="s/n/x", state=word, session=session, instance=instance, since=NOW, version="1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seen", "elder"),
+    [
+        (said("a", session=101), True),
+        (said("a", session=101, word="draining"), True),
+        (said("a", session=99), False),  # it was here before, and is dead
+        (said("a", session=101, word="offline"), True),  # thrown out for us, it will be back
+        (said("a", session=99, word="offline"), False),
+        (said("a", session=101, word="stopped"), False),
+        (said("b", session=101), False),  # ourselves
+        (said("c", session=101), False),  # younger: it gives up, not we
+    ],
+)
+def test_births_tell_an_older_process(seen: ServiceState, elder: bool) -> None:
+    assert is_elder(seen, own=said("b", session=100)) is elder
 
 
 # Settings and names
