@@ -19,7 +19,7 @@ from edgebus.artifacts.errors import (
     UnsupportedOperatorError,
 )
 from edgebus.artifacts.fetching import ArtifactFetcher, FetchProgress
-from edgebus.artifacts.heads import COCO_CLASSES
+from edgebus.artifacts.heads import COCO_CLASSES, TRAINABLE_HEADS
 from edgebus.artifacts.importing import import_onnx
 from edgebus.artifacts.index import BLOCK_SIZE, BundleIndex, FileEntry, PatchEntry
 from edgebus.artifacts.manifest import (
@@ -42,6 +42,7 @@ from edgebus.artifacts.write import Draft, ProbeMaker, derive_bundle, write_bund
 __all__ = [
     "BLOCK_SIZE",
     "COCO_CLASSES",
+    "TRAINABLE_HEADS",
     "Array",
     "ArtifactError",
     "ArtifactFetcher",

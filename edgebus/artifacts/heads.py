@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from edgebus.artifacts.manifest import DecoderSpec
 
-__all__ = ["COCO_CLASSES", "HEADS", "Head", "recognise"]
+__all__ = ["COCO_CLASSES", "HEADS", "TRAINABLE_HEADS", "Head", "recognise"]
 
 # fmt: off
 COCO_CLASSES: Final = (
@@ -29,6 +29,9 @@ COCO_CLASSES: Final = (
 )
 # fmt: on
 """The 80 classes of COCO 2017, in the order that detectors trained on it use."""
+
+TRAINABLE_HEADS: Final = frozenset({"yolox"})
+"""Kinds of heads that the retrainer has a loss for."""
 
 Shape = tuple[int, ...]
 # Number of classes for input (height, width) and output shapes, or None where it is another head.

@@ -2,14 +2,17 @@
 
 import asyncio
 import re
+import shutil
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from edgebus.lab.compose import Sources, compose, override
+from edgebus.lab.bring import Models, bring
+from edgebus.lab.compose import Sources, check_files, compose, override, why_not_learning
 from edgebus.lab.run import Finished, Run, View, make_run_folder
 from edgebus.lab.supervisor import log_end
 from edgebus.lab.topology import Topology, TopologyError
@@ -76,7 +79,7 @@ def _up(
     samples: Annotated[
         int,
         typer.Option(min=1, help="Samples that start a training job.", rich_help_panel=_OWN),
-    ] = 50,
+    ] = 100,
     forever: Annotated[
         bool,
         typer.Option("--forever", help="Run until Ctrl-C, loop after loop.", rich_help_panel=_OWN),
@@ -114,24 +117,32 @@ def _up(
         problem = "give a topology file or --source, not both"
         raise TopologyError(source="command line", problems=[problem])
     if source:
-        name = "own"
-        folder = make_run_folder(out, name=name)
-        bundle, model_name = _bundle(model, folder)
-        chosen = compose(
-            Sources(
-                sources=source,
-                model=bundle,
-                model_name=model_name,
-                teacher=teacher,
-                replay=replay,
-                truths=truth or (),
-                fps=fps,
-                seconds=seconds,
-                forever=forever,
-                min_samples=samples,
-            ),
-            name=name,
+        check_files(source, truths=truth or (), replay=replay)
+        with TemporaryDirectory(prefix="edgebus-") as scratch:
+            imports = Path(scratch)
+            brought = _quietly_bring(model or _ASSETS / "street-day", teacher, imports)
+            # Not before: a mistake on the command line leaves no folder behind.
+            folder = make_run_folder(out, name="own")
+            for bundle in ("model", "teacher"):
+                if (imports / bundle).exists():
+                    shutil.move(imports / bundle, folder / bundle)
+        brought = brought.moved(imports, folder)
+        given = Sources(
+            sources=source,
+            model=brought.served,
+            model_name=brought.name,
+            untrainable=brought.untrainable,
+            teacher=brought.teacher,
+            replay=replay,
+            truths=truth or (),
+            fps=fps,
+            seconds=seconds,
+            forever=forever,
+            min_samples=samples,
         )
+        if obstacle := why_not_learning(given):
+            _echo(f"serving only: {obstacle}")
+        chosen = compose(given, name="own")
     else:
         _only_with_source(
             model=model, teacher=teacher, truth=truth, replay=replay, fps=fps, forever=forever
@@ -157,19 +168,26 @@ def up(arguments: list[str]) -> None:
 def _run(topology: Topology, folder: Path, *, plain: bool) -> Finished:
     console = Console(highlight=False)
 
-    def echo(text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
-
     def make_view(tracker: Tracker, title: str) -> View:
         if plain or not console.is_terminal:
-            return PlainView(tracker, echo=echo)
+            return PlainView(tracker, echo=_echo)
         return LiveView(tracker, title=title, console=console)
 
-    echo(f"run folder {folder}")
+    _echo(f"run folder {folder}")
     with (folder / "lab.log").open("a") as log:
         # Its own log lines would tear the view.
         configure_logging(LogSettings(), stream=log)
-        return asyncio.run(Run(topology, folder=folder, make_view=make_view, echo=echo).go())
+        return asyncio.run(Run(topology, folder=folder, make_view=make_view, echo=_echo).go())
+
+
+def _quietly_bring(model: Path, teacher: Path | None, folder: Path) -> Models:
+    with (folder / "import.log").open("w") as log:
+        configure_logging(LogSettings(), stream=log)
+        return bring(model, teacher=teacher, folder=folder, echo=_echo)
+
+
+def _echo(text: str) -> None:
+    Console(highlight=False).print(text, markup=False, soft_wrap=True)
 
 
 def _tell(finished: Finished, folder: Path) -> None:
@@ -191,22 +209,3 @@ def _only_with_source(**options: object) -> None:
     if given:
         problem = f"--{given[0]} goes with --source; in a topology it is a setting of a service"
         raise TopologyError(source="command line", problems=[problem])
-
-
-def _bundle(model: Path | None, folder: Path) -> tuple[Path, str]:
-    """The bundle's folder and name; an ONNX file is imported into the run folder."""
-    from edgebus.artifacts import Bundle, import_onnx
-    from edgebus.inference import make_probe
-    from edgebus.inference.graph import check_supported
-
-    path = model or _ASSETS / "street-day"
-    if not path.exists():
-        problem = f"--model {path}: no such file or folder"
-        raise TopologyError(source="command line", problems=[problem])
-    if path.is_dir():
-        return path, Bundle.open(path).manifest.name
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-") or "model"
-    bundle = import_onnx(
-        path, name=name, out=folder / "model", check=check_supported, probe=make_probe
-    )
-    return folder / "model", bundle.manifest.name

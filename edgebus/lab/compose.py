@@ -14,9 +14,9 @@ import yaml
 
 from edgebus.lab.topology import Topology, TopologyError, Tree
 
-__all__ = ["Sources", "compose", "override"]
+__all__ = ["Sources", "check_files", "compose", "override", "why_not_learning"]
 
-_FIRST_JOB = 50
+_FIRST_JOB = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,7 @@ class Sources:
         sources: Videos, folders, addresses of cameras or numbers of USB cameras.
         model: Folder of the bundle that the edges serve first.
         model_name: The bundle's name.
+        untrainable: Why that model cannot be trained further; empty where it can.
         teacher: Larger model that labels, an ONNX file or a bundle's folder.
         replay: Labelled pictures of what the model must not forget.
         truths: Files with true boxes of the sources, in the same order.
@@ -39,6 +40,7 @@ class Sources:
     sources: Sequence[str]
     model: Path
     model_name: str
+    untrainable: str = ""
     teacher: Path | None = None
     replay: Path | None = None
     truths: Sequence[Path] = ()
@@ -48,38 +50,112 @@ class Sources:
     min_samples: int = _FIRST_JOB
 
 
-def compose(given: Sources, *, name: str) -> Topology:
-    """One edge node per source, and a cloud node.
+def check_files(
+    sources: Sequence[str], *, truths: Sequence[Path] = (), replay: Path | None = None
+) -> None:
+    """See that everything named on the command line is there.
 
     Raises:
-        TopologyError: A source's file is missing, or there are more truths than sources.
+        TopologyError: Something is missing, or there are more truths than sources.
     """
     problems = [
-        f"source {source}: no such file or folder"
-        for source in given.sources
+        f"--source {source}: no such file or folder"
+        for source in sources
         if not is_live(source) and source != "scene" and not Path(source).exists()
     ]
+    named = [("truth", path) for path in truths]
+    named += [("replay", replay)] if replay is not None else []
     problems += [
-        f"{what} {path}: no such file or folder"
-        for what, path in (("teacher", given.teacher), ("replay", given.replay))
-        if path is not None and not path.exists()
+        f"--{what} {path}: no such file or folder" for what, path in named if not path.exists()
     ]
-    if len(given.truths) > len(given.sources):
-        problems.append(f"{len(given.truths)} truths for {len(given.sources)} sources")
+    if len(truths) > len(sources):
+        problems.append(f"{len(truths)} --truth for {len(sources)} --source")
     if problems:
         raise TopologyError(source="command line", problems=problems)
+
+
+def why_not_learning(given: Sources) -> str:
+    """Why this run can only serve, with the way out; empty where the loop can close."""
+    if given.untrainable:
+        return f"{given.model_name} cannot be trained ({given.untrainable})"
+    unlabelled = [
+        source for number, source in enumerate(given.sources) if not _labelled(given, number)
+    ]
+    if given.teacher is None and len(unlabelled) == len(given.sources):
+        return (
+            f"nobody can label what {unlabelled[0]} shows; give --teacher, a larger model, "
+            "or --truth"
+        )
+    return ""
+
+
+def compose(given: Sources, *, name: str) -> Topology:
+    """One edge node per source, and a cloud node; without learning where that cannot be.
+
+    Raises:
+        TopologyError: Something is missing, or there are more truths than sources.
+    """
+    check_files(given.sources, truths=given.truths, replay=given.replay)
+    learns = not why_not_learning(given)
     nodes: Tree = {}
     for number, source in enumerate(given.sources):
-        view: Tree = {"source": source if is_live(source) else _absolute(source)}
-        if given.fps is not None:
-            view["fps"] = given.fps
-        if number < len(given.truths):
-            view["truth"] = str(given.truths[number].resolve())
-        nodes[f"edge-{number + 1}"] = {
-            "camera": {"cameras": {camera_name(source, number, given.sources): view}},
-            "detector": {"bundle": str(given.model.resolve())},
-            "collector": {},
-        }
+        nodes[f"edge-{number + 1}"] = _edge(given, number, source, learns=learns)
+    nodes["cloud"] = {
+        "distributor": {"publish": [str(given.model.resolve())]},
+        "telemetry": {"csv": {"folder": "{run}/csv"}},
+    }
+    if learns:
+        nodes["cloud"]["retrainer"] = _retrainer(given)
+    tree: Tree = {
+        "name": name,
+        "site": "lab",
+        "nodes": nodes,
+        "node_settings": {"heartbeat_s": 2},
+        # A detector and a trainer on the same few cores: nobody may take threads for itself.
+        "environment": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    }
+    if given.seconds is not None:
+        tree["until"] = {"seconds": given.seconds}
+    elif learns and not given.forever and not any(is_live(source) for source in given.sources):
+        tree["until"] = {"loop": "closed", "after_frames": 120}
+    return Topology.parse(tree, source="command line")
+
+
+def _edge(given: Sources, number: int, source: str, *, learns: bool) -> Tree:
+    view: Tree = {"source": source if is_live(source) else _absolute(source)}
+    if given.fps is not None:
+        view["fps"] = given.fps
+    if number < len(given.truths):
+        view["truth"] = str(given.truths[number].resolve())
+    services: Tree = {
+        "camera": {"cameras": {camera_name(source, number, given.sources): view}},
+        "detector": {"bundle": str(given.model.resolve())},
+    }
+    if learns:
+        services["collector"] = _collector(source, labelled=_labelled(given, number))
+    return services
+
+
+def _collector(source: str, *, labelled: bool) -> Tree:
+    """Settings for minutes in front of a terminal; the defaults are for a device's months."""
+    settings: Tree = {
+        # Every held-out frame: the gate needs pictures that show something, and few do.
+        "holdout_share": 1.0,
+        "budget": {"samples_per_minute": 120, "holdout_share": 0.4},
+    }
+    if not labelled:
+        # Without truth no policy knows what was missed. Doubt is a hint, and a tenth of the
+        # frames that raise none shows what the model is blind to.
+        settings["policies"] = {"confidence": {}, "margin": {}}
+        settings["combine"] = "any"
+        settings["audit_share"] = 0.1
+    if not is_live(source):
+        # A recording repeats: what was sent in its first pass is of no use in the next.
+        settings["duplicate_memory"] = 2000
+    return settings
+
+
+def _retrainer(given: Sources) -> Tree:
     retrainer: Tree = {
         "model": given.model_name,
         "bundle": str(given.model.resolve()),
@@ -91,17 +167,17 @@ def compose(given: Sources, *, name: str) -> Topology:
     else:
         # Nothing to measure forgetting on.
         retrainer["gate"] = {"require_old": False}
-    nodes["cloud"] = {
-        "distributor": {"publish": [str(given.model.resolve())]},
-        "retrainer": retrainer,
-        "telemetry": {"csv": {"folder": "{run}/csv"}},
-    }
-    tree: Tree = {"name": name, "site": "lab", "nodes": nodes, "node_settings": {"heartbeat_s": 2}}
-    if given.seconds is not None:
-        tree["until"] = {"seconds": given.seconds}
-    elif not given.forever and not any(is_live(source) for source in given.sources):
-        tree["until"] = {"loop": "closed", "after_frames": 120}
-    return Topology.parse(tree, source="command line")
+    return retrainer
+
+
+def _labelled(given: Sources, number: int) -> bool:
+    """Whether a source may know what is really in its pictures."""
+    source = given.sources[number]
+    return (
+        number < len(given.truths)
+        or source == "scene"
+        or (not is_live(source) and Path(source).is_dir())
+    )
 
 
 def is_live(source: str) -> bool:

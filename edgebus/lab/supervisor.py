@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -258,4 +259,16 @@ def log_end(log: Path, *, lines: int = 3, limit: int = 600) -> str:
     except OSError as error:
         return f"(no log: {error.strerror})"
     kept = [line.strip() for line in text.splitlines() if line.strip()][-lines:]
+    if kept and (said := _last_word(kept[-1])):
+        return said[:limit]
     return " | ".join(kept)[-limit:] or "(its log is empty)"
+
+
+def _last_word(line: str) -> str:
+    """What a service gave as the reason of its end in a JSON log; empty for any other line."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return ""
+    reason = entry.get("reason") if isinstance(entry, dict) else None
+    return f"{entry.get('event', '')}: {reason}" if reason else ""

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from edgebus.lab.compose import Sources, camera_name, compose, override
+from edgebus.lab.compose import (
+    Sources,
+    camera_name,
+    check_files,
+    compose,
+    override,
+    why_not_learning,
+)
 from edgebus.lab.run import make_run_folder, node_configs
 from edgebus.lab.topology import Topology, TopologyError
 
@@ -45,26 +52,66 @@ def test_one_edge_per_source_and_a_cloud(tmp_path: Path) -> None:
 
 
 def test_recordings_run_until_the_loop_is_closed(tmp_path: Path) -> None:
-    topology = compose(sources(tmp_path, "a.mp4"), name="own")
+    teacher = tmp_path / "teacher"
+    topology = compose(sources(tmp_path, "a.mp4", teacher=teacher), name="own")
     assert topology.until is not None
     assert topology.until.loop == "closed"
-    assert compose(sources(tmp_path, "a.mp4", forever=True), name="own").until is None
+    forever = sources(tmp_path, "a.mp4", teacher=teacher, forever=True)
+    assert compose(forever, name="own").until is None
 
 
-def test_what_is_missing_is_named_all_at_once(tmp_path: Path) -> None:
-    given = Sources(
-        sources=["none.mp4", "0"],
-        model=tmp_path,
-        model_name="m",
-        teacher=Path("none.onnx"),
-        truths=[Path("a"), Path("b"), Path("c")],
+def test_without_truth_doubt_and_an_audit_choose_samples(tmp_path: Path) -> None:
+    given = sources(
+        tmp_path,
+        "known.mp4",
+        "unknown.mp4",
+        "0",
+        teacher=tmp_path / "teacher",
+        truths=[tmp_path / "known.mp4"],
     )
+    nodes = compose(given, name="own").nodes
+    known, unknown, live = (nodes[f"edge-{number}"]["collector"] for number in (1, 2, 3))
+    assert "policies" not in known
+    assert (set(unknown["policies"]), unknown["audit_share"]) == ({"confidence", "margin"}, 0.1)
+    # A recording comes again, a camera does not.
+    assert unknown["duplicate_memory"] > 1000
+    assert "duplicate_memory" not in live
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"untrainable": "there is no loss for nanodet heads"}, "m cannot be trained"),
+        ({}, "nobody can label what"),
+    ],
+)
+def test_what_cannot_learn_serves_until_ctrl_c(
+    tmp_path: Path, changes: dict[str, str], words: str
+) -> None:
+    given = sources(tmp_path, "a.mp4", **changes)
+    assert words in why_not_learning(given)
+    topology = compose(given, name="own")
+    assert sorted(topology.nodes["edge-1"]) == ["camera", "detector"]
+    assert "retrainer" not in topology.nodes["cloud"]
+    assert topology.until is None
+
+
+def test_a_folder_may_carry_its_own_labels(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    given = Sources(sources=[str(tmp_path / "pictures")], model=tmp_path, model_name="m")
+    assert why_not_learning(given) == ""
+
+
+def test_what_is_missing_is_named_all_at_once() -> None:
     with pytest.raises(TopologyError) as caught:
-        compose(given, name="own")
+        check_files(["none.mp4", "0"], truths=[Path("a"), Path("b"), Path("c")], replay=Path("d"))
     assert [problem.split(":")[0] for problem in caught.value.problems] == [
-        "source none.mp4",
-        "teacher none.onnx",
-        "3 truths for 2 sources",
+        "--source none.mp4",
+        "--truth a",
+        "--truth b",
+        "--truth c",
+        "--replay d",
+        "3 --truth for 2 --source",
     ]
 
 
