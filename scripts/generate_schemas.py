@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write schemas/ and docs/topics.md from the contracts, or check that they are fresh.
+"""Write schemas/, docs/topics.md and docs/asyncapi.html, or check that they are what they must be.
 
 python scripts/generate_schemas.py            # write
 python scripts/generate_schemas.py --check    # exit 1 and name what is stale
@@ -12,7 +12,8 @@ import json
 import sys
 from pathlib import Path
 
-from edgebus.cli.schema_files import schema_files, topics_page
+from edgebus.cli.asyncapi_page import asyncapi_page
+from edgebus.cli.schema_files import asyncapi_document, schema_files, topics_page
 from edgebus.lab.summary import summary_schema
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +25,7 @@ def expected(root: Path) -> dict[Path, str]:
     # Not on the bus, but published too: the file that a run of `edgebus up` leaves behind.
     files[root / "schemas" / "summary.json"] = json.dumps(summary_schema(), indent=2) + "\n"
     files[root / "docs" / "topics.md"] = topics_page()
+    files[root / "docs" / "asyncapi.html"] = asyncapi_page(asyncapi_document())
     return files
 
 
