@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from edgebus.artifacts.errors import BundleFormatError
-from edgebus.contracts import Digest, Record, explain
+from edgebus.contracts import Count, Digest, Record, explain
 
 __all__ = [
     "BLOCK_SIZE",
@@ -65,7 +65,7 @@ class BlobEntry(Record):
         blocks: SHA-256 of each block.
     """
 
-    size: Annotated[int, Field(ge=0)]
+    size: Count
     digest: Digest
     blocks: tuple[Digest, ...]
 

@@ -7,7 +7,16 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from edgebus.artifacts.errors import BundleFormatError
-from edgebus.contracts import Digest, Record, Segment, Timestamp, explain, utc_now
+from edgebus.contracts import (
+    Count,
+    Digest,
+    Ordinal,
+    Record,
+    Segment,
+    Timestamp,
+    explain,
+    utc_now,
+)
 
 __all__ = [
     "DecoderSpec",
@@ -20,7 +29,6 @@ __all__ = [
 ]
 
 Side = Annotated[int, Field(ge=8, le=8192)]
-Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -67,7 +75,7 @@ class OutputSpec(Record):
     """One output of the graph: its name and shape, batch of one included."""
 
     name: str
-    shape: tuple[Annotated[int, Field(ge=1)], ...]
+    shape: tuple[Ordinal, ...]
 
 
 class DecoderSpec(Record):
@@ -82,7 +90,7 @@ class DecoderSpec(Record):
     """
 
     kind: Segment
-    strides: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    strides: tuple[Ordinal, ...] = ()
     score_threshold: Fraction = 0.25
     nms_iou: Fraction = 0.5
     extra: dict[str, float | int | str | bool] = Field(default_factory=dict)
@@ -103,8 +111,8 @@ class TrainedOn(Record):
 class EngineRequirements(Record):
     """What an engine must know to run the graph."""
 
-    opset: Annotated[int, Field(ge=1)]
-    ir_version: Annotated[int, Field(ge=1)]
+    opset: Ordinal
+    ir_version: Ordinal
     operators: tuple[str, ...] = Field(default=(), description="Operators in use, sorted.")
 
 
@@ -142,7 +150,7 @@ class Manifest(Record):
 
     format: Literal["bundle/1"] = "bundle/1"
     name: Segment
-    version: Annotated[int, Field(ge=1)]
+    version: Ordinal
     task: Segment = "detection"
     input: InputSpec
     outputs: Annotated[tuple[OutputSpec, ...], Field(min_length=1, max_length=64)]

@@ -15,7 +15,15 @@ import yaml
 from pydantic.json_schema import models_json_schema
 
 from edgebus import contracts
-from edgebus.contracts import Command, JpegPayload, Message, Reply, Topic, topics
+from edgebus.contracts import (
+    Command,
+    JpegPayload,
+    Message,
+    PictureRecord,
+    Reply,
+    Topic,
+    topics,
+)
 
 __all__ = [
     "asyncapi_document",
@@ -27,6 +35,8 @@ __all__ = [
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _BINDING = "0.2.0"
+# Parts of messages, nothing that is said as it is.
+_BASES = (Message, Command, PictureRecord)
 # What each payload on the wire has, though a reader would fill most of it in.
 _BASE_FIELDS = ("id", "time", "source", "schema")
 
@@ -52,7 +62,7 @@ def message_types() -> dict[str, type[Message]]:
     found = {
         kind.schema_id(): kind
         for kind in exported
-        if inspect.isclass(kind) and issubclass(kind, Message) and kind not in (Message, Command)
+        if inspect.isclass(kind) and issubclass(kind, Message) and kind not in _BASES
     }
     return dict(sorted(found.items()))
 

@@ -20,7 +20,7 @@ from edgebus.contracts.control import (
     State,
 )
 from edgebus.contracts.errors import ContractError, NameRefusedError, PayloadError
-from edgebus.contracts.jpeg import JpegPayload
+from edgebus.contracts.jpeg import JpegPayload, PictureRecord
 from edgebus.contracts.models import (
     BlockRange,
     BlockRequest,
@@ -41,7 +41,9 @@ from edgebus.contracts.models import (
 )
 from edgebus.contracts.names import Digest, Identity, Segment, check_segment
 from edgebus.contracts.payload import (
+    Count,
     Message,
+    Ordinal,
     Payload,
     RawBytes,
     Record,
@@ -76,6 +78,7 @@ __all__ = [
     "CaptureCommand",
     "Command",
     "ContractError",
+    "Count",
     "DeadLetter",
     "DeliveryState",
     "Detections",
@@ -97,8 +100,10 @@ __all__ = [
     "ModelRef",
     "ModelStatus",
     "NameRefusedError",
+    "Ordinal",
     "Payload",
     "PayloadError",
+    "PictureRecord",
     "PublishCommand",
     "Qos",
     "RawBytes",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from edgebus.contracts.models import BundleRef
 from edgebus.contracts.names import Segment
-from edgebus.contracts.payload import Message, Record, Timestamp, schema
+from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp, schema
 
 __all__ = [
     "CaptureCommand",
@@ -26,7 +26,6 @@ __all__ = [
     "State",
 ]
 
-Count = Annotated[int, Field(ge=0)]
 State = Literal["starting", "ready", "degraded", "draining", "stopped", "offline"]
 
 
@@ -120,7 +119,7 @@ class RollbackCommand(Command):
     schema_: Literal["rollback/1"] = schema("rollback/1")
     model: Segment
     channel: Segment = "stable"
-    version: Annotated[int, Field(ge=1)] | None = Field(
+    version: Ordinal | None = Field(
         default=None, description="Without it, the version released before the current one."
     )
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from edgebus.contracts.names import Digest, Segment
-from edgebus.contracts.payload import Message, Record, Timestamp, schema
+from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp, schema
 
 __all__ = [
     "BlockRange",
@@ -29,8 +29,6 @@ __all__ = [
 ]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Version = Annotated[int, Field(ge=1)]
 
 DeliveryState = Literal[
     "idle", "downloading", "downloaded", "verified", "updating", "updated", "failed"
@@ -45,13 +43,13 @@ class ModelRef(Record):
 
     Attributes:
         name: Name of the model.
-        version: Version, growing by one with each bundle of that name.
+        version: Ordinal, growing by one with each bundle of that name.
         digest: Digest of the bundle.
         engine: What runs it, for example ``onnxruntime/CPUExecutionProvider``.
     """
 
     name: Segment
-    version: Version
+    version: Ordinal
     digest: Digest
     engine: str | None = None
 
@@ -78,6 +76,9 @@ class DomainReport(Record):
     """A candidate against the incumbent on one held-out set."""
 
     name: str = Field(description="'new' (the drifted domain) or 'old' (what it knew before).")
+    labels: str = Field(
+        default="", description="Who says what is right: truth, teacher, or a data set's name."
+    )
     images: Count
     boxes: Count
     map50_before: Fraction
@@ -114,7 +115,7 @@ class Release(Message):
     schema_: Literal["release/1"] = schema("release/1")
     channel: Segment
     bundle: BundleRef
-    sequence: Annotated[int, Field(ge=1)] = Field(
+    sequence: Ordinal = Field(
         description="Grows with every release decision of this model, roll-backs included."
     )
     reason: str = Field(default="", description="Why, for example 'gate passed' or 'rollback'.")
@@ -162,7 +163,7 @@ class EdgeProgress(Record):
     """One edge in a roll-out."""
 
     node: str = Field(description="site/node/service")
-    version: Version | None = None
+    version: Ordinal | None = None
     state: DeliveryState
     progress: Fraction = 0.0
     error: str | None = None

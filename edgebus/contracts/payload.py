@@ -21,7 +21,9 @@ from uuid_utils.compat import uuid7
 from edgebus.contracts.errors import PayloadError
 
 __all__ = [
+    "Count",
     "Message",
+    "Ordinal",
     "Payload",
     "RawBytes",
     "Record",
@@ -48,13 +50,39 @@ def rfc3339(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+
+
+def _check_instant(value: datetime) -> datetime:
+    """`value` in UTC, if every part of a system can count with it.
+
+    Stores keep nanoseconds since 1970 in 64 bits, which end in 2262; sums of times and durations
+    overflow near the years 1 and 9999.
+    """
+    if not _EARLIEST <= value < _LATEST:
+        msg = f"{value.isoformat()} is not between 1970 and 2200; set the sender's clock"
+        raise ValueError(msg)
+    return value.astimezone(UTC)
+
+
 Timestamp = Annotated[
     AwareDatetime,
-    AfterValidator(lambda value: value.astimezone(UTC)),
+    AfterValidator(_check_instant),
     PlainSerializer(rfc3339, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
-"""An instant; on the wire RFC 3339, UTC, microseconds."""
+"""An instant between 1970 and 2200; on the wire RFC 3339, UTC, microseconds."""
+
+# RFC 8259 §6: larger integers do not survive readers that keep numbers as doubles (JavaScript,
+# jq), and not every store.
+_LARGEST = 2**53 - 1
+
+Count = Annotated[int, Field(ge=0, le=_LARGEST)]
+"""A whole number from 0."""
+
+Ordinal = Annotated[int, Field(ge=1, le=_LARGEST)]
+"""A whole number from 1: a version, a sequence number."""
 
 Uuid = Annotated[
     str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$")

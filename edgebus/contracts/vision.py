@@ -7,10 +7,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from edgebus.contracts.jpeg import JpegPayload
+from edgebus.contracts.jpeg import JpegPayload, PictureRecord, Side
 from edgebus.contracts.models import ModelRef
 from edgebus.contracts.names import Segment
-from edgebus.contracts.payload import Message, Record, Timestamp, schema
+from edgebus.contracts.payload import Count, Message, Record, Timestamp, schema
 
 __all__ = [
     "Box",
@@ -26,8 +26,6 @@ __all__ = [
 ]
 
 Pixels = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=0)]
-Side = Annotated[int, Field(ge=1, le=16384)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Split = Literal["train", "holdout"]
 
@@ -85,21 +83,19 @@ def _inside(boxes: tuple[Box, ...], width: int, height: int) -> None:
             raise ValueError(msg)
 
 
-class FrameRecord(Message):
+class FrameRecord(PictureRecord):
     """The record inside a frame's JPEG. `time` is when the frame was sent."""
 
     schema_: Literal["frame/1"] = schema("frame/1")
     camera: Segment
     index: Count = Field(description="Frame number of this camera, from 0.")
     captured: Timestamp = Field(description="When the camera took it.")
-    width: Side
-    height: Side
 
 
 class Frame(JpegPayload[FrameRecord]):
     """One picture of a camera: JPEG with a `FrameRecord` inside."""
 
-    record_type: ClassVar[type[Message]] = FrameRecord
+    record_type: ClassVar[type[PictureRecord]] = FrameRecord
 
 
 class GroundTruth(Message):
@@ -162,7 +158,7 @@ class Detections(Message):
         return self
 
 
-class SampleRecord(Message):
+class SampleRecord(PictureRecord):
     """The record in a sample's JPEG: the frame, what was said of it, why it was collected."""
 
     schema_: Literal["sample/1"] = schema("sample/1")
@@ -170,8 +166,6 @@ class SampleRecord(Message):
     camera: Segment
     index: Count
     captured: Timestamp
-    width: Side
-    height: Side
     split: Split = Field(description="Held-out samples are measured on, never trained on.")
     policy: str = Field(description="The policy that chose it.")
     reason: str = Field(description="What was wrong, in words.")
@@ -192,4 +186,4 @@ class SampleRecord(Message):
 class Sample(JpegPayload[SampleRecord]):
     """A hard example: the frame's JPEG with a `SampleRecord` inside."""
 
-    record_type: ClassVar[type[Message]] = SampleRecord
+    record_type: ClassVar[type[PictureRecord]] = SampleRecord

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sqlite3
+import struct
 
 import pytest
 from retrainer_samples import DUSK, sample, write_day
@@ -102,11 +103,12 @@ async def test_redelivered_and_broken_samples(world, tmp_path):
         await send(h, one, one, one)
         await status_with(h, samples=1)
         (good,) = at_dusk(TRAIN[1:2])
-        lying = good.record.model_copy(update={"width": 128, "height": 96})
-        await send(h, Sample.build(good.jpeg, lying))
+        at = good.jpeg.index(b"\xff\xc0") + 5  # the frame header's height and width
+        lying = good.jpeg[:at] + struct.pack(">HH", 96, 128) + good.jpeg[at + 4 :]
+        await send(h, Sample(jpeg=lying, record=good.record))
         letter = (await h.expect(topics.DEAD_LETTER)).payload
-        assert letter.reason == "failed"
-        assert "64 x 48, its record says 128 x 96" in letter.error
+        assert letter.reason == "invalid"
+        assert "128 x 96, its record says 64 x 48" in letter.error
         await send(h, *at_dusk(TRAIN[2:3]))
         await status_with(h, samples=2)
 
