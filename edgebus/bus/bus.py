@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import structlog
-
 from edgebus.bus._consumer import ConsumerOptions
-from edgebus.bus._letters import LetterBox
-from edgebus.bus._link import Link
-from edgebus.bus._links import Links, WillFactory
-from edgebus.bus._publisher import Publisher
-from edgebus.bus._registry import Registry, Wanted
-from edgebus.bus._requests import Requests, reply_address
-from edgebus.bus._tasks import Tasks
+from edgebus.bus._core import Core
+from edgebus.bus._links import WillFactory
+from edgebus.bus._registry import Wanted
+from edgebus.bus._requests import reply_address
 from edgebus.bus._trie import check_filter
-from edgebus.bus.connection import ConnectionChange, ConnectionListener, ConnectionState
+from edgebus.bus.connection import ConnectionListener, ConnectionState
 from edgebus.bus.errors import (
     BrokerUnreachableError,
-    BusClosedError,
-    DrainTimeoutError,
     RequestTimeoutError,
 )
 from edgebus.bus.event import ClearedHandler, Event, Handler, RawHandler
@@ -32,7 +25,7 @@ from edgebus.bus.policy import DropOldest, QueuePolicy, Wait
 from edgebus.bus.settings import BusSettings, RetryPolicy
 from edgebus.bus.stats import BusStats
 from edgebus.bus.subscription import Subscription
-from edgebus.bus.transport import Connection, Outgoing, Transport
+from edgebus.bus.transport import Outgoing, Transport
 from edgebus.contracts import (
     Address,
     Command,
@@ -41,7 +34,6 @@ from edgebus.contracts import (
     Identity,
     Qos,
     Reply,
-    ServiceState,
     utc_now,
 )
 from edgebus.contracts.payload import P
@@ -78,41 +70,31 @@ class Bus:
         on_connection: ConnectionListener | None = None,
     ) -> None:
         self.identity = identity
-        self.connection = ConnectionState()
-        self._transport = transport
+        self._url = transport.url
         self._settings = settings or BusSettings()
-        self._will = will
-        self._on_connection = on_connection
-        self._publisher = Publisher(settings=self._settings, packet_limit=transport.packet_limit)
-        self._letters = LetterBox(publisher=self._publisher, identity=identity)
-        self._log = structlog.get_logger("edgebus.bus").bind(source=identity.source)
-        self._tasks = Tasks(owner=identity.source, failed=self._failed)
-        self._links = Links(
-            transport=transport,
+        self._core = Core(
+            transport,
             identity=identity,
             settings=self._settings,
-            tasks=self._tasks,
             will=will,
-            changed=self._changed,
-            down=self._publisher.down,
+            on_connection=on_connection,
         )
-        self._registry = Registry(
-            tasks=self._tasks,
-            office=self._letters,
-            main=self._links.main,
-            open_link=self._open_link,
-            close_link=self._links.close,
-        )
-        self._requests = Requests(registry=self._registry, tasks=self._tasks)
+        self._registry = self._core.registry
+
+    @property
+    def connection(self) -> ConnectionState:
+        """Whether it is connected, and a way to wait for it."""
+        return self._core.connection
+
+    @property
+    def stats(self) -> BusStats:
+        """The counters as of now."""
+        return self._core.stats()
 
     # Life
 
     async def __aenter__(self) -> Self:
-        self._tasks.open()
-        if self._will is not None:
-            await self._watch_identity(self._will)
-        self._links.start()
-        await self._settle(self.connection.up())
+        await self._core.open()
         return self
 
     async def __aexit__(
@@ -121,11 +103,11 @@ class Bus:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._stop(close=True)
+        await self._core.stop(politely=True)
 
     async def crash(self) -> None:
         """Drop everything where it stands, without a word to the broker, as `kill -9` does."""
-        await self._stop(close=False)
+        await self._core.stop(politely=False)
 
     async def watch(self) -> None:
         """Return when the bus is closed.
@@ -134,7 +116,7 @@ class Bus:
             IdentityTakenError: Another process uses this identity; this one has given up.
             Exception: Whatever else ended one of the bus's tasks: a bug, or a listener's error.
         """
-        await self._tasks.ended()
+        await self._core.tasks.ended()
 
     async def connected(self, timeout: float | None = None) -> None:
         """Return once connected.
@@ -146,7 +128,7 @@ class Bus:
             await asyncio.wait_for(self.connection.up(), timeout)
         except TimeoutError as error:
             reason = f"no connection within {timeout:g} s"
-            raise BrokerUnreachableError(url=self._transport.url, reason=reason) from error
+            raise BrokerUnreachableError(url=self._url, reason=reason) from error
 
     async def drain(self, timeout: float) -> None:
         """Take no more messages, finish what was accepted, and bring the outbox to the broker.
@@ -157,20 +139,7 @@ class Bus:
         Raises:
             DrainTimeoutError: Something is unfinished after `timeout` seconds.
         """
-        for link in self._links.all:
-            link.router.taking = False
-        subscriptions = self._registry.subscriptions.values()
-        consumers = [s.consumer for s in subscriptions if not s.consumer.pulled]
-        try:
-            async with asyncio.timeout(timeout):
-                for consumer in consumers:
-                    await consumer.idle()
-                await self._publisher.flushed()
-        except TimeoutError as error:
-            unfinished = {c.options.name: c.unfinished for c in consumers if c.unfinished}
-            raise DrainTimeoutError(
-                timeout=timeout, unfinished=unfinished, outbox=len(self._publisher.outbox)
-            ) from error
+        await self._core.drain(timeout)
 
     # Publishing
 
@@ -216,14 +185,14 @@ class Bus:
             PublishRefusedError: The broker refuses it (MQTT 5).
             BusClosedError: The bus is not open.
         """
-        self._tasks.check()
+        self._core.tasks.check()
         if not topic or len(topic.encode()) > _MAX_TOPIC or any(c in topic for c in "+#\0"):
             msg = f"{topic[:80]!r} is no topic to publish to: empty, too long, or with a wildcard"
             raise ContractError(msg)
         message = Outgoing(
             topic=topic, payload=payload, qos=qos, retain=retain, content_type=content_type
         )
-        await self._publisher.publish(message)
+        await self._core.publisher.publish(message)
 
     async def clear(self, address: Address[Any]) -> None:
         """Take away the retained value of a topic.
@@ -238,7 +207,7 @@ class Bus:
         await self._send(address, b"", None)
 
     async def _send(self, address: Address[Any], data: bytes, expires_in_s: float | None) -> None:
-        self._tasks.check()
+        self._core.tasks.check()
         topic = address.topic
         message = Outgoing(
             topic=address.name,
@@ -248,7 +217,7 @@ class Bus:
             content_type=topic.payload.content_type,
             expiry_s=None if expires_in_s is None else max(1, round(expires_in_s)),
         )
-        await self._publisher.publish(message, lifetime_s=expires_in_s)
+        await self._core.publisher.publish(message, lifetime_s=expires_in_s)
 
     # Subscribing
 
@@ -381,11 +350,14 @@ class Bus:
             PayloadError: The answer does not validate.
             BusClosedError: The bus is not open.
         """
-        self._tasks.check()
+        self._core.tasks.check()
         expires = command.expires or utc_now() + timedelta(seconds=timeout)
         try:
             async with asyncio.timeout(timeout):
-                async with self._requests.expect(address, command, reply) as (reply_to, answer):
+                async with self._core.requests.expect(address, command, reply) as (
+                    reply_to,
+                    answer,
+                ):
                     update = {"reply_to": reply_to, "expires": expires}
                     asked = command.model_copy(update=update)
                     await self.publish(address, asked, expires_in_s=timeout)
@@ -404,81 +376,3 @@ class Bus:
         if command.reply_to is None:
             return
         await self.publish(reply_address(command.reply_to, identity=self.identity), reply)
-
-    # Figures
-
-    @property
-    def stats(self) -> BusStats:
-        """The counters as of now."""
-        publisher = self._publisher
-        routers = [link.router for link in self._links.all]
-        return BusStats(
-            published=publisher.published,
-            published_bytes=publisher.published_bytes,
-            received=sum(router.received for router in routers),
-            received_bytes=sum(router.received_bytes for router in routers),
-            offline_dropped=publisher.offline_dropped,
-            refused=publisher.refused,
-            unrouted=sum(router.unrouted for router in routers),
-            dead_letters=self._letters.accepted,
-            connects=self.connection.connects,
-            outbox_messages=len(publisher.outbox),
-            outbox_bytes=publisher.outbox.bytes,
-            subscriptions={name: s.stats for name, s in self._registry.subscriptions.items()},
-        )
-
-    # Inside
-
-    async def _changed(self, change: ConnectionChange, connection: Connection | None) -> None:
-        """The main connection came or went, or another one lost its session."""
-        if change.kind == "connected" and connection is self._links.main.connection and connection:
-            self._publisher.up(connection)
-        # Where it went again meanwhile, `lost` follows.
-        self.connection.update(change)
-        if self._on_connection is not None:
-            await self._on_connection(change)
-
-    async def _watch_identity(self, will: WillFactory) -> None:
-        """Listen to what is said in this identity's name: perhaps another process says it."""
-        address, payload = will(0)
-        if not isinstance(payload, ServiceState):
-            return
-
-        async def hear(event: Event[ServiceState]) -> None:
-            self._links.hear(event.payload)
-
-        options = ConsumerOptions(
-            name=self._registry.free_name("identity check"),
-            policy=DropOldest(messages=64),
-            retry=_NO_RETRY,
-            internal=True,
-        )
-        wanted = Filter(address.name, address.topic)
-        await self._registry.add([(wanted.name, wanted)], hear, options=options)
-
-    async def _open_link(self, name: str, receive_maximum: int) -> Link:
-        link, state = self._links.open(name, receive_maximum)
-        await self._settle(state.up())
-        return link
-
-    async def _settle(self, up: Coroutine[Any, Any, None]) -> None:
-        """Wait for a connection for a while; go on without one, stop on a fatal error."""
-        if not await self._tasks.settle(up, timeout=self._settings.connect_wait_s):
-            await self._stop(close=True)
-            await self._tasks.ended()
-
-    def _failed(self, error: BaseException) -> None:
-        self._registry.fail(error)
-
-    async def _stop(self, *, close: bool) -> None:
-        await self._tasks.cancel()
-        await self._links.stop(politely=close)
-        self._publisher.down()
-        self._registry.fail(BusClosedError())
-        self.connection.update(
-            ConnectionChange(kind="lost", session=self.connection.session, reason="closed")
-        )
-        left = len(self._publisher.outbox)
-        if left:
-            self._log.warning("closed with events in the outbox", count=left)
-        self._tasks.close()

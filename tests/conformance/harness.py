@@ -255,12 +255,15 @@ class SpyTransport:
     Attributes:
         arrived: Tokens of QoS 1 messages in the order of their arrival.
         acknowledged: Tokens in the order of their acknowledgement.
+        may_connect: While it is cleared, connecting waits.
     """
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self.arrived: list[int] = []
         self.acknowledged: list[int] = []
+        self.may_connect = asyncio.Event()
+        self.may_connect.set()
         self._live: tuple[Any, Any] | None = None
 
     @property
@@ -284,6 +287,7 @@ class SpyTransport:
                 spy._live = None
                 receiver.lost(loss)
 
+        await self.may_connect.wait()
         connection = await self.transport.connect(options, Spying())
         self._live = (connection, receiver)
         return SpyConnection(connection, self)

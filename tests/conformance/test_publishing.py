@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from harness import EVENT, READING, STATUS, Recorder, Site, eventually
+from harness import EVENT, READING, STATUS, Recorder, Site, SpyTransport, eventually
 
 from edgebus.bus import MessageTooLargeError, OutboxFullError
 from edgebus.contracts import RawBytes, Topic
@@ -17,8 +17,10 @@ async def test_p1_events_published_while_offline_arrive_in_order(own_site: Site)
     site = own_site
     await site.broker.start()
     got = Recorder()
-    receiver, sender = await site.bus("a"), await site.bus("b")
+    spy = SpyTransport(site.broker.transport())
+    receiver, sender = await site.bus("a"), await site.bus("b", transport=spy)
     await receiver.subscribe(EVENT.any(site=site.name), got)
+    spy.may_connect.clear()
     await site.broker.stop()
     await sender.connection.down()
     await receiver.connection.down()
@@ -30,17 +32,9 @@ async def test_p1_events_published_while_offline_arrive_in_order(own_site: Site)
     # The broker may have forgotten who was there: the receiver has to be back first.
     receiver = await site.bus("a", settings={"connect_wait_s": 0.01})
     await receiver.subscribe(EVENT.any(site=site.name), got)
-    sender_transport = sender._transport
-    connect, ready = sender_transport.connect, asyncio.Event()
-
-    async def wait_and_connect(*arguments: object) -> object:
-        await ready.wait()
-        return await connect(*arguments)
-
-    sender_transport.connect = wait_and_connect
     await site.broker.start()
     await receiver.connected(timeout=20)
-    ready.set()
+    spy.may_connect.set()
     numbers = await got.has(50)
     assert numbers == list(range(50))
     await eventually(lambda: sender.stats.outbox_messages == 0)

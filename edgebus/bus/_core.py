@@ -1,0 +1,178 @@
+"""What a bus is made of, and its life from opening to closing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from edgebus.bus._consumer import ConsumerOptions
+from edgebus.bus._letters import LetterBox
+from edgebus.bus._link import Link
+from edgebus.bus._links import Links, WillFactory
+from edgebus.bus._publisher import Publisher
+from edgebus.bus._registry import Registry
+from edgebus.bus._requests import Requests
+from edgebus.bus._tasks import Tasks
+from edgebus.bus.connection import ConnectionChange, ConnectionListener, ConnectionState
+from edgebus.bus.errors import BusClosedError, DrainTimeoutError
+from edgebus.bus.event import Event
+from edgebus.bus.policy import DropOldest
+from edgebus.bus.settings import BusSettings, RetryPolicy
+from edgebus.bus.stats import BusStats
+from edgebus.bus.transport import Connection, Transport
+from edgebus.contracts import Filter, Identity, ServiceState
+
+__all__ = ["Core"]
+
+
+class Core:
+    """The parts of a bus, tied together; `Bus` is their public face.
+
+    Args:
+        transport: What carries the messages.
+        identity: Who publishes.
+        settings: Limits and times.
+        will: Makes the last will of the connection with the given session number.
+        on_connection: Awaited after each change of the connection.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        identity: Identity,
+        settings: BusSettings,
+        will: WillFactory | None,
+        on_connection: ConnectionListener | None,
+    ) -> None:
+        self.connection = ConnectionState()
+        self.publisher = Publisher(settings=settings, packet_limit=transport.packet_limit)
+        self.letters = LetterBox(publisher=self.publisher, identity=identity)
+        self.tasks = Tasks(owner=identity.source, failed=self._failed)
+        self.links = Links(
+            transport=transport,
+            identity=identity,
+            settings=settings,
+            tasks=self.tasks,
+            will=will,
+            changed=self._changed,
+            down=self.publisher.down,
+        )
+        self.registry = Registry(
+            tasks=self.tasks,
+            office=self.letters,
+            main=self.links.main,
+            open_link=self._open_link,
+            close_link=self.links.close,
+        )
+        self.requests = Requests(registry=self.registry, tasks=self.tasks)
+        self._connect_wait_s = settings.connect_wait_s
+        self._will = will
+        self._on_connection = on_connection
+        self._log = structlog.get_logger("edgebus.bus").bind(source=identity.source)
+
+    async def open(self) -> None:
+        """Connect; go on without a connection after a while."""
+        self.tasks.open()
+        if self._will is not None:
+            await self._watch_identity(self._will)
+        self.links.start()
+        await self._settle(self.connection.up())
+
+    async def stop(self, *, politely: bool) -> None:
+        """End everything.
+
+        Args:
+            politely: Say good-bye to the broker, so that it sends no will.
+        """
+        await self.tasks.cancel()
+        await self.links.stop(politely=politely)
+        self.publisher.down()
+        self.registry.fail(BusClosedError())
+        self.connection.update(
+            ConnectionChange(kind="lost", session=self.connection.session, reason="closed")
+        )
+        left = len(self.publisher.outbox)
+        if left:
+            self._log.warning("closed with events in the outbox", count=left)
+        self.tasks.close()
+
+    async def drain(self, timeout: float) -> None:
+        """See `Bus.drain`."""
+        for link in self.links.all:
+            link.router.taking = False
+        subscriptions = self.registry.subscriptions.values()
+        consumers = [s.consumer for s in subscriptions if not s.consumer.pulled]
+        try:
+            async with asyncio.timeout(timeout):
+                for consumer in consumers:
+                    await consumer.idle()
+                await self.publisher.flushed()
+        except TimeoutError as error:
+            unfinished = {c.options.name: c.unfinished for c in consumers if c.unfinished}
+            raise DrainTimeoutError(
+                timeout=timeout, unfinished=unfinished, outbox=len(self.publisher.outbox)
+            ) from error
+
+    def stats(self) -> BusStats:
+        """The counters as of now."""
+        publisher = self.publisher
+        routers = [link.router for link in self.links.all]
+        return BusStats(
+            published=publisher.published,
+            published_bytes=publisher.published_bytes,
+            received=sum(router.received for router in routers),
+            received_bytes=sum(router.received_bytes for router in routers),
+            offline_dropped=publisher.offline_dropped,
+            refused=publisher.refused,
+            unrouted=sum(router.unrouted for router in routers),
+            dead_letters=self.letters.accepted,
+            connects=self.connection.connects,
+            outbox_messages=len(publisher.outbox),
+            outbox_bytes=publisher.outbox.bytes,
+            subscriptions={name: s.stats for name, s in self.registry.subscriptions.items()},
+        )
+
+    async def _changed(self, change: ConnectionChange, connection: Connection | None) -> None:
+        """The main connection came or went, or another one lost its session."""
+        if change.kind == "connected" and connection is self.links.main.connection and connection:
+            self.publisher.up(connection)
+        # Where it went again meanwhile, `lost` follows.
+        self.connection.update(change)
+        if self._on_connection is not None:
+            await self._on_connection(change)
+
+    async def _watch_identity(self, will: WillFactory) -> None:
+        """Listen to what is said in this identity's name: perhaps another process says it."""
+        address, payload = will(0)
+        if not isinstance(payload, ServiceState):
+            return
+
+        async def hear(event: Event[ServiceState]) -> None:
+            self.links.hear(event.payload)
+
+        options = ConsumerOptions(
+            name=self.registry.free_name("identity check"),
+            policy=DropOldest(messages=64),
+            retry=RetryPolicy(attempts=1),
+            internal=True,
+        )
+        wanted = Filter(address.name, address.topic)
+        await self.registry.add([(wanted.name, wanted)], hear, options=options)
+
+    async def _open_link(self, name: str, receive_maximum: int) -> Link:
+        link, state = self.links.open(name, receive_maximum)
+        await self._settle(state.up())
+        return link
+
+    async def _settle(self, up: Coroutine[Any, Any, None]) -> None:
+        """Wait for a connection for a while; go on without one, stop on a fatal error."""
+        if not await self.tasks.settle(up, timeout=self._connect_wait_s):
+            await self.stop(politely=True)
+            await self.tasks.ended()
+
+    def _failed(self, error: BaseException) -> None:
+        self.registry.fail(error)
