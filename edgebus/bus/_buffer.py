@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import Generic, Protocol, TypeVar
 
 from edgebus.bus.event import RawMessage
@@ -35,47 +35,64 @@ class Buffer(Generic[T]):
         self._keeps_events = isinstance(policy, Wait)
         self._max_messages = policy.messages
         self._max_bytes = policy.bytes
-        # For Latest the key is what counts as the same thing, else a running number.
-        self._line: OrderedDict[object, T] = OrderedDict()
-        self._number = 0
+        # One of the two is in use: by key for Latest, else a plain line.
+        self._by_key: OrderedDict[str, T] = OrderedDict()
+        self._line: deque[T] = deque()
+        self._has_readings = False
         self.bytes = 0
 
     def __len__(self) -> int:
-        return len(self._line)
+        return len(self._line) or len(self._by_key)
 
     def put(self, item: T) -> list[T]:
         """Add an item and return those that were dropped for it, possibly itself."""
-        size = len(item.message.payload)
+        message = item.message
+        self.bytes += len(message.payload)
         dropped: list[T] = []
-        key: object
         if self._key is None:
-            self._number = key = self._number + 1
+            self._line.append(item)
+            count = len(self._line)
+            if not message.qos:
+                self._has_readings = True
         else:
-            key = self._key(item.message)
-            older = self._line.get(key)
+            key = self._key(message)
+            older = self._by_key.get(key)
             if older is not None:
                 self.bytes -= len(older.message.payload)
                 dropped.append(older)
-        self._line[key] = item
-        self.bytes += size
-        if len(self._line) > self._max_messages or self.bytes > self._max_bytes:
-            self._shrink(dropped)
+            self._by_key[key] = item
+            count = len(self._by_key)
+        if count > self._max_messages or self.bytes > self._max_bytes:
+            if self._keeps_events:
+                if self._has_readings:
+                    self._drop_readings(dropped)
+            else:
+                while self._exceeded() and len(self) > 1:
+                    dropped.append(self.take())
         return dropped
 
     def take(self) -> T:
-        """Remove and return the next item; KeyError where there is none."""
-        _, item = self._line.popitem(last=False)
+        """Remove and return the next item; an IndexError or KeyError where there is none."""
+        item = self._line.popleft() if self._key is None else self._by_key.popitem(last=False)[1]
         self.bytes -= len(item.message.payload)
         return item
 
-    def _shrink(self, dropped: list[T]) -> None:
-        for key in list(self._line):
-            fits = len(self._line) <= self._max_messages and self.bytes <= self._max_bytes
-            if fits or len(self._line) == 1:
-                return
-            item = self._line[key]
-            if self._keeps_events and item.message.qos:
-                continue  # the broker stops sending when these are not acknowledged
-            del self._line[key]
-            self.bytes -= len(item.message.payload)
-            dropped.append(item)
+    def _exceeded(self) -> bool:
+        return len(self) > self._max_messages or self.bytes > self._max_bytes
+
+    def _drop_readings(self, dropped: list[T]) -> None:
+        """Drop the oldest of QoS 0; the broker stops sending when events are not acknowledged."""
+        kept: deque[T] = deque()
+        while self._line and self._exceeded_with(kept):
+            item = self._line.popleft()
+            if item.message.qos or not (self._line or kept):
+                kept.append(item)
+            else:
+                self.bytes -= len(item.message.payload)
+                dropped.append(item)
+        # Else only events are left, until the next reading comes.
+        self._has_readings = bool(self._line) or len(kept) == 1
+        self._line.extendleft(reversed(kept))
+
+    def _exceeded_with(self, kept: deque[T]) -> bool:
+        return len(self._line) + len(kept) > self._max_messages or self.bytes > self._max_bytes

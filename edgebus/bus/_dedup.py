@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 __all__ = ["SeenIds"]
 
 
@@ -10,7 +12,8 @@ class SeenIds:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._ids: dict[tuple[str, str], None] = {}
+        # A plain dict is slow to find its first key once many of its first keys are gone.
+        self._ids: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def __contains__(self, key: tuple[str, str]) -> bool:
         return key in self._ids
@@ -20,7 +23,10 @@ class SeenIds:
 
     def add(self, key: tuple[str, str]) -> None:
         """Remember an id; one that is known becomes the youngest."""
-        self._ids.pop(key, None)
-        self._ids[key] = None
-        if len(self._ids) > self._limit:
-            del self._ids[next(iter(self._ids))]
+        ids = self._ids
+        if key in ids:
+            ids.move_to_end(key)
+            return
+        ids[key] = None
+        if len(ids) > self._limit:
+            ids.popitem(last=False)

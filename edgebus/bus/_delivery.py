@@ -11,6 +11,8 @@ from edgebus.contracts import Payload, PayloadError, Topic
 
 __all__ = ["Delivery", "Item", "Route"]
 
+_CACHED_TOPICS = 4096
+
 
 class Delivery:
     """A message and how many handlers still work on it.
@@ -26,7 +28,7 @@ class Delivery:
         self.lettered = False
         self._slot = slot
         self._remaining = 1  # the router's own share, given back once it has told every handler
-        self._decoded: dict[type[Payload], Payload | PayloadError] | None = None
+        self._decoded: tuple[tuple[type[Payload], Payload | PayloadError], ...] = ()
 
     def hold(self) -> None:
         """One more handler works on it."""
@@ -44,20 +46,22 @@ class Delivery:
         Raises:
             PayloadError: It is not one.
         """
-        if self._decoded is None:
-            self._decoded = {}
-        found = self._decoded.get(kind)
-        if found is None:
-            try:
-                found = kind.decode(self.message.payload)
-            except PayloadError as error:
-                found = error
-            except Exception as error:  # noqa: BLE001 a payload class of a third party may raise anything
-                found = PayloadError(schema=kind.schema_id(), reason=repr(error))
-            self._decoded[kind] = found
-        if isinstance(found, PayloadError):
-            raise found
-        return found
+        for known, found in self._decoded:
+            if known is kind:
+                if isinstance(found, PayloadError):
+                    raise found
+                return found
+        try:
+            payload = kind.decode(self.message.payload)
+        except PayloadError as error:
+            self._decoded += ((kind, error),)
+            raise
+        except Exception as error:  # a payload class of a third party
+            wrong = PayloadError(schema=kind.schema_id(), reason=repr(error))
+            self._decoded += ((kind, wrong),)
+            raise wrong from error
+        self._decoded += ((kind, payload),)
+        return payload
 
 
 @dataclass(slots=True, eq=False)
@@ -77,6 +81,7 @@ class Route:
     # again to everybody on the connection whenever someone subscribes to the same filter.
     seen: set[str] = field(default_factory=set)
     _places: tuple[tuple[int, str], ...] = ()
+    _named: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.topic is not None:
@@ -88,8 +93,14 @@ class Route:
 
     def names(self, topic: str) -> dict[str, str]:
         """The placeholders' values in a topic that this route matches."""
-        parts = topic.split("/")
-        return {name: parts[number] for number, name in self._places}
+        found = self._named.get(topic)
+        if found is None:
+            parts = topic.split("/")
+            found = {name: parts[number] for number, name in self._places}
+            if len(self._named) >= _CACHED_TOPICS:
+                self._named.clear()
+            self._named[topic] = found
+        return found.copy()  # it goes to handlers, who may change it
 
 
 @dataclass(slots=True, eq=False)

@@ -92,8 +92,9 @@ class Router:
         """Give a message to every consumer that wants it; whether there was one."""
         message = delivery.message
         routes = self._routes.match(message.topic)
-        if len(routes) == 1 and not message.via:
-            routes[0].consumer.offer(delivery, routes[0])
+        if len(routes) == 1:
+            route = routes[0]
+            route.consumer.offer(delivery, route)
             return True
         # A broker that sends one copy per overlapping filter says which filter a copy is for.
         # A filter that this process does not know is an old session's: then it may be for all.
