@@ -50,7 +50,7 @@ class Core:
     ) -> None:
         self.connection = ConnectionState()
         self.publisher = Publisher(settings=settings, packet_limit=transport.packet_limit)
-        self.letters = LetterBox(publisher=self.publisher, identity=identity)
+        self.letters = LetterBox(publisher=self.publisher, identity=identity, settings=settings)
         self.tasks = Tasks(owner=identity.source, failed=self._failed)
         self.links = Links(
             transport=transport,
@@ -130,6 +130,7 @@ class Core:
             refused=publisher.refused,
             unrouted=sum(router.unrouted for router in routers),
             dead_letters=self.letters.accepted,
+            dead_letters_suppressed=self.letters.suppressed,
             connects=self.connection.connects,
             outbox_messages=len(publisher.outbox),
             outbox_bytes=publisher.outbox.bytes,

@@ -1,14 +1,24 @@
-"""Dead letters: messages that could not be handled, kept where a person can find them."""
+"""Dead letters: messages that could not be handled, kept where a person can find them.
+
+The broker keeps the last few letters of each service as retained values: topics
+``…/deadletter/0`` to ``…/deadletter/15`` form a ring. So a person can list what went wrong
+yesterday although nobody was listening, on any broker, and the number of topics stays bounded
+(ADR 7).
+"""
 
 from __future__ import annotations
 
+import hashlib
+import random
 from typing import Literal
 
 import structlog
 
+from edgebus.bus._limiter import Limiter
 from edgebus.bus._publisher import Publisher
 from edgebus.bus.errors import MessageTooLargeError, PublishRefusedError
 from edgebus.bus.event import RawMessage
+from edgebus.bus.settings import BusSettings
 from edgebus.bus.transport import Outgoing
 from edgebus.contracts import DeadLetter, Identity, RawBytes
 from edgebus.contracts.topics import DEAD_LETTER, DEAD_LETTER_PAYLOAD
@@ -19,12 +29,25 @@ _TEXT = 4096
 
 
 class LetterBox:
-    """Publishes dead letters below the service's own prefix: a record, then the bytes."""
+    """Publishes dead letters below the service's own prefix: a record, then the bytes.
 
-    def __init__(self, *, publisher: Publisher, identity: Identity) -> None:
+    Args:
+        publisher: Takes them to the broker.
+        identity: Whose letters they are.
+        settings: How many letters the broker keeps, and how many may be written.
+    """
+
+    def __init__(self, *, publisher: Publisher, identity: Identity, settings: BusSettings) -> None:
         self.accepted = 0
+        self.suppressed = 0
         self._publisher = publisher
         self._identity = identity
+        # A tool's random identity never comes back: what it keeps, nobody would ever take away.
+        self._kept = 0 if settings.ephemeral else settings.letters_kept
+        self._max_bytes = settings.letter_bytes
+        # Not always from 0: a service that crashes with each message would keep its last one only.
+        self._next = random.randrange(self._kept) if self._kept else 0
+        self._limiter = Limiter(burst=settings.letters_burst, rate=settings.letters_per_s)
         self._log = structlog.get_logger("edgebus.bus").bind(source=identity.source)
 
     async def accept(
@@ -41,11 +64,21 @@ class LetterBox:
         """Keep a message; returns once the broker or the outbox has the letter.
 
         It waits for room in the outbox as long as it takes: the message is acknowledged
-        afterwards, and would be lost otherwise.
+        afterwards, and would be lost otherwise. A subscription that fails on message after
+        message gets so many letters per second; the rest is counted, and the next letter says
+        how many there were.
         """
+        allowed, missed = self._limiter.take(handler)
+        if not allowed:
+            self.suppressed += 1
+            if missed == 1:
+                self._log.warning("too many dead letters, counting on", handler=handler)
+            return
         self._log.warning("dead letter", topic=message.topic, reason=reason, error=error)
         if _is_letter(message.topic):
             return  # a letter about a letter would never end
+        payload = message.payload
+        fits = len(payload) <= self._max_bytes
         letter = DeadLetter(
             source=self._identity.source,
             topic=message.topic,
@@ -53,23 +86,37 @@ class LetterBox:
             reason=reason,
             error=error[:_TEXT],
             attempts=attempts,
-            size=len(message.payload),
+            size=len(payload),
+            digest=hashlib.sha256(payload).hexdigest() if fits else None,
+            qos=1 if message.qos else 0,
             media_type=message.content_type or media_type or RawBytes.content_type,
             handler=handler,
-            text=_text(message.payload),
+            suppressed=missed,
+            text=_text(payload),
         )
         self.accepted += 1
-        record = DEAD_LETTER.at(self._identity, letter=letter.id)
-        body = DEAD_LETTER_PAYLOAD.at(self._identity, letter=letter.id)
+        place = str(self._next)
+        self._next = (self._next + 1) % max(1, self._kept)
+        record = DEAD_LETTER.at(self._identity, letter=place)
+        body = DEAD_LETTER_PAYLOAD.at(self._identity, letter=place)
         await self._send(record.name, letter.encode(), DeadLetter.content_type)
-        await self._send(body.name, message.payload, RawBytes.content_type)
+        # Nothing is better than the payload of the letter that was here before.
+        data = payload if fits else b""
+        if not await self._send(body.name, data, RawBytes.content_type) and self._kept:
+            await self._send(body.name, b"", RawBytes.content_type)
 
-    async def _send(self, topic: str, payload: bytes, content_type: str) -> None:
-        message = Outgoing(topic=topic, payload=payload, qos=1, content_type=content_type)
+    async def _send(self, topic: str, payload: bytes, content_type: str) -> bool:
+        """Whether it was published."""
+        message = Outgoing(
+            topic=topic, payload=payload, qos=1, retain=self._kept > 0, content_type=content_type
+        )
         try:
-            await self._publisher.publish(message, wait=True)
+            # Not repeated with each new connection as state is: it may have been discarded.
+            await self._publisher.publish(message, wait=True, remember=False)
         except (MessageTooLargeError, PublishRefusedError) as error:
             self._log.error("dead letter not published", topic=topic, reason=str(error))
+            return False
+        return True
 
 
 def _is_letter(topic: str) -> bool:

@@ -73,7 +73,12 @@ class Publisher:
         self._room.set()
 
     async def publish(
-        self, message: Outgoing, *, lifetime_s: float | None = None, wait: bool = False
+        self,
+        message: Outgoing,
+        *,
+        lifetime_s: float | None = None,
+        wait: bool = False,
+        remember: bool = True,
     ) -> None:
         """Send a message; see `Bus.publish`.
 
@@ -81,6 +86,7 @@ class Publisher:
             message: What to send.
             lifetime_s: An event is not sent any more after this many seconds in the outbox.
             wait: Wait for room in the outbox even while the broker is away.
+            remember: Repeat a retained value after each reconnect.
 
         Raises:
             MessageTooLargeError: Nothing was sent.
@@ -88,7 +94,7 @@ class Publisher:
             PublishRefusedError: The broker refused it.
         """
         self._check_size(message)
-        if message.retain:
+        if message.retain and remember:
             self._remember(message)
         connection = self._connection
         if not message.qos:

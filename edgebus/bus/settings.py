@@ -140,6 +140,18 @@ class BusSettings(_Settings):
         ge=0,
         description="How long events of a resumed session wait for their handler to subscribe.",
     )
+    letters_kept: int = Field(
+        default=16, ge=0, le=1024, description="Dead letters of this service kept by the broker."
+    )
+    letter_bytes: int = Field(
+        default=256 * 1024, ge=0, description="Largest payload that is kept with its dead letter."
+    )
+    letters_burst: int = Field(
+        default=100, ge=1, description="Dead letters of one subscription at once."
+    )
+    letters_per_s: float = Field(
+        default=1.0, ge=0, description="Dead letters of one subscription per second after that."
+    )
     ephemeral: bool = Field(
         default=False,
         description="For tools: a unique client id and no session at the broker.",

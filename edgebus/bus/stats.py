@@ -51,6 +51,7 @@ class BusStats:
         refused: Events that expired in the outbox, were too large for the broker or refused by it.
         unrouted: Events that no handler wanted.
         dead_letters: Dead letters published.
+        dead_letters_suppressed: Dead letters beyond what a subscription may write per second.
         connects: Connections made, the first included.
         outbox_messages: Events waiting for the broker now.
         outbox_bytes: Their payload bytes.
@@ -65,6 +66,7 @@ class BusStats:
     refused: int = 0
     unrouted: int = 0
     dead_letters: int = 0
+    dead_letters_suppressed: int = 0
     connects: int = 0
     outbox_messages: int = 0
     outbox_bytes: int = 0

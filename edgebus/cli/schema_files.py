@@ -51,7 +51,7 @@ _PARAMETERS = {
     "job": "Name of the training job.",
     "digest": "SHA-256 of the blob, hexadecimal.",
     "index": "Number of the block, from 0.",
-    "letter": "id of the dead letter.",
+    "letter": "Place of the dead letter among those that are kept, from 0.",
     "request": "id of the command that is answered.",
 }
 

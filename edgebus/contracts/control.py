@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from edgebus.contracts.models import BundleRef
-from edgebus.contracts.names import Segment
+from edgebus.contracts.names import Digest, Segment
 from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp, schema
 
 __all__ = [
@@ -62,7 +62,10 @@ class Metrics(Message):
 
 
 class DeadLetter(Message):
-    """A message that could not be handled. Its bytes follow on their own topic."""
+    """A message that could not be handled. Its bytes follow on the topic below.
+
+    The broker keeps the last few of each service; see `edgebus deadletter`.
+    """
 
     schema_: Literal["deadletter/1"] = schema("deadletter/1")
     topic: str = Field(description="Where it came from.")
@@ -75,6 +78,13 @@ class DeadLetter(Message):
     size: Count
     media_type: str = Field(description="MIME type of the payload.")
     handler: str = Field(default="", description="The subscription that gave up.")
+    qos: Literal[0, 1] = Field(default=0, description="Quality of service it came with.")
+    digest: Digest | None = Field(
+        default=None, description="SHA-256 of the payload; absent where it is too large to keep."
+    )
+    suppressed: Count = Field(
+        default=0, description="Letters of this subscription before this one that were not written."
+    )
     text: str | None = Field(
         default=None, max_length=4096, description="The start of the payload where it is text."
     )

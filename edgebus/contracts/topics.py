@@ -136,12 +136,14 @@ DEAD_LETTER: Final = Topic(
     "{node}/{service}/deadletter/{letter}",
     DeadLetter,
     qos=1,
-    doc="A message that could not be handled, and why.",
+    retain=True,
+    doc="A message that could not be handled, and why; the last 16 of a service are kept.",
 )
 DEAD_LETTER_PAYLOAD: Final = Topic(
     "{node}/{service}/deadletter/{letter}/payload",
     RawBytes,
     qos=1,
+    retain=True,
     doc="The bytes of that message, as they were.",
 )
 REPLY: Final = Topic(

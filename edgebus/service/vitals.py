@@ -58,6 +58,7 @@ def bus_figures(stats: BusStats) -> tuple[dict[str, float], dict[str, float]]:
         "bus.offline_dropped": stats.offline_dropped,
         "bus.refused": stats.refused,
         "bus.dead_letters": stats.dead_letters,
+        "bus.dead_letters_suppressed": stats.dead_letters_suppressed,
         "bus.reconnects": max(0, stats.connects - 1),
         "bus.handled": sum(line.handled for line in lines.values()),
         "bus.dropped": sum(line.dropped for line in lines.values()),
