@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ from edgebus.contracts import (
 __all__ = ["Consumer", "ConsumerOptions", "DeadLetterOffice"]
 
 _MAX_SEEN_RETAINED = 10_000
+_MAX_GIVEN_UP = 1000
+_AGAIN_S = 5.0
 
 
 class DeadLetterOffice(Protocol):
@@ -90,6 +93,8 @@ class Consumer:
         self._seen = SeenIds(options.dedup_ids) if options.dedup_ids else None
         # Redeliveries of messages whose handler still runs; they are done when it is.
         self._running: dict[tuple[str, str], list[Delivery]] = {}
+        # When messages became dead letters, so that they can be replayed.
+        self._given_up: dict[tuple[str, str], float] = {}
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -164,17 +169,24 @@ class Consumer:
 
     async def work(self) -> None:
         """Handle messages one after the other, for ever; run `concurrency` of these."""
+        buffer = self._buffer
         while True:
-            item = await self._take()
+            if not buffer:
+                await self._more()
+                continue
+            self._active += 1
             try:
-                await self._handle(item)
+                await self._handle(buffer.take())
             finally:
                 self._finished()
 
     async def pull(self) -> Event[Any]:
         """The next valid message; it counts as done at once."""
         while True:
-            item = await self._take()
+            while not self._buffer:
+                await self._more()
+            self._active += 1
+            item = self._buffer.take()
             try:
                 event = self._event(item)
             except PayloadError:
@@ -192,15 +204,13 @@ class Consumer:
         while True:
             yield await self.pull()
 
-    async def _take(self) -> Item:
-        while not self._buffer:
-            if self._failure is not None:
-                raise self._failure
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
-        self._active += 1
-        return self._buffer.take()
+    async def _more(self) -> None:
+        """Wait for a message; another worker may be quicker."""
+        if self._failure is not None:
+            raise self._failure
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
 
     def _finished(self) -> None:
         self._active -= 1
@@ -229,20 +239,20 @@ class Consumer:
                 self._counts.duplicates += 1
                 self._running[key].append(delivery)
                 return
-            if self._seen is not None and key in self._seen:
+            if self._seen is not None and key in self._seen and not self._again(key):
                 self._counts.duplicates += 1
                 delivery.release()
                 return
             self._running[key] = []
+        handled = True
         try:
             if self._expired(event):
                 self._counts.expired += 1
             else:
                 call = cast("Callable[[Any], Awaitable[None]]", self._handler)
                 subject = item.message if route.topic is None else event
-                await self._call(item, call, subject)
-            if key is not None and self._seen is not None:
-                self._seen.add(key)
+                handled = await self._call(item, call, subject)
+            self._remember(key, handled=handled)
             delivery.release()
             for again in self._running.get(key, ()) if key is not None else ():
                 again.release()
@@ -250,7 +260,8 @@ class Consumer:
             if key is not None:
                 del self._running[key]
 
-    async def _call(self, item: Item, call: Callable[[Any], Awaitable[None]], subject: Any) -> None:
+    async def _call(self, item: Item, call: Callable[[Any], Awaitable[None]], subject: Any) -> bool:
+        """Call a handler until it succeeds or the message is a dead letter; whether it did."""
         retry = self.options.retry
         for attempt in range(1, retry.attempts + 1):
             try:
@@ -266,7 +277,30 @@ class Consumer:
                     await asyncio.sleep(retry.delay(attempt))
             else:
                 self._counts.handled += 1
-                return
+                return True
+        return False
+
+    def _remember(self, key: tuple[str, str] | None, *, handled: bool) -> None:
+        """A message is done; one that is a dead letter may be sent again by a person."""
+        if key is None or self._seen is None:
+            return
+        self._seen.add(key)
+        if handled:
+            return
+        self._given_up[key] = time.monotonic()
+        if len(self._given_up) > _MAX_GIVEN_UP:
+            del self._given_up[next(iter(self._given_up))]
+
+    def _again(self, key: tuple[str, str]) -> bool:
+        """Whether a message that is a dead letter is worth another try.
+
+        A copy that a broker sends right away is none: one per overlapping filter, for example.
+        """
+        since = self._given_up.get(key)
+        if since is None or time.monotonic() - since < _AGAIN_S:
+            return False
+        del self._given_up[key]
+        return True
 
     async def _bury(
         self, item: Item, *, reason: Literal["invalid", "failed"], error: str, attempts: int
