@@ -12,12 +12,13 @@ import typer
 from rich.console import Console
 
 from edgebus.lab.bring import Models, bring
+from edgebus.lab.closing import closing_table
 from edgebus.lab.compose import Sources, check_files, compose, override, why_not_learning
 from edgebus.lab.run import Finished, Run, View, make_run_folder
 from edgebus.lab.supervisor import log_end
 from edgebus.lab.topology import Topology, TopologyError
 from edgebus.lab.track import Tracker
-from edgebus.lab.view import LiveView, PlainView, closing_table
+from edgebus.lab.view import LiveView, PlainView
 from edgebus.service.log import configure_logging
 from edgebus.service.settings import LogSettings
 
@@ -79,7 +80,7 @@ def _up(
     samples: Annotated[
         int,
         typer.Option(min=1, help="Samples that start a training job.", rich_help_panel=_OWN),
-    ] = 100,
+    ] = 150,
     forever: Annotated[
         bool,
         typer.Option("--forever", help="Run until Ctrl-C, loop after loop.", rich_help_panel=_OWN),

@@ -16,7 +16,7 @@ from edgebus.lab.topology import Topology, TopologyError, Tree
 
 __all__ = ["Sources", "check_files", "compose", "override", "why_not_learning"]
 
-_FIRST_JOB = 100
+_FIRST_JOB = 150
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +159,7 @@ def _retrainer(given: Sources) -> Tree:
     retrainer: Tree = {
         "model": given.model_name,
         "bundle": str(given.model.resolve()),
-        "trigger": {"min_samples": given.min_samples},
+        "trigger": _trigger(given),
         "labels": {"teacher": str(given.teacher.resolve())} if given.teacher else {},
     }
     if given.replay is not None:
@@ -168,6 +168,14 @@ def _retrainer(given: Sources) -> Tree:
         # Nothing to measure forgetting on.
         retrainer["gate"] = {"require_old": False}
     return retrainer
+
+
+def _trigger(given: Sources) -> Tree:
+    trigger: Tree = {"min_samples": given.min_samples}
+    if not any(is_live(source) for source in given.sources):
+        # A short recording may never have so many samples to give.
+        trigger["interval_s"] = 180
+    return trigger
 
 
 def _labelled(given: Sources, number: int) -> bool:

@@ -93,5 +93,8 @@ def _before_release(tracker: Tracker) -> str:
     sent = sum(tracker.samples.values())
     if tracker.store is not None and tracker.store.needed is not None:
         store = tracker.store
-        return f"{store.untrained} of {store.needed} samples to train on, {sent} collected"
+        return (
+            f"{store.untrained} of {store.needed} samples to train on, {sent} collected; "
+            f"the retrainer {store.trigger}"
+        )
     return f"{sent} samples collected"

@@ -18,6 +18,9 @@ from edgebus.lab.track import Tracker
 
 __all__ = ["render_report", "write_run"]
 
+DOMAINS = {"new": "what the cameras show now", "old": "what the model knew before"}
+"""The gate's domains, in words."""
+
 FRAME_COLUMNS = (
     "camera",
     "index",
@@ -87,6 +90,8 @@ def render_report(
     text = (resources.files("edgebus.lab") / "assets" / "report.html.j2").read_text()
     return environment.from_string(text).render(
         summary=summary,
+        judged=summary.judged,
+        domains=DOMAINS,
         stages=_stages(summary),
         plot=_data_uri(plot) if plot else None,
         pictures=_rows_of_pictures(shots),
@@ -106,10 +111,10 @@ def human_size(size: float) -> str:
 
 
 def _rows_of_pictures(shots: Sequence[Shot]) -> list[tuple[str, list[tuple[str, str]]]]:
-    rows: dict[str, list[tuple[str, str]]] = {}
+    rows: dict[tuple[str, int], list[tuple[str, str]]] = {}
     for shot in shots:
-        rows.setdefault(shot.camera, []).append((shot.phase, _data_uri(shot.path)))
-    return list(rows.items())
+        rows.setdefault((shot.camera, shot.row), []).append((shot.phase, _data_uri(shot.path)))
+    return [(camera, row) for (camera, _), row in rows.items()]
 
 
 def _stages(summary: Summary) -> list[tuple[str, float, float]]:

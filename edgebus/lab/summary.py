@@ -210,6 +210,14 @@ class Summary(_Part):
         frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True
     )
 
+    @property
+    def judged(self) -> TrainingSummary | None:
+        """The job whose gate tells most of the loop: the last accepted one, else the last."""
+        measured = [job for job in self.trainings if job.gate is not None and job.gate.domains]
+        accepted = [job for job in measured if job.outcome == "accepted"]
+        candidates = accepted or measured
+        return candidates[-1] if candidates else None
+
     def to_json(self) -> str:
         """Indented JSON; figures that do not exist are null."""
         return self.model_dump_json(by_alias=True, indent=2) + "\n"

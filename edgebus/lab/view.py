@@ -13,13 +13,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from edgebus.contracts import utc_now
+from edgebus.contracts import TrainingProgress, utc_now
 from edgebus.lab.frames import CameraTrack, severity_of
 from edgebus.lab.report import human_size
-from edgebus.lab.summary import MapFigures, Summary
 from edgebus.lab.track import LogLine, Tracker
 
-__all__ = ["LiveView", "PlainView", "closing_table", "render", "sparkline"]
+__all__ = ["LiveView", "PlainView", "render", "sparkline"]
 
 _STAGES = ("watch", "drift", "collect", "train", "release", "converge")
 _BARS = "▁▂▃▄▅▆▇█"
@@ -163,10 +162,11 @@ def _training(tracker: Tracker) -> tuple[RenderableType, RenderableType]:
     if progress is not None:
         loss = f", loss {progress.loss:.2f}" if progress.loss is not None else ""
         left = f", {progress.remaining_s:.0f} s left" if progress.remaining_s is not None else ""
-        words = f"{progress.phase} {progress.step}/{progress.steps}{loss}{left}"
+        words = f"{_step(progress)}{loss}{left}"
         return _bar(progress.step / max(1, progress.steps)), Text(words)
     if not tracker.results:
-        return _bar(0), Text("waits for samples", "dim")
+        waits = tracker.store.trigger if tracker.store is not None else "waits for samples"
+        return _bar(0), Text(waits, "dim")
     last = max(tracker.results.values(), key=lambda result: result.time)
     style = "green" if last.outcome == "accepted" else "red"
     return _bar(1), Text(f"{last.outcome}: {last.reason}", style, overflow="ellipsis", no_wrap=True)
@@ -277,57 +277,11 @@ def status_lines(tracker: Tracker, now: datetime) -> Iterable[str]:
         words.append(f"{tracker.samples.get(key, 0)} samples")
         yield f"{key}: {', '.join(words)}"
     if tracker.progress is not None:
-        progress = tracker.progress
-        yield f"training: {progress.phase} {progress.step}/{progress.steps}"
+        yield f"training: {_step(tracker.progress)}"
 
 
-def closing_table(summary: Summary) -> RenderableType:
-    """What the run found: accuracy per camera, then bytes, time and frames."""
-    table = Table(box=box.SIMPLE_HEAD, title=None, pad_edge=False)
-    table.add_column("held-out frames", no_wrap=True)
-    for name in ("before drift", "after drift", "after loop", "recovered"):
-        table.add_column(name, justify="right")
-    for camera in summary.cameras:
-        table.add_row(f"{camera.camera}  mAP50", *_figures(camera.map50))
-        table.add_row(Text("mAP .50:.95", "dim", justify="right"), *_figures(camera.map, "dim"))
-    if summary.cameras:
-        table.add_section()
-        table.add_row(Text("all cameras  mAP50", "bold"), *_figures(summary.map50, "bold"))
-        table.add_row(Text("mAP .50:.95", "dim", justify="right"), *_figures(summary.map, "dim"))
-    frames, seconds = summary.frames, summary.seconds
-    stages = [
-        f"{name.replace('_', ' ')} {value:.0f} s"
-        for name in (
-            "until_drift",
-            "collecting",
-            "training",
-            "releasing",
-            "delivering",
-            "measuring",
-        )
-        if (value := getattr(seconds, name)) is not None
-    ]
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column()
-    grid.add_row("outcome", Text(summary.outcome, "bold green" if summary.closed else "bold red"))
-    grid.add_row("edges", f"{summary.edges.converged} of {summary.edges.total} on the last release")
-    grid.add_row(
-        "frames",
-        f"{frames.answered} of {frames.total} answered, {frames.dropped} dropped "
-        f"({frames.dropped_in_swap} in the swap), {frames.unserved} while no detector was there, "
-        f"{frames.failed} failed, {frames.torn} torn",
+def _step(progress: TrainingProgress) -> str:
+    """The phase, and how far it is once it has begun to count."""
+    return (
+        f"{progress.phase} {progress.step}/{progress.steps}" if progress.steps else progress.phase
     )
-    grid.add_row(
-        "bytes", f"{human_size(summary.bytes.up)} up, {human_size(summary.bytes.down)} down"
-    )
-    grid.add_row("seconds", f"{seconds.total:.0f}: " + ", ".join(stages))
-    return Group(table, grid)
-
-
-def _figures(figures: MapFigures, style: str = "") -> list[Text]:
-    values = (figures.before_drift, figures.after_drift, figures.after_loop)
-    cells = [Text("n/a" if value is None else f"{value:.3f}", style) for value in values]
-    share = figures.recovered
-    cells.append(Text("n/a" if share is None else f"{share:.0%}", style))
-    return cells

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgebus.artifacts import Bundle, TrainedOn, Update, derive_bundle
+from edgebus.artifacts import TRAINABLE_HEADS, Bundle, TrainedOn, Update, derive_bundle
 from edgebus.contracts import DomainReport, GateReport
 from edgebus.inference import DetectionModel, EngineSettings, make_probe
 from edgebus.vision import MapResult
@@ -135,10 +135,10 @@ def _prepare(spec: JobSpec, base: Bundle, engine: EngineSettings, report: Report
     if not base.manifest.trainable:
         reason = base.manifest.trainable_reason or "its graph has parts that torch has no rule for"
         raise UntrainableError(model=base.manifest.name, reason=reason)
-    if base.manifest.decoder.kind != "yolox":
+    if base.manifest.decoder.kind not in TRAINABLE_HEADS:
         reason = (
-            f"there is no loss for {base.manifest.decoder.kind!r} heads; use a model with a "
-            "YOLOX head"
+            f"there is no loss for {base.manifest.decoder.kind!r} heads; use a model with one of "
+            f"these: {', '.join(sorted(TRAINABLE_HEADS))}"
         )
         raise UntrainableError(model=base.manifest.name, reason=reason)
     teacher = None

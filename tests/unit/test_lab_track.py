@@ -5,10 +5,11 @@ import io
 import pytest
 from lab_story import NEW, OLD, START, answer, at, born, record, status, tell, truth
 
+from edgebus.lab.closing import closing_table
 from edgebus.lab.outcome import judge, waiting_for
 from edgebus.lab.topology import Topology, Until
 from edgebus.lab.track import LogLine, Tracker
-from edgebus.lab.view import closing_table, render, sparkline, stage_of, status_lines
+from edgebus.lab.view import render, sparkline, stage_of, status_lines
 
 TOPOLOGY = Topology.parse(
     {
