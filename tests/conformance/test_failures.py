@@ -165,6 +165,58 @@ async def test_f4_a_dead_letter_waits_for_room_rather_than_being_lost(site: Site
     assert bus.stats.dead_letters == 20
 
 
+async def test_f6_the_last_letters_are_kept_for_who_comes_late(site: Site) -> None:
+    bus = await site.bus("a", settings={"letters_kept": 3})
+    sender = await site.bus("b")
+    subscription = await bus.subscribe(EVENT.any(site=site.name), Recorder())
+    for n in range(8):
+        await sender.publish(ANYTHING.at(sender.identity, kind="x"), RawBytes(b"%d" % n))
+    await eventually(lambda: subscription.stats.invalid == 8)
+    await bus.drain(10)
+    letters = Letters()
+    await letters.listen(await site.bus("late"), site)
+    await letters.has(3)
+    assert sorted(letters.payloads) == [b"5", b"6", b"7"]
+    assert sorted(letter.text or "" for letter in letters.records) == ["5", "6", "7"]
+
+
+async def test_f7_letters_beyond_the_rate_are_counted(site: Site) -> None:
+    bus = await site.bus("a", settings={"letters_burst": 5, "letters_per_s": 0.0})
+    sender = await site.bus("b")
+    letters = Letters()
+    await letters.listen(sender, site)
+    subscription = await bus.subscribe(EVENT.any(site=site.name), Recorder())
+    for _ in range(20):
+        await sender.publish(ANYTHING.at(sender.identity, kind="x"), RawBytes(b"no"))
+    await eventually(lambda: subscription.stats.invalid == 20)
+    await letters.has(5)
+    assert (bus.stats.dead_letters, bus.stats.dead_letters_suppressed) == (5, 15)
+
+
+async def test_f8_a_replayed_message_is_handled_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus, sender = await site.bus("a"), await site.bus("b")
+    letters = Letters()
+    await letters.listen(sender, site)
+    healed = False
+
+    async def work(_event: Event) -> None:
+        if not healed:
+            msg = "disk full"
+            raise OSError(msg)
+
+    got = Recorder(work)
+    await bus.subscribe(EVENT.any(site=site.name), got, retry=RetryPolicy(attempts=1))
+    await sender.publish(EVENT.at(sender.identity, kind="x"), site.note(1))
+    await letters.has(1)
+    healed = True
+    monkeypatch.setattr("edgebus.bus._consumer._AGAIN_S", 0.0)
+    letter = letters.records[0]
+    await sender.publish_raw(letter.topic, letters.payloads[0], qos=letter.qos)
+    assert await got.has(1) == [1]
+
+
 def test_settings_refuse_what_makes_no_sense() -> None:
     with pytest.raises(ValueError, match="outbox_messages"):
         BusSettings(outbox_messages=0)
