@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,14 @@ import numpy as np
 from edgebus.contracts import Box
 from edgebus.vision import Truth, to_truth
 
-__all__ = ["ImpossibleBoxError", "LabelBuilder", "Labelled", "checked_box", "from_teacher"]
+__all__ = [
+    "ImpossibleBoxError",
+    "LabelBuilder",
+    "Labelled",
+    "checked_box",
+    "from_teacher",
+    "ignore_rare",
+]
 
 
 class ImpossibleBoxError(ValueError):
@@ -57,10 +65,12 @@ class LabelBuilder:
     Args:
         classes: The model's classes, in order.
         aliases: Other names of its classes.
+        only: Classes that are learnt; all of them by default.
     """
 
     classes: Sequence[str]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    only: frozenset[str] | None = None
 
     def build(
         self, boxes: Iterable[Box], *, width: float, height: float, ignore: Iterable[Box] = ()
@@ -79,7 +89,11 @@ class LabelBuilder:
             else box
             for box in boxes
         ]
-        truth = to_truth(named, self.classes, ignore=list(ignore))
+        uncertain = list(ignore)
+        if self.only is not None:
+            uncertain += [box for box in named if box.label not in self.only]
+            named = [box for box in named if box.label in self.only]
+        truth = to_truth(named, self.classes, ignore=uncertain)
         limit = np.array([width, height, width, height], np.float32)
         return Truth(np.minimum(truth.boxes, limit), truth.labels, np.minimum(truth.ignore, limit))
 
@@ -100,6 +114,37 @@ def from_teacher(
     sure = [box for box in boxes if box.score is None or box.score >= accept]
     unsure = [box for box in boxes if box.score is not None and box.score < accept]
     return builder.build(sure, width=width, height=height, ignore=unsure)
+
+
+def ignore_rare(
+    pictures: Sequence[Labelled], *, min_boxes: int, counted: Sequence[Labelled] | None = None
+) -> tuple[Labelled, ...]:
+    """The pictures with boxes of rare classes turned into regions to ignore.
+
+    Average precision is a mean over classes: a class of one box weighs as much as the one that
+    matters, and its figure is either 0 or 1. A teacher's one "tennis racket" is mostly a mistake.
+
+    Args:
+        pictures: Labelled pictures.
+        min_boxes: Classes with fewer boxes are rare.
+        counted: Where they are counted; in `pictures` by default.
+    """
+    counts = Counter(
+        int(label)
+        for picture in (pictures if counted is None else counted)
+        for label in picture.truth.labels
+    )
+    rare = [label for label, count in counts.items() if count < min_boxes]
+    return tuple(_without(picture, rare) for picture in pictures)
+
+
+def _without(picture: Labelled, labels: Sequence[int]) -> Labelled:
+    truth = picture.truth
+    gone = np.isin(truth.labels, labels)
+    if not gone.any():
+        return picture
+    ignore = np.concatenate([truth.ignore, truth.boxes[gone]])
+    return replace(picture, truth=Truth(truth.boxes[~gone], truth.labels[~gone], ignore))
 
 
 def checked_box(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgebus.artifacts import Manifest
 from edgebus.contracts import Box, PayloadError, Sample
 from edgebus.vision import ImageError, Truth, decode_jpeg
 from edgebus_retrainer.folders import Folder, read_folder
-from edgebus_retrainer.labels import LabelBuilder, Labelled, from_teacher
+from edgebus_retrainer.labels import LabelBuilder, Labelled, from_teacher, ignore_rare
 from edgebus_retrainer.settings import LabelSettings
 from edgebus_retrainer.spec import JobSpec, SampleFile
 
@@ -33,6 +34,23 @@ class TeacherMissingError(ValueError):
             "set retrainer.labels.teacher to a larger model"
         )
         self.samples = samples
+
+
+class UnknownClassError(ValueError):
+    """`labels.classes` names classes that the model does not have.
+
+    Attributes:
+        classes: Their names.
+    """
+
+    def __init__(self, *, classes: Sequence[str], known: Sequence[str]) -> None:
+        near = difflib.get_close_matches(classes[0], known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        super().__init__(
+            f"retrainer.labels.classes: the model has no {', '.join(classes)}; {hint}"
+            f"it has {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}"
+        )
+        self.classes = tuple(classes)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,24 +88,50 @@ def prepare(
         on_picture: Called with the number of samples done and of all.
 
     Raises:
+        UnknownClassError: The settings name a class that the model does not have.
         TeacherMissingError: Samples need a teacher.
         FolderError: A replay folder cannot be read.
     """
     builder = LabelBuilder(manifest.classes, spec.labels.aliases)
+    only = None if spec.labels.classes is None else frozenset(spec.labels.classes)
+    unknown = sorted((only or frozenset()) - set(manifest.classes))
+    if unknown:
+        raise UnknownClassError(classes=unknown, known=manifest.classes)
     groups = (spec.train, spec.replay_samples, spec.new_holdout, spec.old_holdout)
     labeller = _Labeller(
-        builder, spec.labels, teacher, total=sum(len(g) for g in groups), on_picture=on_picture
+        replace(builder, only=only),
+        spec.labels,
+        teacher,
+        total=sum(len(g) for g in groups),
+        on_picture=on_picture,
     )
     new, earlier, new_holdout, old_holdout = (labeller.label(group) for group in groups)
     if labeller.unlabelled:
         raise TeacherMissingError(samples=labeller.unlabelled)
+    everything = [*new, *earlier, *new_holdout, *old_holdout]
+    taught = [picture for picture in everything if picture.provenance == "teacher"]
+    new, earlier, new_holdout, old_holdout = (
+        _trusted(group, taught, spec.labels.min_boxes)
+        for group in (new, earlier, new_holdout, old_holdout)
+    )
     replay, measured = _folders(spec, builder, labeller.unusable)
     return Material(
         new=new,
         replay=(earlier + replay)[-spec.settings.max_replay :],
-        new_holdout=new_holdout,
+        new_holdout=ignore_rare(new_holdout, min_boxes=spec.gate.min_boxes),
         old_holdout=_spread(old_holdout + measured, spec.gate.max_images),
         unusable=labeller.unusable,
+    )
+
+
+def _trusted(
+    pictures: Sequence[Labelled], taught: Sequence[Labelled], min_boxes: int
+) -> tuple[Labelled, ...]:
+    """Pictures without what the teacher said too rarely to be believed."""
+    checked = ignore_rare(pictures, min_boxes=min_boxes, counted=taught)
+    return tuple(
+        new if new.provenance == "teacher" else old
+        for old, new in zip(pictures, checked, strict=True)
     )
 
 

@@ -52,6 +52,11 @@ class LabelSettings(ServiceSettings):
     aliases: dict[str, str] = Field(default_factory=dict)
     """Other names of the model's classes, for example `motorbike: motorcycle`."""
 
+    classes: tuple[str, ...] | None = None
+    """Only these classes are learnt from samples, and measured on them; null: all of the model."""
+    min_boxes: AtLeastOne = 5
+    """Classes of which the teacher saw fewer boxes in all samples are taken for its mistakes."""
+
     @model_validator(mode="after")
     def _ordered(self) -> "LabelSettings":
         if self.reject > self.accept:
@@ -104,6 +109,9 @@ class GateSettings(ServiceSettings):
     """mAP50 that the old domain may lose."""
     min_images: AtLeastOne = 10
     """Held-out pictures with boxes that each domain must have at least."""
+    min_boxes: AtLeastOne = 5
+    """Classes with fewer boxes on the held-out new pictures are not measured: mAP is a mean over
+    classes, and the precision of a class of two boxes is chance."""
     max_images: AtLeastOne = 200
     """At most so many held-out pictures of each domain are measured."""
     require_old: bool = True

@@ -17,7 +17,7 @@ from edgebus.vision import MapResult, decode_jpeg
 from edgebus_retrainer import job as job_module
 from edgebus_retrainer.files import PictureStore, write_atomically
 from edgebus_retrainer.job import UntrainableError, run_job
-from edgebus_retrainer.material import TeacherMissingError
+from edgebus_retrainer.material import TeacherMissingError, UnknownClassError
 from edgebus_retrainer.runner import JobCrashedError, run_process
 from edgebus_retrainer.settings import GateSettings, LabelSettings, TrainSettings
 from edgebus_retrainer.spec import JobSpec, Phase, SampleFile, StepDone
@@ -191,6 +191,11 @@ def test_a_teacher_labels_what_has_no_truth(world, tmp_path):
     outcome = run(job(world, tmp_path / "pupil", truth=False, labels=labels))
     assert outcome.outcome == "accepted", outcome.reason
     assert outcome.gate.domains[0].map50_after > 0.9
+
+
+def test_a_class_that_the_model_does_not_have_is_named(world, tmp_path):
+    with pytest.raises(UnknownClassError, match="no perso; did you mean 'person'"):
+        run(job(world, tmp_path, labels=LabelSettings(classes=("car", "perso"))))
 
 
 def test_missing_and_corrupt_pictures_are_left_out_and_named(world, tmp_path):

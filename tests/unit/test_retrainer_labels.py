@@ -16,7 +16,7 @@ from edgebus.vision import ImageError
 from edgebus_retrainer.export import export_samples
 from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.folders import FolderError, read_folder
-from edgebus_retrainer.labels import LabelBuilder, from_teacher
+from edgebus_retrainer.labels import LabelBuilder, Labelled, from_teacher, ignore_rare
 from edgebus_retrainer.store import StoredSample
 from edgebus_retrainer.teacher import Teacher, open_model
 
@@ -55,6 +55,29 @@ def test_a_teacher_that_is_unsure_makes_ignore_regions():
     truth = from_teacher(said, BUILDER, width=64, height=48, accept=0.4)
     assert truth.boxes.tolist() == [[0, 0, 8, 8]]
     assert sorted(truth.ignore.tolist()) == [[0, 8, 8, 16], [8, 0, 16, 8]]
+
+
+def test_classes_that_are_not_to_be_learnt_are_ignored():
+    builder = LabelBuilder(TINY_CLASSES, only=frozenset({"person"}))
+    truth = builder.build([box("car", 0, 0, 8, 8), box("person", 8, 0, 16, 8)], width=64, height=48)
+    assert truth.labels.tolist() == [0]
+    assert truth.ignore.tolist() == [[0, 0, 8, 8]]
+
+
+def test_rare_classes_are_ignored_not_dropped(tmp_path):
+    def picture(number, *boxes):
+        truth = BUILDER.build(boxes, width=64, height=48)
+        return Labelled(path=tmp_path, truth=truth, provenance="teacher", key=str(number))
+
+    common = [picture(number, box("car", 0, 0, 8, 8)) for number in range(4)]
+    odd = picture(4, box("car", 0, 0, 8, 8), box("person", 8, 0, 16, 8))
+    checked = ignore_rare([*common, odd], min_boxes=5)
+    assert [p.truth.labels.tolist() for p in checked] == [[1]] * 5
+    assert checked[4].truth.ignore.tolist() == [[8, 0, 16, 8]]
+    (kept,) = ignore_rare([odd], min_boxes=1)
+    assert kept.truth.labels.tolist() == [1, 0]
+    (counted,) = ignore_rare([odd], min_boxes=5, counted=[*common, odd])
+    assert counted.truth.labels.tolist() == [1]
 
 
 def test_a_teacher_looks_at_each_picture_once(tmp_path):
