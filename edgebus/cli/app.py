@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edgebus.cli import lab, model, recording, run, schema, topics
+from edgebus.cli import deadletter, lab, model, recording, run, schema, topics
 from edgebus.cli.console import fail
 from edgebus.cli.errors import describe, exit_code_of
 
@@ -61,6 +61,7 @@ topics.add_to(app)
 schema.add_to(app)
 model.add_to(app)
 recording.add_to(app)
+deadletter.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

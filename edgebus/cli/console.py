@@ -26,6 +26,7 @@ def output() -> Console:
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
     """Print a table."""
     from rich.table import Table
+    from rich.text import Text
 
     named = any(headers)
     drawn = Table(
@@ -34,7 +35,8 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str =
     for header in headers:
         drawn.add_column(header, overflow="fold", header_style="bold")
     for row in rows:
-        drawn.add_row(*row)
+        # Text, not markup: what comes from the bus may hold brackets.
+        drawn.add_row(*(Text(cell) for cell in row))
     output().print(drawn)
 
 
