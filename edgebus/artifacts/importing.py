@@ -234,7 +234,11 @@ def _classes(path: Path, kind: str, names: Sequence[str] | None, count: int) -> 
     if names is None:
         if count == len(COCO_CLASSES):
             return COCO_CLASSES
-        raise _refused(path, f"its {kind} head has {count} classes; name them with --classes")
+        raise _refused(
+            path,
+            f"its {kind} head has {count} classes that it does not name; make a bundle with their "
+            f"names, one a line: edgebus model import {path.name} --classes names.txt",
+        )
     if len(names) != count:
         raise _refused(path, f"its {kind} head has {count} classes, {len(names)} names were given")
     return tuple(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -43,7 +44,12 @@ class Models:
 
 
 def bring(
-    model: Path, *, teacher: Path | None, folder: Path, echo: Callable[[str], None]
+    model: Path,
+    *,
+    teacher: Path | None,
+    folder: Path,
+    echo: Callable[[str], None],
+    classes: Sequence[str] = (),
 ) -> Models:
     """Open bundles, and turn ONNX files into such.
 
@@ -52,9 +58,11 @@ def bring(
         teacher: What labels, likewise.
         folder: Where ONNX files become bundles.
         echo: Told what was found, for people.
+        classes: Classes that labels may say; each has to be one of the model's.
 
     Raises:
-        TopologyError: A path does not exist, or the teacher knows no class of the model.
+        TopologyError: A path does not exist, the model lacks one of the classes, or the teacher
+            knows no class of the model.
         ArtifactError: A file is no model that can be served; the error says why.
     """
     missing = [
@@ -66,6 +74,7 @@ def bring(
         raise TopologyError(source="command line", problems=missing)
     served = _open(model, folder / "model", trainable=True)
     echo(f"model {_words(served)}")
+    _check_classes(classes, served.manifest.classes)
     models = Models(
         served=_place(model, folder / "model"),
         name=served.manifest.name,
@@ -83,6 +92,17 @@ def bring(
         )
         raise TopologyError(source="command line", problems=[problem])
     return replace(models, teacher=_place(teacher, folder / "teacher"))
+
+
+def _check_classes(classes: Sequence[str], known: Sequence[str]) -> None:
+    problems = []
+    for name in classes:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {_some(known)}"
+            problems.append(f"--classes {name}: the model has no such class; {hint}")
+    if problems:
+        raise TopologyError(source="command line", problems=problems)
 
 
 def _place(given: Path, imported: Path) -> Path:

@@ -59,6 +59,14 @@ def _up(
             rich_help_panel=_OWN,
         ),
     ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="What the cameras are there for, for example person,bicycle,car: nothing else is "
+            "learnt or measured. All classes of the model without.",
+            rich_help_panel=_OWN,
+        ),
+    ] = None,
     truth: Annotated[
         list[Path] | None,
         typer.Option(
@@ -109,6 +117,7 @@ def _up(
         edgebus up
 
         edgebus up --source street.mp4 --model yolox_nano_416.onnx --teacher better.onnx
+        --classes person,bicycle,car --replay coco128/images/train2017
 
         edgebus up --source rtsp://camera/stream --source 0 --model m.onnx --teacher t.onnx
 
@@ -121,7 +130,10 @@ def _up(
         check_files(source, truths=truth or (), replay=replay)
         with TemporaryDirectory(prefix="edgebus-") as scratch:
             imports = Path(scratch)
-            brought = _quietly_bring(model or _ASSETS / "street-day", teacher, imports)
+            counted = [name.strip() for name in (classes or "").split(",") if name.strip()]
+            brought = _quietly_bring(
+                model or _ASSETS / "street-day", teacher, imports, classes=counted
+            )
             # Not before: a mistake on the command line leaves no folder behind.
             folder = make_run_folder(out, name="own")
             for bundle in ("model", "teacher"):
@@ -134,6 +146,7 @@ def _up(
             model_name=brought.name,
             untrainable=brought.untrainable,
             teacher=brought.teacher,
+            classes=counted,
             replay=replay,
             truths=truth or (),
             fps=fps,
@@ -146,7 +159,13 @@ def _up(
         chosen = compose(given, name="own")
     else:
         _only_with_source(
-            model=model, teacher=teacher, truth=truth, replay=replay, fps=fps, forever=forever
+            model=model,
+            teacher=teacher,
+            classes=classes,
+            truth=truth,
+            replay=replay,
+            fps=fps,
+            forever=forever,
         )
         chosen = Topology.load(topology or _ASSETS / "demo.yaml")
         folder = make_run_folder(out, name=chosen.name)
@@ -181,10 +200,12 @@ def _run(topology: Topology, folder: Path, *, plain: bool) -> Finished:
         return asyncio.run(Run(topology, folder=folder, make_view=make_view, echo=_echo).go())
 
 
-def _quietly_bring(model: Path, teacher: Path | None, folder: Path) -> Models:
+def _quietly_bring(
+    model: Path, teacher: Path | None, folder: Path, *, classes: list[str]
+) -> Models:
     with (folder / "import.log").open("w") as log:
         configure_logging(LogSettings(), stream=log)
-        return bring(model, teacher=teacher, folder=folder, echo=_echo)
+        return bring(model, teacher=teacher, folder=folder, echo=_echo, classes=classes)
 
 
 def _echo(text: str) -> None:

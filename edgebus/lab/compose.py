@@ -29,6 +29,7 @@ class Sources:
         model_name: The bundle's name.
         untrainable: Why that model cannot be trained further; empty where it can.
         teacher: Larger model that labels, an ONNX file or a bundle's folder.
+        classes: What labels may say; everything else is ignored. Empty: all classes of the model.
         replay: Labelled pictures of what the model must not forget.
         truths: Files with true boxes of the sources, in the same order.
         fps: Frames per second of every camera; the source's own by default.
@@ -42,6 +43,7 @@ class Sources:
     model_name: str
     untrainable: str = ""
     teacher: Path | None = None
+    classes: Sequence[str] = ()
     replay: Path | None = None
     truths: Sequence[Path] = ()
     fps: float | None = None
@@ -160,8 +162,12 @@ def _retrainer(given: Sources) -> Tree:
         "model": given.model_name,
         "bundle": str(given.model.resolve()),
         "trigger": _trigger(given),
-        "labels": {"teacher": str(given.teacher.resolve())} if given.teacher else {},
+        "labels": {},
     }
+    if given.teacher is not None:
+        retrainer["labels"]["teacher"] = str(given.teacher.resolve())
+    if given.classes:
+        retrainer["labels"]["classes"] = list(given.classes)
     if given.replay is not None:
         retrainer["replay"] = str(given.replay.resolve())
     else:

@@ -115,7 +115,7 @@ def test_external_data_may_not_come_from_elsewhere(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "has 2 classes; name them"),
+        ({}, "has 2 classes that it does not name"),
         ({"classes": ["a"]}, "has 2 classes, 1 names"),
         ({"classes": ["a", "a"]}, "named twice"),
         ({"classes": CLASSES, "decoder": "yolox"}, r"\[1, 7, 2, 2\].*fit no head \(yolox"),
