@@ -46,6 +46,8 @@ class Site:
         payloads: dict[str, bytes] = {}
 
         async def take(message: RawMessage) -> None:
+            if not message.payload:
+                return  # a clearing, said again with a new connection
             place = message.topic.split("/")[5]
             if message.topic.endswith("/payload"):
                 payloads[place] = message.payload
