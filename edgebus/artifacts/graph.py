@@ -7,12 +7,14 @@ name (`add_external_initializers`) never looks at the offsets. EdgeBus does the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 
 from edgebus.artifacts.errors import BundleFormatError, BundlePathError, BundleTensorError
 from edgebus.artifacts.index import GRAPH, WEIGHTS
@@ -29,6 +31,9 @@ _TYPES: Final[dict[int, str]] = {
     onnx.TensorProto.UINT8: "U8",
     onnx.TensorProto.INT8: "I8",
 }
+
+# Python's int() takes '+1', ' 1' and '1_0' as well, and refuses five thousand digits its own way.
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ def inspect_graph(data: bytes) -> GraphFacts:
         model.ParseFromString(data)
     except DecodeError as error:
         raise BundleFormatError(file=GRAPH, reason=f"is no ONNX model: {error}") from error
+    _check_text(model)
     if not model.graph.node:
         raise BundleFormatError(file=GRAPH, reason="is no ONNX model: it has no operators")
     external = {
@@ -96,6 +102,23 @@ def inspect_graph(data: bytes) -> GraphFacts:
         opset=max(default, default=1),
         ir_version=max(1, model.ir_version),
     )
+
+
+def _check_text(message: Message) -> None:
+    """Check that every name is text: protobuf gives bytes for what is no UTF-8.
+
+    Raises:
+        BundleFormatError: One is not.
+    """
+    for field, value in message.ListFields():
+        values = value if field.is_repeated else (value,)
+        if field.type == FieldDescriptor.TYPE_STRING:
+            if not all(isinstance(item, str) for item in values):
+                reason = f"is no ONNX model: a {field.name} in it is no UTF-8"
+                raise BundleFormatError(file=GRAPH, reason=reason)
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            for item in values:
+                _check_text(item)
 
 
 def verify_weights(facts: GraphFacts, weights: TensorFile) -> None:
@@ -182,8 +205,7 @@ def _place(tensor: onnx.TensorProto) -> TensorEntry:
         raise BundlePathError(file=GRAPH, reason=f"{reason}; only {WEIGHTS} may hold data")
     kind = _TYPES.get(tensor.data_type)
     offset, length = fields.get("offset", ""), fields.get("length", "")
-    # Python's int() takes '+1', ' 1' and '1_0'; a file format should not.
-    if kind is None or not (offset.isdecimal() and length.isdecimal()):
+    if kind is None or not (_NUMBER.fullmatch(offset) and _NUMBER.fullmatch(length)):
         reason = f"has type {tensor.data_type}, offset {offset!r} and length {length!r}"
         raise BundleTensorError(file=GRAPH, tensor=tensor.name, reason=reason)
     return TensorEntry(

@@ -83,11 +83,17 @@ class BlockSender:
         self._forget(now)
         count = -(-size // block_size)
         added = 0
+        spans: list[tuple[int, int]] = []
         for item in wanted:
-            self.stats.wanted += item.count
             end = min(count, item.first + item.count)
+            self.stats.wanted += item.count
             self.stats.refused += item.count - max(0, end - item.first)
-            for index in range(item.first, end):
+            spans.append((item.first, end))
+        # A request that names the same blocks a thousand times costs no more than once.
+        done = 0
+        for first, end in sorted(spans):
+            self.stats.coalesced += max(0, min(done, end) - first)
+            for index in range(max(first, done), end):
                 block = Block(digest, index)
                 if block in self._busy or block in self._sent:
                     self.stats.coalesced += 1
@@ -95,6 +101,7 @@ class BlockSender:
                 self._busy.add(block)
                 self._queues.setdefault(digest, deque()).append(index)
                 added += 1
+            done = max(done, end)
         return added
 
     def next(self) -> Block | None:

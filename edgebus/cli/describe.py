@@ -61,7 +61,9 @@ def as_json(name: str, payload: bytes, circumstances: Mapping[str, Any]) -> str:
                 body["payload"] = json.loads(decoded.encode())
     elif payload:
         body["payload"] = _parsed(payload)
-    return json.dumps(body, ensure_ascii=False)
+    # A third party's JSON may hold half a surrogate pair, which no terminal takes; as the escape
+    # that it came as it stays JSON.
+    return json.dumps(body, ensure_ascii=False).encode(errors="backslashreplace").decode()
 
 
 def human_bytes(count: float) -> str:
@@ -120,7 +122,7 @@ def _parsed(payload: bytes) -> Any:
         return None
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter for JSON a thousand brackets deep
         return text if text.isprintable() else None
 
 

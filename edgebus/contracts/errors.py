@@ -4,6 +4,9 @@ from __future__ import annotations
 
 __all__ = ["ContractError", "NameRefusedError", "PayloadError"]
 
+# Names come from outside, and errors go into logs.
+_SHOWN = 80
+
 
 class ContractError(ValueError):
     """Something does not fit the contracts; the base of every error in this package."""
@@ -19,7 +22,8 @@ class NameRefusedError(ContractError):
     """
 
     def __init__(self, *, what: str, value: str, reason: str) -> None:
-        super().__init__(f"{what} name {value!r} {reason}")
+        shown = value if len(value) <= _SHOWN else value[:_SHOWN] + "…"
+        super().__init__(f"{what} name {shown!r} {reason}")
         self.what = what
         self.value = value
         self.reason = reason

@@ -19,6 +19,7 @@ from pydantic import (
 from uuid_utils import uuid7
 
 from edgebus.contracts.errors import PayloadError
+from edgebus.contracts.trace import Traceparent
 
 __all__ = [
     "Count",
@@ -73,6 +74,8 @@ Timestamp = Annotated[
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 """An instant between 1970 and 2200; on the wire RFC 3339, UTC, microseconds."""
+
+_SHOWN = 300
 
 # RFC 8259 §6: larger integers do not survive readers that keep numbers as doubles (JavaScript,
 # jq), and not every store.
@@ -148,6 +151,9 @@ class Message(Record):
     time: Timestamp = Field(default_factory=utc_now, description="When it was sent.")
     source: str = Field(description="Publisher: site/node/service.")
     schema_: str = schema("message/1")
+    traceparent: Traceparent = Field(
+        default=None, description="W3C trace context: what it was made because of."
+    )
 
     @classmethod
     def schema_id(cls) -> str:
@@ -177,12 +183,18 @@ def explain(error: ValidationError, *, limit: int = 3) -> str:
     """The first few problems of a validation error in one line: ``field: problem; …``."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     words = [
-        f"{'.'.join(str(part) for part in problem['loc']) or 'payload'}: {problem['msg']}"
+        # A place may hold a name out of the payload, as long as its sender pleased.
+        f"{_short('.'.join(str(part) for part in problem['loc']) or 'payload')}: "
+        f"{_short(problem['msg'])}"
         for problem in problems[:limit]
     ]
     if len(problems) > limit:
         words.append(f"and {len(problems) - limit} more")
     return "; ".join(words)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,10 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgebus.contracts import Segment
+from edgebus.service.yamltext import YamlTextError, read_yaml
 
 __all__ = ["BrokerChoice", "Topology", "TopologyError", "Until", "fill_placeholders"]
 
@@ -171,14 +171,13 @@ class Topology(_Part):
             TopologyError: It is missing, no YAML, or has mistakes.
         """
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise TopologyError(source=str(path), problems=[f"cannot be read: {error}"]) from error
         try:
-            tree = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            words = " ".join(str(error).split())
-            raise TopologyError(source=str(path), problems=[f"is no YAML: {words}"]) from error
+            tree = read_yaml(text)
+        except YamlTextError as error:
+            raise TopologyError(source=str(path), problems=[f"is no YAML: {error}"]) from error
         return cls.parse(
             fill_placeholders(tree, {"here": str(path.resolve().parent)}), source=str(path)
         )

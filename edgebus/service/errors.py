@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,15 @@ __all__ = [
     "SettingsError",
     "SettingsProblem",
     "UnknownServiceError",
+    "hide_credentials",
 ]
+
+_CREDENTIALS = re.compile(r"//[^/@\s]*@")
+
+
+def hide_credentials(text: str) -> str:
+    """A text without the user and password of any URL in it."""
+    return _CREDENTIALS.sub("//***@", text)
 
 
 class ServiceError(Exception):

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from edgebus.service.discovery import load_service, service_entry_points
-from edgebus.service.errors import SettingsError, SettingsProblem
+from edgebus.service.errors import SettingsError, SettingsProblem, hide_credentials
 from edgebus.service.settings import NodeSettings, ServiceSettings
 from edgebus.service.sources import (
     Path_,
@@ -26,7 +26,6 @@ __all__ = ["load_node", "load_settings"]
 
 S = TypeVar("S", bound=ServiceSettings)
 
-_CREDENTIALS = re.compile(r"//[^/@\s]*@")
 _SECRET = re.compile(r"password|passwd|secret|token|credential|private", re.IGNORECASE)
 _LONGEST_VALUE = 80
 
@@ -151,7 +150,7 @@ def _explain(
         if detail["type"] != "missing" and not _is_secret(key) and not isinstance(value, dict):
             reason += f", got {str(value)[:_LONGEST_VALUE]!r}"
     return SettingsProblem(
-        key=".".join(key), origin=_origin(key, tree), reason=_CREDENTIALS.sub("//***@", reason)
+        key=".".join(key), origin=_origin(key, tree), reason=hide_credentials(reason)
     )
 
 

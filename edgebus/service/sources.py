@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource
 from pydantic_settings.exceptions import SettingsError as SourceError
 
-from edgebus.service.errors import SettingsError, SettingsProblem
+from edgebus.service.errors import SettingsError, SettingsProblem, hide_credentials
+from edgebus.service.yamltext import YamlTextError, read_yaml
 
 __all__ = ["Path_", "SourceTree", "from_environment", "from_file", "from_overrides", "merge"]
 
@@ -51,9 +51,9 @@ def from_file(path: Path) -> SourceTree:
         reason = getattr(error, "strerror", None) or str(error)
         raise _problem("config", origin, f"cannot be read: {reason}") from error
     try:
-        values = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise _problem("config", origin, f"is no YAML: {_one_line(error)}") from error
+        values = read_yaml(text)
+    except YamlTextError as error:
+        raise _problem("config", origin, f"is no YAML: {error}") from error
     values = {} if values is None else values
     if not isinstance(values, dict):
         reason = f"holds a {type(values).__name__}; a node file is a mapping, 'site: lab' and so on"
@@ -101,7 +101,7 @@ def from_overrides(fields: Mapping[str, FieldInfo], overrides: Iterable[str]) ->
         key = key.strip()
         if not equals or not all(key.split(".")):
             reason = "is no key=value, such as detector.threshold=0.3"
-            raise _problem(pair, "command line", reason)
+            raise _problem(hide_credentials(pair), "command line", reason)
         tree.origins[tuple(key.split("."))] = "command line"
         texts[key] = value
     tree.values = _typed(fields, texts, delimiter=".", tree=tree)
@@ -115,22 +115,6 @@ def merge(trees: Iterable[SourceTree]) -> SourceTree:
         merged.values = _deep_update(merged.values, tree.values)
         merged.origins |= tree.origins
     return merged
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key said twice, where plain YAML takes the last silently."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                msg = f"key {key!r} is said twice"
-                raise yaml.constructor.ConstructorError(None, None, msg, key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
 
 
 class _TextSource(EnvSettingsSource):
@@ -153,6 +137,11 @@ def _typed(
     root = type("_Root", (BaseSettings,), _class_body(fields))
     try:
         values = dict(_TextSource(root, texts, delimiter=delimiter)())
+    except RecursionError as error:
+        culprit = max(texts, key=lambda key: len(texts[key]))
+        origin = tree.origins.get(tuple(culprit.split(delimiter)), "settings")
+        reason = "is nested too deeply to be read"
+        raise _problem(culprit.replace(delimiter, "."), origin, reason) from error
     except SourceError as error:
         culprit = next((k for k in texts if k.split(delimiter)[0] in str(error)), "settings")
         origin = tree.origins.get(tuple(culprit.split(delimiter)), "settings")
@@ -190,10 +179,6 @@ def _paths(values: Mapping[Any, Any], above: Path_ = ()) -> Iterable[Path_]:
         yield path
         if isinstance(value, dict):
             yield from _paths(value, path)
-
-
-def _one_line(error: yaml.YAMLError) -> str:
-    return " ".join(str(error).split())
 
 
 def _problem(key: str, origin: str, reason: str) -> SettingsError:
