@@ -178,6 +178,7 @@ class Campaign:
             self.journal.finish,
             result,
             untrained=counts.untrained,
+            measurable=await self._measurable(),
             trained=list(used) if accepted else [],
         )
         self.log.info(
@@ -192,6 +193,10 @@ class Campaign:
             self.log.warning("not used", job=job.id, what=text)
         await self._tidy(keep=candidate)
         return result
+
+    async def _measurable(self) -> int:
+        since = await self.disk(self.samples.new_domain_since, self.model) or _EVER
+        return await self.disk(self.samples.measurable, self.model, since=since)
 
     async def _keep_candidate(
         self, job: Job, outcome: JobOutcome

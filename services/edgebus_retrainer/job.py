@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,10 +96,8 @@ def run_job(spec: JobSpec, *, threads: int, report: Report) -> JobOutcome:
     engine = EngineSettings(threads=threads)
     with clock.phase("preparing", f"{len(spec.train)} new samples"):
         base = Bundle.open(spec.base)
-        material = _prepare(spec, base, engine, report)
-    lacking = _lacking(material, rules)
-    if not material.new:
-        return _outcome(clock, material, "skipped", "no new sample can be used", None)
+        material = _prepare(spec, base, engine, rules, report)
+    lacking = _lacking(material.new_holdout, material.old_holdout, rules)
     if lacking:
         gate = GateReport(
             passed=False,
@@ -107,7 +105,9 @@ def run_job(spec: JobSpec, *, threads: int, report: Report) -> JobOutcome:
             tolerance=rules.tolerance,
             min_gain=rules.min_gain,
         )
-        return _outcome(clock, material, "refused", "; ".join(lacking), gate)
+        return _outcome(clock, material, "skipped", "; ".join(lacking), gate)
+    if not material.new:
+        return _outcome(clock, material, "refused", "no new sample can be used", None)
     with clock.phase("training"):
         update = _train(spec, base, material, threads, report)
     tried = _Candidates(spec, base, material, rules, engine, clock)
@@ -131,7 +131,9 @@ def run_job(spec: JobSpec, *, threads: int, report: Report) -> JobOutcome:
     )
 
 
-def _prepare(spec: JobSpec, base: Bundle, engine: EngineSettings, report: Report) -> Material:
+def _prepare(
+    spec: JobSpec, base: Bundle, engine: EngineSettings, rules: GateRules, report: Report
+) -> Material:
     if not base.manifest.trainable:
         reason = base.manifest.trainable_reason or "its graph has parts that torch has no rule for"
         raise UntrainableError(model=base.manifest.name, reason=reason)
@@ -151,15 +153,16 @@ def _prepare(spec: JobSpec, base: Bundle, engine: EngineSettings, report: Report
         spec,
         base.manifest,
         teacher=None if teacher is None else lambda jpeg, key: teacher.label(jpeg, key=key),
+        enough=lambda new, old: not _lacking(new, old, rules),
         on_picture=lambda done, total: report(StepDone(step=done, steps=total)),
     )
 
 
-def _lacking(material: Material, rules: GateRules) -> list[str]:
+def _lacking(new: Sequence[Labelled], old: Sequence[Labelled], rules: GateRules) -> list[str]:
     """What is missing to measure a candidate; known before minutes of training are spent."""
     found = (
-        too_few(NEW, count_with_boxes(material.new_holdout), rules),
-        too_few(OLD, count_with_boxes(material.old_holdout), rules),
+        too_few(NEW, count_with_boxes(new), rules),
+        too_few(OLD, count_with_boxes(old), rules),
     )
     return [reason for reason in found if reason is not None]
 

@@ -66,6 +66,7 @@ class JobJournal:
                     outcome=None,
                     reason="",
                     untrained=0,
+                    measurable=0,
                     result=None,
                 )
             )
@@ -77,13 +78,20 @@ class JobJournal:
             row.attempts += 1
 
     def finish(
-        self, result: TrainingResult, *, untrained: int, trained: Sequence[str] = ()
+        self,
+        result: TrainingResult,
+        *,
+        untrained: int,
+        measurable: int = 0,
+        trained: Sequence[str] = (),
     ) -> None:
         """Write down how a job ended, and what its candidate was trained on, at once.
 
         Args:
             result: As it is published.
             untrained: Samples that no accepted job had used so far; counts after a refusal.
+            measurable: Held-out samples of the new domain so far; counts after a job that was
+                skipped.
             trained: Ids of the samples that its accepted candidate was trained on.
         """
         with Session(self._engine) as session, session.begin():
@@ -97,6 +105,7 @@ class JobJournal:
             row.outcome = result.outcome
             row.reason = result.reason
             row.untrained = untrained
+            row.measurable = measurable
             row.result = result.encode().decode()
 
     def unfinished(self, model: str) -> Job | None:
@@ -143,15 +152,23 @@ class JobJournal:
             return found or 0
 
     def untrained_at_refusal(self, model: str) -> int | None:
-        """Untrained samples when the last job ended without success; None if it succeeded."""
+        """Untrained samples when the last job was refused or failed; None if it was not."""
+        row = self._ended_last(model)
+        return row.untrained if row is not None and row.outcome in {"refused", "failed"} else None
+
+    def measurable_at_skip(self, model: str) -> int | None:
+        """Held-out samples when the last job was skipped for their lack; None if it was not."""
+        row = self._ended_last(model)
+        return row.measurable if row is not None and row.outcome == "skipped" else None
+
+    def _ended_last(self, model: str) -> JobRow | None:
         with Session(self._engine) as session:
-            row = session.scalar(
+            return session.scalar(
                 select(JobRow)
                 .where(JobRow.model == model, JobRow.outcome.is_not(None))
                 .order_by(JobRow.started.desc(), JobRow.id.desc())
                 .limit(1)
             )
-            return None if row is None or row.outcome == "accepted" else row.untrained
 
 
 def _job(row: JobRow) -> Job:

@@ -77,14 +77,18 @@ def prepare(
     manifest: Manifest,
     *,
     teacher: LabelPictures | None,
+    enough: Callable[[Sequence[Labelled], Sequence[Labelled]], bool],
     on_picture: Callable[[int, int], None],
 ) -> Material:
     """Label everything that a job uses; what cannot be used is left out and named.
+
+    Held-out samples come first: where they are not enough, the others are not labelled.
 
     Args:
         spec: The job.
         manifest: The incumbent's manifest.
         teacher: Labels samples; None where there is none.
+        enough: Whether the held-out pictures, new and old, are enough to measure on.
         on_picture: Called with the number of samples done and of all.
 
     Raises:
@@ -105,7 +109,19 @@ def prepare(
         total=sum(len(g) for g in groups),
         on_picture=on_picture,
     )
-    new, earlier, new_holdout, old_holdout = (labeller.label(group) for group in groups)
+    new_holdout, old_holdout = labeller.label(spec.new_holdout), labeller.label(spec.old_holdout)
+    replay, measured = _folders(spec, builder, labeller.unusable)
+    measured = _spread(old_holdout + measured, spec.gate.max_images)
+    held_out = ignore_rare(new_holdout, min_boxes=spec.gate.min_boxes)
+    if not labeller.unlabelled and not enough(held_out, measured):
+        return Material(
+            new=(),
+            replay=(),
+            new_holdout=held_out,
+            old_holdout=measured,
+            unusable=labeller.unusable,
+        )
+    new, earlier = labeller.label(spec.train), labeller.label(spec.replay_samples)
     if labeller.unlabelled:
         raise TeacherMissingError(samples=labeller.unlabelled)
     everything = [*new, *earlier, *new_holdout, *old_holdout]
@@ -114,12 +130,11 @@ def prepare(
         _trusted(group, taught, spec.labels.min_boxes)
         for group in (new, earlier, new_holdout, old_holdout)
     )
-    replay, measured = _folders(spec, builder, labeller.unusable)
     return Material(
         new=new,
         replay=(earlier + replay)[-spec.settings.max_replay :],
         new_holdout=ignore_rare(new_holdout, min_boxes=spec.gate.min_boxes),
-        old_holdout=_spread(old_holdout + measured, spec.gate.max_images),
+        old_holdout=measured,
         unusable=labeller.unusable,
     )
 

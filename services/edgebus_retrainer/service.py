@@ -289,9 +289,14 @@ class Retrainer(Service[RetrainerSettings]):
         """What the gate would miss; a job without it could only be refused."""
         settings, model = self.settings, self.model
         wanted = settings.gate.min_images
+        # Held-out samples that wait for a teacher may turn out to be empty; then for more.
+        skipped = await self.disk(self.journal.measurable_at_skip, model)
+        if skipped is not None:
+            wanted += skipped
         new = await self.disk(self.samples.measurable, model, since=since)
         if new < wanted:
             return f"held-out samples: {new} of {wanted}"
+        wanted = settings.gate.min_images
         if settings.replay is None and settings.replay_holdout is None:
             old = await self.disk(self.samples.measurable, model, before=since)
             if old < wanted and (old or settings.gate.require_old):

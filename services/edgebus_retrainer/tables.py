@@ -67,5 +67,8 @@ class JobRow(TableBase):
     reason: Mapped[str]
     untrained: Mapped[int]
     """Untrained samples when it ended: after a refusal the trigger waits for more than these."""
+    measurable: Mapped[int]
+    """Held-out samples of the new domain when it ended: where these were too few, the trigger
+    waits for more."""
     result: Mapped[str | None]
     """The result as it was published, JSON: so that a restart can publish it again."""

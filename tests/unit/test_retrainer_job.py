@@ -160,7 +160,7 @@ def test_one_that_forgets_is_tried_half_way(world, tmp_path, monkeypatch):
 def test_too_few_held_out_pictures_are_said_before_training(world, tmp_path):
     events = []
     outcome = run(job(world, tmp_path, new_holdout=(), gate=GateSettings(min_images=4)), events)
-    assert outcome.outcome == "refused"
+    assert outcome.outcome == "skipped"
     assert "of the new domain: 0, 4 are needed" in outcome.reason
     assert not outcome.gate.passed
     assert [event.phase for event in events if isinstance(event, Phase)] == ["preparing"]
@@ -209,7 +209,8 @@ def test_missing_and_corrupt_pictures_are_left_out_and_named(world, tmp_path):
     assert outcome.samples == 24
     assert [text.split(":")[0] for text in outcome.unusable] == ["sample gone", "sample cut"]
     nothing = run(good.model_copy(update={"train": (gone, cut)}))
-    assert nothing.outcome == "skipped"
+    assert nothing.outcome == "refused"
+    assert nothing.reason == "no new sample can be used"
 
 
 def test_a_head_without_a_loss_is_refused_by_name(world, tmp_path):

@@ -125,11 +125,35 @@ async def test_too_few_held_out_samples_hold_a_job_back_but_not_a_command(world,
         reply = await h.request(topics.CMD_RETRAIN, ask, reply=Reply)
         assert reply.ok, reply.detail
         result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
-        assert (result.outcome, result.trigger) == ("refused", "command")
+        assert (result.outcome, result.trigger) == ("skipped", "command")
         assert "too few held-out pictures" in result.reason
-        # After a refusal further samples are waited for.
+        # What was too little to measure on is waited for, not more of what is to be learnt.
+        await send(h, *at_dusk(HOLDOUT[:3], truth=False))
+        status = await status_with(h, trigger="waits for held-out samples: 3 of 4")
+        assert (status.untrained, status.needed) == (12, 12)
+
+
+async def test_held_out_samples_that_turn_out_to_be_empty_are_not_counted_again(world, tmp_path):
+    teacher = {"teacher": world / "base", "source": "teacher", "reject": 0.2}
+    async with harness(settings(world, labels=teacher), data_dir=tmp_path) as h:
+        # The teacher sees nothing at dusk: what may have had boxes turns out to have none.
+        await send(h, *at_dusk(HOLDOUT[:5], truth=False), *at_dusk(TRAIN[:12], truth=False))
+        result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
+        assert result.outcome == "skipped"
+        status = await status_with(h, trigger="waits for held-out samples: 5 of 9")
+        assert status.needed == 12
+
+
+async def test_after_a_refusal_further_samples_are_waited_for(world, tmp_path):
+    gate = {"min_images": 4, "min_gain": 1.0}
+    train = {"steps": 2, "batch": 4, "threads": 1}
+    async with harness(settings(world, gate=gate, train=train), data_dir=tmp_path) as h:
+        await send(h, *at_dusk(HOLDOUT[:8]), *at_dusk(TRAIN[:12]))
+        result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
+        assert result.outcome == "refused"
+        assert "a gain of at least 1.000 is needed" in result.reason
         status = await status_with(h, needed=32)
-        assert status.untrained == 12
+        assert status.trigger == "waits for untrained samples: 12 of 32"
 
 
 async def test_it_follows_releases_and_never_reuses_a_version(world, tmp_path):

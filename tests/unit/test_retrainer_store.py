@@ -230,9 +230,18 @@ def test_the_journal_knows_an_interrupted_job(tmp_path):
     second = begin(journal, version=3)
     journal.finish(result(second, "refused"), untrained=7)
     assert journal.untrained_at_refusal("tiny") == 7
+    assert journal.measurable_at_skip("tiny") is None
+    third = begin(journal, version=3)
+    journal.finish(result(third, "skipped"), untrained=7, measurable=5)
+    assert journal.untrained_at_refusal("tiny") is None
+    assert journal.measurable_at_skip("tiny") == 5
     assert (journal.accepted("tiny"), journal.highest_version("tiny")) == (1, 3)
     assert journal.highest_version("other") == 0
-    assert {r.outcome for r in journal.results("tiny", limit=9)} == {"accepted", "refused"}
+    assert {r.outcome for r in journal.results("tiny", limit=9)} == {
+        "accepted",
+        "refused",
+        "skipped",
+    }
     assert json.loads(journal.results("tiny", limit=1)[0].encode())["schema"] == "training/1"
 
 
