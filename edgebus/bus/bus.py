@@ -32,6 +32,9 @@ from edgebus.contracts import (
     ContractError,
     Filter,
     Identity,
+    JpegPayload,
+    Message,
+    Payload,
     Qos,
     Reply,
     utc_now,
@@ -163,7 +166,7 @@ class Bus:
             PublishRefusedError: The broker refuses it (MQTT 5).
             BusClosedError: The bus is not open.
         """
-        await self._send(address, payload.encode(), expires_in_s)
+        await self._send(address, payload.encode(), expires_in_s, _traceparent_of(payload))
 
     async def publish_raw(
         self,
@@ -206,7 +209,13 @@ class Bus:
             raise ValueError(msg)
         await self._send(address, b"", None)
 
-    async def _send(self, address: Address[Any], data: bytes, expires_in_s: float | None) -> None:
+    async def _send(
+        self,
+        address: Address[Any],
+        data: bytes,
+        expires_in_s: float | None,
+        traceparent: str | None = None,
+    ) -> None:
         self._core.tasks.check()
         topic = address.topic
         message = Outgoing(
@@ -216,6 +225,7 @@ class Bus:
             retain=topic.retain,
             content_type=topic.payload.content_type,
             expiry_s=None if expires_in_s is None else max(1, round(expires_in_s)),
+            traceparent=traceparent,
         )
         await self._core.publisher.publish(message, lifetime_s=expires_in_s)
 
@@ -376,3 +386,10 @@ class Bus:
         if command.reply_to is None:
             return
         await self.publish(reply_address(command.reply_to, identity=self.identity), reply)
+
+
+def _traceparent_of(payload: Payload) -> str | None:
+    """The place in a trace of a message, or of the record in a picture."""
+    if isinstance(payload, JpegPayload):
+        payload = payload.record
+    return payload.traceparent if isinstance(payload, Message) else None

@@ -35,6 +35,7 @@ class Outgoing(NamedTuple):
         retain: Whether the broker keeps it for late subscribers.
         content_type: MIME type, sent where MQTT 5 is spoken.
         expiry_s: Seconds after which the broker may forget it (MQTT 5).
+        traceparent: W3C trace context, sent as a user property where MQTT 5 is spoken.
     """
 
     topic: str
@@ -43,11 +44,13 @@ class Outgoing(NamedTuple):
     retain: bool = False
     content_type: str = ""
     expiry_s: int | None = None
+    traceparent: str | None = None
 
     @property
     def packet_bytes(self) -> int:
         """Upper bound of the MQTT packet's size: MQTT 5.0 §3.3, all properties in use."""
-        return len(self.payload) + len(self.topic.encode()) + len(self.content_type) + 32
+        size = len(self.payload) + len(self.topic.encode()) + len(self.content_type) + 32
+        return size if self.traceparent is None else size + 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -165,7 +165,8 @@ def topics_page() -> str:
         "Every topic begins with `{base}/{site}/{node}/{service}` of its publisher; `base`",
         "is `edgebus` by default. Commands (`…/cmd/…`) are the exception: they stand below the",
         "service that is asked. JSON is flat UTF-8; fields without a value are left out; unknown",
-        "fields are to be ignored. The same as files for tools: `schemas/*.json` (JSON Schema",
+        "fields are to be ignored. Any message may have a `traceparent` (W3C Trace Context), which",
+        "tells what it was made because of. The same as files for tools: `schemas/*.json` (JSON Schema",
         "2020-12) and `schemas/asyncapi.yaml` (AsyncAPI 3.0).",
         "",
         "| topic | payload | QoS | retained | |",
@@ -190,7 +191,8 @@ def _message_section(
     yield inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0].replace("\n", " ")
     yield ""
     required = set(document.get("required", ()))
-    own = {k: v for k, v in document["properties"].items() if k not in _BASE_FIELDS}
+    common = (*_BASE_FIELDS, "traceparent")
+    own = {k: v for k, v in document["properties"].items() if k not in common}
     yield f"`id`, `time`, `source`, `schema` = `{identifier}`" + (", and:" if own else ".")
     yield ""
     if own:

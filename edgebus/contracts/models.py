@@ -214,6 +214,9 @@ class TrainingResult(Message):
     gate: GateReport | None = None
     update_bytes: Count = Field(default=0, description="Bytes of the weight update.")
     seconds: dict[str, float] = Field(default_factory=dict, description="Seconds per phase.")
+    traces: Annotated[tuple[str, ...], Field(max_length=256)] = Field(
+        default=(), description="Traceparents of samples that it was trained on."
+    )
     started: Timestamp
 
 

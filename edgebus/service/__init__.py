@@ -24,6 +24,7 @@ from edgebus.service.process import run_service
 from edgebus.service.runtime import Runtime
 from edgebus.service.service import Service, ServiceContext
 from edgebus.service.settings import LogSettings, NodeSettings, ServiceSettings
+from edgebus.service.tracing import Step, Tracer
 
 __all__ = [
     "ENTRY_POINT_GROUP",
@@ -43,6 +44,8 @@ __all__ = [
     "ServiceSettings",
     "SettingsError",
     "SettingsProblem",
+    "Step",
+    "Tracer",
     "UnknownServiceError",
     "command",
     "configure_logging",

@@ -21,6 +21,7 @@ from edgebus.service.declare import (
 from edgebus.service.errors import DeclarationError
 from edgebus.service.metrics import MetricsRegistry
 from edgebus.service.settings import NodeSettings, ServiceSettings
+from edgebus.service.tracing import Tracer
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -79,6 +80,7 @@ class Service(Generic[S]):
         data_dir: Its own folder, for what must survive a restart; exists.
         log: A logger bound to the service's name.
         metrics: Counters, gauges and timings, sent with each heartbeat.
+        tracer: Makes the steps of a trace, each with the traceparent for what it publishes.
     """
 
     name: ClassVar[str]
@@ -93,6 +95,7 @@ class Service(Generic[S]):
         self.node: NodeSettings = context.node
         self.data_dir: Path = context.node.data_dir / self.name
         self.metrics: MetricsRegistry = context.metrics
+        self.tracer = Tracer(self.name)
         self.log: FilteringBoundLogger = structlog.get_logger().bind(service=self.name)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -11,7 +11,8 @@ from datetime import datetime
 import cv2
 
 from edgebus.bus import MessageTooLargeError
-from edgebus.contracts import Frame, FrameRecord, GroundTruth, topics, utc_now
+from edgebus.contracts import Frame, FrameRecord, GroundTruth, new_id, topics, utc_now
+from edgebus.contracts.trace import continue_trace
 from edgebus.service import Service
 from edgebus_camera.pacing import Pacer, Slot
 from edgebus_camera.settings import CameraSettings, ViewSettings
@@ -171,9 +172,21 @@ class _Film:
         return shot, captured
 
     async def _send(self, shot: Shot, captured: datetime) -> None:
+        identifier = new_id()
+        attributes: dict[str, str | int] = {"camera": self._camera, "index": shot.index}
+        with self._service.tracer.step(
+            "send", identifier=identifier, attributes=attributes
+        ) as step:
+            await self._send_frame(shot, captured, identifier, step.traceparent)
+
+    async def _send_frame(
+        self, shot: Shot, captured: datetime, identifier: str, traceparent: str
+    ) -> None:
         service, metrics = self._service, self._service.metrics
         source = service.identity.source
         record = FrameRecord(
+            id=identifier,
+            traceparent=traceparent,
             source=source,
             camera=self._camera,
             index=shot.index,
@@ -184,6 +197,7 @@ class _Film:
         )
         if shot.boxes is not None:
             truth = GroundTruth(
+                traceparent=continue_trace(traceparent),
                 source=source,
                 frame=record.id,
                 camera=self._camera,

@@ -127,7 +127,7 @@ def share_of(camera: str, index: int) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def make_sample(choice: Choice, *, source: str) -> Sample:
+def make_sample(choice: Choice, *, source: str, traceparent: str | None = None) -> Sample:
     """The message of a chosen frame: its JPEG with the sample's record in place of the frame's.
 
     Raises:
@@ -136,6 +136,7 @@ def make_sample(choice: Choice, *, source: str) -> Sample:
     example = choice.example
     frame: Frame = example.frame
     record = SampleRecord(
+        traceparent=traceparent,
         source=source,
         frame=frame.record.id,
         camera=example.camera,

@@ -157,8 +157,15 @@ class Collector(Service[CollectorSettings]):
                 await self._keep(decision)
 
     async def _keep(self, choice: Choice) -> None:
+        detections = choice.example.detections
+        with self.tracer.step(
+            "collect", parent=detections.traceparent, attributes={"policy": choice.policy}
+        ) as step:
+            await self._spool_sample(choice, step.traceparent)
+
+    async def _spool_sample(self, choice: Choice, traceparent: str) -> None:
         try:
-            sample = make_sample(choice, source=self.identity.source)
+            sample = make_sample(choice, source=self.identity.source, traceparent=traceparent)
         except PayloadError as error:
             self.metrics.counter("dropped.too_large")
             self.log.warning("sample dropped", camera=choice.example.camera, error=str(error))

@@ -22,6 +22,7 @@ from edgebus.contracts import (
     Release,
     utc_now,
 )
+from edgebus.contracts.trace import continue_trace
 from edgebus.inference import HotSwap, InferenceError, ModelRefusedError, Serving
 from edgebus_detector.memory import Memory, MemoryFile
 
@@ -92,6 +93,7 @@ class ModelDelivery:
         self._log = log
         self._memory = Memory(model=settings.model)
         self._wanted: Release | None = None
+        self._traceparent: str | None = None
         self._changed = asyncio.Event()
         self._state: DeliveryState = "idle"
         self._target: ModelRef | None = None
@@ -191,6 +193,7 @@ class ModelDelivery:
 
     async def _act(self, release: Release) -> None:
         ref = release.bundle.model
+        self._traceparent = release.traceparent
         current = self._swap.current
         if current is not None and current.ref.digest == ref.digest:
             self._remember_if_possible(sequence=release.sequence, failed=None, loading=0, loads=0)
@@ -358,6 +361,7 @@ class ModelDelivery:
         self._reported = self._progress
         await self._report(
             ModelStatus(
+                traceparent=continue_trace(self._traceparent),
                 source=self._identity.source,
                 model=self._settings.model,
                 serving=current.ref if current is not None else None,

@@ -114,14 +114,23 @@ class Detector(Service[DetectorSettings]):
             EngineError: The model's output is unusable.
         """
         record = event.payload.record
-        answer = await self._answer(event.payload)
-        if answer is None:
-            self.metrics.counter("frames.unserved")
-            return
-        self.delivery.answered(answer.serving)
+        attributes: dict[str, str | int] = {"camera": record.camera, "index": record.index}
+        with self.tracer.step("detect", parent=record.traceparent, attributes=attributes) as step:
+            answer = await self._answer(event.payload)
+            if answer is None:
+                self.metrics.counter("frames.unserved")
+                return
+            self.delivery.answered(answer.serving)
+            await self._tell(event, answer, step.traceparent)
+        self._measure(record, answer)
+
+    async def _tell(self, event: Event[Frame], answer: Answer, traceparent: str) -> None:
+        """Publish an answer."""
+        record = event.payload.record
         await self.bus.publish(
             topics.DETECTIONS.at(self.identity, camera=self._channel(event)),
             Detections(
+                traceparent=traceparent,
                 source=self.identity.source,
                 frame=record.id,
                 camera=record.camera,
@@ -138,7 +147,6 @@ class Detector(Service[DetectorSettings]):
                 dropped=self._dropped[event.topic],
             ),
         )
-        self._measure(record, answer)
 
     async def _answer(self, frame: Frame) -> Answer | None:
         """Answer a frame in the worker; None while there is no model."""

@@ -28,6 +28,7 @@ from edgebus.contracts import (
     topics,
     utc_now,
 )
+from edgebus.contracts.trace import continue_trace
 from edgebus.service import CommandRefusedError, Service, command, every, on
 from edgebus_distributor.arrivals import Arrivals
 from edgebus_distributor.records import Decision, Intake, RegistryRefusedError
@@ -68,6 +69,8 @@ class Distributor(Service[DistributorSettings]):
             accepted=self._accepted,
             refused=self._refused,
         )
+        # Traces of candidates, by digest: their releases go on with them, in this process.
+        self._traces: dict[str, str] = {}
         self._touched: set[tuple[str, str]] = set()
         self._news = asyncio.Event()
         self._said: dict[tuple[str, str], RolloutStatus] = {}
@@ -116,6 +119,8 @@ class Distributor(Service[DistributorSettings]):
             self._refused(intake, error)
             return
         # What is known was decided upon before; a rollback since then stands.
+        if candidate.traceparent is not None:
+            self._traces[candidate.bundle.model.digest] = candidate.traceparent
         if new:
             self._arrivals.want(intake)
 
@@ -256,6 +261,7 @@ class Distributor(Service[DistributorSettings]):
         await self.bus.publish(
             address,
             Release(
+                traceparent=continue_trace(self._traces.get(decision.bundle.model.digest)),
                 source=self.identity.source,
                 channel=channel,
                 bundle=decision.bundle,

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 from edgebus.artifacts import ArtifactError, Bundle, Store, reference
 from edgebus.bus import Bus
-from edgebus.contracts import Candidate, Identity, ModelRef, TrainingResult, topics
+from edgebus.contracts import (
+    Candidate,
+    Identity,
+    ModelRef,
+    PayloadError,
+    Sample,
+    TrainingResult,
+    topics,
+)
+from edgebus.contracts.trace import continue_trace
 from edgebus_retrainer.files import DiskThread
 from edgebus_retrainer.incumbent import Incumbent
 from edgebus_retrainer.journal import Job, JobJournal
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Campaign"]
 
+_MOST_TRACES = 256
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -59,8 +69,13 @@ class Campaign:
     folder: Path
     log: FilteringBoundLogger
 
-    async def run(self, job: Job) -> TrainingResult:
-        """Run a job to its result and write it down; nothing is published yet but progress."""
+    async def run(self, job: Job, *, traceparent: str | None = None) -> TrainingResult:
+        """Run a job to its result and write it down; nothing is published yet but progress.
+
+        Args:
+            job: What to do.
+            traceparent: The trace of its result.
+        """
         base = self.incumbent.bundle
         if base is None or base.digest != job.base.digest:
             now = "none" if base is None else f"v{base.manifest.version}"
@@ -68,7 +83,7 @@ class Campaign:
                 outcome="skipped",
                 reason=f"the incumbent changed from v{job.base.version} to {now} meanwhile",
             )
-            return await self._finish(job, outcome, used=())
+            return await self._finish(job, outcome, used=(), traceparent=traceparent)
         spec = await self._specify(job, base)
         self.log.info(
             "job started",
@@ -79,7 +94,7 @@ class Campaign:
             base=base.manifest.version,
         )
         outcome = await self._attempt(job, spec)
-        return await self._finish(job, outcome, used=[sample.id for sample in spec.train])
+        return await self._finish(job, outcome, used=spec.train, traceparent=traceparent)
 
     async def offer(self, result: TrainingResult) -> None:
         """Publish a result and, where one was accepted, its candidate; harmless to repeat."""
@@ -90,6 +105,7 @@ class Campaign:
             reference, self.bundles, result.candidate.digest, provider=self.identity
         )
         candidate = Candidate(
+            traceparent=continue_trace(result.traceparent),
             source=self.identity.source,
             bundle=bundle,
             job=result.job,
@@ -151,7 +167,12 @@ class Campaign:
         return JobOutcome(outcome="failed", reason=reason)
 
     async def _finish(
-        self, job: Job, outcome: JobOutcome, *, used: list[str] | tuple[()]
+        self,
+        job: Job,
+        outcome: JobOutcome,
+        *,
+        used: tuple[SampleFile, ...],
+        traceparent: str | None,
     ) -> TrainingResult:
         """Keep the candidate, write the result down, tidy up."""
         candidate: ModelRef | None = None
@@ -160,6 +181,8 @@ class Campaign:
         accepted = outcome.outcome == "accepted"
         counts = await self.disk(self.samples.counts, self.model)
         result = TrainingResult(
+            traceparent=traceparent,
+            traces=await self.disk(_traces, used),
             source=self.identity.source,
             job=job.id,
             model=job.base,
@@ -179,7 +202,7 @@ class Campaign:
             result,
             untrained=counts.untrained,
             measurable=await self._measurable(),
-            trained=list(used) if accepted else [],
+            trained=[sample.id for sample in used] if accepted else [],
         )
         self.log.info(
             "job ended",
@@ -233,6 +256,20 @@ class Campaign:
 
     def _job_folder(self, job: str) -> Path:
         return self.folder / "jobs" / job
+
+
+def _traces(files: tuple[SampleFile, ...]) -> tuple[str, ...]:
+    """The places in their traces of samples, of the newest where there are many."""
+    found: list[str] = []
+    for file in files[-_MOST_TRACES:]:
+        try:
+            record = Sample.decode(file.path.read_bytes()).record
+        except (OSError, PayloadError):
+            # The job has said what is wrong with it.
+            continue
+        if record.traceparent is not None:
+            found.append(record.traceparent)
+    return tuple(found)
 
 
 def _files(samples: list[StoredSample]) -> tuple[SampleFile, ...]:

@@ -212,7 +212,9 @@ class Retrainer(Service[RetrainerSettings]):
             job = await self._next_job()
             self.metrics.counter("jobs.started")
             self.metrics.gauge("jobs.running", 1)
-            result = await self._campaign.run(job)
+            attributes = {"job": job.id, "trigger": job.trigger}
+            with self.tracer.step("train", identifier=job.id, attributes=attributes) as step:
+                result = await self._campaign.run(job, traceparent=step.traceparent)
             self.metrics.gauge("jobs.running", 0)
             self.metrics.counter(f"jobs.{result.outcome}")
             await self._campaign.offer(result)

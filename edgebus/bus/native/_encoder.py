@@ -23,12 +23,20 @@ from edgebus.bus.native._packets import (
 )
 from edgebus.bus.native._properties import Kind, Properties, encode_properties
 from edgebus.bus.native._reasons import RETURN_CODES
-from edgebus.bus.native._wire import MAX_VARINT, encode_binary, encode_text, encode_varint
+from edgebus.bus.native._wire import (
+    MAX_VARINT,
+    Reader,
+    encode_binary,
+    encode_text,
+    encode_varint,
+)
 
 __all__ = ["PublishEncoder", "encode_packet"]
 
 _U16: Final = struct.Struct(">H").pack
 _CACHED = 4096
+# A user property (§3.3.2.3.7) of this name, its value to come.
+_TRACE: Final = b"\x26" + encode_text("traceparent")
 _RETURN_CODES: Final = {code: number for number, code in RETURN_CODES.items()}
 
 
@@ -63,6 +71,7 @@ class PublishEncoder:
         packet_id: int,
         content_type: str,
         expiry_s: int | None,
+        traceparent: str | None = None,
     ) -> bytes:
         """All of a PUBLISH packet but its payload.
 
@@ -73,6 +82,7 @@ class PublishEncoder:
             packet_id: 0 at QoS 0.
             content_type: MIME type, MQTT 5 only.
             expiry_s: Message expiry interval, MQTT 5 only.
+            traceparent: W3C trace context, a user property, MQTT 5 only.
 
         Raises:
             ValueError: The topic is longer than 65,535 bytes, or the packet than 256 MiB.
@@ -86,7 +96,7 @@ class PublishEncoder:
             properties = self._properties.get((content_type, expiry_s))
             if properties is None:
                 properties = self._keep_properties(content_type, expiry_s)
-            body += properties
+            body += properties if traceparent is None else _with_trace(properties, traceparent)
         length = len(body) + size
         if length < 0x80:
             return bytes((first, length)) + body
@@ -116,6 +126,17 @@ class PublishEncoder:
         encoded = encode_properties(properties, Kind.PUBLISH)
         self._properties[content_type, expiry_s] = encoded
         return encoded
+
+
+def _with_trace(properties: bytes, traceparent: str) -> bytes:
+    """Encoded properties and one more, which is another for each message."""
+    value = traceparent.encode()
+    more = _TRACE + _U16(len(value)) + value
+    length = properties[0] + len(more)
+    if properties[0] < 0x80 and length < 0x80:
+        return bytes((length,)) + properties[1:] + more
+    reader = Reader(properties)
+    return encode_varint(reader.varint() + len(more)) + reader.rest() + more
 
 
 def _publish(packet: Publish, v5: bool) -> tuple[int, bytes]:
