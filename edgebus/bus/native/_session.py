@@ -301,6 +301,7 @@ class Session:
             packet_id=number,
             content_type=message.content_type,
             expiry_s=message.expiry_s,
+            traceparent=message.traceparent,
         )
         if len(payload) < _SMALL:
             self._send(head + payload)
