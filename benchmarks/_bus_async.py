@@ -107,13 +107,9 @@ async def _ping(job: Job, client: AsyncClient) -> None:
     async with client.open(job, listen=f"{job.topic}/back", on_message=on_message) as opened:
         say("ready")
         await _go()
-        tasks: set[asyncio.Task[None]] = set()
         async for n in _paced(job):
             pings.send(n)
-            task = asyncio.create_task(opened.publish(job.topic, n))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-        await asyncio.gather(*tasks)
+            await opened.publish(job.topic, n)
         for _ in range(100):
             if not pings.sent:
                 break

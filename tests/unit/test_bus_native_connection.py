@@ -36,6 +36,7 @@ from edgebus.bus.native import (
     Subscribe,
     encode_packet,
 )
+from edgebus.bus.native._writer import Writer
 
 DEADLINE_S = 10.0
 
@@ -413,3 +414,52 @@ async def test_an_event_goes_again_under_its_identifier_over_the_next_connection
                 connection.publish(message)
             await here.ear.loss
     assert seen == [(1, False), (2, False), (1, True), (2, True)]
+
+
+async def test_the_first_packet_of_a_quiet_turn_leaves_at_once_a_flood_in_one_piece() -> None:
+    writes: list[bytes] = []
+
+    class Network(asyncio.Transport):
+        def write(self, data: Any) -> None:
+            writes.append(bytes(data))
+
+        def set_write_buffer_limits(self, high: Any = None, low: Any = None) -> None:
+            pass
+
+    writer = Writer(asyncio.get_running_loop())
+    writer.attach(Network())
+    writer.send(b"1")
+    assert writes == [b"1"]
+    for n in range(2, 8):
+        writer.send(b"%d" % n)
+    await asyncio.sleep(0)
+    assert writes == [b"1", b"234567"]
+    # That was a busy turn: the next one collects from its start.
+    writer.send(b"a", b"b")
+    assert len(writes) == 2
+    await asyncio.sleep(0)
+    assert writes[2:] == [b"ab"]
+    writer.send(b"c")
+    assert writes[3:] == [b"c"]
+
+
+def test_a_burst_fills_no_queue_before_its_handler_has_a_turn_on_uvloop() -> None:
+    uvloop = pytest.importorskip("uvloop", reason="uvloop is not installed")
+
+    async def script(peer: Peer) -> None:
+        await peer.accept()
+        await peer.send(*(Publish("t", b"x" * 250) for _ in range(20_000)))
+        await peer.closed()
+
+    async def play() -> int:
+        async with scene(script) as here:
+            connection = await here.connect()
+            received = most = 0
+            while received < 20_000:
+                await here.ear.messages.get()
+                most = max(most, here.ear.messages.qsize())
+                received += 1
+            connection.abort()
+            return most
+
+    assert uvloop.run(play()) < 1000

@@ -37,8 +37,8 @@ class Wire:
         self.ended: list[Disconnect] = []
         self._sent: list[Packet] = []
 
-    def send(self, data: bytes) -> None:
-        self._sent += self._parser.feed(data)
+    def send(self, data: bytes, more: bytes = b"") -> None:
+        self._sent += self._parser.feed(data + more)
         assert self._parser.failure is None
 
     def message(self, packet: Publish) -> None:

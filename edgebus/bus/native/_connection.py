@@ -65,6 +65,7 @@ class MqttConnection(asyncio.BufferedProtocol):
         self._memory = memory
         self._v5 = settings.version == "5"
         self._loop = asyncio.get_running_loop()
+        self._greedy = not isinstance(self._loop, asyncio.SelectorEventLoop)
         self._parser = Parser(v5=self._v5)
         self._session: Session | None = None
         self._connack: asyncio.Future[Connack] = self._loop.create_future()
@@ -235,7 +236,10 @@ class MqttConnection(asyncio.BufferedProtocol):
         self._now = utc_now()
         self._keepalive.received = self._loop.time()
         try:
-            for packet in parser.advance(nbytes):
+            packets = parser.advance(nbytes)
+            if self._greedy and len(packets) > 1:
+                self._breathe()
+            for packet in packets:
                 if not self._open:
                     return
                 session = self._session
@@ -305,6 +309,16 @@ class MqttConnection(asyncio.BufferedProtocol):
         if self._paused:
             self.resume_reading()
         network.write_eof()
+
+    def _breathe(self) -> None:
+        """Read on only after handlers had a turn; other loops than asyncio's read on and on."""
+        if self._network is not None and not self._paused:
+            self._network.pause_reading()
+            self._loop.call_soon(self._breathed)
+
+    def _breathed(self) -> None:
+        if self._network is not None and not self._paused:
+            self._network.resume_reading()
 
     def _keep_via(self, numbers: tuple[int, ...]) -> tuple[str, ...]:
         known = self._identifiers

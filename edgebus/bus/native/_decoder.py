@@ -122,15 +122,18 @@ class Decoder:
 
     def _read_properties(self, body: bytes | memoryview, at: int) -> tuple[Properties, int]:
         """The properties at `at`, and where they end."""
-        reader = Reader(bytes(body), at)
-        properties = decode_properties(reader, Kind.PUBLISH)
-        stop = len(body) - reader.left
+        # Without the payload, which may be large.
+        length = Reader(bytes(body[at : at + 4]))
+        size = length.varint()
+        stop = at + length.at + size
+        raw = bytes(body[at:stop])
+        properties = decode_properties(Reader(raw), Kind.PUBLISH)
         # Only what repeats is worth keeping; what identifies one message does not.
         unique = properties.correlation_data is not None or properties.user_properties
         if stop - at <= 0x80 and not unique:
             if len(self._properties) >= _CACHED:
                 self._properties.clear()
-            self._properties[bytes(body[at:stop])] = properties
+            self._properties[raw] = properties
         return properties, stop
 
 

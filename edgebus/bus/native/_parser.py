@@ -14,6 +14,9 @@ _BASE = 256 * 1024
 _LARGE = 8 * 1024
 # At least so much room for the next read.
 _ROOM = 64 * 1024
+# Read about so many packets at a time: a burst may not fill a queue before its handler has a turn.
+_BURST = 256
+_LEAST = 16 * 1024
 
 
 class Parser:
@@ -39,10 +42,11 @@ class Parser:
         self._view = memoryview(self._buffer)
         self._start = 0
         self._end = 0
+        self._reach = _ROOM
 
     def room(self) -> memoryview:
         """Where the next bytes go; at least one fits."""
-        return self._view[self._end :]
+        return self._view[self._end : self._end + self._reach]
 
     def feed(self, data: bytes) -> list[Packet]:
         """Take bytes from elsewhere; the packets that they complete."""
@@ -111,6 +115,9 @@ class Parser:
             else:
                 packets.append(decoder.decode(first, bytes(view[body:stop])))
             start = stop
+        if packets:
+            average = (start - self._start) // len(packets)
+            self._reach = min(_BASE, max(_LEAST, _BURST * average))
         self._start = start
         self._make_room(total)
 

@@ -37,6 +37,14 @@ _FAILURE = 0x80
 _SMALL = 4096
 
 
+class Send(Protocol):
+    """Takes bytes for the broker, in one piece or two."""
+
+    def __call__(self, data: bytes, more: bytes = b"", /) -> None:
+        """Take them."""
+        ...
+
+
 class SessionOwner(Protocol):
     """Whom a session tells what happens."""
 
@@ -109,7 +117,7 @@ class Session:
         self,
         *,
         owner: SessionOwner,
-        send: Callable[[bytes], None],
+        send: Send,
         memory: Memory,
         limits: Limits,
         window: int,
@@ -306,8 +314,7 @@ class Session:
         if len(payload) < _SMALL:
             self._send(head + payload)
         else:
-            self._send(head)
-            self._send(payload)
+            self._send(head, payload)
 
     def _next_id(self) -> int:
         number = self._last_id

@@ -108,6 +108,11 @@ class Reader:
         self._end = len(data) if end is None else end
 
     @property
+    def at(self) -> int:
+        """Where the next field starts."""
+        return self._at
+
+    @property
     def left(self) -> int:
         """Bytes that are not read yet."""
         return self._end - self._at
