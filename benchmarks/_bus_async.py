@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeAlias
 
-from _bus_job import Job, Meter, Pings, say, wait_for_go
+from benchmarks._bus_job import Job, Meter, Pings, say, wait_for_go
 
 __all__ = ["AsyncClient", "Opened", "run"]
 

@@ -8,11 +8,11 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from importlib import import_module
 from typing import Any, TypeAlias
 
-from _bus_async import Opened
-from _bus_job import EVENT, FRAME, Job, Reading
-
+from benchmarks._bus_async import AsyncClient, Opened
+from benchmarks._bus_job import EVENT, FRAME, Job, Reading
 from edgebus.bus import BrokerSettings, Bus, BusSettings, Event, MqttTransport
 from edgebus.contracts import Address, Identity
 
@@ -81,35 +81,32 @@ class FastStreamClient:
         self, job: Job, *, listen: str | None, on_message: OnMessage
     ) -> AsyncIterator[Opened]:
         """Connect."""
-        from faststream import AckPolicy
-        from faststream.mqtt import MQTTBroker
-
-        broker = MQTTBroker(f"mqtt://127.0.0.1:{job.port}", logger=None)
-        typed = job.payload == "json"
+        faststream: Any = import_module("faststream")
+        mqtt: Any = import_module("faststream.mqtt")
+        broker = mqtt.MQTTBroker(f"mqtt://127.0.0.1:{job.port}", logger=None)
+        typed, qos = job.payload == "json", mqtt.QoS(job.qos)
 
         async def deliver(n: int, message: Any) -> None:
             result = on_message(n, message)
             if result is not None:
                 await result
 
-        if listen is not None and typed:
+        async def handle(message: Reading) -> None:
+            await deliver(message.n, message)
 
-            @broker.subscriber(listen, qos=job.qos, ack_policy=AckPolicy.ACK)
-            async def handle(message: Reading) -> None:
-                await deliver(message.n, message)
+        async def handle_bytes(message: bytes) -> None:
+            await deliver(int(message[:8]), message)
 
-        elif listen is not None:
-
-            @broker.subscriber(listen, qos=job.qos, ack_policy=AckPolicy.ACK)
-            async def handle_bytes(message: bytes) -> None:
-                await deliver(int(message[:8]), message)
+        if listen is not None:
+            subscribe = broker.subscriber(listen, qos=qos, ack_policy=faststream.AckPolicy.ACK)
+            subscribe(handle if typed else handle_bytes)
 
         class Fast:
             async def publish(self, name: str, n: int) -> None:
-                await broker.publish(job.typed(n) if typed else job.raw(n), name, qos=job.qos)
+                await broker.publish(job.typed(n) if typed else job.raw(n), name, qos=qos)
 
             async def publish_again(self, name: str, message: Any) -> None:
-                await broker.publish(message, name, qos=job.qos)
+                await broker.publish(message, name, qos=qos)
 
             async def settled(self) -> None:
                 await asyncio.sleep(0)
@@ -129,8 +126,7 @@ class AiomqttClient:
         self, job: Job, *, listen: str | None, on_message: OnMessage
     ) -> AsyncIterator[Opened]:
         """Connect."""
-        import aiomqtt
-
+        aiomqtt: Any = import_module("aiomqtt")
         logging.getLogger("mqtt").setLevel(logging.ERROR)
         client = aiomqtt.Client(
             "127.0.0.1",
@@ -175,8 +171,7 @@ class GmqttClient:
         self, job: Job, *, listen: str | None, on_message: OnMessage
     ) -> AsyncIterator[Opened]:
         """Connect."""
-        import gmqtt
-
+        gmqtt: Any = import_module("gmqtt")
         client = gmqtt.Client(f"bench-{job.role}")
         storage = client._persistent_storage
         tasks: set[asyncio.Task[None]] = set()
@@ -186,8 +181,8 @@ class GmqttClient:
             result = on_message(int(data[:8]), data)
             if result is not None:
                 task = asyncio.ensure_future(result)
-                tasks.add(task)  # type: ignore[arg-type]
-                task.add_done_callback(tasks.discard)  # type: ignore[arg-type]
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
             return 0
 
         class Gmqtt:
@@ -198,18 +193,18 @@ class GmqttClient:
                 if job.role == "ping":
                     return
                 if job.qos:
-                    while len(storage._messages) >= job.window:
+                    while len(storage._messages) >= job.window:  # noqa: ASYNC110 it tells nobody
                         await asyncio.sleep(0)
                 elif burst % 64 == 0 or job.payload == "jpeg":
                     await asyncio.sleep(0)
-                    while self._buffered() > 256 * 1024:
+                    while self._buffered() > 256 * 1024:  # noqa: ASYNC110 it tells nobody
                         await asyncio.sleep(0)
 
             async def publish_again(self, name: str, message: Any) -> None:
                 client.publish(name, message, qos=job.qos)
 
             async def settled(self) -> None:
-                while len(storage._messages) or self._buffered():
+                while len(storage._messages) or self._buffered():  # noqa: ASYNC110 it tells nobody
                     await asyncio.sleep(0.001)
 
             def _buffered(self) -> int:
@@ -226,7 +221,7 @@ class GmqttClient:
         await client.disconnect()
 
 
-CLIENTS = {
+CLIENTS: dict[str, Callable[[], AsyncClient]] = {
     "edgebus": EdgeBusClient,
     "faststream": FastStreamClient,
     "aiomqtt": AiomqttClient,

@@ -7,9 +7,10 @@ import threading
 import time
 from typing import Any
 
-from _bus_job import Job, Meter, Pings, say, wait_for_go
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
+
+from benchmarks._bus_job import Job, Meter, Pings, say, wait_for_go
 
 __all__ = ["run"]
 
@@ -25,9 +26,7 @@ def _connect(job: Job, *, listen: str | None = None, on_message: Any = None) -> 
     client = Client(CallbackAPIVersion.VERSION2, client_id=f"bench-{job.role}")
     client.max_inflight_messages_set(job.window)
     subscribed, connected = threading.Event(), threading.Event()
-    client.on_socket_open = lambda _c, _u, sock: sock.setsockopt(
-        socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-    )
+    client.on_socket_open = _no_delay
     client.on_connect = lambda *_: connected.set()
     client.on_subscribe = lambda *_: subscribed.set()
     client.on_message = on_message
@@ -38,6 +37,10 @@ def _connect(job: Job, *, listen: str | None = None, on_message: Any = None) -> 
         client.subscribe(listen, job.qos)
         subscribed.wait()
     return client
+
+
+def _no_delay(_client: Client, _userdata: object, sock: Any) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _source(job: Job) -> None:

@@ -8,9 +8,10 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
-from _bus_job import Job
+from benchmarks._bus_job import Job
 
 
 def main() -> None:
@@ -19,19 +20,17 @@ def main() -> None:
     if job.core is not None:
         os.sched_setaffinity(0, {job.core})
     if job.client == "paho":
-        import _bus_paho
+        from benchmarks import _bus_paho
 
         gc.freeze()
         _bus_paho.run(job)
         return
-    from _bus_async import run as run_side
-    from _bus_clients import CLIENTS
+    from benchmarks._bus_async import run as run_side
+    from benchmarks._bus_clients import CLIENTS
 
     runner: Callable[[Any], None] = asyncio.run
     if job.uvloop:
-        import uvloop
-
-        runner = uvloop.run
+        runner = import_module("uvloop").run
     gc.freeze()
     runner(run_side(job, CLIENTS[job.client]()))
 

@@ -28,12 +28,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+from rich.console import Console
+from rich.table import Table
 
-from _bus_job import Job  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from benchmarks._bus_job import Job  # noqa: E402
 
 _CONFIG = """\
 listener {port} 127.0.0.1
@@ -58,7 +59,7 @@ class Side:
             "OMP_NUM_THREADS": "1",
         }
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "_bus_side.py"), job.to_json()],
+            [sys.executable, "-m", "benchmarks._bus_side", job.to_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -167,7 +168,7 @@ def collect(arguments: argparse.Namespace, console: Console) -> list[dict[str, A
                                 uvloop=client.endswith("+uvloop"),
                                 port=port,
                                 payload=payload,
-                                qos=qos,  # type: ignore[arg-type]
+                                qos=qos,
                                 topic=f"bench/{serial}",
                                 count=int(COUNTS[payload, qos] * arguments.scale),
                                 seconds=arguments.seconds,
@@ -275,7 +276,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.rounds, arguments.scale, arguments.seconds = 1, 0.1, 1.0
-    console = Console(stderr=False)
+    console = Console(width=None if sys.stdout.isatty() else 110)
     rows = collect(arguments, console)
     show(rows, console)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
