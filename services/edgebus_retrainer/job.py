@@ -172,6 +172,7 @@ def _train(spec: JobSpec, base: Bundle, material: Material, threads: int, report
     from edgebus.inference.graph import TorchGraph
     from edgebus.vision import Preprocessor
     from edgebus_retrainer.training import (
+        AugmentSettings,
         FinetuneSettings,
         LabelledImage,
         TrainingError,
@@ -215,6 +216,7 @@ def _train(spec: JobSpec, base: Bundle, material: Material, threads: int, report
                 learning_rate=settings.learning_rate,
                 threads=threads,
                 seed=settings.seed,
+                augment=AugmentSettings(**settings.augment.model_dump()),
             ),
             device=device,
             on_step=lambda step: report(

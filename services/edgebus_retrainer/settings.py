@@ -9,6 +9,7 @@ from edgebus.contracts import Segment
 from edgebus.service import ServiceSettings
 
 __all__ = [
+    "AugmentSettings",
     "GateSettings",
     "LabelSettings",
     "RetrainerSettings",
@@ -68,6 +69,22 @@ class LabelSettings(ServiceSettings):
         return self
 
 
+class AugmentSettings(ServiceSettings):
+    """How far a picture may be changed before it is trained on. A camera that does not move gains
+    sharper boxes from small changes; few or very alike pictures ask for larger ones."""
+
+    flip: Fraction = 0.5
+    """Probability of a mirror image."""
+    scale: Annotated[float, Field(ge=0, le=4)] = 0.3
+    """Largest change of size: a factor from 1 / (1 + scale) to 1 + scale."""
+    translate: Fraction = 0.1
+    """Largest shift, as a part of width and height."""
+    brightness: Fraction = 0.1
+    """Largest change of brightness, as a part of the full range."""
+    contrast: Annotated[float, Field(ge=0, le=4)] = 0.2
+    """Largest change of contrast: a factor from 1 / (1 + contrast) to 1 + contrast."""
+
+
 class TrainSettings(ServiceSettings):
     """How to train."""
 
@@ -82,6 +99,8 @@ class TrainSettings(ServiceSettings):
     """Part of each batch that comes from earlier data."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate; null takes what suits the scope (1e-3 for biases, 2e-5 for all)."""
+    augment: AugmentSettings = AugmentSettings()
+    """How far pictures may be changed."""
     seed: int = 0
     """Decides order and augmentation."""
     device: str = "auto"
