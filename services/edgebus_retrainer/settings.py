@@ -70,8 +70,11 @@ class LabelSettings(ServiceSettings):
 
 
 class AugmentSettings(ServiceSettings):
-    """How far a picture may be changed before it is trained on. A camera that does not move gains
-    sharper boxes from small changes; few or very alike pictures ask for larger ones."""
+    """How far a picture may be changed before it is trained on.
+
+    A camera that does not move gains sharper boxes from small changes; few or very alike pictures
+    ask for larger ones.
+    """
 
     flip: Fraction = 0.5
     """Probability of a mirror image."""
