@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edgebus.cli import deadletter, lab, model, recording, run, schema, topics
+from edgebus.cli import deadletter, lab, model, recording, run, schema, topics, trace
 from edgebus.cli.console import fail
 from edgebus.cli.errors import describe, exit_code_of
 
@@ -62,6 +62,7 @@ schema.add_to(app)
 model.add_to(app)
 recording.add_to(app)
 deadletter.add_to(app)
+trace.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -6,6 +6,7 @@ from edgebus.recording.errors import (
     RecordingUnreadableError,
     RecordingWriteError,
 )
+from edgebus.recording.path import FrameNotFoundError, Hop, follow
 from edgebus.recording.reader import Recorded, Recording
 from edgebus.recording.record import RecordReport, record
 from edgebus.recording.replay import (
@@ -18,6 +19,8 @@ from edgebus.recording.replay import (
 from edgebus.recording.writer import RecordingWriter
 
 __all__ = [
+    "FrameNotFoundError",
+    "Hop",
     "MappingError",
     "PrefixMap",
     "RecordReport",
@@ -30,6 +33,7 @@ __all__ = [
     "RecordingWriter",
     "ReplayOptions",
     "ReplayReport",
+    "follow",
     "record",
     "replay",
 ]

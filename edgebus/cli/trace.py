@@ -1,0 +1,143 @@
+"""`edgebus trace`: the path of one frame, from the camera to the model that learnt from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgebus.cli.console import output
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from edgebus.recording import Hop
+
+__all__ = ["add_to"]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Mount the command."""
+    app.command("trace", rich_help_panel="Look")(trace)
+
+
+def trace(
+    frame: Annotated[str, typer.Argument(metavar="FRAME_ID", help="Id, or its beginning or end.")],
+    *,
+    recording: Annotated[
+        Path, typer.Option("--recording", "-r", metavar="IN.mcap", help="Made by edgebus record.")
+    ],
+) -> None:
+    """Print the path of one frame: detections, sample, training run, release, edges that serve it.
+
+    Times are from the moment the camera took the frame, by the clocks of those who sent.
+
+    Example: edgebus trace 3f2a90bc --recording drift.mcap
+    """
+    import sys
+
+    from edgebus.recording import Recording, follow
+
+    source = Recording(recording)
+    hop = follow(source, frame)
+    output().print(_tree(hop, hop))
+    if source.trouble is not None:
+        sys.stderr.write(f"edgebus: {recording} is not whole: {source.trouble}\n")
+
+
+def _tree(hop: Hop, start: Hop) -> Tree:
+    from rich.tree import Tree
+
+    root = Tree(_line(hop, start))
+    _grow(root, hop, start)
+    return root
+
+
+def _grow(tree: Tree, hop: Hop, start: Hop) -> None:
+    for after in hop.next:
+        _grow(tree.add(_line(after, start)), after, start)
+
+
+def _line(hop: Hop, start: Hop) -> Any:
+    from rich.text import Text
+
+    from edgebus.cli.describe import printable
+
+    line = Text()
+    line.append(f"{hop.kind:<12}", style="bold")
+    line.append(f"{_after(hop, start):>12}  ", style="cyan")
+    line.append(printable(str(hop.body.get("source", ""))), style="dim")
+    words = printable(_WORDS.get(hop.kind, _nothing)(hop.body))
+    line.append(f"  {words}" if words else "")
+    return line
+
+
+def _after(hop: Hop, start: Hop) -> str:
+    from edgebus.contracts.peek import instant_of
+
+    taken = instant_of(start.body.get("captured"))
+    begun = start.time if taken is None else round(taken.timestamp() * 1e9)
+    seconds = (hop.time - begun) / 1e9
+    if abs(seconds) < 1:
+        return f"+{seconds * 1000:.1f} ms"
+    minutes, rest = divmod(seconds, 60)
+    return f"+{int(minutes)}:{rest:06.3f}" if minutes else f"+{seconds:.3f} s"
+
+
+def _frame(body: dict[str, Any]) -> str:
+    return f"{body.get('camera')} #{body.get('index')}, {body.get('width')} x {body.get('height')}"
+
+
+def _truth(body: dict[str, Any]) -> str:
+    return f"{len(body.get('boxes', ()))} boxes, {body.get('condition', 'normal')}"
+
+
+def _detections(body: dict[str, Any]) -> str:
+    stages = body.get("stages", {})
+    total = sum(value for value in stages.values() if isinstance(value, (int, float)))
+    return f"{len(body.get('boxes', ()))} boxes by {_model(body.get('model'))} in {total:.1f} ms"
+
+
+def _sample(body: dict[str, Any]) -> str:
+    return f"{body.get('split')}, {body.get('policy')}: {body.get('reason')}"
+
+
+def _training(body: dict[str, Any]) -> str:
+    made = f" as {_model(body['candidate'])}" if body.get("candidate") else ""
+    return f"{body.get('outcome')}{made}, {body.get('samples')} samples: {body.get('reason')}"
+
+
+def _candidate(body: dict[str, Any]) -> str:
+    return _model(body.get("bundle", {}).get("model"))
+
+
+def _release(body: dict[str, Any]) -> str:
+    return f"{_candidate(body)} to {body.get('channel')}, sequence {body.get('sequence')}"
+
+
+def _status(body: dict[str, Any]) -> str:
+    return f"{body.get('state')}, serves {_model(body.get('serving'))}"
+
+
+def _nothing(_body: dict[str, Any]) -> str:
+    return ""
+
+
+def _model(reference: Any) -> str:
+    if not isinstance(reference, dict):
+        return "no model"
+    return f"{reference.get('name')} v{reference.get('version')}"
+
+
+_WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "frame": _frame,
+    "truth": _truth,
+    "detections": _detections,
+    "sample": _sample,
+    "training": _training,
+    "candidate": _candidate,
+    "release": _release,
+    "modelstatus": _status,
+}
