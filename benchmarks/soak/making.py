@@ -117,6 +117,8 @@ def _recipe(kind: type[BaseModel]) -> list[tuple[str, Make, bool]]:
                 fields[name].is_required(),
             )
             for name in order
+            # The schema of a message that others build upon is text, and still not any text.
+            if name != "schema_" or fields[name].annotation is not str
         ]
     return found
 
@@ -162,9 +164,16 @@ def _tuple_maker(arguments: tuple[Any, ...], rules: list[Any]) -> Make:
     def make(maker: Maker, values: dict[str, Any]) -> tuple[Any, ...]:
         made = [item(maker, values) for _ in range(least + maker.random.choice((0, 1, 2, 5)))]
         # Names in a list have to differ wherever it matters.
-        return tuple(dict.fromkeys(made)) if made and isinstance(made[0], str) else tuple(made)
+        return tuple({_name(value): value for value in made}.values())
 
     return make
+
+
+def _name(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    name = getattr(value, "name", None)
+    return name if isinstance(name, str) else id(value)
 
 
 def _scalar_maker(annotation: Any, rules: list[Any]) -> Make:
@@ -193,7 +202,7 @@ def _float(random: Random, low: float | None, high: float | None) -> float:
     """A finite number; `low` above zero is the least, of a strict bound a little more."""
     if low is not None and high is not None:
         return random.choice((low, high, random.uniform(low, high)))
-    value = random.choice((0.0, 1.0, 1e-300, 5e-324, 0.1, 1e16, random.lognormvariate(0, 10)))
+    value = random.choice((0.0, 1.0, 1e-300, 5e-324, 0.1, 1e16, 10 ** random.uniform(-30, 30)))
     value = value if low is not None or random.random() < 0.5 else -value
     return value if low is None else max(value, low)
 

@@ -151,12 +151,15 @@ def _many_markers(random: Random, whole: bytes) -> bytes:
 
 
 def _pixels(random: Random) -> int:
-    """Decoding a damaged picture."""
+    """A damaged picture on its way to a detector: refused, or decoded to the size it claims."""
+    record = Maker(random).model(FrameRecord, width=64, height=48)
+    whole = Frame.build(random.choice(_PLAIN), record).encode()
     try:
-        picture = decode_jpeg(mutated_bytes(random, random.choice(_PLAIN)))
-    except ImageError:
+        frame = Frame.decode(mutated_bytes(random, whole))
+        picture = decode_jpeg(frame.encode())
+    except (PayloadError, ImageError):
         return 0
-    if picture.ndim != 3:
+    if picture.shape not in ((48, 64, 3), (64, 48, 3)):  # the latter: turned by EXIF
         msg = f"a picture of shape {picture.shape}"
         raise WrongError(msg)
     return 1
@@ -203,15 +206,18 @@ def _anything(kinds: tuple[type[Message], ...]) -> Callable[[Random], int]:
         name = topic.at(_ME, **{key: maker.segment() for key in topic.names}).name
         if random.random() < 0.3:
             name += "/third/party"
-        wire = maker.model(random.choice(kinds)).encode()
+        kind = topic.payload
+        if not issubclass(kind, Message) or random.random() < 0.3:
+            kind = random.choice(kinds)
+        wire = maker.model(kind).encode()
         if random.random() < 0.5:
             payload = mutated_json(random, json.loads(wire))
         else:
             payload = mutated_bytes(random, wire, other=random.choice(_PLAIN))
         as_line(name, payload).encode()
         json.loads(as_json(name, payload, {"retained": False}).encode())
-        sent_at(name, payload)
-        return int(record_in(name, payload) is not None)
+        record_in(name, payload)
+        return int(sent_at(name, payload) is not None)
 
     return attack
 
