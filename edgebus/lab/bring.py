@@ -24,12 +24,14 @@ class Models:
     Attributes:
         served: Folder of the bundle that the edges serve first.
         name: Its name.
+        classes: Its classes.
         teacher: Folder of the bundle that labels, if there is one.
         untrainable: Why `served` cannot be trained further; empty where it can.
     """
 
     served: Path
     name: str
+    classes: tuple[str, ...] = ()
     teacher: Path | None = None
     untrainable: str = ""
 
@@ -78,6 +80,7 @@ def bring(
     models = Models(
         served=_place(model, folder / "model"),
         name=served.manifest.name,
+        classes=tuple(served.manifest.classes),
         untrainable=_untrainable(served),
     )
     if teacher is None:

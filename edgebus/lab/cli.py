@@ -144,6 +144,7 @@ def _up(
             sources=source,
             model=brought.served,
             model_name=brought.name,
+            model_classes=brought.classes,
             untrainable=brought.untrainable,
             teacher=brought.teacher,
             classes=counted,

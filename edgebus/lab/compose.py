@@ -27,6 +27,8 @@ class Sources:
         sources: Videos, folders, addresses of cameras or numbers of USB cameras.
         model: Folder of the bundle that the edges serve first.
         model_name: The bundle's name.
+        model_classes: Its classes, in order: what the numbers in a folder's labels mean where no
+            `data.yaml` says so.
         untrainable: Why that model cannot be trained further; empty where it can.
         teacher: Larger model that labels, an ONNX file or a bundle's folder.
         classes: What labels may say; everything else is ignored. Empty: all classes of the model.
@@ -41,6 +43,7 @@ class Sources:
     sources: Sequence[str]
     model: Path
     model_name: str
+    model_classes: Sequence[str] = ()
     untrainable: str = ""
     teacher: Path | None = None
     classes: Sequence[str] = ()
@@ -129,6 +132,8 @@ def _edge(given: Sources, number: int, source: str, *, learns: bool) -> Tree:
         view["fps"] = given.fps
     if number < len(given.truths):
         view["truth"] = str(given.truths[number].resolve())
+    if given.model_classes and _is_folder(source) and not _names_classes(Path(source)):
+        view["classes"] = list(given.model_classes)
     services: Tree = {
         "camera": {"cameras": {camera_name(source, number, given.sources): view}},
         "detector": {"bundle": str(given.model.resolve())},
@@ -187,11 +192,17 @@ def _trigger(given: Sources) -> Tree:
 def _labelled(given: Sources, number: int) -> bool:
     """Whether a source may know what is really in its pictures."""
     source = given.sources[number]
-    return (
-        number < len(given.truths)
-        or source == "scene"
-        or (not is_live(source) and Path(source).is_dir())
-    )
+    return number < len(given.truths) or source == "scene" or _is_folder(source)
+
+
+def _is_folder(source: str) -> bool:
+    return not is_live(source) and source != "scene" and Path(source).is_dir()
+
+
+def _names_classes(folder: Path) -> bool:
+    """Whether a data set says what its class numbers mean, in the folder or above it."""
+    places = (folder, *folder.resolve().parents[:3])
+    return any((place / "data.yaml").is_file() for place in places)
 
 
 def is_live(source: str) -> bool:

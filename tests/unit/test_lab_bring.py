@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgebus.artifacts import ImportRefusedError
-from edgebus.inference.testing import tiny_bundle
+from edgebus.inference.testing import TINY_CLASSES, tiny_bundle
 from edgebus.lab.bring import Models, bring, model_name
 from edgebus.lab.topology import TopologyError
 
@@ -23,7 +23,7 @@ def test_bundles_are_used_where_they_are(tmp_path: Path) -> None:
     found = bring(
         model, teacher=teacher, folder=tmp_path / "in", echo=said.append, classes=["person"]
     )
-    assert found == Models(served=model, name="tiny", teacher=teacher)
+    assert found == Models(served=model, name="tiny", classes=TINY_CLASSES, teacher=teacher)
     assert [line.split(":")[0] for line in said] == ["model tiny v1", "teacher large v1"]
     assert "2 of them the model's" in said[1]
     # Only what was made of ONNX files moves with the folder.

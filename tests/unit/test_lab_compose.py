@@ -97,9 +97,17 @@ def test_what_cannot_learn_serves_until_ctrl_c(
 
 
 def test_a_folder_may_carry_its_own_labels(tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
-    given = Sources(sources=[str(tmp_path / "pictures")], model=tmp_path, model_name="m")
+    folder = tmp_path / "set" / "pictures"
+    folder.mkdir(parents=True)
+    given = Sources(
+        sources=[str(folder)], model=tmp_path, model_name="m", model_classes=("person", "car")
+    )
     assert why_not_learning(given) == ""
+    view = compose(given, name="own").nodes["edge-1"]["camera"]["cameras"]["pictures"]
+    assert view["classes"] == ["person", "car"]
+    (tmp_path / "set" / "data.yaml").write_text("names: [dog]")
+    view = compose(given, name="own").nodes["edge-1"]["camera"]["cameras"]["pictures"]
+    assert "classes" not in view
 
 
 def test_what_is_missing_is_named_all_at_once() -> None:
