@@ -15,6 +15,7 @@ from edgebus.lab.summary import MapFigures, Summary
 
 __all__ = ["closing_table"]
 
+_SECOND = Text("mAP .50:.95", "dim", justify="right")
 _CLASSES = 8
 """More classes than these are left to the report."""
 
@@ -65,15 +66,18 @@ def _has_figures(figures: MapFigures) -> bool:
 def _phases(summary: Summary) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=None, pad_edge=False)
     table.add_column("held-out frames", no_wrap=True)
-    for name in ("before drift", "after drift", "after loop", "recovered"):
+    scripted = summary.map50.before_drift is not None
+    names = ("before drift", "after drift", "after loop", "recovered")
+    for name in names if scripted else ("old model", "new model"):
         table.add_column(name, justify="right")
     for camera in summary.cameras:
-        table.add_row(f"{camera.camera}  mAP50", *_figures(camera.map50))
-        table.add_row(Text("mAP .50:.95", "dim", justify="right"), *_figures(camera.map, "dim"))
+        table.add_row(f"{camera.camera}  mAP50", *_figures(camera.map50, scripted=scripted))
+        table.add_row(_SECOND, *_figures(camera.map, "dim", scripted=scripted))
     if summary.cameras:
         table.add_section()
-        table.add_row(Text("all cameras  mAP50", "bold"), *_figures(summary.map50, "bold"))
-        table.add_row(Text("mAP .50:.95", "dim", justify="right"), *_figures(summary.map, "dim"))
+        whole = Text("all cameras  mAP50", "bold")
+        table.add_row(whole, *_figures(summary.map50, "bold", scripted=scripted))
+        table.add_row(_SECOND, *_figures(summary.map, "dim", scripted=scripted))
     return table
 
 
@@ -108,9 +112,15 @@ def _change(before: float, after: float) -> str:
     return "green" if after > before else "red" if after < before else ""
 
 
-def _figures(figures: MapFigures, style: str = "") -> list[Text]:
+def _figures(figures: MapFigures, style: str = "", *, scripted: bool) -> list[Text]:
+    if not scripted:
+        values: tuple[float | None, ...] = (figures.after_drift, figures.after_loop)
+        return [_cell(value, style) for value in values]
     values = (figures.before_drift, figures.after_drift, figures.after_loop)
-    cells = [Text("n/a" if value is None else f"{value:.3f}", style) for value in values]
     share = figures.recovered
-    cells.append(Text("n/a" if share is None else f"{share:.0%}", style))
-    return cells
+    last = Text("n/a" if share is None else f"{share:.0%}", style)
+    return [*(_cell(value, style) for value in values), last]
+
+
+def _cell(value: float | None, style: str) -> Text:
+    return Text("n/a" if value is None else f"{value:.3f}", style)

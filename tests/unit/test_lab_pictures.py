@@ -171,6 +171,8 @@ def test_nothing_measured_is_no_empty_table() -> None:
     text = text_of(tracker)
     assert "n/a" not in text
     assert text.lstrip().startswith("outcome")
+    html = render_report(tracker, summary_of(tracker), shots=(), plot=None)
+    assert "mAP50" not in html
 
 
 def test_the_accepted_job_counts_before_a_later_refused_one() -> None:
@@ -202,3 +204,19 @@ def test_truth_keeps_the_report_as_it_was() -> None:
     html = render_report(tracker, summary_of(tracker), shots=(), plot=None)
     assert "Figures on held-out frames" in html
     assert "What the gate measured" not in html
+
+
+def test_without_a_script_there_are_two_columns_not_four() -> None:
+    tracker = Tracker()
+    tracker.on_model_status("edge-1", "detector", status(0))
+    for index in range(2 * PASS):
+        tracker.on_truth("edge-1", truth("north", index))
+        model, found = (OLD, 1) if index < PASS else (NEW, 2)
+        tracker.on_detections("edge-1", answer("north", index, model=model, found=found))
+    text = text_of(tracker)
+    assert "old model" in text
+    assert "recovered" not in text
+    assert "n/a" not in text
+    html = render_report(tracker, summary_of(tracker), shots=(), plot=None)
+    assert "with the old model, with the new one" in html
+    assert "won back" not in html
