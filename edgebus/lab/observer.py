@@ -89,7 +89,9 @@ class Observer:
         self._tracker.on_result(event.payload)
 
     async def _letter(self, event: Event[DeadLetter]) -> None:
-        self._tracker.on_dead_letter(event.payload)
+        # The broker keeps letters: those of an earlier run are none of this one.
+        if not event.retained:
+            self._tracker.on_dead_letter(event.payload)
 
     async def _sample(self, event: Event[Sample]) -> None:
         self._tracker.on_sample(event.names["node"], event.payload.record, size=event.size)
