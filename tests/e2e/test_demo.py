@@ -29,10 +29,10 @@ import pytest
 from edgebus.contracts import Frame, JpegPayload, Message, topics
 from edgebus.lab.summary import Summary, summary_schema
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1200)
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT_S = 540.0
+LIMIT_S = 1000.0
 
 
 @dataclass
@@ -136,7 +136,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
         pytest.fail("mosquitto_sub is not installed: apt-get install mosquitto-clients")
     out = tmp_path_factory.mktemp("runs")
     command = [sys.executable, "-m", "edgebus.cli", "up", "--out", str(out), "--plain"]
-    command += ["--set", "until.timeout_s=480"]
+    command += ["--set", "until.timeout_s=900"]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

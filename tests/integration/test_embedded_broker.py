@@ -14,6 +14,8 @@ import psutil
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edgebus.bus import BrokerSettings, Bus, BusSettings, Event, MqttTransport
+from edgebus.contracts import Identity, Metrics, ServiceState, topics, utc_now
 from edgebus.lab import broker as broker_module
 from edgebus.lab.broker import BrokerNotInstalledError, BrokerStartError, EmbeddedBroker
 
@@ -114,3 +116,69 @@ async def test_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     parent.wait()
     parent.stdout.close()
     await asyncio.to_thread(child.wait, 10)
+
+
+async def test_who_leaves_cleanly_under_load_leaves_no_will(tmp_path: Path) -> None:
+    """A socket closed while the broker still sends is reset, and the DISCONNECT with it."""
+    offline: list[str] = []
+    stopped: asyncio.Queue[str] = asyncio.Queue()
+    flood = Identity(site="lab", node="flood", service="camera")
+
+    def state(identity: Identity, value: str, session: int) -> ServiceState:
+        return ServiceState(
+            source=identity.source,
+            state=value,  # type: ignore[arg-type]
+            session=session,
+            instance=identity.node,
+            since=utc_now(),
+            version="0",
+        )
+
+    async def heard(event: Event[ServiceState]) -> None:
+        if event.payload.state == "offline":
+            offline.append(event.names["node"])
+        elif event.payload.state == "stopped":
+            stopped.put_nowait(event.names["node"])
+
+    async def ignore(_event: object) -> None: ...
+
+    async with EmbeddedBroker(tmp_path) as broker:
+        settings = BrokerSettings(url=broker.url, version="3.1.1")
+        ephemeral = BusSettings(ephemeral=True)
+        async with Bus(MqttTransport(settings), identity=flood, settings=ephemeral) as pump:
+            await pump.subscribe(topics.SERVICE_STATE.any(), heard)
+            counters = {f"counter-{number}": 1.0 for number in range(800)}
+
+            async def pour() -> None:
+                while True:
+                    for _ in range(5):
+                        message = Metrics(
+                            source=flood.source, session=1, uptime_s=1, counters=counters
+                        )
+                        await pump.publish(topics.SERVICE_METRICS.at(flood), message)
+                    await asyncio.sleep(0.002)
+
+            pouring = asyncio.create_task(pour())
+            for number in range(15):
+                identity = Identity(site="lab", node=f"n{number}", service="x")
+                address = topics.SERVICE_STATE.at(identity)
+                async with Bus(
+                    MqttTransport(settings),
+                    identity=identity,
+                    settings=ephemeral,
+                    will=lambda session, who=identity, where=address: (  # type: ignore[misc]
+                        where,
+                        state(who, "offline", session),
+                    ),
+                ) as bus:
+                    await bus.connected(10)
+                    await bus.subscribe(topics.SERVICE_METRICS.any(), ignore)
+                    await bus.publish(address, state(identity, "stopped", 1))
+                assert await asyncio.wait_for(stopped.get(), 10) == identity.node
+            # A client of no will says the last word, so every will that there is has been heard.
+            last = Identity(site="lab", node="last", service="x")
+            pouring.cancel()
+            async with Bus(MqttTransport(settings), identity=last, settings=ephemeral) as bus:
+                await bus.publish(topics.SERVICE_STATE.at(last), state(last, "stopped", 1))
+            assert await asyncio.wait_for(stopped.get(), 10) == "last"
+    assert offline == []
