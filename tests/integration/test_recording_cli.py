@@ -281,3 +281,27 @@ async def test_figures_of_the_traffic(mosquitto: Any) -> None:
     assert " ms" in lines[topics.SERVICE_METRICS.address]
     assert "2.0 kB" in lines[f"edgebus/{site}/own"]
     assert lines[f"edgebus/{site}/own"].rstrip().endswith("-")
+
+
+async def test_tools_of_mqtt_5_see_the_trace(mosquitto: Any) -> None:
+    place = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    async with listener(mosquitto, "rec-trace") as bus:
+        said = ServiceState(
+            source=bus.identity.source,
+            traceparent=place,
+            state="ready",
+            session=1,
+            instance="one",
+            since=utc_now(),
+            version="0.1.0",
+        )
+        await bus.publish(topics.SERVICE_STATE.at(bus.identity), said)
+        tool = await asyncio.create_subprocess_exec(
+            "mosquitto_sub",
+            *("-h", mosquitto.host, "-p", str(mosquitto.port), "-V", "5", "-F", "%C %P"),
+            *("-t", "edgebus/rec-trace/#", "-C", "1", "-W", "30"),
+            stdout=subprocess.PIPE,
+        )
+        out, _ = await asyncio.wait_for(tool.communicate(), 40)
+        await bus.clear(topics.SERVICE_STATE.at(bus.identity))
+    assert out.decode() == f"application/json traceparent:{place}\n"

@@ -22,6 +22,7 @@ from edgebus.contracts import (
     Detections,
     Frame,
     FrameRecord,
+    GroundTruth,
     Metrics,
     ModelRef,
     Sample,
@@ -36,6 +37,7 @@ from edgebus.inference.testing import tiny_bundle, tiny_picture
 from edgebus.service import Tracer
 from edgebus.service.testing import ServiceHarness
 from edgebus.vision import encode_jpeg
+from edgebus_camera import Camera, CameraSettings
 from edgebus_collector import Collector, CollectorSettings
 from edgebus_detector import Detector, DetectorSettings
 from edgebus_retrainer.campaign import _traces
@@ -128,6 +130,20 @@ def frame(traceparent: str | None) -> Frame:
         traceparent=traceparent,
     )
     return Frame.build(encode_jpeg(tiny_picture(), quality=98), record)
+
+
+async def test_a_camera_begins_a_trace_with_each_frame() -> None:
+    settings = CameraSettings.model_validate(
+        {"cameras": {"front": {"source": "scene", "fps": 20, "frames": 2}}}
+    )
+    async with ServiceHarness(Camera, settings) as edge:
+        shown: Frame = (await edge.expect(topics.CAMERA_FRAME)).payload
+        told: GroundTruth = (await edge.expect(topics.CAMERA_TRUTH)).payload
+    record = shown.record
+    assert trace_of(record.traceparent) == record.id.replace("-", "")
+    assert told.frame == record.id
+    assert trace_of(told.traceparent) == trace_of(record.traceparent)
+    assert told.traceparent != record.traceparent
 
 
 @pytest.mark.parametrize("traceparent", [EXAMPLE, None])
