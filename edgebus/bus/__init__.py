@@ -13,6 +13,7 @@ from edgebus.bus.errors import (
     DrainTimeoutError,
     IdentityTakenError,
     MessageTooLargeError,
+    OutboxFileError,
     OutboxFullError,
     PublishRefusedError,
     RequestTimeoutError,
@@ -21,8 +22,9 @@ from edgebus.bus.errors import (
 from edgebus.bus.event import Cleared, ClearedHandler, Event, Handler, RawHandler, RawMessage
 from edgebus.bus.memory import MemoryBroker, MemoryTransport
 from edgebus.bus.mqtt import MqttTransport
+from edgebus.bus.outbox import OutboxState
 from edgebus.bus.policy import DropOldest, Latest, QueuePolicy, Wait
-from edgebus.bus.settings import BrokerSettings, BusSettings, RetryPolicy
+from edgebus.bus.settings import BrokerSettings, BusSettings, OutboxSettings, RetryPolicy
 from edgebus.bus.stats import BusStats, SubscriptionStats
 from edgebus.bus.subscription import Subscription
 from edgebus.bus.transport import Connection, ConnectOptions, Loss, Outgoing, Receiver, Transport
@@ -56,7 +58,10 @@ __all__ = [
     "MemoryTransport",
     "MessageTooLargeError",
     "MqttTransport",
+    "OutboxFileError",
     "OutboxFullError",
+    "OutboxSettings",
+    "OutboxState",
     "Outgoing",
     "PublishRefusedError",
     "QueuePolicy",

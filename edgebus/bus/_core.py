@@ -9,9 +9,11 @@ from typing import Any
 import structlog
 
 from edgebus.bus._consumer import ConsumerOptions
+from edgebus.bus._journal import Journal
 from edgebus.bus._letters import LetterBox
 from edgebus.bus._link import Link
 from edgebus.bus._links import Links, WillFactory
+from edgebus.bus._outboxfile import OutboxFile
 from edgebus.bus._publisher import Publisher
 from edgebus.bus._registry import Registry
 from edgebus.bus._requests import Requests
@@ -19,6 +21,7 @@ from edgebus.bus._tasks import Tasks
 from edgebus.bus.connection import ConnectionChange, ConnectionListener, ConnectionState
 from edgebus.bus.errors import BusClosedError, DrainTimeoutError
 from edgebus.bus.event import Event
+from edgebus.bus.outbox import OutboxState
 from edgebus.bus.policy import DropOldest
 from edgebus.bus.settings import BusSettings, RetryPolicy
 from edgebus.bus.stats import BusStats
@@ -49,7 +52,12 @@ class Core:
         on_connection: ConnectionListener | None,
     ) -> None:
         self.connection = ConnectionState()
-        self.publisher = Publisher(settings=settings, packet_limit=transport.packet_limit)
+        self.outbox = OutboxState()
+        file = _outbox_file(identity, settings)
+        self._journal = None if file is None else Journal(file, state=self.outbox)
+        self.publisher = Publisher(
+            settings=settings, packet_limit=transport.packet_limit, journal=self._journal
+        )
         self.letters = LetterBox(publisher=self.publisher, identity=identity, settings=settings)
         self.tasks = Tasks(owner=identity.source, failed=self._failed)
         self.links = Links(
@@ -77,6 +85,9 @@ class Core:
     async def open(self) -> None:
         """Connect; go on without a connection after a while."""
         self.tasks.open()
+        await self.publisher.open()
+        if self._journal is not None and self._journal.is_open:
+            self.tasks.spawn(self._journal.run(), name="outbox")
         if self._will is not None:
             await self._watch_identity(self._will)
         self.links.start()
@@ -96,9 +107,11 @@ class Core:
             ConnectionChange(kind="lost", session=self.connection.session, reason="closed")
         )
         left = len(self.publisher.outbox)
-        if left:
-            self._log.warning("closed with events in the outbox", count=left)
         self.tasks.close()
+        await self.publisher.close(flush=politely)
+        if left:
+            kept = self.outbox.durable
+            self._log.warning("closed with events in the outbox", count=left, on_disk=kept)
 
     async def drain(self, timeout: float) -> None:
         """See `Bus.drain`."""
@@ -128,6 +141,7 @@ class Core:
             received_bytes=sum(router.received_bytes for router in routers),
             offline_dropped=publisher.offline_dropped,
             refused=publisher.refused,
+            outbox_dropped=publisher.dropped,
             unrouted=sum(router.unrouted for router in routers),
             dead_letters=self.letters.accepted,
             dead_letters_suppressed=self.letters.suppressed,
@@ -177,3 +191,12 @@ class Core:
 
     def _failed(self, error: BaseException) -> None:
         self.registry.fail(error)
+
+
+def _outbox_file(identity: Identity, settings: BusSettings) -> OutboxFile | None:
+    """Where events of this identity wait; tools have no next process that would send them."""
+    folder = settings.outbox.path
+    if folder is None or settings.ephemeral or not settings.outbox.durable:
+        return None
+    name = ".".join((identity.base, identity.site, identity.node, identity.service))
+    return OutboxFile(folder / f"outbox.{name}.sqlite")

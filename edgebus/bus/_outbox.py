@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from edgebus.bus.errors import OutboxFullError
 from edgebus.bus.transport import Outgoing
 
-__all__ = ["Entry", "Outbox"]
+__all__ = ["OVERFLOW", "Entry", "Outbox"]
+
+OVERFLOW = "it gave way to newer ones in a full outbox"
 
 # Bulk in flight, so that a command is never more than this far behind a block or a picture.
 _BULK_BYTES_IN_FLIGHT = 512 * 1024
@@ -25,6 +27,7 @@ class Entry:
         deadline: Not to be sent afterwards, on the clock of the outbox's caller.
         done: Called once: with None when the broker has it, else with the reason why not.
         in_flight: Sent over the present connection and not acknowledged.
+        durable: Kept on disk too.
     """
 
     message: Outgoing
@@ -32,6 +35,7 @@ class Entry:
     deadline: float | None
     done: Callable[[str | None], None] | None = None
     in_flight: bool = False
+    durable: bool = False
 
 
 class Outbox:
@@ -69,6 +73,7 @@ class Outbox:
         *,
         deadline: float | None = None,
         first: bool = False,
+        make_room: bool = False,
     ) -> Entry:
         """Accept an event.
 
@@ -76,6 +81,7 @@ class Outbox:
             message: What to send.
             deadline: Not to be sent afterwards.
             first: In front of its lane: for state that is said again after a reconnect.
+            make_room: Drop the oldest that are not in flight where it would exceed a limit.
 
         Raises:
             OutboxFullError: It would exceed a limit.
@@ -84,8 +90,11 @@ class Outbox:
         if message.retain:
             self._replace(lane, message.topic)
         size = len(message.payload)
-        too_many = len(self) >= self._max_messages
-        if too_many or (len(self) and self.bytes + size > self._max_bytes):
+        while len(self) >= self._max_messages or (
+            len(self) and self.bytes + size > self._max_bytes
+        ):
+            if make_room and self._drop_oldest():
+                continue
             raise OutboxFullError(
                 messages=len(self),
                 size=self.bytes,
@@ -99,6 +108,14 @@ class Outbox:
         else:
             lane.append(entry)
         self.bytes += size
+        return entry
+
+    def restore(self, message: Outgoing, *, number: int, deadline: float | None) -> Entry:
+        """Take over an event of the process before, whatever the limits; oldest first."""
+        self._number = max(self._number, number)
+        entry = Entry(message, number, deadline, durable=True)
+        self._lane(message).append(entry)
+        self.bytes += len(message.payload)
         return entry
 
     def next(self, *, window: int, now: float) -> Entry | None:
@@ -154,6 +171,14 @@ class Outbox:
     def _bulk_fits(self, entry: Entry) -> bool:
         after = self._bulk_in_flight + len(entry.message.payload)
         return not self._bulk_in_flight or after <= _BULK_BYTES_IN_FLIGHT
+
+    def _drop_oldest(self) -> bool:
+        heads = [lane for lane in (self._control, self._bulk) if lane]
+        if not heads:
+            return False
+        oldest = min(heads, key=lambda lane: lane[0].number).popleft()
+        self._finish(oldest, OVERFLOW)
+        return True
 
     def _replace(self, lane: deque[Entry], topic: str) -> None:
         for entry in lane:

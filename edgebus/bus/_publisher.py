@@ -8,7 +8,9 @@ from functools import partial
 
 import structlog
 
-from edgebus.bus._outbox import Entry, Outbox
+from edgebus.bus._journal import Journal
+from edgebus.bus._outbox import OVERFLOW, Entry, Outbox
+from edgebus.bus._outboxfile import Stored
 from edgebus.bus.errors import MessageTooLargeError, OutboxFullError, PublishRefusedError
 from edgebus.bus.settings import BusSettings
 from edgebus.bus.transport import Connection, Outgoing
@@ -24,14 +26,26 @@ class Publisher:
     Args:
         settings: Limits.
         packet_limit: Largest packet as far as it is known before the broker said anything.
+        journal: Keeps on disk what waits; None: memory only.
     """
 
-    def __init__(self, *, settings: BusSettings, packet_limit: int | None) -> None:
+    def __init__(
+        self,
+        *,
+        settings: BusSettings,
+        packet_limit: int | None,
+        journal: Journal | None = None,
+    ) -> None:
         self.published = 0
         self.published_bytes = 0
         self.offline_dropped = 0
         self.refused = 0
-        self.outbox = Outbox(max_messages=settings.outbox_messages, max_bytes=settings.outbox_bytes)
+        self.dropped = 0
+        limits = settings.outbox
+        self.outbox = Outbox(max_messages=limits.max_messages, max_bytes=limits.max_bytes)
+        self._drop_oldest = limits.overflow == "drop_oldest"
+        self._dropping = False
+        self._journal = journal
         self._packet_limit = packet_limit
         self._connection: Connection | None = None
         self._retained: dict[str, Outgoing] = {}
@@ -42,9 +56,35 @@ class Publisher:
         self._empty.set()
         self._log = structlog.get_logger("edgebus.bus")
 
+    async def open(self) -> None:
+        """Take over what a process before left on disk: it is sent before anything else."""
+        if self._journal is None:
+            return
+        for number, message, expires in await self._journal.open():
+            deadline = None
+            if expires is not None:
+                left = expires - time.time()
+                deadline = time.monotonic() + left
+                message = message._replace(expiry_s=max(1, round(left)))  # noqa: PLW2901
+            entry = self.outbox.restore(message, number=number, deadline=deadline)
+            entry.done = partial(self._settled, entry, None)
+            self._empty.clear()
+        if not self._journal.is_open:
+            self._journal = None
+
+    async def close(self, *, flush: bool) -> None:
+        """Bring what waits to the disk and let go of it.
+
+        Args:
+            flush: Whether to write; not after a crash.
+        """
+        if self._journal is not None:
+            await self._journal.close(flush=flush)
+
     def up(self, connection: Connection) -> None:
         """A connection is there: repeat retained state, then send what waited."""
         self._connection = connection
+        self._dropping = False
         if connection.packet_limit is not None:
             self._packet_limit = connection.packet_limit
         waiting = self.outbox.topics()
@@ -79,6 +119,7 @@ class Publisher:
         lifetime_s: float | None = None,
         wait: bool = False,
         remember: bool = True,
+        durable: bool = True,
     ) -> None:
         """Send a message; see `Bus.publish`.
 
@@ -87,6 +128,8 @@ class Publisher:
             lifetime_s: An event is not sent any more after this many seconds in the outbox.
             wait: Wait for room in the outbox even while the broker is away.
             remember: Repeat a retained value after each reconnect.
+            durable: Keep an event on disk while it waits, where there is a journal; retained
+                values never are, their publisher says them again.
 
         Raises:
             MessageTooLargeError: Nothing was sent.
@@ -108,8 +151,15 @@ class Publisher:
             return
         deadline = None if lifetime_s is None else time.monotonic() + lifetime_s
         entry = await self._accept(message, deadline, wait=wait)
+        journal = self._journal
+        if journal is not None and durable and not message.retain:
+            entry.durable = True
+            expires = None if lifetime_s is None else time.time() + lifetime_s
+            journal.add(Stored(entry.number, message, expires))
         if self._connection is None:
             entry.done = partial(self._settled, entry, None)
+            if journal is not None:
+                await journal.written(entry.number)
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry.done = partial(self._settled, entry, future)
@@ -119,6 +169,9 @@ class Publisher:
             await future
         finally:
             self._waiting.discard(future)
+        if journal is not None:
+            # Where the connection broke, the outbox has it only now.
+            await journal.written(entry.number)
 
     async def flushed(self) -> None:
         """Return once the broker has everything."""
@@ -127,7 +180,11 @@ class Publisher:
     async def _accept(self, message: Outgoing, deadline: float | None, *, wait: bool) -> Entry:
         while True:
             try:
-                entry = self.outbox.put(message, deadline=deadline)
+                entry = self.outbox.put(
+                    message,
+                    deadline=deadline,
+                    make_room=self._drop_oldest and self._connection is None,
+                )
             except OutboxFullError:
                 if self._connection is None and not wait:
                     raise
@@ -140,9 +197,16 @@ class Publisher:
     def _settled(self, entry: Entry, future: asyncio.Future[None] | None, why: str | None) -> None:
         """The outbox let go of an entry."""
         message = entry.message
+        if entry.durable and self._journal is not None:
+            self._journal.remove(entry.number)
         if why is None:
             self.published += 1
             self.published_bytes += len(message.payload)
+        elif why is OVERFLOW:
+            self.dropped += 1
+            if not self._dropping:
+                self._log.warning("outbox full, dropping the oldest", topic=message.topic)
+            self._dropping = True
         else:
             self.refused += 1
             if future is None or future.done():

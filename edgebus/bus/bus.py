@@ -16,11 +16,9 @@ from edgebus.bus._registry import Wanted
 from edgebus.bus._requests import reply_address
 from edgebus.bus._trie import check_filter
 from edgebus.bus.connection import ConnectionListener, ConnectionState
-from edgebus.bus.errors import (
-    BrokerUnreachableError,
-    RequestTimeoutError,
-)
+from edgebus.bus.errors import BrokerUnreachableError, RequestTimeoutError
 from edgebus.bus.event import ClearedHandler, Event, Handler, RawHandler
+from edgebus.bus.outbox import OutboxState
 from edgebus.bus.policy import DropOldest, QueuePolicy, Wait
 from edgebus.bus.settings import BusSettings, RetryPolicy
 from edgebus.bus.stats import BusStats
@@ -90,6 +88,11 @@ class Bus:
         return self._core.connection
 
     @property
+    def outbox(self) -> OutboxState:
+        """Whether events that wait outlive the process, and what is wrong if they do not."""
+        return self._core.outbox
+
+    @property
     def stats(self) -> BusStats:
         """The counters as of now."""
         return self._core.stats()
@@ -152,8 +155,8 @@ class Bus:
         """Publish a message with its topic's quality of service and retain flag.
 
         QoS 0 returns once the network has room; while the broker is away it is dropped, counted.
-        QoS 1 returns once the broker has it, or, where the broker is away, once it waits in the
-        outbox, which is sent in order after the reconnect.
+        QoS 1 returns once the broker has it, or, where that is away, once it waits in the outbox
+        (on disk, with `outbox.path`), which is sent in order after the reconnect.
 
         Args:
             address: Where to.
@@ -215,6 +218,8 @@ class Bus:
         data: bytes,
         expires_in_s: float | None,
         traceparent: str | None = None,
+        *,
+        durable: bool = True,
     ) -> None:
         self._core.tasks.check()
         topic = address.topic
@@ -227,7 +232,9 @@ class Bus:
             expiry_s=None if expires_in_s is None else max(1, round(expires_in_s)),
             traceparent=traceparent,
         )
-        await self._core.publisher.publish(message, lifetime_s=expires_in_s)
+        await self._core.publisher.publish(
+            message, lifetime_s=expires_in_s, durable=durable and topic.durable
+        )
 
     # Subscribing
 
@@ -364,13 +371,12 @@ class Bus:
         expires = command.expires or utc_now() + timedelta(seconds=timeout)
         try:
             async with asyncio.timeout(timeout):
-                async with self._core.requests.expect(address, command, reply) as (
-                    reply_to,
-                    answer,
-                ):
-                    update = {"reply_to": reply_to, "expires": expires}
-                    asked = command.model_copy(update=update)
-                    await self.publish(address, asked, expires_in_s=timeout)
+                expected = self._core.requests.expect(address, command, reply)
+                async with expected as (reply_to, answer):
+                    asked = command.model_copy(update={"reply_to": reply_to, "expires": expires})
+                    data, trace = asked.encode(), _traceparent_of(asked)
+                    # Not for the disk: after a restart nobody waits for the answer.
+                    await self._send(address, data, timeout, trace, durable=False)
                     return await answer
         except TimeoutError as error:
             raise RequestTimeoutError(topic=address.name, timeout=timeout) from error

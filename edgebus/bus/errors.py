@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 __all__ = [
     "BrokerRefusedError",
     "BrokerUnreachableError",
@@ -12,6 +14,7 @@ __all__ = [
     "DrainTimeoutError",
     "IdentityTakenError",
     "MessageTooLargeError",
+    "OutboxFileError",
     "OutboxFullError",
     "PublishRefusedError",
     "RequestTimeoutError",
@@ -143,6 +146,23 @@ class SubscribeRefusedError(BusError):
         self.reason = reason
 
 
+class OutboxFileError(BusError):
+    """The outbox's file cannot be used; events that wait are in memory only.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, *, path: Path, reason: str) -> None:
+        super().__init__(
+            f"outbox {path}: {reason}; events that wait would not outlive this process. Make room "
+            "on the disk; a damaged or foreign file can be moved away, and is left as it is"
+        )
+        self.path = path
+        self.reason = reason
+
+
 class OutboxFullError(BusError):
     """The broker is away and the outbox holds all that it may; the message was not accepted.
 
@@ -156,7 +176,7 @@ class OutboxFullError(BusError):
     def __init__(self, *, messages: int, size: int, max_messages: int, max_bytes: int) -> None:
         super().__init__(
             f"the broker is away and the outbox is full: {messages} of {max_messages} messages, "
-            f"{size} of {max_bytes} bytes; publish less, or raise bus.outbox_messages/outbox_bytes"
+            f"{size} of {max_bytes} bytes; publish less, or raise bus.outbox.max_messages/max_bytes"
         )
         self.messages = messages
         self.size = size

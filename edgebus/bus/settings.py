@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-__all__ = ["BrokerSettings", "BusSettings", "RetryPolicy"]
+__all__ = ["BrokerSettings", "BusSettings", "OutboxSettings", "RetryPolicy"]
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 _DEFAULT_PACKET_311 = 1024 * 1024
@@ -117,11 +117,32 @@ class BrokerSettings(_Settings):
         return _DEFAULT_PACKET_311 if self.version == "3.1.1" else None
 
 
+class OutboxSettings(_Settings):
+    """What becomes of events that the broker does not have yet."""
+
+    durable: bool = Field(
+        default=True,
+        description="Services keep events that wait on disk, in their data folder, so that they "
+        "outlive the process.",
+    )
+    path: Path | None = Field(
+        default=None,
+        description="Folder for the file with events that wait, another one for each identity. "
+        "Without it: a service's data folder, or memory only for a bus without a service.",
+    )
+    max_messages: int = Field(default=10_000, ge=1)
+    max_bytes: int = Field(default=64 * 1024 * 1024, ge=1, description="Of payload.")
+    overflow: Literal["refuse", "drop_oldest"] = Field(
+        default="refuse",
+        description="When it is full and the broker away: refuse the new event, or drop the "
+        "oldest, counted.",
+    )
+
+
 class BusSettings(_Settings):
     """Limits and times of the bus. The defaults fit a service on a device."""
 
-    outbox_messages: int = Field(default=10_000, ge=1)
-    outbox_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
+    outbox: OutboxSettings = OutboxSettings()
     connect_wait_s: float = Field(
         default=5.0, ge=0, description="How long opening waits for the broker before going on."
     )

@@ -49,6 +49,7 @@ class BusStats:
         received_bytes: Their payload bytes.
         offline_dropped: QoS 0 messages published while the broker was away.
         refused: Events that expired in the outbox, were too large for the broker or refused by it.
+        outbox_dropped: Events that gave way to newer ones in a full outbox.
         unrouted: Events that no handler wanted.
         dead_letters: Dead letters published.
         dead_letters_suppressed: Dead letters beyond what a subscription may write per second.
@@ -64,6 +65,7 @@ class BusStats:
     received_bytes: int = 0
     offline_dropped: int = 0
     refused: int = 0
+    outbox_dropped: int = 0
     unrouted: int = 0
     dead_letters: int = 0
     dead_letters_suppressed: int = 0

@@ -50,6 +50,9 @@ class Topic(Generic[P]):
         payload: The class of its payloads.
         qos: Quality of service it is published with: 0 for frames and metrics, 1 for events.
         retain: Whether the broker keeps the last one for late subscribers (state, not events).
+        durable: Whether an event that waits for the broker may wait on disk, where its publisher
+            has an outbox there. Not where the publisher can say it again by other means, or where
+            nobody wants it after a restart.
         doc: One sentence for the generated documentation.
     """
 
@@ -57,6 +60,7 @@ class Topic(Generic[P]):
     payload: type[P]
     qos: Qos = field(kw_only=True)
     retain: bool = field(kw_only=True, default=False)
+    durable: bool = field(kw_only=True, default=True)
     doc: str = field(kw_only=True)
     levels: tuple[str, ...] = field(init=False, repr=False)
 

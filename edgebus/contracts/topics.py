@@ -64,6 +64,7 @@ SAMPLES: Final = Topic(
     "{node}/collector/samples",
     Sample,
     qos=1,
+    durable=False,  # the collector has its own spool
     doc="A hard example: JPEG with its record in a comment segment.",
 )
 STORE_STATUS: Final = Topic(
@@ -111,12 +112,14 @@ ARTIFACT_WANTS: Final = Topic(
     "{node}/{service}/wants",
     BlockRequest,
     qos=1,
+    durable=False,  # asked again as long as blocks are missing
     doc="A service asks a provider for blocks that it lacks.",
 )
 ARTIFACT_BLOCK: Final = Topic(
     "{node}/{service}/blocks/{digest}/{index}",
     RawBytes,
     qos=1,
+    durable=False,  # sent again to whoever asks again
     doc="One block of a blob, raw; sent once for all who asked for it.",
 )
 SERVICE_STATE: Final = Topic(
@@ -150,6 +153,7 @@ REPLY: Final = Topic(
     "{node}/{service}/replies/{request}",
     Reply,
     qos=1,
+    durable=False,  # the one who asked has given up long before
     doc="The answer to a command, below the sender's own prefix.",
 )
 CMD_RETRAIN: Final = Topic(

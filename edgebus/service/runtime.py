@@ -13,6 +13,7 @@ import structlog
 from edgebus.bus import (
     Bus,
     BusError,
+    BusSettings,
     ConnectionChange,
     DrainTimeoutError,
     Event,
@@ -73,6 +74,7 @@ class Runtime(Generic[S]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._older: str | None = None
+        self._own: tuple[State, str] = ("ready", "")
         self._session_lost = False
         self._started = False
         self._log = structlog.get_logger().bind(service=kind.name)
@@ -118,10 +120,19 @@ class Runtime(Generic[S]):
         return Bus(
             self._transport,
             identity=self.identity,
-            settings=self._node.bus,
+            settings=self._bus_settings(),
             will=lambda session: (state, self.presence.will(session)),
             on_connection=self._connection_changed,
         )
+
+    def _bus_settings(self) -> BusSettings:
+        """The node's, with the outbox on disk in the service's own folder."""
+        settings = self._node.bus
+        if settings.outbox.path is not None:
+            return settings
+        folder = self._node.data_dir / self._kind.name
+        outbox = settings.outbox.model_copy(update={"path": folder})
+        return settings.model_copy(update={"outbox": outbox})
 
     async def _live(self, bus: Bus, stop: asyncio.Event) -> None:
         service = self.service = self._kind(self._context(bus))
@@ -130,6 +141,7 @@ class Runtime(Generic[S]):
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 self.spawn(bus.watch(), name="bus")
+                self.spawn(self._mind_outbox(bus), name="outbox")
                 await bus.subscribe(
                     topics.SERVICE_STATE.any(**asdict(self.identity)),
                     self._hear_state,
@@ -174,7 +186,7 @@ class Runtime(Generic[S]):
                 self.spawn(tick(service, method, declaration), name=method)
         self.spawn(self._beat(bus), name="heartbeat")
         if self.presence.state == "starting":
-            self._change("ready")
+            self._judge_state(bus)
 
     async def _drain(self, bus: Bus) -> str:
         """Finish what was accepted; what could not be finished, in words."""
@@ -221,9 +233,25 @@ class Runtime(Generic[S]):
             msg = f"a service sets itself ready or degraded; {state} is the runtime's to say"
             raise ValueError(msg)
         if self.presence.state in ("starting", "ready", "degraded"):
-            self._change(state, reason)
+            self._own = (state, reason)
+            self._judge_state(self._bus)
 
     # Presence.
+
+    def _judge_state(self, bus: Bus | None) -> None:
+        """What the service says of itself, and what the bus has to add."""
+        state, reason = self._own
+        if bus is not None and bus.outbox.trouble:
+            state = "degraded"
+            reason = "; ".join(part for part in (reason, bus.outbox.trouble) if part)
+        self._change(state, reason)
+
+    async def _mind_outbox(self, bus: Bus) -> None:
+        """Say so when events that wait would not outlive the process, and when they do again."""
+        while True:
+            await bus.outbox.changed()
+            if self.presence.state in ("ready", "degraded"):
+                self._judge_state(bus)
 
     def _change(self, state: State, reason: str = "") -> None:
         if self.presence.change(state, reason):

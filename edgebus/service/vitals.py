@@ -57,6 +57,7 @@ def bus_figures(stats: BusStats) -> tuple[dict[str, float], dict[str, float]]:
         "bus.received_bytes": stats.received_bytes,
         "bus.offline_dropped": stats.offline_dropped,
         "bus.refused": stats.refused,
+        "bus.outbox_dropped": stats.outbox_dropped,
         "bus.dead_letters": stats.dead_letters,
         "bus.dead_letters_suppressed": stats.dead_letters_suppressed,
         "bus.reconnects": max(0, stats.connects - 1),

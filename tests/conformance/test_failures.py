@@ -154,7 +154,7 @@ async def test_f5_a_dead_letter_that_cannot_be_read_makes_no_further_one(site: S
 
 
 async def test_f4_a_dead_letter_waits_for_room_rather_than_being_lost(site: Site) -> None:
-    bus = await site.bus("a", settings={"outbox_messages": 1})
+    bus = await site.bus("a", settings={"outbox": {"max_messages": 1}})
     sender = await site.bus("b")
     letters, got = Letters(), Recorder()
     await letters.listen(sender, site)
@@ -218,7 +218,7 @@ async def test_f8_a_replayed_message_is_handled_again(
 
 
 def test_settings_refuse_what_makes_no_sense() -> None:
-    with pytest.raises(ValueError, match="outbox_messages"):
-        BusSettings(outbox_messages=0)
+    with pytest.raises(ValueError, match="max_messages"):
+        BusSettings(outbox={"max_messages": 0})
     with pytest.raises(ValueError, match="attempts"):
         RetryPolicy(attempts=0)

@@ -1,0 +1,182 @@
+"""Takes the events of the outbox to disk, beside the event loop.
+
+The memory outbox stays the one that sends; this keeps a copy of what waits. Writing happens in
+batches in one thread, so that the loop never waits for a disk, and an fsync serves all events that
+came during the one before. An event that the broker confirms within `_LINGER_S` is never written:
+on a healthy connection the outbox costs no disk writes, which matters on an SD card. That breaks
+no promise, because `publish` returns only once the broker or the disk has the event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from itertools import takewhile
+from typing import TypeVar
+
+import structlog
+
+from edgebus.bus._outboxfile import OutboxFile, Stored
+from edgebus.bus.errors import BusClosedError, OutboxFileError
+from edgebus.bus.outbox import OutboxState
+
+__all__ = ["Journal"]
+
+T = TypeVar("T")
+
+_LINGER_S = 0.05
+_RETRY_S = 10.0
+
+
+class Journal:
+    """Follows the outbox and writes down what stays in it.
+
+    Args:
+        file: Where to.
+        state: Told whether it works.
+    """
+
+    def __init__(self, file: OutboxFile, *, state: OutboxState) -> None:
+        self._file = file
+        self._state = state
+        self._thread: ThreadPoolExecutor | None = None
+        self._closed = False
+        # Not on disk yet, oldest first, with the time of their coming.
+        self._adds: dict[int, tuple[float, Stored]] = {}
+        self._writing: set[int] = set()
+        self._removes: set[int] = set()
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._dirty = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._log = structlog.get_logger("edgebus.bus").bind(file=str(file.path))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a file to write to."""
+        return self._thread is not None
+
+    async def open(self) -> list[Stored]:
+        """Take the file; what the process before left there, oldest first.
+
+        Where that fails, the state tells why, and events stay in memory.
+        """
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="edgebus-outbox")
+        try:
+            stored = await self._in_thread(self._file.open)
+        except OutboxFileError as error:
+            self._thread.shutdown(wait=False)
+            self._thread = None
+            self._log.error("no outbox on disk", reason=str(error))
+            self._state.update(durable=False, trouble=str(error))
+            return []
+        if stored:
+            self._log.info("events of the process before", count=len(stored))
+        self._state.update(durable=True)
+        return stored
+
+    def add(self, event: Stored) -> None:
+        """An event waits."""
+        self._adds[event.number] = (time.monotonic(), event)
+        self._dirty.set()
+
+    def remove(self, number: int) -> None:
+        """It waits no more."""
+        if number in self._writing or self._adds.pop(number, None) is None:
+            self._removes.add(number)
+            self._dirty.set()
+        self._release(number)
+
+    async def written(self, number: int) -> None:
+        """Return once an event is on disk, or needs not be; at once where the disk fails.
+
+        Raises:
+            BusClosedError: It came too late to be written.
+        """
+        if number not in self._adds or self._state.trouble:
+            return
+        if self._closed:
+            raise BusClosedError
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        self._urgent.set()
+        await future
+
+    async def run(self) -> None:
+        """Write down what stays, until cancelled."""
+        while True:
+            await self._dirty.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LINGER_S):
+                    await self._urgent.wait()
+            everything = self._urgent.is_set() or bool(self._state.trouble)
+            self._urgent.clear()
+            await self._write(everything=everything)
+            if self._state.trouble:
+                await asyncio.sleep(_RETRY_S)
+            elif not self._adds and not self._removes:
+                self._dirty.clear()
+
+    async def close(self, *, flush: bool) -> None:
+        """Write what is left and let go of the file.
+
+        Args:
+            flush: Whether to write; not after a crash.
+        """
+        if self._thread is None:
+            return
+        if flush:
+            await self._write(everything=True)
+        self._closed = True
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(BusClosedError())
+        self._waiting.clear()
+        await self._in_thread(self._file.close)
+        self._thread.shutdown(wait=False)
+        self._thread = None
+
+    async def _write(self, *, everything: bool) -> None:
+        before = time.monotonic() - _LINGER_S
+        lines = self._adds.values()
+        chosen = lines if everything else takewhile(lambda line: line[0] <= before, lines)
+        add = [event for _, event in chosen]
+        remove = list(self._removes)
+        if not add and not remove:
+            return
+        self._writing.update(event.number for event in add)
+        try:
+            await self._in_thread(partial(self._file.apply, add=add, remove=remove))
+        except OutboxFileError as error:
+            self._failed(error)
+        else:
+            for event in add:
+                self._adds.pop(event.number, None)
+                self._release(event.number)
+            self._removes.difference_update(remove)
+            self._well()
+        # Not where it was cancelled: then the thread may still be at it.
+        self._writing.clear()
+
+    def _failed(self, error: OutboxFileError) -> None:
+        if not self._state.trouble:
+            self._log.error("outbox in memory only", reason=str(error))
+        self._state.update(durable=False, trouble=str(error))
+        for number in list(self._waiting):
+            self._release(number)
+
+    def _well(self) -> None:
+        if self._state.trouble:
+            self._log.info("outbox on disk again")
+        self._state.update(durable=True)
+
+    def _release(self, number: int) -> None:
+        future = self._waiting.pop(number, None)
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
