@@ -17,6 +17,8 @@ from edgebus.lab.topology import Topology, TopologyError, Tree
 __all__ = ["Sources", "check_files", "compose", "override", "why_not_learning"]
 
 _FIRST_JOB = 150
+_PATIENCE_S = 1800.0
+"""A recording whose candidates are all refused has nothing more to tell after this long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +124,7 @@ def compose(given: Sources, *, name: str) -> Topology:
     if given.seconds is not None:
         tree["until"] = {"seconds": given.seconds}
     elif learns and not given.forever and not any(is_live(source) for source in given.sources):
-        tree["until"] = {"loop": "closed", "after_frames": 120}
+        tree["until"] = {"loop": "closed", "after_frames": 120, "timeout_s": _PATIENCE_S}
     return Topology.parse(tree, source="command line")
 
 
@@ -166,6 +168,8 @@ def _retrainer(given: Sources) -> Tree:
     retrainer: Tree = {
         "model": given.model_name,
         "bundle": str(given.model.resolve()),
+        # The model was made elsewhere: there is no old domain in what these cameras show.
+        "new_domain": "everything",
         "trigger": _trigger(given),
         "labels": {},
     }

@@ -100,6 +100,7 @@ class Retrainer(Service[RetrainerSettings]):
             PictureStore(self.data_dir / "pictures"),
             max_samples=settings.store.max_samples,
             max_bytes=settings.store.max_bytes,
+            everything_new=settings.new_domain == "everything",
         )
         self.journal = JobJournal(engine)
         self.bundles = Store(self.data_dir / "store")

@@ -166,6 +166,9 @@ class RetrainerSettings(ServiceSettings):
     """Earlier data: a folder with COCO annotations.json or YOLO labels."""
     replay_holdout: Path | None = None
     """Another such folder to measure forgetting on; null: a part of `replay` is held out."""
+    new_domain: Literal["onset", "everything"] = "onset"
+    """What is new: what the cameras show since the model began to fail, or all of it, for cameras
+    at which the model was never at home."""
     trigger: TriggerSettings = TriggerSettings()
     """When a job starts."""
     labels: LabelSettings = LabelSettings()

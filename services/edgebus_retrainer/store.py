@@ -136,15 +136,23 @@ class SampleStore:
         pictures: The files.
         max_samples: The most samples; the least useful go first.
         max_bytes: The most bytes of pictures.
+        everything_new: Whether all that the cameras show is the new domain.
     """
 
     def __init__(
-        self, engine: Engine, pictures: PictureStore, *, max_samples: int, max_bytes: int
+        self,
+        engine: Engine,
+        pictures: PictureStore,
+        *,
+        max_samples: int,
+        max_bytes: int,
+        everything_new: bool = False,
     ) -> None:
         self._engine = engine
         self._pictures = pictures
         self._max_samples = max_samples
         self._max_bytes = max_bytes
+        self._everything_new = everything_new
         self.evicted = 0
         """Samples that went to stay within the quota."""
 
@@ -238,7 +246,10 @@ class SampleStore:
         return self._pool(model, "holdout", _captured(since, before), limit=limit)
 
     def new_domain_since(self, model: str) -> datetime | None:
-        """When the domain that the untrained samples show began (`onset`); None without any."""
+        """When the domain that the untrained samples show began; None without any.
+
+        That is the `onset` of errors, or the first sample where everything is new.
+        """
         mine = SampleRow.model == model
         errors = (
             select(SampleRow.captured)
@@ -249,7 +260,7 @@ class SampleStore:
         with Session(self._engine) as session:
             origin = session.scalar(select(func.min(SampleRow.captured)).where(mine)) or 0
             times = [(captured - origin) / 1e6 for captured in session.scalars(errors)][::-1]
-        since = onset(times, origin=0.0)
+        since = 0.0 if self._everything_new and times else onset(times, origin=0.0)
         return None if since is None else _EPOCH + timedelta(microseconds=origin + since * 1e6)
 
     def measurable(

@@ -12,7 +12,8 @@ from edgebus.lab.compose import (
     override,
     why_not_learning,
 )
-from edgebus.lab.run import make_run_folder, node_configs
+from edgebus.lab.nodes import node_configs
+from edgebus.lab.run import make_run_folder
 from edgebus.lab.topology import Topology, TopologyError
 
 
@@ -48,6 +49,7 @@ def test_one_edge_per_source_and_a_cloud(tmp_path: Path) -> None:
     retrainer = topology.nodes["cloud"]["retrainer"]
     assert retrainer["labels"] == {"teacher": str(tmp_path / "t.onnx")}
     assert retrainer["gate"] == {"require_old": False}
+    assert retrainer["new_domain"] == "everything"
     assert topology.until is None  # live cameras run until Ctrl-C
 
 

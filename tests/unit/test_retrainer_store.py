@@ -22,10 +22,10 @@ from edgebus_retrainer.store import (
 )
 
 
-def open_store(folder, *, max_samples=1000, max_bytes=10**9):
+def open_store(folder, *, max_samples=1000, max_bytes=10**9, **options):
     engine = open_database(folder / "samples.db")
     pictures = PictureStore(folder / "pictures")
-    return SampleStore(engine, pictures, max_samples=max_samples, max_bytes=max_bytes)
+    return SampleStore(engine, pictures, max_samples=max_samples, max_bytes=max_bytes, **options)
 
 
 def fill(store, count, **options):
@@ -114,6 +114,16 @@ def test_audited_samples_start_nothing_and_are_replayed_or_learnt_by_their_age(t
     assert since == START + timedelta(seconds=10)
     assert len(store.fresh("tiny", since=since, limit=99)) == 10
     assert len(store.earlier("tiny", before=since, limit=99)) == 10
+
+
+def test_where_the_model_was_never_at_home_everything_is_new(tmp_path):
+    store = open_store(tmp_path, everything_new=True)
+    assert store.new_domain_since("tiny") is None
+    for index in range(100):
+        split = "train" if index >= 80 else "holdout"
+        store.add(sample(index, split=split), received=START)
+    assert store.new_domain_since("tiny") == START
+    assert store.measurable("tiny", since=START) == 80
 
 
 def test_the_new_domain_starts_with_the_bulk_of_the_errors(tmp_path):
