@@ -1,6 +1,6 @@
 """The loop on a real recording, run as a user types it, and judged by somebody else.
 
-    python benchmarks/real_video.py --data DATA --out FOLDER [--folds 4]
+    python benchmarks/real_video.py --data DATA --out FOLDER [--folds 0 1 2 3]
 
 Each fold runs `edgebus up` on the same video under another camera name, so that other blocks of
 frames are held out (`split_of`); with four folds every frame is held out once. Afterwards the first
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     frames = read_video(options.video, every=3)
     folds: list[Fold] = []
     pooled: dict[str, Answers] = {name: Answers([], []) for name in ("before", "after")}
-    for number in range(options.folds):
+    for number in options.folds:
         camera = camera_of_fold(number)
         run = run_loop(options, camera, seed=number)
         old, new = bundles_of(run)
@@ -304,7 +304,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the test data")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--folds", type=int, choices=range(1, 5), default=4)
+    parser.add_argument("--folds", type=int, choices=range(4), nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--timeout", type=float, default=1800, help="seconds for one loop")
     parser.add_argument("--set", action="append", help="passed on to edgebus up")
     options = parser.parse_args(arguments)
