@@ -130,7 +130,9 @@ class Bundle:
 
         def read(name: str, size: int) -> bytes | None:
             try:
-                return read_plain_file(folder, name, limit=size)
+                return read_plain_file(
+                    folder, name, limit=size, says="of the index; it was changed"
+                )
             except BundleFileMissingError:
                 if index.patch is not None and name == index.patch.path:
                     return None
@@ -215,8 +217,16 @@ class Bundle:
         return None if data is None else TensorFile.parse(data, file=PROBE).arrays()
 
 
-def read_plain_file(folder: Path, name: str, *, limit: int) -> bytes:
+def read_plain_file(
+    folder: Path, name: str, *, limit: int, says: str = "that Limits allows"
+) -> bytes:
     """Read a file of a bundle: no link, no device, not larger than `limit`.
+
+    Args:
+        folder: The bundle's folder.
+        name: The file in it.
+        limit: Most bytes.
+        says: Who says so, for the error.
 
     Raises:
         BundleFileMissingError: It is not there.
@@ -227,7 +237,8 @@ def read_plain_file(folder: Path, name: str, *, limit: int) -> bytes:
         # O_NOFOLLOW: a link could point anywhere; O_NONBLOCK: a pipe would hang the open.
         handle = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
-        raise BundleFileMissingError(file=name, where=str(folder)) from None
+        missing = BundleFileMissingError(file=name, where=str(folder), folder=folder.is_dir())
+        raise missing from None
     except OSError as error:
         reason = f"cannot be opened as a plain file: {error.strerror}"
         raise BundlePathError(file=name, reason=reason) from error
@@ -236,7 +247,7 @@ def read_plain_file(folder: Path, name: str, *, limit: int) -> bytes:
         if not stat.S_ISREG(facts.st_mode):
             raise BundlePathError(file=name, reason="is no plain file")
         if facts.st_size > limit:
-            raise BundleLimitError(file=name, size=facts.st_size, limit=limit)
+            raise BundleLimitError(file=name, size=facts.st_size, limit=limit, says=says)
         return file.read(limit + 1)
 
 

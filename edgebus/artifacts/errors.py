@@ -33,6 +33,8 @@ class BundleError(ArtifactError):
         reason: What is wrong with it.
     """
 
+    exit_code = 2  # trying again does not mend it
+
     def __init__(self, *, file: str, reason: str) -> None:
         super().__init__(f"bundle file {file}: {reason}")
         self.file = file
@@ -50,8 +52,11 @@ class BundlePathError(BundleError):
 class BundleFileMissingError(BundleError):
     """A file that the index names is not there."""
 
-    def __init__(self, *, file: str, where: str) -> None:
-        super().__init__(file=file, reason=f"is missing from {where}; fetch the bundle again")
+    def __init__(self, *, file: str, where: str, folder: bool = True) -> None:
+        reason = f"is missing from {where}; fetch the bundle again"
+        if not folder:
+            reason = f"is missing: {where} is no folder; check the path"
+        super().__init__(file=file, reason=reason)
         self.where = where
 
 
@@ -81,10 +86,16 @@ class BundleLimitError(BundleError):
         limit: The largest that is accepted.
     """
 
-    def __init__(self, *, file: str, size: int, limit: int, what: str = "bytes") -> None:
-        super().__init__(
-            file=file, reason=f"has {size} {what}, more than the {limit} that Limits allows"
-        )
+    def __init__(
+        self,
+        *,
+        file: str,
+        size: int,
+        limit: int,
+        what: str = "bytes",
+        says: str = "that Limits allows",
+    ) -> None:
+        super().__init__(file=file, reason=f"has {size} {what}, more than the {limit} {says}")
         self.size = size
         self.limit = limit
 
@@ -122,6 +133,8 @@ class ImportRefusedError(ArtifactError):
         path: The file.
         reason: Why, and the way out.
     """
+
+    exit_code = 2
 
     def __init__(self, *, path: str, reason: str) -> None:
         super().__init__(f"cannot import {path}: {reason}")

@@ -16,14 +16,14 @@ class NameRefusedError(ContractError):
     """A name from outside cannot be one level of a topic.
 
     Attributes:
-        what: What the name names, for example ``"camera"``.
+        what: What the name names, for example ``"camera"``; empty where the place says it.
         value: The refused name.
         reason: Why, in words that tell the way out.
     """
 
     def __init__(self, *, what: str, value: str, reason: str) -> None:
         shown = value if len(value) <= _SHOWN else value[:_SHOWN] + "…"
-        super().__init__(f"{what} name {shown!r} {reason}")
+        super().__init__(f"{what} name {shown!r} {reason}".lstrip())
         self.what = what
         self.value = value
         self.reason = reason

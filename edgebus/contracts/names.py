@@ -57,7 +57,7 @@ def check_segment(value: str, *, what: str = "segment") -> str:
 
 
 def _check(value: str) -> str:
-    return check_segment(value)
+    return check_segment(value, what="")
 
 
 Segment = Annotated[str, AfterValidator(_check)]

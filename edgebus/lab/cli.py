@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from edgebus.lab.bring import Models, bring
+from edgebus.lab.checking import check_services
 from edgebus.lab.closing import closing_table
 from edgebus.lab.compose import Sources, check_files, compose, override, why_not_learning
 from edgebus.lab.run import Finished, Run, View, make_run_folder
@@ -169,15 +170,19 @@ def _up(
             forever=forever,
         )
         chosen = Topology.load(topology or _ASSETS / "demo.yaml")
-        folder = make_run_folder(out, name=chosen.name)
+        folder = None
     pairs = list(settings or ())
     if seconds is not None:
         pairs.append(f"until={{seconds: {seconds}}}")
     chosen = override(chosen, pairs)
+    check_services(chosen)
+    if folder is None:
+        folder = make_run_folder(out, name=chosen.name)
     finished = _run(chosen, folder, plain=plain)
     _tell(finished, folder)
     until = chosen.until
-    if until is not None and until.loop == "closed" and not finished.summary.closed:
+    unclosed = until is not None and until.loop == "closed" and not finished.summary.closed
+    if unclosed or finished.failed:
         raise typer.Exit(1)
 
 

@@ -18,11 +18,13 @@ class Verdict:
         over: Stop now.
         closed: Every edge serves a retrained version and was measured on it.
         words: How it ended, or what it waits for.
+        failed: It ended because a service could not go on.
     """
 
     over: bool
     closed: bool
     words: str
+    failed: bool = False
 
 
 def judge(tracker: Tracker, topology: Topology, *, elapsed_s: float) -> Verdict:

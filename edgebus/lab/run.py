@@ -20,6 +20,7 @@ from edgebus.bus import BrokerSettings, Bus, BusSettings, MqttTransport
 from edgebus.contracts import Identity, rfc3339, utc_now
 from edgebus.lab.broker import EmbeddedBroker
 from edgebus.lab.measure import build_summary
+from edgebus.lab.nodes import MAX_PACKET_BYTES, node_configs
 from edgebus.lab.observer import Observer
 from edgebus.lab.outcome import Verdict, judge
 from edgebus.lab.pictures import PictureKeeper
@@ -32,13 +33,12 @@ from edgebus.lab.supervisor import (
     Supervisor,
     run_setup,
 )
-from edgebus.lab.topology import Topology, Tree, fill_placeholders
+from edgebus.lab.topology import Topology, fill_placeholders
 from edgebus.lab.track import LogLine, Tracker
 from edgebus.lab.view import LiveView, PlainView
 
-__all__ = ["Finished", "Run", "make_run_folder", "node_configs"]
+__all__ = ["Finished", "Run", "make_run_folder"]
 
-_MAX_PACKET = 8 * 2**20
 _LEAD_S = 8.0
 """Cameras start this long after the services, so that no detector misses the first frames."""
 
@@ -54,10 +54,12 @@ class Finished:
     Attributes:
         summary: Its figures.
         files: The report first.
+        failed: Whether a service could not start, or died again and again.
     """
 
     summary: Summary
     files: list[Path]
+    failed: bool = False
 
 
 class Run:
@@ -86,6 +88,7 @@ class Run:
         self._tracker = Tracker(on_line=self._line)
         self._keeper = PictureKeeper()
         self._interrupted = asyncio.Event()
+        self._failed = False
 
     async def go(self) -> Finished:
         """Run it to its end, Ctrl-C included.
@@ -125,7 +128,7 @@ class Run:
         files = await asyncio.to_thread(
             write_run, self._tracker, summary, self._keeper, self._folder
         )
-        return Finished(summary, files)
+        return Finished(summary, files, self._failed)
 
     async def _broker(self, stack: AsyncExitStack) -> EmbeddedBroker | None:
         choice = self._topology.broker
@@ -137,7 +140,7 @@ class Run:
     async def _observe(self, stack: AsyncExitStack, url: str) -> None:
         topology = self._topology
         settings = BrokerSettings(
-            url=url, version=topology.broker.mqtt_version, max_packet_bytes=_MAX_PACKET
+            url=url, version=topology.broker.mqtt_version, max_packet_bytes=MAX_PACKET_BYTES
         )
         identity = Identity(base=topology.base, site=topology.site, node="lab", service="observer")
         bus = await stack.enter_async_context(
@@ -159,6 +162,7 @@ class Run:
                 self._view = view
                 verdict = await self._until_over(supervising, view)
                 self._view = None
+                self._failed = verdict.failed
             # Before the services stop: what they do not answer from now on is no failure.
             return build_summary(
                 self._tracker,
@@ -259,27 +263,7 @@ def _verdict_of(supervising: asyncio.Task[None]) -> Verdict:
         return Verdict(over=True, closed=False, words="every service ended on its own")
     if not isinstance(error, ServiceFailedError):
         raise error
-    return Verdict(over=True, closed=False, words=str(error))
-
-
-def node_configs(topology: Topology, *, url: str, data: Path) -> dict[str, Tree]:
-    """The settings file of every node, as it would lie on a device."""
-    return {
-        node: {
-            "base": topology.base,
-            "site": topology.site,
-            "node": node,
-            "broker": {
-                "url": url,
-                "version": topology.broker.mqtt_version,
-                "max_packet_bytes": _MAX_PACKET,
-            },
-            "data_dir": str(data / node),
-            **topology.node_settings,
-            **services,
-        }
-        for node, services in topology.nodes.items()
-    }
+    return Verdict(over=True, closed=False, words=str(error), failed=True)
 
 
 def make_run_folder(parent: Path, *, name: str) -> Path:

@@ -173,7 +173,8 @@ class Topology(_Part):
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise TopologyError(source=str(path), problems=[f"cannot be read: {error}"]) from error
+            reason = getattr(error, "strerror", None) or str(error)
+            raise TopologyError(source=str(path), problems=[f"cannot be read: {reason}"]) from error
         try:
             tree = read_yaml(text)
         except YamlTextError as error:

@@ -137,7 +137,8 @@ def _explain(
     above: Path_,
     siblings: Collection[str],
 ) -> SettingsProblem:
-    below = tuple(str(part) for part in detail["loc"])
+    # "[key]" is pydantic's word for: the key itself is wrong, not what it leads to.
+    below = tuple(str(part) for part in detail["loc"] if part != "[key]")
     key = (*above, *below)
     if detail["type"] == "extra_forbidden":
         names = _keys_at(kind, below[:-1])
@@ -148,7 +149,8 @@ def _explain(
         reason = detail["msg"].removeprefix("Value error, ")
         value = detail["input"]
         if detail["type"] != "missing" and not _is_secret(key) and not isinstance(value, dict):
-            reason += f", got {str(value)[:_LONGEST_VALUE]!r}"
+            shown = repr(str(value)[:_LONGEST_VALUE])
+            reason += "" if shown in reason else f", got {shown}"
     return SettingsProblem(
         key=".".join(key), origin=_origin(key, tree), reason=hide_credentials(reason)
     )

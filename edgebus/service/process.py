@@ -18,6 +18,8 @@ from edgebus.service.settings import NodeSettings, ServiceSettings
 
 __all__ = ["run_service", "version_of"]
 
+_WRONG_INPUT = 2
+
 
 def run_service(
     service_type: type[Service[Any]], node: NodeSettings, settings: ServiceSettings
@@ -42,7 +44,9 @@ def run_service(
     try:
         asyncio.run(_until_signal(runtime, log))
     except ServiceFailedError as error:
-        log.error("went down", reason=error.reason, exc_info=error.__cause__ or error)
+        # What a person got wrong (a path, a file) is said in one line; a traceback is for bugs.
+        cause = None if error.exit_code == _WRONG_INPUT else error.__cause__ or error
+        log.error("went down", reason=error.reason, exc_info=cause)
         return error.exit_code
     except ServiceError as error:
         log.error("cannot run", reason=str(error))

@@ -66,6 +66,13 @@ class MemoryFile:
             return empty, f"{self._path} is about model {found.model}, not {model}"
         return found, ""
 
+    def model(self) -> str | None:
+        """Name of the model that the last memory is about; None without a readable one."""
+        try:
+            return Memory.model_validate_json(self._path.read_bytes()).model
+        except (OSError, ValidationError):
+            return None
+
     def write(self, memory: Memory) -> None:
         """Replace it; flushed to the disk on return.
 

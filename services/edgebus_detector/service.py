@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from time import perf_counter
 
-from edgebus.artifacts import ArtifactFetcher, Bundle, Store
+from edgebus.artifacts import ArtifactFetcher, Bundle, BundleError, Store
 from edgebus.bus import Event, Latest, RawMessage, RetryPolicy
 from edgebus.contracts import (
     Detections,
@@ -203,16 +203,24 @@ class Detector(Service[DetectorSettings]):
             await self.set_state("ready")
 
     async def _model_name(self) -> str:
-        """The model to follow: as set, or as the initial bundle says.
+        """The model to follow: as set, as the initial bundle says, or as it was the last time.
 
         Raises:
-            BundleError: It is not set, and the bundle cannot be read.
+            BundleError: It is not set, the bundle cannot be read, and this is the first start.
         """
         settings = self.settings
         if settings.model is not None:
             return settings.model
         assert settings.bundle is not None  # the settings see to it
-        return (await asyncio.to_thread(Bundle.open, settings.bundle)).manifest.name
+        try:
+            return (await asyncio.to_thread(Bundle.open, settings.bundle)).manifest.name
+        except BundleError as error:
+            # It is needed for the first start; whatever served since then lies in the store.
+            name = MemoryFile(self.data_dir / "current.json").model()
+            if name is None:
+                raise
+            self.log.warning("initial bundle cannot be read", reason=str(error), model=name)
+            return name
 
 
 def _detect(serving: Serving, frame: Frame) -> Answer:

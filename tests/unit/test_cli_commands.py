@@ -53,13 +53,13 @@ def test_help_teaches_and_needs_nothing_heavy() -> None:
     ("arguments", "code", "reason"),
     [
         (["run", "detectr"], 2, "no service 'detectr' is installed"),
-        (["model", "show", "gone"], 1, "gone"),
+        (["model", "show", "gone"], 2, "gone is no folder"),
         (["topics", "watch", "--set", "sight=x"], 2, "did you mean site?"),
         (["topics", "watch", "--config", "gone.yaml"], 2, "gone.yaml"),
         (["topics", "watch", "--broker", "http://x"], 2, "write mqtt://host:port"),
         (["topics", "watch", "--broker", "mqtt://127.0.0.1:1"], 1, "no broker at"),
         (["model", "list", "--broker", "mqtt://127.0.0.1:1"], 1, "no broker at"),
-        (["model", "import", "gone.onnx"], 1, "gone.onnx"),
+        (["model", "import", "gone.onnx"], 2, "gone.onnx"),
     ],
 )
 def test_a_failure_is_one_line(

@@ -339,6 +339,18 @@ async def test_the_bundle_names_the_model(bundles) -> None:
         Detector, DetectorSettings(bundle=bundles[1].path, engine=ONE)
     ) as edge:
         assert cast("Detector", edge.service).model == "tiny"
-    with pytest.raises(ServiceFailedError, match="is missing from"):
+    with pytest.raises(ServiceFailedError, match="/none is no folder") as failed:
         async with ServiceHarness(Detector, DetectorSettings(bundle=Path("/none"))):
             pass
+    assert failed.value.exit_code == 2
+
+
+async def test_a_bundle_that_has_gone_stops_no_restart(bundles, tmp_path: Path) -> None:
+    settings = DetectorSettings(bundle=bundles[1].path, engine=ONE)
+    async with ServiceHarness(Detector, settings, data_dir=tmp_path):
+        pass
+    gone = DetectorSettings(bundle=tmp_path / "gone", engine=ONE)
+    async with ServiceHarness(Detector, gone, data_dir=tmp_path) as edge:
+        assert cast("Detector", edge.service).swap.current.ref.version == 1
+        await show(edge, frame(3))
+        assert (await edge.expect(topics.DETECTIONS)).payload.index == 3

@@ -14,7 +14,14 @@ import onnx
 import pytest
 from pydantic import ValidationError
 
-from edgebus.artifacts import BlockSender, BundleError, BundleFormatError, BundleTensorError
+from edgebus.artifacts import (
+    BlockSender,
+    Bundle,
+    BundleError,
+    BundleFormatError,
+    BundleLimitError,
+    BundleTensorError,
+)
 from edgebus.artifacts.graph import inspect_graph
 from edgebus.cli.describe import as_json, as_line
 from edgebus.contracts import (
@@ -28,7 +35,7 @@ from edgebus.contracts import (
     rfc3339,
     utc_now,
 )
-from edgebus.inference.testing import tiny_onnx
+from edgebus.inference.testing import tiny_bundle, tiny_onnx
 from edgebus.lab.topology import Topology, TopologyError
 from edgebus.service import ServiceSettings, SettingsError, load_settings
 from edgebus.service.yamltext import YamlTextError, read_yaml
@@ -273,3 +280,32 @@ def test_a_value_nested_beyond_reason_is_named() -> None:
 def test_bounds_hold_for_who_builds_a_message_too() -> None:
     with pytest.raises(ValidationError, match="less than or equal"):
         BlockRange(first=2**53, count=1)
+
+
+# Bundles and names in words
+
+
+def test_a_bundle_that_is_no_folder_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"nowhere is no folder; check the path"):
+        Bundle.open(tmp_path / "nowhere")
+
+
+def test_a_file_that_grew_is_compared_with_its_index(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "tiny")
+    weights = tmp_path / "tiny" / "weights.safetensors"
+    weights.chmod(0o644)
+    with weights.open("r+b") as file:
+        file.truncate(5 * 2**30)  # takes no room on the disk
+    size = bundle.index.file("weights.safetensors").size
+    with pytest.raises(BundleLimitError, match=f"has 5368709120 bytes, more than the {size} of"):
+        Bundle.open(tmp_path / "tiny")
+
+
+def test_a_wrong_name_in_the_settings_is_said_once() -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings(
+            "some", environment={}, overrides=["node=pi+1"], settings_type=ServiceSettings
+        )
+    assert str(refused.value) == (
+        "node (command line): name 'pi+1' holds '+', which MQTT or NATS keeps for itself; use '-'"
+    )

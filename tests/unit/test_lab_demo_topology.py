@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from edgebus.lab.run import node_configs
+from edgebus.lab.nodes import node_configs
 from edgebus.lab.topology import Topology, fill_placeholders
 from edgebus.service import load_settings
 

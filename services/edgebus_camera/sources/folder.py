@@ -136,7 +136,11 @@ def _list(path: Path, truth: Path | None) -> list[_Picture]:
     if coco is not None:
         pictures = _from_coco(path, coco)
     else:
-        paths = sorted(item for item in path.rglob("*") if item.suffix.lower() in _PICTURES)
+        try:
+            paths = sorted(item for item in path.rglob("*") if item.suffix.lower() in _PICTURES)
+        except OSError as error:  # a folder that vanishes while it is read, or a broken disk
+            reason = f"cannot be read: {error}"
+            raise SourceError(source=str(path), reason=reason) from error
         pictures = [_Picture(item, labels=_labels_of(item, path, truth)) for item in paths]
         if not any(item.labels is not None and item.labels.exists() for item in pictures):
             if truth is not None:
