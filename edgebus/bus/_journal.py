@@ -145,7 +145,7 @@ class Journal:
         chosen = lines if everything else takewhile(lambda line: line[0] <= before, lines)
         add = [event for _, event in chosen]
         remove = list(self._removes)
-        if not add and not remove:
+        if not add and not remove and not self._state.trouble:
             return
         self._writing.update(event.number for event in add)
         try:

@@ -86,6 +86,8 @@ class OutboxFile:
     def apply(self, *, add: Iterable[Stored], remove: Iterable[int]) -> None:
         """Write and take away in one transaction. Once more does no harm.
 
+        Something is written in any case, so that success means that the disk takes it.
+
         Raises:
             OutboxFileError: Nothing was changed; the disk may be full.
         """
@@ -98,6 +100,7 @@ class OutboxFile:
         ]
         try:
             database.execute("BEGIN IMMEDIATE")
+            database.execute(f"PRAGMA user_version = {_VERSION}")
             database.executemany("INSERT OR REPLACE INTO event VALUES (?, ?, ?, ?, ?, ?)", rows)
             database.executemany("DELETE FROM event WHERE number = ?", ((n,) for n in remove))
             database.execute("COMMIT")
