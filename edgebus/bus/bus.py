@@ -353,7 +353,7 @@ class Bus:
         """Send a command and wait for its answer.
 
         The answer comes below the prefix of the service that answers, so that a device needs no
-        right to write elsewhere. The command expires with the time-out.
+        right to write elsewhere. The command expires with the time-out and waits on no disk.
 
         Args:
             address: Topic of the command.
@@ -375,7 +375,6 @@ class Bus:
                 async with expected as (reply_to, answer):
                     asked = command.model_copy(update={"reply_to": reply_to, "expires": expires})
                     data, trace = asked.encode(), _traceparent_of(asked)
-                    # Not for the disk: after a restart nobody waits for the answer.
                     await self._send(address, data, timeout, trace, durable=False)
                     return await answer
         except TimeoutError as error:

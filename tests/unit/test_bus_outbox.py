@@ -225,7 +225,12 @@ async def test_what_the_broker_takes_at_once_is_never_written(tmp_path: Path) ->
     file = OutboxFile(tmp_path / "outbox.sqlite")
     writes: list[int] = []
     apply = file.apply
-    file.apply = lambda **change: (writes.append(1), apply(**change))[1]  # type: ignore[method-assign]
+
+    def counted(**change: Any) -> None:
+        writes.append(1)
+        apply(**change)
+
+    file.apply = counted  # type: ignore[method-assign]
     journal = Journal(file, state=OutboxState())
     assert await journal.open() == []
     running = asyncio.create_task(journal.run())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -41,7 +41,7 @@ class Notary(Service[NotarySettings]):
         await self.bus.publish(NOTE.at(self.identity), Note(source=self.identity.source, n=n))
 
 
-def harness(folder: Path, **node: object) -> ServiceHarness[NotarySettings]:
+def harness(folder: Path, **node: Any) -> ServiceHarness[NotarySettings]:
     return ServiceHarness(
         Notary, NotarySettings(), data_dir=folder, also=[NOTE], drain_s=0.0, **node
     )
