@@ -26,8 +26,8 @@ def check_segment(value: str, *, what: str = "segment") -> str:
         what: What it names, for the error message.
 
     Raises:
-        NameRefusedError: It is empty, too long, starts with ``$``, or holds a wildcard, a slash,
-            white space or a control character.
+        NameRefusedError: It is empty, too long, ``.`` or ``..``, starts with ``$``, or holds a
+            wildcard, a slash, white space or a control character.
     """
     if not value:
         raise NameRefusedError(what=what, value=value, reason="is empty; give it a name")
@@ -38,6 +38,11 @@ def check_segment(value: str, *, what: str = "segment") -> str:
     if value.startswith("$"):
         raise NameRefusedError(
             what=what, value=value, reason="starts with '$', which MQTT keeps for the broker"
+        )
+    if value in {".", ".."}:
+        # Names become folders and files too: runs, data of a node, pictures of a camera.
+        raise NameRefusedError(
+            what=what, value=value, reason="means a folder to every disk; give it another name"
         )
     for character in value:
         if character in _RESERVED:

@@ -103,6 +103,13 @@ def test_an_error_does_not_repeat_a_long_name() -> None:
     assert len(str(invalid.value)) < 2000
 
 
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_name_that_is_a_way_up_on_the_disk_is_refused(name: str) -> None:
+    with pytest.raises(NameRefusedError, match="means a folder"):
+        check_segment(name)
+    assert check_segment("...") == "..."
+
+
 # Pictures
 
 

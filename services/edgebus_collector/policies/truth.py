@@ -27,6 +27,12 @@ class TruthSettings(PolicySettings):
         default=0.3, ge=0, le=1, description="Detections below it count as not said."
     )
     min_iou: float = Field(default=0.5, gt=0, le=1, description="Overlap of a right detection.")
+    classes: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Only these count, said or true: what a model cannot know is no mistake of it. "
+        "All classes without.",
+    )
     min_score: float = Field(
         default=0.0, ge=0, lt=1, description="Frames that are not more wrong than this are right."
     )
@@ -55,10 +61,10 @@ class TruthPolicy(Policy[TruthSettings]):
             return None
         said = [
             box
-            for box in example.detections.boxes
+            for box in self._known(example.detections.boxes)
             if box.score is None or box.score >= self.settings.score_threshold
         ]
-        true = example.truth.boxes
+        true = self._known(example.truth.boxes)
         if self.settings.rule == "multiset":
             names, true_names = _names(said), _names(true)
             hits = (names & true_names).total()
@@ -74,6 +80,10 @@ class TruthPolicy(Policy[TruthSettings]):
             score=score,
             reason=_words(misses, alarms, len(true)),
         )
+
+    def _known(self, boxes: tuple[Box, ...]) -> tuple[Box, ...]:
+        classes = self.settings.classes
+        return boxes if classes is None else tuple(box for box in boxes if box.label in classes)
 
 
 def _names(boxes: Iterable[Box]) -> Counter[str]:
