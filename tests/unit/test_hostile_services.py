@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from collector_examples import MODEL, box, detections, frame, truth
 from retrainer_samples import sample
 
+from edgebus.artifacts import ArtifactProvider, Store
+from edgebus.artifacts.index import BundleIndex, FileEntry, sha256
+from edgebus.artifacts.tensors import dump_tensors
 from edgebus.bus import Event
 from edgebus.contracts import (
     Address,
@@ -216,6 +223,76 @@ async def test_detector_and_a_release_that_nobody_can_provide(
         assert status.payload.serving.version == 1
         await h.publish(topics.CAMERA_FRAME.at(h.node("pi-01"), camera="front"), frame(1))
         assert (await h.expect(topics.DETECTIONS)).payload.model.version == 1
+
+
+def not_a_number(files: dict[str, bytes]) -> None:
+    weights = bytearray(files["weights.safetensors"])
+    weights[-4:] = struct.pack("<f", float("nan"))
+    files["weights.safetensors"] = bytes(weights)
+
+
+def another_shape(files: dict[str, bytes]) -> None:
+    manifest = json.loads(files["manifest.json"])
+    manifest["input"]["height"] = 96
+    files["manifest.json"] = json.dumps(manifest).encode()
+
+
+def fewer_weights(files: dict[str, bytes]) -> None:
+    files["weights.safetensors"] = dump_tensors({"conv.bias": np.zeros(7, np.float32)})
+
+
+def another_graph(files: dict[str, bytes]) -> None:
+    files["graph.onnx"] = files["graph.onnx"].replace(b"conv.weight", b"conv.weighs")
+
+
+def another_version(files: dict[str, bytes]) -> None:
+    files["manifest.json"] = files["manifest.json"].replace(b'"version": 2', b'"version": 3')
+
+
+def a_failing_probe(files: dict[str, bytes]) -> None:
+    probe = bytearray(files["probe.safetensors"])
+    probe[-4:] = struct.pack("<f", 1e9)
+    files["probe.safetensors"] = bytes(probe)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (not_a_number, "NaN"),
+        (another_shape, "describes the input as"),
+        (fewer_weights, "is missing; the graph needs it"),
+        (another_graph, "the graph needs it"),
+        (another_version, "version 3, not tiny version 2"),
+        (a_failing_probe, "probe"),
+    ],
+)
+async def test_detector_and_a_bundle_that_was_made_to_harm(
+    spoil: Callable[[dict[str, bytes]], None], words: str, tmp_path: Path
+) -> None:
+    """Every digest is right, the blocks come over the bus, and it still never serves."""
+    first = tiny_bundle(tmp_path / "v1")
+    files = dict(tiny_bundle(tmp_path / "v2", version=2, gain=0.3).files)
+    spoil(files)
+    index = BundleIndex(files=tuple(FileEntry.of(name, data) for name, data in files.items()))
+    store = Store(tmp_path / "cloud")
+    for data in (*files.values(), index.encode()):
+        store.put(data)
+    config = DetectorSettings(bundle=first.path, engine=EngineSettings(threads=1))
+    async with ServiceHarness(Detector, config) as h:
+        cloud = h.node("cloud", "distributor")
+        provider = asyncio.create_task(ArtifactProvider(h.bus, cloud, store).run())
+        where = topics.RELEASE.at(cloud, model="tiny", channel="stable")
+        told = release(sha256(index.encode()), index_size=len(index.encode()), size=index.size)
+        await h.publish(where, told)
+        status = await h.expect(
+            topics.MODEL_STATUS, where=lambda event: event.payload.state == "failed"
+        )
+        assert words in status.payload.error
+        assert status.payload.serving.version == 1
+        await h.publish(topics.CAMERA_FRAME.at(h.node("pi-01"), camera="front"), frame(1))
+        assert (await h.expect(topics.DETECTIONS)).payload.model.version == 1
+        provider.cancel()
+        await asyncio.gather(provider, return_exceptions=True)
 
 
 async def test_distributor_and_a_candidate_that_claims_too_much(tmp_path: Path) -> None:
