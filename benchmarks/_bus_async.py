@@ -107,6 +107,7 @@ async def _ping(job: Job, client: AsyncClient) -> None:
     async with client.open(job, listen=f"{job.topic}/back", on_message=on_message) as opened:
         say("ready")
         await _go()
+        cpu = time.process_time()
         async for n in _paced(job):
             pings.send(n)
             await opened.publish(job.topic, n)
@@ -114,7 +115,12 @@ async def _ping(job: Job, client: AsyncClient) -> None:
             if not pings.sent:
                 break
             await asyncio.sleep(0.02)
-        say("done", took_ms=pings.took_ms, lost=len(pings.sent))
+        say(
+            "done",
+            took_ms=pings.took_ms,
+            lost=len(pings.sent),
+            cpu_s=time.process_time() - cpu,
+        )
         await _go()
 
 

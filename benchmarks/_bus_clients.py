@@ -161,6 +161,7 @@ class AiomqttClient:
             yield Aio()
             if task is not None:
                 task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
 
 class GmqttClient:

@@ -83,7 +83,7 @@ def _ping(job: Job) -> None:
     client = _connect(job, listen=f"{job.topic}/back", on_message=on_message)
     say("ready")
     wait_for_go()
-    start = time.monotonic()
+    start, cpu = time.monotonic(), time.process_time()
     for n in range(int(job.rate * job.seconds)):
         time.sleep(max(0.0, start + n / job.rate - time.monotonic()))
         pings.send(n)
@@ -92,7 +92,12 @@ def _ping(job: Job) -> None:
         if not pings.sent:
             break
         time.sleep(0.02)
-    say("done", took_ms=pings.took_ms, lost=len(pings.sent))
+    say(
+        "done",
+        took_ms=pings.took_ms,
+        lost=len(pings.sent),
+        cpu_s=time.process_time() - cpu,
+    )
     wait_for_go()
 
 
