@@ -17,6 +17,8 @@ from edgebus.lab.topology import Topology, TopologyError, Tree
 __all__ = ["Sources", "check_files", "compose", "override", "why_not_learning"]
 
 _FIRST_JOB = 150
+_MEASURED = 480
+"""Frames of each camera that the new model answers before the end: a pass of most recordings."""
 _PATIENCE_S = 1800.0
 """A recording whose candidates are all refused has nothing more to tell after this long."""
 
@@ -124,7 +126,7 @@ def compose(given: Sources, *, name: str) -> Topology:
     if given.seconds is not None:
         tree["until"] = {"seconds": given.seconds}
     elif learns and not given.forever and not any(is_live(source) for source in given.sources):
-        tree["until"] = {"loop": "closed", "after_frames": 120, "timeout_s": _PATIENCE_S}
+        tree["until"] = {"loop": "closed", "after_frames": _MEASURED, "timeout_s": _PATIENCE_S}
     return Topology.parse(tree, source="command line")
 
 
