@@ -325,9 +325,7 @@ class Runtime(Generic[S]):
         except Exception as error:
             reason = f"{part}: {type(error).__name__}: {error}"
             code = getattr(error, "exit_code", 1)
-            raise ServiceFailedError(
-                self.identity.source, reason=reason, exit_code=code
-            ) from error
+            raise ServiceFailedError(self.identity.source, reason=reason, exit_code=code) from error
 
     def _meaning(self, error: BaseException) -> ServiceError:
         """The one error that says what happened."""
