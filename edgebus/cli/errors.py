@@ -33,6 +33,8 @@ def describe(error: BaseException) -> str:
         if (extra := _EXTRAS.get(module)) is not None:
             return f"{module} is not installed; run: pip install 'edgebus[{extra}]'"
         return str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     if _is_ours(error) or isinstance(error, OSError):
         return str(error)
     return f"{type(error).__name__}: {error} (a bug? see it all with edgebus --debug)"

@@ -19,17 +19,21 @@ _ANY_URL = "mqtt://localhost:1883"
 _PLACEHOLDERS = {"run": "run", "assets": "assets", "start": "0"}
 
 
-def check_services(topology: Topology) -> None:
+def check_services(topology: Topology, *, source: str) -> None:
     """Check that every service is installed and takes its settings.
 
     A process that cannot start says so too, but only after broker and set-up have run, and only
     the first of them.
 
+    Args:
+        topology: What is to run.
+        source: The file that it came from, or what stands for it.
+
     Raises:
         TopologyError: All mistakes at once, by their place in the topology.
     """
     tree = fill_placeholders(topology.model_dump(exclude_unset=True), _PLACEHOLDERS)
-    filled = Topology.parse(tree, source=topology.name)
+    filled = Topology.parse(tree, source=source)
     configs = node_configs(filled, url=filled.broker.url or _ANY_URL, data=Path("data"))
     environment = {**os.environ, **filled.environment}
     problems: list[str] = []
@@ -45,7 +49,7 @@ def check_services(topology: Topology) -> None:
             for service in services:
                 problems += _mistakes(node, service, path, environment)
     if problems:
-        raise TopologyError(source=topology.name, problems=list(dict.fromkeys(problems)))
+        raise TopologyError(source=source, problems=list(dict.fromkeys(problems)))
 
 
 def _absent(key: str, topology: Topology, services: list[str]) -> bool:

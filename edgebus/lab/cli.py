@@ -175,7 +175,7 @@ def _up(
     if seconds is not None:
         pairs.append(f"until={{seconds: {seconds}}}")
     chosen = override(chosen, pairs)
-    check_services(chosen)
+    check_services(chosen, source="command line" if topology is None else str(topology))
     if folder is None:
         folder = make_run_folder(out, name=chosen.name)
     finished = _run(chosen, folder, plain=plain)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgebus.service.errors import DuplicateIdentityError
+from edgebus.service.errors import DuplicateIdentityError, SettingsError, SettingsProblem
 
 __all__ = ["folder_lock"]
 
@@ -23,9 +23,15 @@ def folder_lock(folder: Path, *, identity: str) -> Iterator[None]:
 
     Raises:
         DuplicateIdentityError: Another process holds it.
+        SettingsError: It cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        reason = f"{error.strerror}; choose a folder that this user may write"
+        problem = SettingsProblem(key="data_dir", origin=str(folder), reason=reason)
+        raise SettingsError([problem]) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

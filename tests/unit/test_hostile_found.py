@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import time
 from datetime import UTC, datetime
@@ -38,6 +39,7 @@ from edgebus.contracts import (
 from edgebus.inference.testing import tiny_bundle, tiny_onnx
 from edgebus.lab.topology import Topology, TopologyError
 from edgebus.service import ServiceSettings, SettingsError, load_settings
+from edgebus.service.lock import folder_lock
 from edgebus.service.yamltext import YamlTextError, read_yaml
 from edgebus.vision import encode_jpeg
 
@@ -274,6 +276,16 @@ def test_a_pair_without_a_key_does_not_show_its_password() -> None:
     assert "mqtt://***@broker" in str(refused.value)
 
 
+def test_a_data_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with (
+        pytest.raises(SettingsError, match=r"data_dir .*Not a directory; choose a folder"),
+        folder_lock(file / "camera", identity="lab/pi-01/camera"),
+    ):
+        pytest.fail("it was held")
+
+
 def test_a_value_nested_beyond_reason_is_named() -> None:
     with pytest.raises(SettingsError, match=r"broker \(command line\): is nested too deeply"):
         load_settings(
@@ -316,3 +328,15 @@ def test_a_wrong_name_in_the_settings_is_said_once() -> None:
     assert str(refused.value) == (
         "node (command line): name 'pi+1' holds '+', which MQTT or NATS keeps for itself; use '-'"
     )
+
+
+# The page
+
+
+def test_every_test_that_the_page_names_is_there() -> None:
+    root = Path(__file__).resolve().parents[2]
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (root / "docs/bad-input.md").read_text())
+    assert len(named) > 20
+    for file, name in named:
+        (path,) = (root / "tests").rglob(file)
+        assert f"def {name}(" in path.read_text(), f"{file} has no {name}"

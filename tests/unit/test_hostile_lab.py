@@ -28,7 +28,8 @@ def test_every_mistake_is_named_with_its_place_and_the_way_out(tmp_path: Path) -
     path = tmp_path / "t.yaml"
     path.write_text(WRONG)
     with pytest.raises(TopologyError) as refused:
-        check_services(Topology.load(path))
+        check_services(Topology.load(path), source=str(path))
+    assert str(refused.value).startswith(f"{path}: ")
     problems = refused.value.problems
     assert len(problems) == 5
     for words in (
@@ -59,8 +60,8 @@ def test_an_environment_variable_of_the_topology_is_named(tmp_path: Path) -> Non
         "nodes": {"a": {"detector": {"model": "street"}}},
     }
     with pytest.raises(TopologyError, match=r"EDGEBUS_DETECTOR__TRESHOLD"):
-        check_services(Topology.parse(tree, source="test"))
+        check_services(Topology.parse(tree, source="test"), source="test")
 
 
 def test_the_demo_has_no_mistakes() -> None:
-    check_services(Topology.load(ASSETS / "demo.yaml"))
+    check_services(Topology.load(ASSETS / "demo.yaml"), source="demo.yaml")
