@@ -71,7 +71,8 @@ class Maker:
     def segment(self) -> str:
         """A name that can be a level of a topic."""
         length = self.random.choice((1, 3, 8, 96))
-        return "".join(self.random.choice(_LETTERS) for _ in range(length))
+        name = "".join(self.random.choice(_LETTERS) for _ in range(length))
+        return "dot" if name in {".", ".."} else name
 
     def digest(self) -> str:
         """64 hexadecimal digits."""
