@@ -70,7 +70,7 @@ class Parser:
         try:
             self._parse(packets)
         except ProtocolError as error:
-            self.failure = error
+            self.failure = error.with_traceback(None)  # else a circle with this parser
             self._start = self._end = 0
         return packets
 
