@@ -75,6 +75,7 @@ def test_a_job_brings_back_what_dusk_took(world, tmp_path):
     outcome = run(job(world, tmp_path), events)
     assert outcome.outcome == "accepted", outcome.reason
     new, old = outcome.gate.domains
+    assert (new.labels, old.labels) == ("truth", "day")
     assert new.map50_before < 0.2
     assert new.map50_after > 0.9
     assert old.map50_after >= old.map50_before - 0.02
@@ -191,6 +192,7 @@ def test_a_teacher_labels_what_has_no_truth(world, tmp_path):
     outcome = run(job(world, tmp_path / "pupil", truth=False, labels=labels))
     assert outcome.outcome == "accepted", outcome.reason
     assert outcome.gate.domains[0].map50_after > 0.9
+    assert outcome.gate.domains[0].labels == "teacher"
 
 
 def test_a_class_that_the_model_does_not_have_is_named(world, tmp_path):
