@@ -221,12 +221,13 @@ def test_the_loop_closes_although_everything_was_killed_once(demo: Demo) -> None
 
 
 def test_accuracy_comes_back(demo: Demo) -> None:
-    for figures in (demo.summary.map, demo.summary.map50):
+    # Undisturbed, about .95 and .85; with everything killed, samples and minutes differ.
+    for figures, least in ((demo.summary.map50, 0.8), (demo.summary.map, 0.7)):
         assert figures.before_drift is not None
         assert figures.after_drift is not None
-        assert figures.before_drift - figures.after_drift > 0.1
+        assert figures.before_drift - figures.after_drift > 0.3
         assert figures.recovered is not None
-        assert figures.recovered >= 0.8
+        assert figures.recovered >= least
 
 
 def test_no_frame_fails_and_none_is_torn(demo: Demo) -> None:
