@@ -76,7 +76,7 @@ class OutboxFile:
             )
             self._prepare(self._database)
             return self._read(self._database)
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:  # the last for damaged text
             self.close()
             raise OutboxFileError(path=self.path, reason=str(error)) from error
         except OutboxFileError:
@@ -104,7 +104,7 @@ class OutboxFile:
             database.executemany("INSERT OR REPLACE INTO event VALUES (?, ?, ?, ?, ?, ?)", rows)
             database.executemany("DELETE FROM event WHERE number = ?", ((n,) for n in remove))
             database.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             if database.in_transaction:
                 database.rollback()
             raise OutboxFileError(path=self.path, reason=str(error)) from error
