@@ -71,7 +71,7 @@ def _draw_camera(axis: Axes, camera: CameraTrack, tracker: Tracker, start: datet
         axis.axvspan(*(_at(time, start) for time in ramp), color=_DRIFT, alpha=0.22, lw=0)
         end = _at(history[-1][0], start)
         axis.axvspan(_at(ramp[1], start), end, color=_DRIFT, alpha=0.08, lw=0)
-        _write(axis, _at(ramp[0], start), "drift", _DRIFT)
+        _write(axis, _at(ramp[0], start), "drift", _DRIFT, y=1.04)
     for result in tracker.results.values():
         axis.axvspan(
             _at(result.started, start), _at(result.time, start), 0, 0.05, color=_TRAINING, lw=0
