@@ -89,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pooled: dict[str, Answers] = {name: Answers([], []) for name in ("before", "after")}
     for number in options.folds:
         camera = camera_of_fold(number)
-        run = run_loop(options, camera, seed=number)
+        run = Path(options.out / camera / "latest").resolve()
+        if not (options.keep and (run / "summary.json").exists()):
+            run = run_loop(options, camera, seed=number)
         old, new = bundles_of(run)
         answers = {
             name: answer(bundle, frames, labels, camera=camera)
@@ -305,6 +307,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder of the test data")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folds", type=int, choices=range(4), nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--keep", action="store_true", help="measure runs that are there again")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds for one loop")
     parser.add_argument("--set", action="append", help="passed on to edgebus up")
     options = parser.parse_args(arguments)
