@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Generic, Self, TypeVar, cast
+from typing import Annotated, ClassVar, Generic, NamedTuple, Self, TypeVar, cast
 
 from pydantic import Field
 
@@ -115,8 +115,7 @@ class JpegPayload(Generic[R]):
         return cls(jpeg=data, record=cast("R", record))
 
 
-@dataclass(frozen=True, slots=True)
-class _Segment:
+class _Segment(NamedTuple):
     """One marker segment: the whole of it is ``data[start:end]``."""
 
     marker: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from typing import Annotated
@@ -16,6 +17,8 @@ _MAX_LENGTH = 96
 # MQTT 5.0 §4.7 reserves the first three; `*` and `>` are the wildcards of NATS, which may carry
 # the same topics.
 _RESERVED = frozenset("/+#*>")
+# What nearly every name is made of, accepted without a look at each character.
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,96}")
 
 
 def check_segment(value: str, *, what: str = "segment") -> str:
@@ -29,6 +32,8 @@ def check_segment(value: str, *, what: str = "segment") -> str:
         NameRefusedError: It is empty, too long, ``.`` or ``..``, starts with ``$``, or holds a
             wildcard, a slash, white space or a control character.
     """
+    if _PLAIN.fullmatch(value):
+        return value
     if not value:
         raise NameRefusedError(what=what, value=value, reason="is empty; give it a name")
     if len(value) > _MAX_LENGTH:
