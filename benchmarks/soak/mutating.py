@@ -22,6 +22,8 @@ Pairs = list[tuple[str, Any]]
 """An object of JSON as its pairs, so that a name can occur twice."""
 
 _DEEP = 100_000
+_LARGEST = 2 * 2**20
+"""Bytes that a repeated piece may grow to; brokers let through no more than a few megabytes."""
 _WORDS = (
     "",
     "\0",
@@ -168,7 +170,8 @@ def _spoilt(random: Random, tree: Any) -> Any:
         items = list(tree)
         place = random.randrange(len(items))
         if random.random() < 0.2 and len(items) < 50:
-            return items * random.choice((2, 100, 2000))
+            times = random.choice((2, 100, 2000))
+            return items * min(times, 1 + _LARGEST // (1 + len(dump(items))))
         items[place] = _spoilt(random, items[place])
         return items
     return _hostile(random)

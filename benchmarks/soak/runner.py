@@ -39,6 +39,8 @@ _LIMIT_CPU_S = 20.0
 _HEADROOM = 768 * 2**20
 """Bytes that one process may take beyond what it has when everything is imported."""
 _EVERY_S = 0.5
+_SAY_S = 30.0
+"""Seconds between two lines where there is no terminal for a bar."""
 _MOST_FAULTS = 25
 
 
@@ -86,6 +88,8 @@ class Tally:
     accepted: int = 0
     slowest_ms: float = 0.0
     cpu_s: float = 0.0
+    grew_bytes: int = 0
+    """How much its cases raised a process's peak memory, at most in one process."""
 
 
 @dataclass(slots=True)
@@ -123,11 +127,20 @@ def all_targets() -> list[Target]:
     """Everything there is to attack; making them starts no service yet."""
     # Imported here, in each process: models and services are heavy.
     from benchmarks.soak.on_artifacts import artifact_targets
+    from benchmarks.soak.on_files import file_targets
     from benchmarks.soak.on_messages import message_targets
     from benchmarks.soak.on_services import service_targets
     from benchmarks.soak.on_settings import settings_targets
+    from benchmarks.soak.on_wire import wire_targets
 
-    return [*message_targets(), *artifact_targets(), *settings_targets(), *service_targets()]
+    return [
+        *message_targets(),
+        *artifact_targets(),
+        *settings_targets(),
+        *file_targets(),
+        *wire_targets(),
+        *service_targets(),
+    ]
 
 
 def run(plan: Plan, *, console: Console) -> Result:
@@ -148,6 +161,7 @@ def run(plan: Plan, *, console: Console) -> Result:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task("cases", total=plan.cases)
+        said, told = time.monotonic(), 0
         while workers:
             for source in wait(list(workers)):
                 assert isinstance(source, Connection)
@@ -156,13 +170,19 @@ def run(plan: Plan, *, console: Console) -> Result:
                 except EOFError:
                     _end(result, workers.pop(source))
             progress.update(bar, completed=result.cases, description=_words(result))
+            if not console.is_terminal and time.monotonic() - said > _SAY_S:
+                said = time.monotonic()
+                console.print(f"{result.cases:,} of {plan.cases:,} {_words(result)}")
+                for fault in result.faults[told:]:
+                    console.print(f"{fault.target}, call {fault.call}: {fault.words}", markup=False)
+                told = len(result.faults)
     result.seconds = time.monotonic() - began
     return result
 
 
 def report(result: Result, *, console: Console) -> None:
     """Print the table and what was found."""
-    table = Table("target", "cases", "accepted", "refused", "slowest", "CPU")
+    table = Table("target", "cases", "accepted", "refused", "slowest", "CPU", "memory")
     for name, tally in result.tallies.items():
         table.add_row(
             name,
@@ -171,6 +191,7 @@ def report(result: Result, *, console: Console) -> None:
             f"{tally.cases - tally.accepted:,}",
             f"{tally.slowest_ms:.0f} ms",
             f"{tally.cpu_s:.0f} s",
+            f"+{_mib(tally.grew_bytes)} MiB",
         )
     console.print(table)
     for fault in result.faults:
@@ -206,6 +227,7 @@ def _take(result: Result, news: dict[str, Any]) -> None:
         sum_.cases += tally.cases
         sum_.accepted += tally.accepted
         sum_.cpu_s += tally.cpu_s
+        sum_.grew_bytes = max(sum_.grew_bytes, tally.grew_bytes)
         sum_.slowest_ms = max(sum_.slowest_ms, tally.slowest_ms)
     if len(result.faults) < _MOST_FAULTS:
         result.faults += news["faults"]
@@ -253,8 +275,7 @@ def _work(plan: Plan, number: int, pipe: Connection, place: SynchronizedArray[in
     faults: list[Fault] = []
 
     def tell() -> None:
-        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        pipe.send({"pid": os.getpid(), "rss": rss, "tallies": tallies, "faults": faults})
+        pipe.send({"pid": os.getpid(), "rss": _peak(), "tallies": tallies, "faults": faults})
 
     tell()
     said = time.monotonic()
@@ -288,7 +309,7 @@ def _schedule(
 
 def _case(plan: Plan, target: Target, call: int, tally: Tally) -> Fault | None:
     random = Random(f"{plan.seed}/{target.name}/{call}")
-    began, cpu = time.perf_counter(), time.process_time()
+    began, cpu, peak = time.perf_counter(), time.process_time(), _peak()
     fault = None
     try:
         with _timed():
@@ -299,8 +320,14 @@ def _case(plan: Plan, target: Target, call: int, tally: Tally) -> Fault | None:
         fault = Fault(target.name, call, words, where)
     tally.cases += target.cases
     tally.cpu_s += time.process_time() - cpu
+    tally.grew_bytes += _peak() - peak
     tally.slowest_ms = max(tally.slowest_ms, (time.perf_counter() - began) * 1e3)
     return fault
+
+
+def _peak() -> int:
+    """Most bytes that this process ever had in memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @contextmanager

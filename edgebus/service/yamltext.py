@@ -5,8 +5,11 @@ from typing import Any, Final
 
 import yaml
 
+from edgebus.service.errors import hide_credentials
+
 __all__ = ["YamlTextError", "read_yaml"]
 
+_SHOWN: Final = 80
 _MAX_DEPTH: Final = 50
 _MAX_VALUES: Final = 100_000
 
@@ -65,7 +68,8 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, msg, key_node.start_mark)
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                msg = f"key {key!r} is said twice"
+                # A file that was garbled may have anything for a key.
+                msg = f"key {hide_credentials(repr(key))[:_SHOWN]} is said twice"
                 raise yaml.constructor.ConstructorError(None, None, msg, key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
