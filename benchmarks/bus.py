@@ -251,6 +251,30 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
             console.print(table)
 
 
+def markdown(report: dict[str, Any]) -> str:
+    """The tables of `docs/benchmarks.md`."""
+    lines = [
+        "| payload, QoS | client | messages/s | of paho | CPU µs to publish, to receive "
+        "| round trip p50, p99 ms |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows = {(r["payload"], r["qos"], r["client"], r["kind"]): r for r in report["rows"]}
+    for payload, qos, client in dict.fromkeys(key[:3] for key in rows):
+        flood = rows.get((payload, qos, client, "flood"))
+        trip = rows.get((payload, qos, client, "trip"))
+        paho = rows.get((payload, qos, "paho", "flood"))
+        cells = [f"{'256 B JSON' if payload == 'json' else '60 kB JPEG'}, {qos}", client]
+        if flood is None:
+            cells += ["", "", ""]
+        else:
+            ratio = f"{flood['rate'] / paho['rate']:.2f}" if paho else ""
+            cells += [f"{flood['rate']:,.0f}", ratio]
+            cells.append(f"{flood['source_us']:.0f}, {flood['sink_us']:.0f}")
+        cells.append("" if trip is None else f"{trip['p50_ms']:.2f}, {trip['p99_ms']:.1f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def about(rounds: int) -> dict[str, Any]:
     """What the figures depend on."""
     versions: dict[str, str] = {}
@@ -289,8 +313,12 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="of the message counts")
     parser.add_argument("--seconds", type=float, default=5.0, help="of pings per measurement")
     parser.add_argument("--quick", action="store_true", help="one round of a tenth")
+    parser.add_argument("--show", type=Path, help="only print these results as Markdown")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "bus.json")
     arguments = parser.parse_args()
+    if arguments.show:
+        print(markdown(json.loads(arguments.show.read_text())))
+        return
     if arguments.quick:
         arguments.rounds, arguments.scale, arguments.seconds = 1, 0.1, 1.0
     console = Console(width=None if sys.stdout.isatty() else 110)
