@@ -293,6 +293,23 @@ def test_both_nodes_lie_on_one_clock_and_in_order(demo: Demo) -> None:
     assert sorted(near)[len(near) // 2] < 0.125
 
 
+def test_the_report_opens_in_a_browser_without_a_network(demo: Demo, tmp_path: Path) -> None:
+    picture = tmp_path / "report.png"
+    browser = [
+        *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        *("--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}"),
+        *("--window-size=1100,1600", f"--screenshot={picture}"),
+        (demo.folder / "report.html").absolute().as_uri(),
+    ]
+    subprocess.run(browser, check=True, capture_output=True, timeout=60)
+    shown = cv2.imread(str(picture))
+    assert shown is not None
+    # Plots and pictures of the street are there: a page of text alone has next to no colour.
+    spread = shown.max(axis=2).astype(int) - shown.min(axis=2)
+    assert (spread > 40).mean() > 0.03
+
+
 def test_the_report_stands_alone(demo: Demo) -> None:
     page = (demo.folder / "report.html").read_text()
     assert "the loop closed" in page
