@@ -165,4 +165,5 @@ class BundleIndex(Record):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            raise BundleFormatError(file=INDEX, reason=explain(error)) from error
+            reason = explain(error)
+        raise BundleFormatError(file=INDEX, reason=reason)  # without its cause: see Message.decode

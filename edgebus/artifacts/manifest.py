@@ -195,4 +195,7 @@ class Manifest(Record):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            raise BundleFormatError(file="manifest.json", reason=explain(error)) from error
+            reason = explain(error)
+        raise BundleFormatError(
+            file="manifest.json", reason=reason
+        )  # without its cause: see Message.decode

@@ -14,6 +14,18 @@ __all__ = ["Delivery", "Item", "Route"]
 _CACHED_TOPICS = 4096
 
 
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """Why a payload cannot be read.
+
+    Not the error itself: its traceback holds frames, those hold the message, and bytes would wait
+    for the garbage collector, which counts objects and not megabytes.
+    """
+
+    schema: str
+    reason: str
+
+
 class Delivery:
     """A message and how many handlers still work on it.
 
@@ -28,7 +40,7 @@ class Delivery:
         self.lettered = False
         self._slot = slot
         self._remaining = 1  # the router's own share, given back once it has told every handler
-        self._decoded: tuple[tuple[type[Payload], Payload | PayloadError], ...] = ()
+        self._decoded: tuple[tuple[type[Payload], Payload | _Unreadable], ...] = ()
 
     def hold(self) -> None:
         """One more handler works on it."""
@@ -48,18 +60,18 @@ class Delivery:
         """
         for known, found in self._decoded:
             if known is kind:
-                if isinstance(found, PayloadError):
-                    raise found
+                if isinstance(found, _Unreadable):
+                    raise PayloadError(schema=found.schema, reason=found.reason)
                 return found
         try:
             payload = kind.decode(self.message.payload)
         except PayloadError as error:
-            self._decoded += ((kind, error),)
+            self._decoded += ((kind, _Unreadable(error.schema, error.reason)),)
             raise
         except Exception as error:  # a payload class of a third party
-            wrong = PayloadError(schema=kind.schema_id(), reason=repr(error))
-            self._decoded += ((kind, wrong),)
-            raise wrong from error
+            schema, reason = kind.schema_id(), repr(error)
+            self._decoded += ((kind, _Unreadable(schema, reason)),)
+            raise PayloadError(schema=schema, reason=reason) from error
         self._decoded += ((kind, payload),)
         return payload
 

@@ -110,6 +110,7 @@ def reply_address(reply_to: str, *, identity: Identity) -> Address[Reply]:
     names = REPLY.parse(reply_to)
     if names is None or not reply_to.startswith(identity.prefix + "/"):
         expected = REPLY.at(identity, request="ID").name
-        msg = f"reply_to {reply_to!r} is not below {identity.prefix}; it must look like {expected}"
+        asked = reply_to[:80]  # it comes from outside, and the error goes into logs
+        msg = f"reply_to {asked!r} is not below {identity.prefix}; it must look like {expected}"
         raise ContractError(msg)
     return REPLY.at(identity, request=names["request"])

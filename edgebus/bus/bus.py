@@ -14,6 +14,7 @@ from edgebus.bus._core import Core
 from edgebus.bus._links import WillFactory
 from edgebus.bus._registry import Wanted
 from edgebus.bus._requests import reply_address
+from edgebus.bus._trace import traceparent_of
 from edgebus.bus._trie import check_filter
 from edgebus.bus.connection import ConnectionListener, ConnectionState
 from edgebus.bus.errors import BrokerUnreachableError, RequestTimeoutError
@@ -30,9 +31,6 @@ from edgebus.contracts import (
     ContractError,
     Filter,
     Identity,
-    JpegPayload,
-    Message,
-    Payload,
     Qos,
     Reply,
     utc_now,
@@ -169,7 +167,7 @@ class Bus:
             PublishRefusedError: The broker refuses it (MQTT 5).
             BusClosedError: The bus is not open.
         """
-        await self._send(address, payload.encode(), expires_in_s, _traceparent_of(payload))
+        await self._send(address, payload.encode(), expires_in_s, traceparent_of(payload))
 
     async def publish_raw(
         self,
@@ -374,11 +372,21 @@ class Bus:
                 expected = self._core.requests.expect(address, command, reply)
                 async with expected as (reply_to, answer):
                     asked = command.model_copy(update={"reply_to": reply_to, "expires": expires})
-                    data, trace = asked.encode(), _traceparent_of(asked)
+                    data, trace = asked.encode(), traceparent_of(asked)
                     await self._send(address, data, timeout, trace, durable=False)
                     return await answer
         except TimeoutError as error:
             raise RequestTimeoutError(topic=address.name, timeout=timeout) from error
+
+    def check_reply(self, event: Event[Any]) -> None:
+        """Check that a command can be answered, before it is acted upon.
+
+        Raises:
+            ContractError: The command asks for an answer outside this service's own prefix.
+        """
+        command: Command = event.payload
+        if command.reply_to is not None:
+            reply_address(command.reply_to, identity=self.identity)
 
     async def reply(self, event: Event[Any], reply: Reply) -> None:
         """Answer a command; nothing happens where the sender asked for no answer.
@@ -391,10 +399,3 @@ class Bus:
         if command.reply_to is None:
             return
         await self.publish(reply_address(command.reply_to, identity=self.identity), reply)
-
-
-def _traceparent_of(payload: Payload) -> str | None:
-    """The place in a trace of a message, or of the record in a picture."""
-    if isinstance(payload, JpegPayload):
-        payload = payload.record
-    return payload.traceparent if isinstance(payload, Message) else None

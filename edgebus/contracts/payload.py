@@ -181,7 +181,11 @@ class Message(Record):
         try:
             return cast("Self", cls.__pydantic_validator__.validate_json(data))
         except ValidationError as error:
-            raise PayloadError(schema=cls.schema_id(), reason=explain(error)) from error
+            reason = explain(error)
+        # Raised here and without its cause: a ValidationError holds the errors of our validators
+        # where Python's garbage collector cannot see them, and those hold, by their tracebacks,
+        # the frames of whoever called. One chained to what a frame keeps would stay for ever.
+        raise PayloadError(schema=cls.schema_id(), reason=reason)
 
 
 def explain(error: ValidationError, *, limit: int = 3) -> str:

@@ -73,6 +73,8 @@ async def _listen_for_commands(
     await bus.subscribe(
         topic.any(base=identity.base, **names),
         _answering(service, bus, handler, name=name),
+        # Whatever a command's handler raises is its answer; acting twice would be no better.
+        retry=RetryPolicy(attempts=1),
         name=name,
     )
 
@@ -87,6 +89,7 @@ def _answering(
     """Wrap a command's handler so that whoever asked always gets an answer."""
 
     async def answer(event: Event[Command]) -> None:
+        bus.check_reply(event)  # who cannot be answered is not obeyed either; a dead letter tells
         try:
             reply = await handler(event)
         except CommandRefusedError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Any
 
 import cv2
@@ -14,6 +14,7 @@ __all__ = ["NearDuplicates", "PictureUnreadableError", "difference_hash"]
 Hash = npt.NDArray[np.uint64]
 
 _SIDE = 16
+_MAX_KEYS = 1024
 
 
 class PictureUnreadableError(ValueError):
@@ -50,6 +51,8 @@ def difference_hash(jpeg: bytes) -> Hash:
 class NearDuplicates:
     """Remembers the last samples of each key and recognises what looks like one of them.
 
+    Of more than 1024 keys (cameras and splits), the one that was used longest ago is forgotten.
+
     Args:
         distance: Hashes that differ in at most so many of 256 bits are near-duplicates;
             below 0 nothing is.
@@ -59,7 +62,7 @@ class NearDuplicates:
     def __init__(self, *, distance: int, memory: int) -> None:
         self._distance = distance
         self._memory = memory
-        self._seen: dict[str, deque[Hash]] = {}
+        self._seen: OrderedDict[str, deque[Hash]] = OrderedDict()
 
     def seen(self, key: str, value: Hash) -> bool:
         """Whether something like it was remembered under this key."""
@@ -72,3 +75,6 @@ class NearDuplicates:
     def remember(self, key: str, value: Hash) -> None:
         """Remember a sample that was taken."""
         self._seen.setdefault(key, deque(maxlen=self._memory)).append(value)
+        self._seen.move_to_end(key)
+        if len(self._seen) > _MAX_KEYS:
+            self._seen.popitem(last=False)

@@ -33,13 +33,17 @@ class _Camera:
     has_truth: bool = False
 
 
+_MAX_CAMERAS = 256
+
+
 class Joiner:
     """Keeps the last frames of each camera until their detections are there.
 
     Frames travel at QoS 0 and the detector skips frames, so most parts never find their
     partners: each camera's buffer is bounded in frames and bytes, the oldest goes first. A camera
     that has ever told the truth is waited for; when a frame is pushed out while only its truth
-    is missing, it is handed out without.
+    is missing, it is handed out without. Of more than 256 cameras, far more than a node has, the
+    one that was silent longest is forgotten.
 
     Args:
         frames: The most frames per camera.
@@ -49,7 +53,7 @@ class Joiner:
     def __init__(self, *, frames: int, size: int) -> None:
         self._max_frames = frames
         self._max_size = size
-        self._cameras: dict[str, _Camera] = {}
+        self._cameras: OrderedDict[str, _Camera] = OrderedDict()
         self.expired = 0
         """Frames that were pushed out before their detections came."""
 
@@ -86,7 +90,12 @@ class Joiner:
         return self._complete(camera, truth.frame)
 
     def _camera(self, name: str) -> _Camera:
-        return self._cameras.setdefault(name, _Camera())
+        camera = self._cameras.setdefault(name, _Camera())
+        self._cameras.move_to_end(name)
+        if len(self._cameras) > _MAX_CAMERAS:
+            _, silent = self._cameras.popitem(last=False)
+            self.expired += sum(parts.frame is not None for parts in silent.pending.values())
+        return camera
 
     @staticmethod
     def _parts(camera: _Camera, frame: str) -> _Parts:

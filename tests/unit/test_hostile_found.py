@@ -42,6 +42,8 @@ from edgebus.service import ServiceSettings, SettingsError, load_settings
 from edgebus.service.lock import folder_lock
 from edgebus.service.yamltext import YamlTextError, read_yaml
 from edgebus.vision import encode_jpeg
+from edgebus_collector.hashing import NearDuplicates
+from edgebus_collector.joining import Joiner
 
 PLAIN = encode_jpeg(np.full((48, 64, 3), 90, np.uint8))
 
@@ -340,3 +342,18 @@ def test_every_test_that_the_page_names_is_there() -> None:
     for file, name in named:
         (path,) = (root / "tests").rglob(file)
         assert f"def {name}(" in path.read_text(), f"{file} has no {name}"
+
+
+def test_cameras_that_are_only_names_do_not_fill_the_memory() -> None:
+    joiner = Joiner(frames=4, size=10**6)
+    frames = [record().model_copy(update={"camera": f"c{number}"}) for number in range(1000)]
+    for item in frames:
+        joiner.add_frame(Frame.build(PLAIN, item))
+    assert len(joiner.cameras) == joiner.pending == 256
+    assert joiner.expired == 1000 - 256
+    same = NearDuplicates(distance=0, memory=2)
+    value = np.zeros(4, np.uint64)
+    for number in range(2000):
+        same.remember(f"c{number}", value)
+    assert not same.seen("c0", value)
+    assert same.seen("c1999", value)

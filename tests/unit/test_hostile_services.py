@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import struct
 from collections.abc import Callable
@@ -18,16 +19,19 @@ from edgebus.artifacts import ArtifactProvider, Store
 from edgebus.artifacts.index import BundleIndex, FileEntry, sha256
 from edgebus.artifacts.tensors import dump_tensors
 from edgebus.bus import Event
+from edgebus.bus._delivery import Delivery
 from edgebus.contracts import (
     Address,
     BundleRef,
     Candidate,
+    CaptureCommand,
     DeadLetter,
     GateReport,
     ModelListCommand,
     ModelListReply,
     ModelRef,
     Release,
+    Reply,
     ServiceState,
     split_of,
     topics,
@@ -35,7 +39,7 @@ from edgebus.contracts import (
 )
 from edgebus.inference import EngineSettings
 from edgebus.inference.testing import tiny_bundle
-from edgebus.service import Service, ServiceSettings
+from edgebus.service import Service, ServiceSettings, command
 from edgebus.service.testing import ServiceHarness
 from edgebus_collector import Collector, CollectorSettings
 from edgebus_detector import Detector, DetectorSettings
@@ -378,3 +382,56 @@ async def test_a_broken_state_in_its_own_name_takes_nobody_down() -> None:
         letter = await throw(h, topics.SERVICE_STATE.at(h.identity), b'{"state": "ready"}')
         assert letter.expected == "state/1"
         assert (await h.wait_for_state("ready")).state == "ready"
+
+
+class Counting(Service[ServiceSettings]):
+    """Counts how often it was told."""
+
+    name = "collector"
+    told = 0
+
+    @command(topics.CMD_CAPTURE)
+    async def capture(self, event: Event[CaptureCommand]) -> Reply:
+        """Do it."""
+        self.told += 1
+        return Reply(source=self.identity.source, request=event.payload.id, ok=True)
+
+
+@pytest.mark.parametrize("reply_to", ["", "#", "edgebus/lab/pi-01/camera/state", "x" * 5000])
+async def test_a_command_that_cannot_be_answered_is_not_obeyed(reply_to: str) -> None:
+    async with ServiceHarness(Counting, ServiceSettings()) as h:
+        bad = CaptureCommand(source="lab/test/test", camera="front", reply_to=reply_to)
+        letter = await throw(h, topics.CMD_CAPTURE.at(h.identity), bad.encode())
+        assert (letter.reason, letter.attempts) == ("failed", 1)
+        assert "is not below" in letter.error
+        good = CaptureCommand(source="lab/test/test", camera="front")
+        assert (await h.request(topics.CMD_CAPTURE, good, reply=Reply)).ok
+        assert h.service.told == 1
+
+
+async def test_bad_messages_leave_nothing_in_memory() -> None:
+    """A name that a validator of ours refuses was kept for ever once, with its whole message."""
+    async with ServiceHarness(Idle, ServiceSettings()) as h:
+        bus = h.service.bus
+        heard: list[Event[Any]] = []
+
+        async def hear(event: Event[Any]) -> None:
+            heard.append(event)
+
+        await bus.subscribe(topics.DETECTIONS.any(), hear)
+        where = topics.DETECTIONS.at(h.node("pi-02"), camera="front")
+        bad = changed(detections(frame(0), model=MODEL), camera="no/name")
+        letter = await throw(h, where, bad)
+        assert "holds '/'" in letter.error
+        for _ in range(50):
+            await h.bus.publish(where, Anything(bad))  # type: ignore[arg-type]
+        good = detections(frame(1), model=MODEL)
+        await h.publish(where, good)
+        await h.expect(topics.DETECTIONS, where=lambda event: event.payload.id == good.id)
+        while not heard:
+            await asyncio.sleep(0)
+        heard.clear()
+        h._seen.clear()
+        gc.collect()
+        kept = [item for item in gc.get_objects() if isinstance(item, Delivery)]
+        assert [item for item in kept if b"no/name" in item.message.payload] == []

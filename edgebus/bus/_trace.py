@@ -1,0 +1,14 @@
+"""Where a payload stands in a trace."""
+
+from __future__ import annotations
+
+from edgebus.contracts import JpegPayload, Message, Payload
+
+__all__ = ["traceparent_of"]
+
+
+def traceparent_of(payload: Payload) -> str | None:
+    """The place in a trace of a message, or of the record in a picture."""
+    if isinstance(payload, JpegPayload):
+        payload = payload.record
+    return payload.traceparent if isinstance(payload, Message) else None
