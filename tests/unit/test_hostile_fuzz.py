@@ -16,6 +16,7 @@ from rich.console import Console
 
 from benchmarks.soak.making import Maker
 from benchmarks.soak.on_artifacts import artifact_targets
+from benchmarks.soak.on_files import file_targets
 from benchmarks.soak.on_messages import message_targets
 from benchmarks.soak.on_services import service_targets
 from benchmarks.soak.on_settings import settings_targets
@@ -79,6 +80,12 @@ def test_parsers_accept_or_refuse(target: Target) -> None:
 @named(SLOW)
 def test_settings_are_read_or_the_mistake_is_named(target: Target) -> None:
     for call in range(15):
+        target.attack(Random(f"test/{target.name}/{call}"))
+
+
+@named(file_targets())
+def test_files_are_read_or_refused(target: Target) -> None:
+    for call in range(40):
         target.attack(Random(f"test/{target.name}/{call}"))
 
 
