@@ -16,6 +16,7 @@ from edgebus.contracts.topics import ARTIFACT_BLOCK, ARTIFACT_WANTS
 __all__ = ["BlockCollector", "FetchProgress", "MemorySink"]
 
 _SILENCES_TO_TELL = 3
+_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +94,10 @@ class BlockCollector:
         inbox: asyncio.Queue[tuple[str, int, bytes]] = asyncio.Queue()
 
         async def arrived(event: Event[RawBytes]) -> None:
-            if event.names["index"].isdecimal():
-                number = int(event.names["index"])
-                inbox.put_nowait((event.names["digest"], number, event.payload.data))
+            index = event.names["index"]
+            # A topic level may be thousands of digits long, more than int() takes.
+            if index.isdecimal() and len(index) < _DIGITS:
+                inbox.put_nowait((event.names["digest"], int(index), event.payload.data))
 
         subscriptions = []
         try:
