@@ -5,13 +5,12 @@ import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,34 +88,14 @@ async def test_a_network_camera_may_vanish_and_come_back() -> None:
         camera.unplug()
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[int]:
-    """A real Mosquitto on a free port."""
-    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
-    if program is None:
-        pytest.skip("mosquitto is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    settings = tmp_path / "mosquitto.conf"
-    settings.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n")
-    with subprocess.Popen([program, "-c", str(settings)], stderr=subprocess.DEVNULL) as process:
-        try:
-            for _ in range(200):
-                with socket.socket() as knock:
-                    knock.settimeout(0.05)
-                    if knock.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                threading.Event().wait(0.02)
-            yield port
-        finally:
-            process.terminate()
-
-
-async def test_other_tools_see_plain_jpeg_and_plain_json(broker: int, tmp_path: Path) -> None:
+async def test_other_tools_see_plain_jpeg_and_plain_json(
+    mosquitto_factory: Callable[[], Any], tmp_path: Path
+) -> None:
     if shutil.which("mosquitto_sub") is None:
-        pytest.skip("mosquitto_sub is not installed")
-    port = str(broker)
+        pytest.fail("mosquitto_sub is not installed: apt-get install mosquitto-clients")
+    broker = mosquitto_factory()
+    broker.start()
+    port = str(broker.port)
     listen = ("mosquitto_sub", "-p", port, "-W", "30", "-N", "-t")
     frame_topic, truth_topic = (f"edgebus/lab/pi-01/camera/front/{it}" for it in ("frame", "truth"))
     hearing = [
@@ -130,7 +109,7 @@ async def test_other_tools_see_plain_jpeg_and_plain_json(broker: int, tmp_path: 
         "from edgebus.service import NodeSettings, run_service;"
         "from edgebus_camera import Camera, CameraSettings;"
         f"node = NodeSettings(node='pi-01', data_dir=Path({str(tmp_path)!r}),"
-        f" broker=BrokerSettings(url='mqtt://127.0.0.1:{port}'));"
+        f" broker=BrokerSettings(url={broker.url!r}));"
         "sys.exit(run_service(Camera, node, CameraSettings()))"
     )
     path = os.pathsep.join([str(ROOT), str(ROOT / "services")])
