@@ -1,5 +1,6 @@
 """The bus: typed messages over MQTT, delivered as `docs/delivery.md` promises."""
 
+from edgebus.bus._address import BrokerAddress
 from edgebus.bus._trie import TopicTrie, check_filter
 from edgebus.bus.bus import Bus, WillFactory
 from edgebus.bus.connection import ConnectionChange, ConnectionListener, ConnectionState
@@ -30,6 +31,7 @@ from edgebus.bus.subscription import Subscription
 from edgebus.bus.transport import Connection, ConnectOptions, Loss, Outgoing, Receiver, Transport
 
 __all__ = [
+    "BrokerAddress",
     "BrokerRefusedError",
     "BrokerSettings",
     "BrokerUnreachableError",

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from edgebus.bus._address import BrokerAddress, read_addresses, take_credentials
+
 __all__ = ["BrokerSettings", "BusSettings", "OutboxSettings", "RetryPolicy"]
 
-_PORTS = {"mqtt": 1883, "mqtts": 8883}
 _DEFAULT_PACKET_311 = 1024 * 1024
 
 
@@ -21,10 +21,19 @@ class BrokerSettings(_Settings):
 
     Credentials in the URL (``mqtt://user:password@host``) are taken out of it and kept as
     `username` and `password`, so that the URL can be shown.
+
+    A cluster of brokers that share sessions and retained values has several addresses, separated
+    by commas: ``mqtt://a:1883,mqtt://b:1883``. The first one that answers is used, and the next
+    ones in turn when it is gone. Write another one first on other devices to spread the load.
     """
 
+    # An input may hold a password; every message of ours names what is wrong without it.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
     url: str = Field(
-        default="mqtt://localhost:1883", description="mqtt://host:port, or mqtts:// for TLS."
+        default="mqtt://localhost:1883",
+        description="mqtt://host:port, or mqtts:// for TLS; the addresses of a cluster are "
+        "separated by commas.",
     )
     version: Literal["5", "3.1.1"] = Field(
         default="5", description="Version of MQTT; the embedded broker speaks 3.1.1."
@@ -65,49 +74,39 @@ class BrokerSettings(_Settings):
         """Move user and password from the URL to their own fields."""
         if not isinstance(values, dict) or not isinstance(values.get("url"), str):
             return values
-        parts = urlsplit(values["url"])
-        if parts.username is None:
-            return values
-        values = dict(values)
-        values.setdefault("username", unquote(parts.username))
-        if parts.password is not None:
-            values.setdefault("password", unquote(parts.password))
-        values["url"] = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        url, credentials = take_credentials(values["url"])
+        values = {**values, "url": url}
+        if credentials is not None:
+            values.setdefault("username", credentials.username)
+            if credentials.password is not None:
+                values.setdefault("password", credentials.password)
         return values
 
     @field_validator("url")
     @classmethod
     def _check_url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in _PORTS:
-            msg = f"{value!r} is no broker address; write mqtt://host:port or mqtts://host:port"
-            raise ValueError(msg)
-        if not parts.hostname:
-            msg = f"{value!r} names no host; write {parts.scheme}://host:{_PORTS[parts.scheme]}"
-            raise ValueError(msg)
-        if parts.path not in ("", "/") or parts.query:
-            msg = f"{value!r} has a path; a broker's address ends with its port"
-            raise ValueError(msg)
-        if parts.port == 0:  # reading it raises ValueError where it is no port at all
-            msg = f"{value!r}: nobody listens on port 0; name the broker's port"
-            raise ValueError(msg)
+        read_addresses(value)
         return value
 
     @property
+    def addresses(self) -> tuple[BrokerAddress, ...]:
+        """Where the broker is; several for a cluster, in the order in which they are tried."""
+        return read_addresses(self.url)
+
+    @property
     def host(self) -> str:
-        """Host name or address."""
-        return urlsplit(self.url).hostname or ""
+        """Host name or address, of the first where there are several."""
+        return self.addresses[0].host
 
     @property
     def port(self) -> int:
-        """TCP port; 1883 or, with TLS, 8883 where the URL has none."""
-        parts = urlsplit(self.url)
-        return parts.port or _PORTS[parts.scheme]
+        """TCP port, of the first where there are several; 1883 or, with TLS, 8883 by default."""
+        return self.addresses[0].port
 
     @property
     def tls(self) -> bool:
         """Whether the connection is encrypted."""
-        return urlsplit(self.url).scheme == "mqtts"
+        return self.addresses[0].tls
 
     @property
     def packet_limit(self) -> int | None:
