@@ -4,6 +4,7 @@ from edgebus.vision.boxes import Boxes, Detected, Truth, box_iou, clip_boxes, su
 from edgebus.vision.decoders import DECODERS, Decoder, DecoderLike, make_decoder
 from edgebus.vision.draw import Style, caption, draw_boxes
 from edgebus.vision.errors import ImageError, OutputError, VisionError
+from edgebus.vision.hashing import Hash, PictureUnreadableError, difference_hash
 from edgebus.vision.images import Image, decode_jpeg, encode_jpeg
 from edgebus.vision.labels import to_boxes, to_detected, to_truth
 from edgebus.vision.metrics import (
@@ -22,12 +23,14 @@ __all__ = [
     "Decoder",
     "DecoderLike",
     "Detected",
+    "Hash",
     "Image",
     "ImageError",
     "InputLike",
     "MapResult",
     "Matches",
     "OutputError",
+    "PictureUnreadableError",
     "Placement",
     "Preprocessor",
     "RollingAp",
@@ -40,6 +43,7 @@ __all__ = [
     "caption",
     "clip_boxes",
     "decode_jpeg",
+    "difference_hash",
     "draw_boxes",
     "encode_jpeg",
     "make_decoder",

@@ -3,49 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import Any
-
-import cv2
 import numpy as np
-import numpy.typing as npt
+
+from edgebus.vision import Hash, PictureUnreadableError, difference_hash
 
 __all__ = ["NearDuplicates", "PictureUnreadableError", "difference_hash"]
 
-Hash = npt.NDArray[np.uint64]
-
-_SIDE = 16
 _MAX_KEYS = 1024
-
-
-class PictureUnreadableError(ValueError):
-    """A JPEG has a good frame around picture data that cannot be decoded.
-
-    Attributes:
-        size: Bytes of the file.
-    """
-
-    def __init__(self, *, size: int) -> None:
-        super().__init__(f"JPEG of {size} bytes cannot be decoded; the picture data is corrupt")
-        self.size = size
-
-
-def difference_hash(jpeg: bytes) -> Hash:
-    """The difference hash (dHash) of a JPEG: 256 bits as four 64-bit words.
-
-    Each bit says whether a cell of a 16 x 16 grid of mean brightness is darker than its right
-    neighbour (N. Krawetz 2013, "Kind of like that"). 16 instead of the usual 8, because a fixed
-    camera's background is always the same and only the small things matter.
-
-    Raises:
-        PictureUnreadableError: The picture cannot be decoded.
-    """
-    data = np.frombuffer(jpeg, dtype=np.uint8)
-    grey: Any = cv2.imdecode(data, cv2.IMREAD_REDUCED_GRAYSCALE_2) if data.size else None
-    if grey is None:
-        raise PictureUnreadableError(size=len(jpeg))
-    cells = cv2.resize(grey, (_SIDE + 1, _SIDE), interpolation=cv2.INTER_AREA).astype(np.int16)
-    bits = cells[:, 1:] > cells[:, :-1]
-    return np.packbits(bits.reshape(-1)).view(np.uint64)
 
 
 class NearDuplicates:
