@@ -4,6 +4,7 @@ This package imports nothing else of EdgeBus, so that a third party can depend o
 """
 
 from edgebus.contracts import topics
+from edgebus.contracts.boxes import Box
 from edgebus.contracts.control import (
     CaptureCommand,
     Command,
@@ -20,6 +21,7 @@ from edgebus.contracts.control import (
     State,
 )
 from edgebus.contracts.errors import ContractError, NameRefusedError, PayloadError
+from edgebus.contracts.feedback import Feedback, Opinion, Verdict
 from edgebus.contracts.jpeg import JpegPayload, PictureRecord
 from edgebus.contracts.models import (
     BlockRange,
@@ -56,8 +58,10 @@ from edgebus.contracts.payload import (
 )
 from edgebus.contracts.topic import Address, Filter, Qos, Topic
 from edgebus.contracts.vision import (
-    Box,
+    Consent,
     Detections,
+    Drift,
+    DriftState,
     Frame,
     FrameRecord,
     GroundTruth,
@@ -77,6 +81,7 @@ __all__ = [
     "Candidate",
     "CaptureCommand",
     "Command",
+    "Consent",
     "ContractError",
     "Count",
     "DeadLetter",
@@ -84,7 +89,10 @@ __all__ = [
     "Detections",
     "Digest",
     "DomainReport",
+    "Drift",
+    "DriftState",
     "EdgeProgress",
+    "Feedback",
     "Filter",
     "Frame",
     "FrameRecord",
@@ -100,6 +108,7 @@ __all__ = [
     "ModelRef",
     "ModelStatus",
     "NameRefusedError",
+    "Opinion",
     "Ordinal",
     "Payload",
     "PayloadError",
@@ -126,6 +135,7 @@ __all__ = [
     "TrainingOutcome",
     "TrainingProgress",
     "TrainingResult",
+    "Verdict",
     "check_segment",
     "explain",
     "new_id",

@@ -21,6 +21,7 @@ from edgebus.contracts.control import (
     RollbackCommand,
     ServiceState,
 )
+from edgebus.contracts.feedback import Feedback
 from edgebus.contracts.models import (
     BlockRequest,
     Candidate,
@@ -33,7 +34,7 @@ from edgebus.contracts.models import (
 )
 from edgebus.contracts.payload import RawBytes
 from edgebus.contracts.topic import Topic
-from edgebus.contracts.vision import Detections, Frame, GroundTruth, Sample
+from edgebus.contracts.vision import Detections, Drift, Frame, GroundTruth, Sample
 
 CAMERA_FRAME: Final = Topic(
     "{node}/camera/{camera}/frame",
@@ -66,6 +67,19 @@ SAMPLES: Final = Topic(
     qos=1,
     durable=False,  # the collector has its own spool
     doc="A hard example: JPEG with its record in a comment segment.",
+)
+DRIFT: Final = Topic(
+    "{node}/collector/{camera}/drift",
+    Drift,
+    qos=1,
+    doc="The model's answers on a camera, or its pictures, are no longer what they were.",
+)
+FEEDBACK: Final = Topic(
+    "{node}/operator/feedback",
+    Feedback,
+    qos=1,
+    durable=False,  # it comes from people's devices, which do not keep it either
+    doc="An operator says that the model was wrong about a frame; {node} is the operator's own.",
 )
 STORE_STATUS: Final = Topic(
     "{node}/retrainer/store",

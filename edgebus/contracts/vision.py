@@ -7,14 +7,18 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from edgebus.contracts.boxes import Box
+from edgebus.contracts.feedback import Verdict
 from edgebus.contracts.jpeg import JpegPayload, PictureRecord, Side
 from edgebus.contracts.models import ModelRef
 from edgebus.contracts.names import Segment
-from edgebus.contracts.payload import Count, Message, Record, Timestamp, schema
+from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp, schema
 
 __all__ = [
-    "Box",
+    "Consent",
     "Detections",
+    "Drift",
+    "DriftState",
     "Frame",
     "FrameRecord",
     "GroundTruth",
@@ -25,9 +29,9 @@ __all__ = [
     "split_of",
 ]
 
-Pixels = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Split = Literal["train", "holdout"]
+Consent = Literal["unstated", "given", "refused"]
 
 
 def split_of(camera: str, index: int, *, block: int = 20, every: int = 4) -> Split:
@@ -45,31 +49,6 @@ def split_of(camera: str, index: int, *, block: int = 20, every: int = 4) -> Spl
     digest = hashlib.sha256(camera.encode()).digest()
     offset = int.from_bytes(digest[:4], "big") % every
     return "holdout" if (index // block + offset) % every == every - 1 else "train"
-
-
-class Box(Record):
-    """A labelled rectangle in pixels of its frame, origin top left.
-
-    Attributes:
-        label: Class name, for example ``car``.
-        x1, y1: Top left corner.
-        x2, y2: Bottom right corner, exclusive.
-        score: Confidence, absent on ground truth.
-    """
-
-    label: Annotated[str, Field(min_length=1, max_length=96)]
-    x1: Pixels
-    y1: Pixels
-    x2: Pixels
-    y2: Pixels
-    score: Fraction | None = None
-
-    @model_validator(mode="after")
-    def _has_area(self) -> Self:
-        if self.x2 <= self.x1 or self.y2 <= self.y1:
-            msg = f"box ({self.x1}, {self.y1}, {self.x2}, {self.y2}) has no area"
-            raise ValueError(msg)
-        return self
 
 
 def _inside(boxes: tuple[Box, ...], width: int, height: int) -> None:
@@ -151,11 +130,57 @@ class Detections(Message):
     dropped: Count = Field(
         default=0, description="Frames of this camera that were dropped for newer ones so far."
     )
+    feature: float | None = Field(
+        default=None,
+        ge=0,
+        description="How unlike the model's reference pictures this one looks to its first layers: "
+        "a Mahalanobis distance, in units of the 95th percentile on the reference. Absent where "
+        "the bundle has no reference.",
+    )
 
     @model_validator(mode="after")
     def _boxes_inside(self) -> Self:
         _inside(self.boxes, self.width, self.height)
         return self
+
+
+class DriftState(Record):
+    """Whether a camera's pictures, or the model's answers to them, are what they were."""
+
+    drifted: tuple[Segment, ...] = Field(
+        default=(), description="Statistics that have changed and not come back; empty: stable."
+    )
+    since: Timestamp | None = Field(
+        default=None, description="When the first of these changes began, by the camera's clock."
+    )
+    means: dict[str, float] = Field(
+        default_factory=dict, description="Recent mean of each watched statistic."
+    )
+
+
+class Drift(Message):
+    """A statistic of one camera has changed: a reason to look, and to retrain.
+
+    `returned` tells the two directions apart: away from what was normal when the model began to
+    serve, or back to it.
+    """
+
+    schema_: Literal["drift/1"] = schema("drift/1")
+    camera: Segment
+    statistic: Segment = Field(
+        description="What has changed: confidence (mean score of a frame's boxes) or feature."
+    )
+    detector: Segment = Field(description="What noticed it: adwin, page-hinkley, kswin.")
+    before: float = Field(description="Mean before the change.")
+    after: float = Field(description="Mean since the change.")
+    frames: Ordinal = Field(description="Frames since the change, of which `after` is the mean.")
+    frame: str = Field(description="id of the frame at which it was noticed.")
+    index: Count = Field(description="Number of that frame.")
+    since: Timestamp = Field(description="When the change began, by the camera's clock.")
+    returned: bool = Field(
+        default=False, description="The statistic is back to normal: no reason to retrain."
+    )
+    model: ModelRef = Field(description="The model that served then.")
 
 
 class SampleRecord(PictureRecord):
@@ -174,6 +199,24 @@ class SampleRecord(PictureRecord):
     detections: tuple[Box, ...]
     truth: tuple[Box, ...] | None = Field(
         default=None, description="Ground truth, where the camera knows it."
+    )
+    opinions: dict[str, float] = Field(
+        default_factory=dict, description="Score of every policy that could tell, by its name."
+    )
+    feature: float | None = Field(
+        default=None, ge=0, description="As in the detections: how unlike the reference it looks."
+    )
+    drift: DriftState | None = Field(
+        default=None, description="Of its camera at that time; absent where nobody watched."
+    )
+    feedback: tuple[Verdict, ...] = Field(
+        default=(), description="What operators said of this frame."
+    )
+    consent: Consent = Field(
+        default="unstated", description="What the persons in front of this camera agreed to."
+    )
+    retention: Segment = Field(
+        default="standard", description="Name of the class that says how long it may be kept."
     )
 
     @model_validator(mode="after")

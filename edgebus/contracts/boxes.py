@@ -1,0 +1,39 @@
+"""Labelled rectangles."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from edgebus.contracts.payload import Record
+
+__all__ = ["Box"]
+
+Pixels = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Box(Record):
+    """A labelled rectangle in pixels of its frame, origin top left.
+
+    Attributes:
+        label: Class name, for example ``car``.
+        x1, y1: Top left corner.
+        x2, y2: Bottom right corner, exclusive.
+        score: Confidence, absent on ground truth.
+    """
+
+    label: Annotated[str, Field(min_length=1, max_length=96)]
+    x1: Pixels
+    y1: Pixels
+    x2: Pixels
+    y2: Pixels
+    score: Fraction | None = None
+
+    @model_validator(mode="after")
+    def _has_area(self) -> Self:
+        if self.x2 <= self.x1 or self.y2 <= self.y1:
+            msg = f"box ({self.x1}, {self.y1}, {self.x2}, {self.y2}) has no area"
+            raise ValueError(msg)
+        return self
