@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+
 import numpy as np
 
 from edgebus.vision import Hash, PictureUnreadableError, difference_hash
