@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import zlib
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from edgebus.bus.event import RawMessage
 from edgebus.bus.native._encoder import encode_packet
 from edgebus.bus.native._errors import PROTOCOL_ERROR, ProtocolError
 from edgebus.bus.native._handshake import connect_packet, refusal
+from edgebus.bus.native._identifiers import Identifiers
 from edgebus.bus.native._keepalive import KeepAlive
 from edgebus.bus.native._packets import Connack, Disconnect, Packet, Pingreq, Publish
 from edgebus.bus.native._parser import Parser
@@ -33,9 +33,7 @@ from edgebus.contracts import Qos, utc_now
 
 __all__ = ["MqttConnection"]
 
-_MAX_IDENTIFIER = 0x0FFFFFFF
 _CLOSE_S = 2.0
-_CACHED = 4096
 
 
 class MqttConnection(asyncio.BufferedProtocol):
@@ -74,8 +72,7 @@ class MqttConnection(asyncio.BufferedProtocol):
         self._open = True
         self._early: deque[RawMessage] | None = deque()
         self._now = utc_now()
-        self._identifiers: dict[int, str] = {}
-        self._via: dict[tuple[int, ...], tuple[str, ...]] = {(): ()}
+        self._identifiers = Identifiers()
         self._answers: set[asyncio.Future[str | None]] = set()
         self._paused = False
         self._scrap: bytearray | None = None
@@ -145,19 +142,15 @@ class MqttConnection(asyncio.BufferedProtocol):
         session = self._live_session()
         waiting: list[tuple[str, asyncio.Future[str | None]]] = []
         for text, qos in filters:
-            # One packet per filter: a subscription identifier counts for its whole packet. Made
-            # from the filter, so that copies queued for an earlier process mean the same.
-            number = zlib.crc32(text.encode()) & _MAX_IDENTIFIER or 1
-            same = self._identifiers.setdefault(number, text) == text
+            # One packet per filter: a subscription identifier counts for its whole packet.
             answer = self._expect()
             waiting.append((text, answer))
             session.subscribe(
                 text,
                 qos,
-                identifier=number if same else None,
+                identifier=self._identifiers.number(text),
                 answered=partial(self._answered, answer),
             )
-        self._via = {(): ()}
         refusals = await asyncio.gather(*(answer for _, answer in waiting))
         for (text, _), reason in zip(waiting, refusals, strict=True):
             if reason is not None:
@@ -271,8 +264,6 @@ class MqttConnection(asyncio.BufferedProtocol):
     def message(self, packet: Publish) -> None:
         """A message came."""
         topic, payload, qos, retain, duplicate, packet_id, properties = packet
-        numbers = properties.subscription_identifiers
-        via = self._via.get(numbers)
         raw = RawMessage(
             topic,
             payload,
@@ -282,7 +273,7 @@ class MqttConnection(asyncio.BufferedProtocol):
             self._now,
             properties.content_type,
             packet_id,
-            self._keep_via(numbers) if via is None else via,
+            self._identifiers.filters(properties.subscription_identifiers),
         )
         if self._early is None:
             self._receiver.received(raw)
@@ -319,14 +310,6 @@ class MqttConnection(asyncio.BufferedProtocol):
     def _breathed(self) -> None:
         if self._network is not None and not self._paused:
             self._network.resume_reading()
-
-    def _keep_via(self, numbers: tuple[int, ...]) -> tuple[str, ...]:
-        known = self._identifiers
-        found = tuple(known[number] for number in numbers if number in known)
-        if len(self._via) >= _CACHED:
-            self._via.clear()
-        self._via[numbers] = found
-        return found
 
     def _first(self, packet: Packet) -> None:
         """The broker's first packet."""
