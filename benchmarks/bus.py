@@ -51,15 +51,20 @@ _TIMEOUT_S = 180
 
 
 class Side:
-    """A child process with one job."""
+    """A child process with one job.
 
-    def __init__(self, job: Job) -> None:
+    Args:
+        job: What it does.
+        module: What plays it.
+    """
+
+    def __init__(self, job: Job, *, module: str = "benchmarks._bus_side") -> None:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
             "OMP_NUM_THREADS": "1",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks._bus_side", job.to_json()],
+            [sys.executable, "-m", module, job.to_json()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
