@@ -9,13 +9,21 @@ import shutil
 import socket
 import sys
 import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from edgebus.lab.natshealth import ask
 from edgebus.lab.process import dying_with_parent, stop_process
 
-__all__ = ["BrokerNotInstalledError", "BrokerStartError", "EmbeddedBroker"]
+__all__ = [
+    "BrokerNotInstalledError",
+    "BrokerStartError",
+    "ClusterPlace",
+    "EmbeddedBroker",
+    "free_ports",
+]
 
 _PROGRAM = "nats-server"
 # CONNECT, MQTT 3.1.1, clean session, no client id, keep-alive 10 s; the broker answers CONNACK 0.
@@ -24,7 +32,7 @@ _CONNACK = b"\x20\x02\x00\x00"
 _DISCONNECT = b"\xe0\x00"
 
 _CONFIG = """\
-server_name: "edgebus-embedded"
+server_name: "{name}"
 host: "{host}"
 port: -1
 max_payload: {max_payload}
@@ -41,9 +49,42 @@ mqtt {{
   host: "{host}"
   port: {port}
   max_ack_pending: 1024
-  ack_wait: "30s"
+  ack_wait: "{ack_wait_ms}ms"
+{replicas}}}
+{cluster}"""
+_REPLICAS = """\
+  stream_replicas: {replicas}
+  consumer_replicas: {replicas}
+"""
+_CLUSTER = """\
+http: "{host}:{http_port}"
+cluster {{
+  name: "{cluster}"
+  host: "{host}"
+  port: {port}
+  no_advertise: true
+  routes: [{routes}]
 }}
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterPlace:
+    """What makes a broker a node of a cluster.
+
+    Attributes:
+        cluster: Name of the cluster.
+        node: Name of this node in it.
+        port: Where the other nodes reach it.
+        http_port: Where it tells about its health.
+        routes: Ports of all nodes, this one included.
+    """
+
+    cluster: str
+    node: str
+    port: int
+    http_port: int
+    routes: tuple[int, ...]
 
 
 class BrokerNotInstalledError(RuntimeError):
@@ -99,6 +140,8 @@ class EmbeddedBroker:
         port: MQTT port; 0 takes a free one.
         max_payload: Largest message in bytes.
         start_timeout_s: How long it may take to answer its first CONNECT.
+        ack_wait_s: After this long an event that a client has not acknowledged is sent again.
+        place: Makes it a node of a cluster; see `edgebus.lab.EmbeddedCluster`.
     """
 
     def __init__(
@@ -109,12 +152,16 @@ class EmbeddedBroker:
         port: int = 0,
         max_payload: int = 8 * 2**20,
         start_timeout_s: float = 15.0,
+        ack_wait_s: float = 30.0,
+        place: ClusterPlace | None = None,
     ) -> None:
         self.data_dir = data_dir
         self.host = host
         self.port = port
         self.max_payload = max_payload
         self.start_timeout_s = start_timeout_s
+        self.ack_wait_s = ack_wait_s
+        self.place = place
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -163,16 +210,7 @@ class EmbeddedBroker:
         if self.port == 0:
             self.port = free_port(self.host)
         config = self.data_dir / "broker.conf"
-        config.write_text(
-            _CONFIG.format(
-                host=self.host,
-                port=self.port,
-                log=self.log_file.absolute(),
-                store=(self.data_dir / "store").absolute(),
-                max_payload=self.max_payload,
-                max_pending=max(64 * 2**20, 4 * self.max_payload),
-            )
-        )
+        config.write_text(self._config())
         self._process = process = await asyncio.create_subprocess_exec(
             *dying_with_parent(os.fspath(server), "--config", os.fspath(config)),
             stdin=asyncio.subprocess.DEVNULL,
@@ -182,15 +220,15 @@ class EmbeddedBroker:
         )
         try:
             async with asyncio.timeout(self.start_timeout_s):
-                while not await _answers(self.host, self.port):
+                while not await self._ready():
                     if process.returncode is not None:
                         reason = f"ended with code {process.returncode}"
-                        raise BrokerStartError(reason=reason, log=self._log_end())
+                        raise BrokerStartError(reason=reason, log=self.log_end())
                     await asyncio.sleep(0.05)
         except TimeoutError:
             await self.stop()
             reason = f"does not answer on {self.url} after {self.start_timeout_s:g} s"
-            raise BrokerStartError(reason=reason, log=self._log_end()) from None
+            raise BrokerStartError(reason=reason, log=self.log_end()) from None
 
     async def wait(self) -> int:
         """Wait until the process ends; its exit code."""
@@ -215,7 +253,43 @@ class EmbeddedBroker:
         await self.stop()
         await self.start()
 
-    def _log_end(self, *, lines: int = 3) -> str:
+    async def _ready(self) -> bool:
+        """Whether it takes clients, and as a node has all that the others have."""
+        place = self.place
+        if place is not None:
+            # Before it is in step with the others it lets a client wait until both give up.
+            said = await ask(self.host, place.http_port, "/healthz")
+            if said.get("status") != "ok":
+                return False
+        return await _answers(self.host, self.port)
+
+    def _config(self) -> str:
+        place = self.place
+        replicas = cluster = ""
+        if place is not None:
+            replicas = _REPLICAS.format(replicas=len(place.routes))
+            cluster = _CLUSTER.format(
+                host=self.host,
+                http_port=place.http_port,
+                cluster=place.cluster,
+                port=place.port,
+                routes=", ".join(f'"nats://{self.host}:{port}"' for port in place.routes),
+            )
+        return _CONFIG.format(
+            name="edgebus-embedded" if place is None else place.node,
+            host=self.host,
+            port=self.port,
+            log=self.log_file.absolute(),
+            store=(self.data_dir / "store").absolute(),
+            max_payload=self.max_payload,
+            max_pending=max(64 * 2**20, 4 * self.max_payload),
+            ack_wait_ms=round(self.ack_wait_s * 1000),
+            replicas=replicas,
+            cluster=cluster,
+        )
+
+    def log_end(self, *, lines: int = 3) -> str:
+        """The last lines of its log, in one."""
         with contextlib.suppress(OSError):
             return " | ".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
         return ""
@@ -223,10 +297,18 @@ class EmbeddedBroker:
 
 def free_port(host: str = "127.0.0.1") -> int:
     """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1, host=host)[0]
+
+
+def free_ports(count: int, *, host: str = "127.0.0.1") -> list[int]:
+    """Different TCP ports that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        ports: list[int] = []
+        for _ in range(count):
+            probe = stack.enter_context(socket.socket())
+            probe.bind((host, 0))
+            ports.append(probe.getsockname()[1])
+        return ports
 
 
 async def _answers(host: str, port: int) -> bool:

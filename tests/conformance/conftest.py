@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 from harness import (
@@ -19,8 +18,7 @@ from harness import (
     Site,
 )
 
-from edgebus.lab import broker as broker_module
-from edgebus.lab.broker import EmbeddedBroker
+from edgebus.lab import EmbeddedBroker
 
 KINDS = ["memory", "memory-copies", "mosquitto-5", "mosquitto-3.1.1", "nats"]
 
@@ -32,10 +30,8 @@ def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
     It sends what is not acknowledged again after a fixed time, not at the next connection; the
     tests shorten that time.
     """
-    config = broker_module._CONFIG.replace('ack_wait: "30s"', 'ack_wait: "2s"')
-    assert config != broker_module._CONFIG
-    with patch.object(broker_module, "_CONFIG", config), asyncio.Runner() as runner:
-        broker = EmbeddedBroker(tmp_path_factory.mktemp("nats"))
+    with asyncio.Runner() as runner:
+        broker = EmbeddedBroker(tmp_path_factory.mktemp("nats"), ack_wait_s=2)
         runner.run(broker.start())
         yield broker
         runner.run(broker.stop())
