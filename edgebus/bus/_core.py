@@ -123,12 +123,25 @@ class Core:
             async with asyncio.timeout(timeout):
                 for consumer in consumers:
                     await consumer.idle()
-                await self.publisher.flushed()
+                await self._outbox_safe()
         except TimeoutError as error:
             unfinished = {c.options.name: c.unfinished for c in consumers if c.unfinished}
             raise DrainTimeoutError(
                 timeout=timeout, unfinished=unfinished, outbox=len(self.publisher.outbox)
             ) from error
+
+    async def _outbox_safe(self) -> None:
+        """Return once the broker has everything, or is away and the next process can send it."""
+        flushed = asyncio.create_task(self.publisher.flushed())
+        away = asyncio.create_task(self.connection.down())
+        try:
+            if self.outbox.durable:
+                await asyncio.wait((flushed, away), return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await flushed
+        finally:
+            flushed.cancel()
+            away.cancel()
 
     def stats(self) -> BusStats:
         """The counters as of now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from harness import EVENT, Recorder, Site, eventually
@@ -70,3 +71,23 @@ async def test_d3_drain_brings_the_outbox_to_the_broker(own_site: Site) -> None:
     await site.broker.start()
     await bus.drain(timeout=20)
     assert bus.stats.outbox_messages == 0
+
+
+async def test_d3_drain_leaves_an_outbox_on_disk_to_the_next_process(
+    own_site: Site, tmp_path: Path
+) -> None:
+    site = own_site
+    settings = {"connect_wait_s": 0.01, "outbox": {"path": tmp_path}}
+    bus = site.make("a", settings=settings)
+    await bus.__aenter__()
+    for n in range(5):
+        await bus.publish(EVENT.at(bus.identity, kind="x"), site.note(n))
+    await bus.drain(timeout=60)
+    await bus.__aexit__(None, None, None)
+
+    await site.broker.start()
+    reader, heard = await site.bus("b"), Recorder()
+    await reader.subscribe(EVENT.any(site=site.name), heard)
+    again = await site.bus("a", settings=settings)
+    await again.drain(timeout=20)
+    assert await heard.has(5) == list(range(5))
