@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 from rich.console import Console
 
+from benchmarks.soak.faults import PHASES, run_faults
+from benchmarks.soak.faults import report as report_faults
+from benchmarks.soak.faults import write as write_faults
 from benchmarks.soak.runner import Plan, report, run, write
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
@@ -36,6 +41,28 @@ def fuzz(
     if out is not None:
         write(result, out)
     raise typer.Exit(1 if result.faults else 0)
+
+
+@app.command()
+def faults(
+    events: Annotated[int, typer.Option(help="How many in total.")] = 100_000,
+    only: Annotated[str, typer.Option(help="Faults whose name holds this.")] = "",
+    log: Annotated[bool, typer.Option(help="Show what the bus logs.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the figures here, as JSON.")] = None,
+) -> None:
+    """Events while everything breaks; ends with 1 if one is lost, handled twice or in disorder."""
+    console = Console()
+    phases = [phase for phase in PHASES if only.lower() in phase.name.lower()]
+    if not phases:
+        known = ", ".join(phase.name for phase in PHASES)
+        raise typer.BadParameter(f"no fault has {only!r} in its name; there are: {known}")
+    level = logging.INFO if log else logging.CRITICAL
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+    done = run_faults(phases, events=events, console=console)
+    report_faults(done, console=console)
+    if out is not None:
+        write_faults(done, out)
+    raise typer.Exit(0 if all(outcome.good for _, outcome in done) else 1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,139 @@
+"""Every kind of fault, one after the other, and one table with what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from benchmarks.soak.by_broker import mosquitto_killed, nats_killed
+from benchmarks.soak.by_link import link_cut, link_fragments, link_lossy, link_slow, link_stalled
+from benchmarks.soak.field import Outcome, Scene
+
+__all__ = ["PHASES", "Phase", "report", "run_faults", "write"]
+
+_LEGEND = """\
+lost: accepted and never handled. twice: handled again by the same process. disorder: handled
+after a newer one of its source. copies: left out by the de-duplication. again: handled by a
+process and, since that was killed before it could acknowledge, by the next one. by broker: lost
+after the broker had acknowledged it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """One kind of fault.
+
+    Attributes:
+        name: For the table and for ``--only``.
+        share: Of all events.
+        faults: How often it is made in a long run.
+        run: Makes it.
+    """
+
+    name: str
+    share: float
+    faults: int
+    run: Callable[[Scene], Awaitable[Outcome]]
+
+
+PHASES = (
+    Phase(name="Mosquitto kill -9", share=0.2, faults=20, run=mosquitto_killed),
+    Phase(name="NATS kill -9", share=0.1, faults=20, run=nats_killed),
+    Phase(name="link cut", share=0.15, faults=40, run=link_cut),
+    Phase(name="link half-open", share=0.05, faults=20, run=link_stalled),
+    Phase(name="link slow", share=0.05, faults=10, run=link_slow),
+    Phase(name="link lossy", share=0.1, faults=20, run=link_lossy),
+    Phase(name="link in single bytes", share=0.02, faults=1, run=link_fragments),
+)
+
+
+def run_faults(
+    phases: Sequence[Phase], *, events: int, console: Console
+) -> list[tuple[Phase, Outcome]]:
+    """Run phases one after the other, with a progress bar.
+
+    Args:
+        phases: Which.
+        events: Of a whole run; each phase gets its share.
+        console: For the bar.
+
+    Raises:
+        StuckError: Something that should come does not come.
+        BrokerFailedError: A broker is missing.
+    """
+    done: list[tuple[Phase, Outcome]] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    total = sum(round(phase.share * events) for phase in phases)
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        bar = progress.add_task("events", total=total)
+        for phase in phases:
+            progress.update(bar, description=phase.name)
+            if not console.is_terminal:
+                console.print(f"{phase.name} …")
+            with tempfile.TemporaryDirectory(prefix="edgebus-soak-") as folder:
+                scene = Scene(
+                    events=round(phase.share * events),
+                    faults=phase.faults,
+                    folder=Path(folder),
+                    news=lambda: progress.advance(bar),
+                )
+                began = time.monotonic()
+                outcome = asyncio.run(_one(phase, scene))
+                outcome.seconds = time.monotonic() - began
+            done.append((phase, outcome))
+    return done
+
+
+async def _one(phase: Phase, scene: Scene) -> Outcome:
+    return await phase.run(scene)
+
+
+def report(done: Sequence[tuple[Phase, Outcome]], *, console: Console) -> None:
+    """Print the table and whatever is wrong."""
+    names = ("times", "events", "lost", "twice", "disorder", "copies", "again", "by broker", "s")
+    table = Table("fault", *names)
+    for phase, outcome in done:
+        verdict = outcome.verdict
+        table.add_row(
+            phase.name,
+            f"{outcome.faults:,}",
+            f"{verdict.accepted:,}",
+            f"{verdict.lost:,}",
+            f"{verdict.twice:,}",
+            f"{verdict.disorder:,}",
+            f"{outcome.duplicates:,}",
+            f"{verdict.again:,}",
+            f"{outcome.lost_by_broker:,}",
+            f"{outcome.seconds:.0f}",
+        )
+    console.print(table)
+    console.print(_LEGEND, highlight=False)
+    for phase, outcome in done:
+        if outcome.notes:
+            console.print(f"{phase.name}: {'; '.join(outcome.notes)}", highlight=False)
+    for phase, outcome in done:
+        for words in (*outcome.wrong, *outcome.verdict.examples):
+            console.print(f"WRONG in {phase.name}: {words}", markup=False, highlight=False)
+    verdicts = [outcome.verdict for _, outcome in done]
+    console.print(
+        f"{sum(outcome.faults for _, outcome in done):,} faults, "
+        f"{sum(v.accepted for v in verdicts):,} events: {sum(v.lost for v in verdicts):,} lost, "
+        f"{sum(v.twice for v in verdicts):,} handled twice, "
+        f"{sum(v.disorder for v in verdicts):,} out of order; "
+        f"{sum(outcome.seconds for _, outcome in done):.0f} s",
+        highlight=False,
+    )
+
+
+def write(done: Sequence[tuple[Phase, Outcome]], path: Path) -> None:
+    """Keep the figures as JSON."""
+    document = {phase.name: asdict(outcome) for phase, outcome in done}
+    path.write_text(json.dumps(document, indent=1) + "\n")
