@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from harness import (
     BrokerUnderTest,
+    ClusterUnderTest,
     MemoryUnderTest,
     MosquittoUnderTest,
     NatsUnderTest,
     Site,
 )
 
-from edgebus.lab import EmbeddedBroker
+from edgebus.lab import EmbeddedBroker, EmbeddedCluster
 
 KINDS = ["memory", "memory-copies", "mosquitto-5", "mosquitto-3.1.1", "nats"]
 
@@ -37,7 +38,17 @@ def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
         runner.run(broker.stop())
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluster]:
+    """Three brokers that are one, for the whole session."""
+    with asyncio.Runner() as runner:
+        cluster = EmbeddedCluster(tmp_path_factory.mktemp("cluster"), ack_wait_s=2)
+        runner.run(cluster.start_all())
+        yield cluster
+        runner.run(cluster.stop())
+
+
+@pytest.fixture(params=[*KINDS, "cluster"])
 def broker(request: pytest.FixtureRequest) -> BrokerUnderTest:
     """A running broker, shared with other tests."""
     kind = request.param
@@ -45,6 +56,8 @@ def broker(request: pytest.FixtureRequest) -> BrokerUnderTest:
         return MemoryUnderTest(copies="each" if kind == "memory-copies" else "one")
     if kind == "nats":
         return NatsUnderTest(request.getfixturevalue("nats"))
+    if kind == "cluster":
+        return ClusterUnderTest(request.getfixturevalue("cluster"))
     version = kind.removeprefix("mosquitto-")
     return MosquittoUnderTest(request.getfixturevalue("mosquitto"), version=version)
 

@@ -19,6 +19,7 @@ from edgebus.bus import (
     Transport,
 )
 from edgebus.contracts import Identity, Message, Topic, schema
+from edgebus.lab import EmbeddedCluster
 
 DEADLINE_S = 20.0
 
@@ -123,6 +124,20 @@ class NatsUnderTest:
 
     async def stop(self) -> None:
         await self._broker.kill()
+
+
+class ClusterUnderTest(NatsUnderTest):
+    """Three brokers that are one. Each client comes in by another node than the one before."""
+
+    def __init__(self, cluster: EmbeddedCluster) -> None:
+        super().__init__(cluster)
+        self._cluster = cluster
+        self._next = 0
+
+    def transport(self, **settings: Any) -> Transport:
+        url = self._cluster.url_from(self._next % len(self._cluster.nodes))
+        self._next += 1
+        return MqttTransport(BrokerSettings(url=url, version="3.1.1", **settings))
 
 
 class Site:
@@ -255,6 +270,7 @@ class SpyTransport:
     Attributes:
         arrived: Tokens of QoS 1 messages in the order of their arrival.
         acknowledged: Tokens in the order of their acknowledgement.
+        attempts: Connections that were tried.
         may_connect: While it is cleared, connecting waits.
     """
 
@@ -262,6 +278,7 @@ class SpyTransport:
         self.transport = transport
         self.arrived: list[int] = []
         self.acknowledged: list[int] = []
+        self.attempts = 0
         self.may_connect = asyncio.Event()
         self.may_connect.set()
         self._live: tuple[Any, Any] | None = None
@@ -276,6 +293,7 @@ class SpyTransport:
 
     async def connect(self, options: Any, receiver: Any) -> Any:
         spy = self
+        self.attempts += 1
 
         class Spying:
             def received(self, message: Any) -> None:
