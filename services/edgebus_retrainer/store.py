@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
-import numpy as np
-from sqlalchemy import ColumnElement, Engine, create_engine, event, func, select, true
+from sqlalchemy import ColumnElement, Engine, func, select, true
 from sqlalchemy.orm import Session
 
 from edgebus.contracts import Sample, Split
+from edgebus_retrainer.claims import LabelSet
+from edgebus_retrainer.database import StoreVersionError, open_database
 from edgebus_retrainer.files import PictureStore
+from edgebus_retrainer.labelbook import newest_labels
 from edgebus_retrainer.onset import onset
-from edgebus_retrainer.tables import SCHEMA_VERSION, SampleRow, TableBase
+from edgebus_retrainer.rows import (
+    EPOCH,
+    SampleRefusedError,
+    check_picture,
+    micros,
+    row_of,
+)
+from edgebus_retrainer.tables import LabelRow, SampleRow
 
 __all__ = [
     "Counts",
@@ -32,9 +40,6 @@ Added = Literal["added", "duplicate"]
 AUDIT = "audit"
 """The policy name of samples that collectors drew by share, easy ones included."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
 _UNTRAINED = (
     SampleRow.split == "train",
     SampleRow.job.is_(None),
@@ -46,47 +51,20 @@ _UNTRAINED = (
 _ERRORS = 5000  # so many of the newest decide when the new domain began
 
 
-class SampleRefusedError(ValueError):
-    """A sample is no use for training.
-
-    Attributes:
-        sample: Its id.
-        reason: Why.
-    """
-
-    def __init__(self, *, sample: str, reason: str) -> None:
-        super().__init__(f"sample {sample} refused: {reason}")
-        self.sample = sample
-        self.reason = reason
-
-
-class StoreVersionError(RuntimeError):
-    """The database was written by another version of the retrainer.
-
-    Attributes:
-        path: The database file.
-        found: Its schema version.
-    """
-
-    def __init__(self, *, path: Path, found: int) -> None:
-        super().__init__(
-            f"{path} has schema version {found}, this retrainer needs {SCHEMA_VERSION}; "
-            "move the folder away (the pictures in it describe themselves) or use the "
-            "retrainer that wrote it"
-        )
-        self.path = path
-        self.found = found
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredSample:
-    """A sample in the store; its record is inside the file."""
+    """A sample in the store; its record is inside the file.
+
+    Attributes:
+        labels: What an operator made of it.
+    """
 
     id: str
     path: Path
     file: str
     camera: str
     captured: datetime
+    labels: LabelSet | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,30 +78,6 @@ class Counts:
     bytes: int
     per_camera: dict[str, int]
     per_policy: dict[str, int]
-
-
-def open_database(path: Path) -> Engine:
-    """Open or make the database; every commit is on disk when it returns.
-
-    Raises:
-        StoreVersionError: It has another schema version.
-    """
-    engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        # A sample is acknowledged to the broker after the commit: it must survive power loss.
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
-
-    with engine.begin() as connection:
-        found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-        if found not in (0, SCHEMA_VERSION):
-            raise StoreVersionError(path=path, found=found)
-        TableBase.metadata.create_all(connection)
-        connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
-    return engine
 
 
 class SampleStore:
@@ -167,35 +121,12 @@ class SampleStore:
         with Session(self._engine) as session:
             if session.get(SampleRow, record.id) is not None:
                 return "duplicate"
-        _check_picture(sample)
+        check_picture(sample)
         # The file first: a crash in between leaves a file without a row, which the redelivered
         # sample finds again by its digest.
         digest = self._pictures.put(sample.jpeg)
         with Session(self._engine) as session, session.begin():
-            session.add(
-                SampleRow(
-                    id=record.id,
-                    received=_micros(received),
-                    captured=_micros(record.captured),
-                    source=record.source,
-                    camera=record.camera,
-                    frame=record.frame,
-                    frame_index=record.index,
-                    model=record.model.name,
-                    model_version=record.model.version,
-                    model_digest=record.model.digest,
-                    split=record.split,
-                    policy=record.policy,
-                    reason=record.reason,
-                    score=record.score,
-                    width=record.width,
-                    height=record.height,
-                    boxes=None if record.truth is None else len(record.truth),
-                    file=digest,
-                    size=len(sample.jpeg),
-                    job=None,
-                )
-            )
+            session.add(row_of(sample, file=digest, received=received))
         self._enforce_quota(keep=record.id)
         return "added"
 
@@ -222,7 +153,7 @@ class SampleStore:
         Those that no accepted job has used; audited ones, which the model got right, only where
         they show the new domain.
         """
-        captured = SampleRow.captured >= _micros(since)
+        captured = SampleRow.captured >= micros(since)
         condition = SampleRow.job.is_(None) & (captured | (SampleRow.policy != AUDIT))
         return self._pool(model, "train", condition, limit=limit)
 
@@ -231,7 +162,7 @@ class SampleStore:
 
         Those of accepted jobs, and audited ones from before the new domain.
         """
-        audited = (SampleRow.policy == AUDIT) & (SampleRow.captured < _micros(before))
+        audited = (SampleRow.policy == AUDIT) & (SampleRow.captured < micros(before))
         return self._pool(model, "train", SampleRow.job.is_not(None) | audited, limit=limit)
 
     def holdout(
@@ -261,7 +192,7 @@ class SampleStore:
             origin = session.scalar(select(func.min(SampleRow.captured)).where(mine)) or 0
             times = [(captured - origin) / 1e6 for captured in session.scalars(errors)][::-1]
         since = 0.0 if self._everything_new and times else onset(times, origin=0.0)
-        return None if since is None else _EPOCH + timedelta(microseconds=origin + since * 1e6)
+        return None if since is None else EPOCH + timedelta(microseconds=origin + since * 1e6)
 
     def measurable(
         self, model: str, *, since: datetime | None = None, before: datetime | None = None
@@ -283,7 +214,7 @@ class SampleStore:
         with Session(self._engine) as session:
             query = select(SampleRow).where(SampleRow.model == model)
             rows = session.scalars(query.order_by(SampleRow.captured, SampleRow.id))
-            return [self._stored(row) for row in rows]
+            return self._stored(session, list(rows))
 
     def _pool(
         self, model: str, split: Split, condition: ColumnElement[bool], *, limit: int
@@ -295,19 +226,27 @@ class SampleStore:
             .limit(limit)
         )
         with Session(self._engine) as session:
-            return [self._stored(row) for row in session.scalars(query)][::-1]
+            return self._stored(session, list(session.scalars(query))[::-1])
 
-    def _stored(self, row: SampleRow) -> StoredSample:
-        return StoredSample(
-            id=row.id,
-            path=self._pictures.path(row.file),
-            file=row.file,
-            camera=row.camera,
-            captured=_EPOCH + timedelta(microseconds=row.captured),
-        )
+    def _stored(self, session: Session, rows: Sequence[SampleRow]) -> list[StoredSample]:
+        labels = newest_labels(session, [row.id for row in rows])
+        return [
+            StoredSample(
+                id=row.id,
+                path=self._pictures.path(row.file),
+                file=row.file,
+                camera=row.camera,
+                captured=EPOCH + timedelta(microseconds=row.captured),
+                labels=labels.get(row.id),
+            )
+            for row in rows
+        ]
 
     def _enforce_quota(self, *, keep: str) -> None:
-        """Evict: what was trained on first, then what is held out, then the rest; oldest first."""
+        """Evict: what was trained on first, then what is held out, then the rest; oldest first.
+
+        What an operator has labelled cost somebody's time, and goes last of all.
+        """
         with Session(self._engine) as session:
             total, size = session.execute(
                 select(func.count(), func.coalesce(func.sum(SampleRow.size), 0)).select_from(
@@ -320,7 +259,12 @@ class SampleStore:
             candidates = session.scalars(
                 select(SampleRow)
                 .where(SampleRow.id != keep)
-                .order_by(SampleRow.job.is_(None), SampleRow.split == "train", SampleRow.captured)
+                .order_by(
+                    SampleRow.id.in_(select(LabelRow.sample)),
+                    SampleRow.job.is_(None),
+                    SampleRow.split == "train",
+                    SampleRow.captured,
+                )
             )
             gone: list[str] = []
             for row in candidates:
@@ -339,9 +283,9 @@ class SampleStore:
 def _captured(since: datetime | None, before: datetime | None) -> ColumnElement[bool]:
     condition: ColumnElement[bool] = true()
     if since is not None:
-        condition &= SampleRow.captured >= _micros(since)
+        condition &= SampleRow.captured >= micros(since)
     if before is not None:
-        condition &= SampleRow.captured < _micros(before)
+        condition &= SampleRow.captured < micros(before)
     return condition
 
 
@@ -356,23 +300,3 @@ def _unused(session: Session, files: Sequence[str]) -> list[str]:
 def _counts(session: Session, column: Any, condition: ColumnElement[bool]) -> list[tuple[str, int]]:
     rows = session.execute(select(column, func.count()).where(condition).group_by(column))
     return [(str(name), int(count)) for name, count in rows]
-
-
-def _check_picture(sample: Sample) -> None:
-    data: Any = np.frombuffer(sample.jpeg, dtype=np.uint8)
-    image: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    record = sample.record
-    if image is None:
-        raise SampleRefusedError(
-            sample=record.id, reason=f"its JPEG of {len(sample.jpeg)} bytes cannot be decoded"
-        )
-    height, width = image.shape[:2]
-    if (width, height) != (record.width, record.height):
-        reason = (
-            f"the picture is {width} x {height}, its record says {record.width} x {record.height}"
-        )
-        raise SampleRefusedError(sample=record.id, reason=reason)
-
-
-def _micros(time: datetime) -> int:
-    return (time - _EPOCH) // timedelta(microseconds=1)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from sqlalchemy import ForeignKey, Index, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-__all__ = ["SCHEMA_VERSION", "JobRow", "SampleRow", "TableBase"]
+__all__ = ["SCHEMA_VERSION", "JobRow", "LabelRow", "SampleRow", "TableBase"]
 
-SCHEMA_VERSION = 1
-"""Kept in SQLite's `user_version`; a store of another version is refused."""
+SCHEMA_VERSION = 2
+"""Kept in SQLite's `user_version`; a store of a newer version is refused, an older is upgraded.
+
+1: samples and jobs. 2: and the label sets of operators, a table of its own.
+"""
 
 
 class TableBase(DeclarativeBase):
@@ -46,6 +49,18 @@ class SampleRow(TableBase):
     size: Mapped[int]
     job: Mapped[str | None] = mapped_column(ForeignKey("job.id"))
     """The job whose accepted candidate was trained on it; none yet where it is null."""
+
+
+class LabelRow(TableBase):
+    """What an operator made of a sample. The newest of a sample counts, the others are history."""
+
+    __tablename__ = "label"
+    __table_args__ = (Index("label_sample", "sample", "id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    sample: Mapped[str] = mapped_column(ForeignKey("sample.id", ondelete="CASCADE"))
+    labels: Mapped[str | None]
+    """A `LabelSet` as JSON; null: the operator took it back."""
 
 
 class JobRow(TableBase):

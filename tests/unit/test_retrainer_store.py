@@ -7,13 +7,15 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from retrainer_samples import MODEL, START, sample
+from retrainer_samples import MODEL, START, sample, square
 from typer.testing import CliRunner
 
 from edgebus.contracts import ModelRef, Sample, TrainingResult, new_id
 from edgebus_retrainer.__main__ import app
+from edgebus_retrainer.claims import Claim, LabelSet, operator
 from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.journal import Job, JobJournal
+from edgebus_retrainer.labelbook import LabelBook, SampleUnknownError
 from edgebus_retrainer.store import (
     SampleRefusedError,
     SampleStore,
@@ -33,6 +35,17 @@ def fill(store, count, **options):
     for each in samples:
         assert store.add(each, received=START) == "added"
     return samples
+
+
+def labels(who, *boxes):
+    claims = tuple(Claim(box=box, by=operator(who)) for box in boxes)
+    return LabelSet(claims=claims, by=operator(who), time=START)
+
+
+def environment():
+    here = Path(__file__).parent
+    root = here.parents[1]
+    return {"PYTHONPATH": f"{here}:{root}:{root / 'services'}", "OMP_NUM_THREADS": "1"}
 
 
 def begin(journal, *, job=None, version=2):
@@ -196,6 +209,82 @@ def test_a_store_of_another_version_is_refused(tmp_path):
         open_store(tmp_path)
 
 
+def test_a_store_of_the_first_version_is_upgraded(tmp_path):
+    samples = fill(open_store(tmp_path), 3)
+    connection = sqlite3.connect(tmp_path / "samples.db")
+    connection.execute("DROP TABLE label")
+    connection.execute("PRAGMA user_version=1")
+    connection.close()
+    store = open_store(tmp_path)
+    assert store.counts("tiny").samples == 3
+    book = LabelBook(open_database(tmp_path / "samples.db"))
+    book.write({samples[0].record.id: labels("ann")})
+    assert [s.labels for s in store.all("tiny")] == [labels("ann"), None, None]
+
+
+def test_the_newest_labels_count_and_the_older_ones_are_history(tmp_path):
+    store = open_store(tmp_path)
+    first, second, _ = (each.record.id for each in fill(store, 3))
+    book = LabelBook(open_database(tmp_path / "samples.db"))
+    book.write({first: labels("ann"), second: labels("ann")})
+    book.write({first: labels("bob", square("car", 1, 1))})
+    book.write({second: None})
+    assert book.read([first, second, "nobody"]) == {first: labels("bob", square("car", 1, 1))}
+    assert [each and each.by for each in book.history(first)] == ["operator:ann", "operator:bob"]
+    assert book.history(second) == [labels("ann"), None]
+
+
+def test_labels_of_an_unknown_sample_change_nothing(tmp_path):
+    known = fill(open_store(tmp_path), 1)[0].record.id
+    book = LabelBook(open_database(tmp_path / "samples.db"))
+    with pytest.raises(SampleUnknownError, match="no sample gone; it may have been evicted"):
+        book.write({known: labels("ann"), "gone": labels("ann")})
+    assert book.read([known]) == {}
+
+
+def test_what_an_operator_labelled_is_evicted_last_and_takes_its_labels_along(tmp_path):
+    store = open_store(tmp_path, max_samples=3)
+    samples = fill(store, 3, split="train")
+    engine = open_database(tmp_path / "samples.db")
+    book = LabelBook(engine)
+    oldest = samples[0].record.id
+    book.write({oldest: labels("ann")})
+    for index in (10, 11, 12):
+        store.add(sample(index, split="train"), received=START)
+    assert oldest in {each.id for each in store.all("tiny")}
+    strict = open_store(tmp_path, max_samples=1)
+    strict.add(sample(20, split="train"), received=START)
+    assert book.history(oldest) == []
+
+
+def test_an_operator_labels_while_the_retrainer_stores(tmp_path):
+    script = (
+        "import sys, pathlib\n"
+        "from retrainer_samples import START, sample\n"
+        "from test_retrainer_store import open_store\n"
+        "store = open_store(pathlib.Path(sys.argv[1]))\n"
+        "for i in range(1, 60):\n"
+        "    store.add(sample(i), received=START)\n"
+        "    print(i, flush=True)\n"
+    )
+    known = fill(open_store(tmp_path), 1)[0].record.id
+    book = LabelBook(open_database(tmp_path / "samples.db"))
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env=environment(),
+    )
+    written = 0
+    while child.stdout.readline():
+        book.write({known: labels(f"ann {written}")})
+        written += 1
+    assert child.wait() == 0
+    child.stdout.close()
+    assert written == 59
+    assert len(book.history(known)) == 59
+    assert open_store(tmp_path).counts("tiny").samples == 60
+
+
 def test_kill_minus_nine_loses_nothing_that_was_added(tmp_path):
     script = (
         "import sys, pathlib\n"
@@ -207,12 +296,10 @@ def test_kill_minus_nine_loses_nothing_that_was_added(tmp_path):
         "    store.add(s, received=START)\n"
         "    print(s.record.id, flush=True)\n"
     )
-    here = Path(__file__).parent
-    root = here.parents[1]
     child = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)],
         stdout=subprocess.PIPE,
-        env={"PYTHONPATH": f"{here}:{root}:{root / 'services'}", "OMP_NUM_THREADS": "1"},
+        env=environment(),
     )
     added = [child.stdout.readline().decode().strip() for _ in range(20)]
     child.send_signal(signal.SIGKILL)
