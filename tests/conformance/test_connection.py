@@ -78,6 +78,20 @@ async def test_c2_kill_and_restart_of_the_broker(own_site: Site) -> None:
     assert bus.stats.connects == 3
 
 
+async def test_c2_a_hundred_failed_attempts_are_no_reason_to_stop(own_site: Site) -> None:
+    site = own_site
+    transport, got = SpyTransport(site.broker.transport()), Recorder()
+    quick = {"backoff_first_s": 0.001, "backoff_max_s": 0.01}
+    bus = await site.bus("a", transport=transport, settings=IMPATIENT | quick)
+    await bus.subscribe(EVENT.any(site=site.name), got)
+    await eventually(lambda: transport.attempts >= 100, say=lambda: transport.attempts)
+    assert not bus.connection.connected
+    await site.broker.start()
+    await bus.connected(timeout=20)
+    await bus.publish(EVENT.at(bus.identity, kind="x"), site.note(1))
+    assert await got.has(1) == [1]
+
+
 async def test_c3_a_lost_session_is_told_a_kept_one_is_not(own_site: Site) -> None:
     site = own_site
     await site.broker.start()

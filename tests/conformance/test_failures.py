@@ -143,6 +143,24 @@ async def test_f4_a_handler_that_fails_for_good_makes_a_dead_letter(site: Site) 
     assert subscription.stats.failed == 1
 
 
+async def test_f4_failures_beyond_the_receive_maximum_stop_nothing(site: Site) -> None:
+    maximum = {"receive_maximum": 10} if site.broker.mqtt5 else {}
+    bus, sender = await site.bus("a", broker=maximum), await site.bus("b")
+
+    async def broken(event: Event) -> None:
+        if event.payload.n < 12:
+            msg = "disk on fire"
+            raise RuntimeError(msg)
+
+    got = Recorder(broken)
+    subscription = await bus.subscribe(EVENT.any(site=site.name), got, retry=QUICK)
+    for n in range(16):
+        await sender.publish(EVENT.at(sender.identity, kind="x"), site.note(n))
+    assert await got.has(4) == list(range(12, 16))
+    assert subscription.stats.failed == 12
+    assert bus.stats.dead_letters == 12
+
+
 async def test_f5_a_dead_letter_that_cannot_be_read_makes_no_further_one(site: Site) -> None:
     bus, sender = await site.bus("a"), await site.bus("b")
     forged = Topic("{node}/{service}/deadletter/{letter}", RawBytes, qos=1, doc="Not a letter.")

@@ -32,6 +32,29 @@ async def test_q1_a_slow_handler_delays_nobody_else(site: Site) -> None:
     assert await slow.has(300) == list(range(300))
 
 
+async def test_q1_more_readings_than_any_queue_holds_delay_nobody(site: Site) -> None:
+    bus, sender = await site.bus("a"), await site.bus("b")
+    gate = asyncio.Event()
+
+    async def wait(_event: Event) -> None:
+        await gate.wait()
+
+    fast = Recorder()
+    await bus.subscribe(READING.any(site=site.name), Recorder(wait), name="slow")
+    await bus.subscribe(EVENT.any(site=site.name), fast)
+    for n in range(3000):
+        await sender.publish(READING.at(sender.identity, kind="x"), site.note(n))
+    for n in range(10):
+        await sender.publish(EVENT.at(sender.identity, kind="x"), site.note(n))
+    assert await fast.has(10) == list(range(10))
+    await bus.publish(EVENT.at(bus.identity, kind="own"), site.note(10))
+    assert await fast.has(11) == list(range(11))
+    slow = bus.stats.subscriptions["slow"]
+    assert slow.queued <= 1024
+    assert slow.dropped > 1000
+    gate.set()
+
+
 async def test_q2_latest_keeps_the_newest_per_key_and_counts_the_rest(site: Site) -> None:
     bus, sender = await site.bus("a"), await site.bus("b")
     gate, started = asyncio.Event(), asyncio.Event()

@@ -8,7 +8,7 @@ import pytest
 from harness import EVENT, READING, STATUS, Recorder, Site
 
 from edgebus.bus import Cleared, RawMessage, SubscribeRefusedError
-from edgebus.contracts import Topic
+from edgebus.contracts import ContractError, NameRefusedError, Topic
 
 
 @pytest.mark.parametrize("topic", [EVENT, READING], ids=["qos1", "qos0"])
@@ -177,3 +177,22 @@ async def test_r6_a_bad_filter_is_refused_by_name(site: Site, bad: str) -> None:
     with pytest.raises(SubscribeRefusedError) as refused:
         await bus.tap(bad, handler)
     assert refused.value.reason
+
+
+async def test_r6_a_placeholder_that_nobody_filled_in_is_never_published(site: Site) -> None:
+    bus = await site.bus("a")
+    raw: list[str] = []
+    seen = asyncio.Event()
+
+    async def tap(message: RawMessage) -> None:
+        raw.append(message.topic)
+        seen.set()
+
+    await bus.tap(f"edgebus/{site.name}/#", tap, qos=1)
+    with pytest.raises(ContractError, match="kind"):
+        await bus.publish(EVENT.at(bus.identity), site.note(1))
+    with pytest.raises(NameRefusedError, match="kind"):
+        await bus.publish(EVENT.at(bus.identity, kind="{kind}/+"), site.note(1))
+    await bus.publish(EVENT.at(bus.identity, kind="x"), site.note(2))
+    await asyncio.wait_for(seen.wait(), 10)
+    assert raw == [EVENT.at(bus.identity, kind="x").name]
