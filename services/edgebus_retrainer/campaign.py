@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from edgebus.artifacts import ArtifactError, Bundle, Store, reference
 from edgebus.bus import Bus
 from edgebus.contracts import (
@@ -24,8 +26,9 @@ from edgebus.contracts.trace import continue_trace
 from edgebus_retrainer.files import DiskThread
 from edgebus_retrainer.incumbent import Incumbent
 from edgebus_retrainer.journal import Job, JobJournal
+from edgebus_retrainer.learning import CHECKPOINT
 from edgebus_retrainer.progress import ProgressTeller
-from edgebus_retrainer.runner import JobCrashedError, run_process
+from edgebus_retrainer.runner import SPEC, JobCrashedError, run_process
 from edgebus_retrainer.settings import RetrainerSettings
 from edgebus_retrainer.spec import JobOutcome, JobSpec, SampleFile
 from edgebus_retrainer.store import SampleStore, StoredSample
@@ -119,9 +122,16 @@ class Campaign:
         settings, samples, model = self.settings, self.samples, self.model
         since = await self.disk(samples.new_domain_since, model) or _EVER
         gate, train = settings.gate, settings.train
+        folder = await self.incumbent.folder_of(base)
+        if job.attempts > 1:
+            begun = await self.disk(_begun, self._job_folder(job.id))
+            if begun is not None:
+                # The very samples that it began with, or its checkpoint would be of no use.
+                now = {"base": folder, "labels": settings.labels, "settings": train, "gate": gate}
+                return begun.model_copy(update=now)
         return JobSpec(
             job=job.id,
-            base=await self.incumbent.folder_of(base),
+            base=folder,
             folder=self._job_folder(job.id),
             version=job.version,
             train=_files(
@@ -212,6 +222,7 @@ class Campaign:
             seconds=round(sum(result.seconds.values()), 1),
             unusable=len(outcome.unusable),
         )
+        await self.disk((self._job_folder(job.id) / CHECKPOINT).unlink, missing_ok=True)
         for text in outcome.unusable[:20]:
             self.log.warning("not used", job=job.id, what=text)
         await self._tidy(keep=candidate)
@@ -256,6 +267,14 @@ class Campaign:
 
     def _job_folder(self, job: str) -> Path:
         return self.folder / "jobs" / job
+
+
+def _begun(folder: Path) -> JobSpec | None:
+    """What a job that was interrupted was to do; None where nobody can tell any more."""
+    try:
+        return JobSpec.model_validate_json((folder / SPEC).read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def _traces(files: tuple[SampleFile, ...]) -> tuple[str, ...]:

@@ -94,8 +94,9 @@ def read_folder(path: Path, builder: LabelBuilder, *, limit: int | None = None) 
             ),
             provenance=path.name,
             key=str(entry.path.relative_to(coco.parent if coco.is_file() else path)),
+            group=f"{path}/{number // _BLOCK}",
         )
-        for entry in entries
+        for number, entry in enumerate(entries)
     )
     return Folder(pictures=pictures, refused=tuple(refused))
 

@@ -46,12 +46,14 @@ class Labelled:
         truth: Boxes with class indices of the model, and regions to ignore; picture pixels.
         provenance: Where the labels come from: ``truth``, ``teacher`` or the name of a data set.
         key: Names the picture for good: a sample's id, or a file's path in its data set.
+        group: Neighbours share it: a block of a camera's frames, or of a data set's pictures.
     """
 
     path: Path
     truth: Truth
     provenance: str
     key: str
+    group: str
 
 
 @dataclass(slots=True)

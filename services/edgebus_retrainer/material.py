@@ -17,6 +17,8 @@ from edgebus_retrainer.spec import JobSpec, SampleFile
 
 __all__ = ["LabelPictures", "Material", "TeacherMissingError", "prepare"]
 
+_BLOCK = 20  # frames that are held out together: see `split_of`
+
 LabelPictures = Callable[[bytes, str], tuple[Box, ...]]
 """A teacher: a JPEG and its name to boxes with scores."""
 
@@ -202,7 +204,13 @@ class _Labeller:
             self.unlabelled += 1
             return None
         provenance = "truth" if use_truth else "teacher"
-        return Labelled(path=file.path, truth=truth, provenance=provenance, key=file.id)
+        return Labelled(
+            path=file.path,
+            truth=truth,
+            provenance=provenance,
+            key=file.id,
+            group=f"{record.source}/{record.camera}/{record.index // _BLOCK}",
+        )
 
 
 def _folders(

@@ -11,7 +11,10 @@ from pathlib import Path
 from edgebus_retrainer.files import write_atomically
 from edgebus_retrainer.spec import JobEvent, JobOutcome, JobSpec, read_event
 
-__all__ = ["JobCrashedError", "run_process"]
+__all__ = ["SPEC", "JobCrashedError", "run_process"]
+
+SPEC = "spec.json"
+"""File in a job's folder that says what the job is."""
 
 _LINE = 4 * 2**20  # a gate's report names every class
 _TAIL = 2000
@@ -49,7 +52,7 @@ async def run_process(
         JobCrashedError: The process ended without an outcome.
     """
     spec.folder.mkdir(parents=True, exist_ok=True)
-    path = spec.folder / "spec.json"
+    path = spec.folder / SPEC
     write_atomically(path, spec.model_dump_json(indent=1).encode())
     log_path = spec.folder / "log.txt"
     with log_path.open("ab") as log:

@@ -100,14 +100,30 @@ class TrainSettings(ServiceSettings):
     """Pictures per step."""
     replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Part of each batch that comes from earlier data."""
+    balance: Fraction = 0.0
+    """Pictures of a class that is on less than this part of them are drawn more often; 0: all
+    equally often."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate; null takes what suits the scope (1e-3 for biases, 2e-5 for all)."""
+    average: Fraction = 0.05
+    """The outcome is a moving average of the weights over about this part of the steps; 0: the
+    last weights."""
+    validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Part of the training pictures, in blocks, that says when to stop; the gate measures on
+    others."""
+    validation_min_images: AtLeastOne = 32
+    """Where that part has fewer pictures with boxes, all are trained on and all steps are done."""
+    patience: AtLeastOne | None = 3
+    """The loss on that part is measured ten times in a run; after so many times without a lower
+    one the run ends with the best weights. Null: never."""
     augment: AugmentSettings = AugmentSettings()
     """How far pictures may be changed."""
     seed: int = 0
     """Decides order and augmentation."""
     device: str = "auto"
     """A torch device; auto takes CUDA where there is one."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: mixed precision, on CUDA only."""
     threads: AtLeastOne | None = None
     """CPU threads of a job; null: one less than the cores."""
     nice: Annotated[int, Field(ge=0, le=19)] = 10
@@ -118,6 +134,10 @@ class TrainSettings(ServiceSettings):
     """At most so many of the newest untrained samples go into a job."""
     max_replay: AtLeastOne = 2000
     """At most so many earlier pictures are mixed in."""
+    checkpoint_s: Seconds = 15.0
+    """Seconds between two checkpoints, from which a job that was killed goes on."""
+    checkpoint_steps: AtLeastOne | None = None
+    """Also after each so many steps; null: by time only."""
     max_attempts: AtLeastOne = 3
     """So often a job is started that a crash interrupts."""
 

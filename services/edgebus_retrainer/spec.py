@@ -30,7 +30,7 @@ class JobSpec(_Line):
     Attributes:
         job: Id of the job.
         base: Folder of the incumbent's bundle.
-        folder: The job's own folder, for candidates.
+        folder: The job's own folder, for candidates and checkpoints.
         version: Version of the candidate.
         train: New samples to train on.
         replay_samples: Samples of earlier jobs.

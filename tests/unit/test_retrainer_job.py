@@ -8,56 +8,24 @@ import sys
 
 import numpy as np
 import pytest
-from retrainer_samples import DUSK, jpeg_of, sample, write_day
+from retrainer_jobs import TRAIN, files, job, make_world
+from retrainer_samples import DUSK, jpeg_of, sample
 
 from edgebus.artifacts import Bundle
 from edgebus.inference import DetectionModel, EngineSettings
-from edgebus.inference.testing import tiny_bundle
 from edgebus.vision import MapResult, decode_jpeg
-from edgebus_retrainer import job as job_module
-from edgebus_retrainer.files import PictureStore, write_atomically
+from edgebus_retrainer import candidates as candidates_module
+from edgebus_retrainer.files import write_atomically
 from edgebus_retrainer.job import UntrainableError, run_job
 from edgebus_retrainer.material import TeacherMissingError, UnknownClassError
 from edgebus_retrainer.runner import JobCrashedError, run_process
-from edgebus_retrainer.settings import GateSettings, LabelSettings, TrainSettings
-from edgebus_retrainer.spec import JobSpec, Phase, SampleFile, StepDone
-
-TRAIN = TrainSettings(steps=120, batch=4, learning_rate=0.1, threads=1, nice=0)
-GATE = GateSettings(min_images=4)
+from edgebus_retrainer.settings import GateSettings, LabelSettings
+from edgebus_retrainer.spec import Phase, SampleFile, StepDone
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    tiny_bundle(folder / "base")
-    write_day(folder / "day", 80)
-    return folder
-
-
-def files(world, samples):
-    pictures = PictureStore(world / "pictures")
-    return tuple(
-        SampleFile(id=each.record.id, path=pictures.path(pictures.put(each.jpeg)))
-        for each in samples
-    )
-
-
-def job(world, folder, **changes):
-    truth = changes.pop("truth", True)
-    dusk = [sample(index, light=DUSK, truth=truth) for index in range(36)]
-    fields = {
-        "job": "job-1",
-        "base": world / "base",
-        "folder": folder,
-        "version": 7,
-        "train": files(world, dusk[:24]),
-        "new_holdout": files(world, dusk[24:]),
-        "replay": world / "day",
-        "label_cache": folder / "labels",
-        "settings": TRAIN,
-        "gate": GATE,
-    }
-    return JobSpec(**(fields | changes))
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def run(spec, events=None):
@@ -139,7 +107,7 @@ def test_one_that_forgets_is_tried_half_way(world, tmp_path, monkeypatch):
     # new and old domain, for: the incumbent, the whole way, half of it, a quarter
     figures = [found(value) for value in (0.5, 0.9, 0.9, 0.6, 0.8, 0.8, 0.7, 0.89)]
     measured = iter(figures)
-    monkeypatch.setattr(job_module, "measure", lambda *_, **__: next(measured))
+    monkeypatch.setattr(candidates_module, "measure", lambda *_, **__: next(measured))
     gate = GateSettings(min_images=4, interpolate=(0.5, 0.25, 0.1))
     outcome = run(job(world, tmp_path / "a", gate=gate))
     assert outcome.outcome == "accepted"

@@ -67,7 +67,7 @@ def test_classes_that_are_not_to_be_learnt_are_ignored():
 def test_rare_classes_are_ignored_not_dropped(tmp_path):
     def picture(number, *boxes):
         truth = BUILDER.build(boxes, width=64, height=48)
-        return Labelled(path=tmp_path, truth=truth, provenance="teacher", key=str(number))
+        return Labelled(path=tmp_path, truth=truth, provenance="teacher", key=str(number), group="")
 
     common = [picture(number, box("car", 0, 0, 8, 8)) for number in range(4)]
     odd = picture(4, box("car", 0, 0, 8, 8), box("person", 8, 0, 16, 8))

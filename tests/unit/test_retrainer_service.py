@@ -207,13 +207,23 @@ async def test_an_interrupted_job_is_taken_up_again(world, tmp_path):
     async with harness(config, data_dir=tmp_path) as h:
         await send(h, *at_dusk(HOLDOUT[:8]), *at_dusk(TRAIN[:12]))
         first = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
+        weights = weights_of(h, first)
     interrupt_a_job(tmp_path)
     async with harness(config, data_dir=tmp_path) as h:
+        # These come too late: the job goes on with what it began with.
+        await send(h, *at_dusk(TRAIN[12:15]))
         second = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
         assert second.job == first.job
         assert second.outcome == "accepted"
         assert second.candidate.version == first.candidate.version
+        assert second.samples == first.samples == 12
+        assert weights_of(h, second) == weights
         assert second.id != first.id
+
+
+def weights_of(h, result):
+    bundle = h.service.bundles.open_bundle(result.candidate.digest)
+    return bundle.index.file("weights.safetensors").digest
 
 
 async def test_a_job_that_keeps_crashing_fails_with_its_log(world, tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +14,10 @@ from edgebus_retrainer.training._augment import AugmentSettings, Example, augmen
 from edgebus_retrainer.training._errors import NothingToTrainOnError, UnreadableImageError
 from edgebus_retrainer.training._images import Boxes, LabelledImage, Labels, Prepare
 
-__all__ = ["Batch", "Batches"]
+__all__ = ["Batch", "Batches", "plain_batches", "repeat_factors"]
+
+Row: TypeAlias = tuple[npt.NDArray[np.float32], Boxes, Labels, Boxes]
+"""One picture of a batch: input [1, C, H, W], boxes, labels, regions to ignore."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +38,62 @@ class Batch:
 
 
 class _Pool:
-    """Draws pictures in random order, each once before any comes again."""
+    """Draws pictures in random order, each once before any comes again.
 
-    def __init__(self, images: Sequence[LabelledImage], rng: np.random.Generator) -> None:
-        self.images = list(images)
+    With `balance`, pictures of rare classes come several times in each round: a picture's repeat
+    factor is the largest max(1, sqrt(balance / f)) of its classes, where f is the part of the
+    pictures that show the class (LVIS, arXiv:1908.03195, section 5.1); its fraction is drawn anew
+    in each round.
+    """
+
+    def __init__(
+        self, images: Sequence[LabelledImage], rng: np.random.Generator, *, balance: float
+    ) -> None:
+        self._images = tuple(images)
         self._rng = rng
-        self._order: list[LabelledImage] = []
+        self._balance = balance
+        self._factors = repeat_factors(self._images, balance)
+        self._alive = list(range(len(self._images)))
+        self._order: list[int] = []
 
-    def draw(self) -> LabelledImage:
+    def __bool__(self) -> bool:
+        return bool(self._alive)
+
+    def draw(self) -> tuple[int, LabelledImage]:
         if not self._order:
-            self._order = [self.images[i] for i in self._rng.permutation(len(self.images))]
-        return self._order.pop()
+            self._order = self._round()
+        number = self._order.pop()
+        return number, self._images[number]
 
-    def drop(self, image: LabelledImage) -> None:
-        self.images = [other for other in self.images if other is not image]
-        self._order = [other for other in self._order if other is not image]
+    def drop(self, number: int) -> None:
+        self._alive = [other for other in self._alive if other != number]
+        self._order = [other for other in self._order if other != number]
+
+    def state(self) -> dict[str, list[int]]:
+        return {"alive": self._alive, "order": self._order}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._alive = [int(number) for number in state["alive"]]
+        self._order = [int(number) for number in state["order"]]
+
+    def _round(self) -> list[int]:
+        alive = np.array(self._alive)
+        if self._balance > 0:
+            factors = self._factors[alive]
+            whole = np.floor(factors)
+            more = self._rng.random(len(alive)) < factors - whole
+            alive = np.repeat(alive, (whole + more).astype(np.int64))
+        return [int(alive[i]) for i in self._rng.permutation(len(alive))]
+
+
+def repeat_factors(images: Sequence[LabelledImage], balance: float) -> npt.NDArray[np.float64]:
+    """How often each picture is drawn per round, at least once; float64 [n]."""
+    shown = [np.unique(image.labels) for image in images]
+    counts = Counter(int(label) for labels in shown for label in labels)
+    factor = {
+        label: max(1.0, (balance * len(images) / count) ** 0.5) for label, count in counts.items()
+    }
+    return np.array([max((factor[int(k)] for k in labels), default=1.0) for labels in shown])
 
 
 class Batches:
@@ -67,6 +113,7 @@ class Batches:
         prepare: Prepare,
         augmentation: AugmentSettings,
         seed: int,
+        balance: float = 0.0,
     ) -> None:
         """Set up the source.
 
@@ -78,10 +125,11 @@ class Batches:
             prepare: Makes the model's input.
             augmentation: How far pictures are changed.
             seed: Where chance starts.
+            balance: Pictures of classes on less than this part of a pool come more often.
         """
         self._rng = np.random.default_rng(seed)
-        self._new = _Pool(new, self._rng)
-        self._replay = _Pool(replay, self._rng)
+        self._new = _Pool(new, self._rng, balance=balance)
+        self._replay = _Pool(replay, self._rng, balance=balance)
         self._size = size
         self._share = replay_share
         self._prepare = prepare
@@ -95,20 +143,32 @@ class Batches:
         Raises:
             NothingToTrainOnError: No readable picture is left.
         """
-        rows = [self._example() for _ in range(self._size)]
-        return Batch(
-            inputs=np.concatenate([row[0] for row in rows]),
-            boxes=tuple(row[1] for row in rows),
-            labels=tuple(row[2] for row in rows),
-            ignore=tuple(row[3] for row in rows),
-        )
+        return _batch([self._example() for _ in range(self._size)])
+
+    def state(self) -> dict[str, Any]:
+        """Where the source is, as JSON can hold it: what `restore` takes."""
+        return {
+            "rng": self._rng.bit_generator.state,
+            "new": self._new.state(),
+            "replay": self._replay.state(),
+            "owed": self._owed,
+            "unreadable": self.unreadable,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where another source of the same pictures and settings was."""
+        self._rng.bit_generator.state = state["rng"]
+        self._new.restore(state["new"])
+        self._replay.restore(state["replay"])
+        self._owed = float(state["owed"])
+        self.unreadable = [str(name) for name in state["unreadable"]]
 
     def _pool(self) -> _Pool:
-        if not self._new.images and not self._replay.images:
+        if not self._new and not self._replay:
             raise NothingToTrainOnError(unreadable=tuple(self.unreadable))
-        if not self._replay.images:
+        if not self._replay:
             return self._new
-        if not self._new.images:
+        if not self._new:
             return self._replay
         # An exact share over time, also where share times size is no whole number.
         self._owed += self._share
@@ -117,23 +177,48 @@ class Batches:
             return self._replay
         return self._new
 
-    def _example(self) -> tuple[npt.NDArray[np.float32], Boxes, Labels, Boxes]:
+    def _example(self) -> Row:
         while True:
             pool = self._pool()
-            labelled = pool.draw()
+            number, labelled = pool.draw()
             try:
                 image = labelled.load()
             except (UnreadableImageError, OSError):
-                pool.drop(labelled)
+                pool.drop(number)
                 self.unreadable.append(labelled.name)
                 continue
             example = Example(image, labelled.boxes, labelled.labels, labelled.ignore)
-            changed = augment(example, self._augmentation, self._rng)
-            tensor, place = self._prepare(changed.image)
-            row = np.asarray(tensor, np.float32).reshape(1, *tensor.shape[-3:])
-            return (
-                row,
-                place.to_input(changed.boxes),
-                changed.labels,
-                place.to_input(changed.ignore),
-            )
+            return _row(augment(example, self._augmentation, self._rng), self._prepare)
+
+
+def plain_batches(
+    images: Sequence[LabelledImage], *, size: int, prepare: Prepare
+) -> Iterator[Batch]:
+    """Pictures once, in order and unchanged; what cannot be decoded is left out."""
+    rows: list[Row] = []
+    for labelled in images:
+        try:
+            image = labelled.load()
+        except (UnreadableImageError, OSError):
+            continue
+        rows.append(_row(Example(image, labelled.boxes, labelled.labels, labelled.ignore), prepare))
+        if len(rows) == size:
+            yield _batch(rows)
+            rows = []
+    if rows:
+        yield _batch(rows)
+
+
+def _row(example: Example, prepare: Prepare) -> Row:
+    tensor, place = prepare(example.image)
+    row = np.asarray(tensor, np.float32).reshape(1, *tensor.shape[-3:])
+    return row, place.to_input(example.boxes), example.labels, place.to_input(example.ignore)
+
+
+def _batch(rows: Sequence[Row]) -> Batch:
+    return Batch(
+        inputs=np.concatenate([row[0] for row in rows]),
+        boxes=tuple(row[1] for row in rows),
+        labels=tuple(row[2] for row in rows),
+        ignore=tuple(row[3] for row in rows),
+    )

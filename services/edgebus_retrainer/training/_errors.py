@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["HeadMismatchError", "NothingToTrainOnError", "TrainingDivergedError", "TrainingError",
-           "UnreadableImageError"]  # fmt: skip
+from pathlib import Path
+
+__all__ = ["CheckpointError", "HeadMismatchError", "NothingToTrainOnError",
+           "TrainingDivergedError", "TrainingError", "UnreadableImageError"]  # fmt: skip
 
 
 class TrainingError(Exception):
@@ -35,6 +37,20 @@ class NothingToTrainOnError(TrainingError):
         self.unreadable = unreadable
         detail = f"; unreadable: {', '.join(unreadable[:10])}" if unreadable else ""
         super().__init__(f"no picture to train on{detail}; collect samples first")
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint is of no use; the run has to start over.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, *, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"checkpoint {path.name} {reason}; training starts over")
 
 
 class HeadMismatchError(TrainingError):

@@ -1,91 +1,23 @@
-"""Training a graph further: plain, seeded, without clock or bus."""
+"""Training a graph further: plain, seeded, without a bus."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from edgebus.artifacts import Update
-from edgebus.inference.graph import TorchGraph, TrainScope
-from edgebus_retrainer.training._augment import AugmentSettings
-from edgebus_retrainer.training._batches import Batches
-from edgebus_retrainer.training._errors import HeadMismatchError, TrainingDivergedError
+from edgebus.inference.graph import TorchGraph
+from edgebus_retrainer.training._checkpoint import Checkpoints
+from edgebus_retrainer.training._errors import CheckpointError
 from edgebus_retrainer.training._head import YoloxHead
 from edgebus_retrainer.training._images import LabelledImage, Prepare
-from edgebus_retrainer.training._loss import targets_of, yolox_loss
+from edgebus_retrainer.training._run import Run, Step
+from edgebus_retrainer.training._settings import FinetuneSettings
 
-__all__ = ["FinetuneResult", "FinetuneSettings", "Step", "finetune", "pick_device"]
-
-LEARNING_RATES: dict[TrainScope, float] = {
-    "biases": 1e-3,
-    "biases+scales": 1e-3,
-    "head": 2e-4,
-    "all": 2e-5,
-}
-"""Peak learning rates that learn the new domain without erasing the old one."""
-
-_START = 10  # steps whose mean loss is the level that divergence is measured against
-
-
-class FinetuneSettings(BaseModel):
-    """How to train.
-
-    Attributes:
-        steps: Optimiser steps.
-        batch: Pictures per step.
-        replay_share: Part of each batch that comes from earlier data.
-        learning_rate: Peak; None takes what suits the graph's scope.
-        warmup: Part of the steps over which the learning rate rises.
-        final: Learning rate at the end as a part of the peak; a cosine leads there.
-        clip_norm: Longest gradient.
-        diverged_at: Multiple of the loss at the start that ends the run.
-        threads: CPU threads; None leaves torch's setting.
-        seed: Decides order and augmentation: equal seeds give equal updates on one machine.
-        augment: How far pictures are changed.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    steps: int = Field(default=200, ge=1)
-    batch: int = Field(default=8, ge=1, le=1024)
-    replay_share: float = Field(default=0.5, ge=0, lt=1)
-    learning_rate: float | None = Field(default=None, gt=0)
-    warmup: float = Field(default=0.05, ge=0, le=1)
-    final: float = Field(default=0.05, ge=0, le=1)
-    clip_norm: float = Field(default=10.0, gt=0)
-    diverged_at: float = Field(default=5.0, gt=1)
-    threads: int | None = Field(default=None, ge=1)
-    seed: int = 0
-    augment: AugmentSettings = AugmentSettings()
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step done.
-
-    Attributes:
-        step: Number of the step, from 1.
-        steps: Number of steps in all.
-        loss: Loss of its batch: box, objectness and class together.
-        box, objectness, classes: Its parts, without weights.
-        matched: Predictions that answered for a box.
-        learning_rate: Learning rate of the step.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    box: float
-    objectness: float
-    classes: float
-    matched: int
-    learning_rate: float
+__all__ = ["FinetuneResult", "finetune", "pick_device"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +27,14 @@ class FinetuneResult:
     Attributes:
         update: What changed, to be applied to the tensors that the graph was made with.
         steps: Steps done.
-        stopped: Whether it was stopped before its end.
+        stopped: Whether it ended before its last step: it was asked to, or its validation loss
+            fell no more.
         losses: Loss of each step.
+        validation: Steps and the validation loss after them; empty without such pictures.
+        best_step: The step whose weights are the outcome; None: the last.
+        resumed_at: Steps that an interrupted run had done before; 0: none.
         unreadable: Names of pictures that were left out.
+        warnings: What went wrong without ending the run.
         trainable: How many numbers were trained.
         device: Where, for example ``cpu``.
     """
@@ -106,7 +43,11 @@ class FinetuneResult:
     steps: int
     stopped: bool
     losses: tuple[float, ...]
+    validation: tuple[tuple[int, float], ...]
+    best_step: int | None
+    resumed_at: int
     unreadable: tuple[str, ...]
+    warnings: tuple[str, ...]
     trainable: int
     device: str
 
@@ -125,15 +66,17 @@ def finetune(
     prepare: Prepare,
     new: Sequence[LabelledImage],
     replay: Sequence[LabelledImage] = (),
+    validation: Sequence[LabelledImage] = (),
     settings: FinetuneSettings | None = None,
     device: str = "auto",
+    checkpoints: Checkpoints | None = None,
     on_step: Callable[[Step], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> FinetuneResult:
     """Train a YOLOX-style graph on new pictures without unlearning the earlier ones.
 
-    AdamW without weight decay (batch norm is folded: weights carry the scale of the features),
-    warm-up, cosine. The graph is changed in place and ends on the device.
+    The graph is changed in place and ends on the device. Pictures are decoded when they are drawn
+    and not kept: memory depends on the batch, not on how many there are.
 
     Args:
         graph: The graph; its scope says what is trained.
@@ -141,103 +84,86 @@ def finetune(
         prepare: Makes the model's input of a picture.
         new: Pictures of the domain to learn.
         replay: Pictures of what the model knew before.
+        validation: Pictures that are not trained on: the weights with the lowest loss on them are
+            the outcome, and where it falls no more the run ends.
         settings: How to train.
         device: Torch device, or "auto".
+        checkpoints: Where an interrupted run is kept: called again with the same arguments, it
+            goes on there and, on a CPU with the same number of threads, comes to the same weights
+            to the bit.
         on_step: Called after each step.
         stop: Asked after each step; true ends the run early with what was learnt so far.
 
     Raises:
         NothingToTrainOnError: There is no readable picture.
         HeadMismatchError: The output does not have the head's shape.
-        TrainingDivergedError: The loss or a gradient is not finite, or the loss grew too far.
+        TrainingDivergedError: A loss or a gradient is not finite, or the loss grew too far.
     """
     config = FinetuneSettings() if settings is None else settings
     where = pick_device(device)
-    peak = config.learning_rate or LEARNING_RATES[graph.scope]
-    batches = Batches(
-        new=new,
-        replay=replay,
-        size=config.batch,
-        replay_share=config.replay_share,
-        prepare=prepare,
-        augmentation=config.augment,
-        seed=config.seed,
-    )
-    graph.to(where)
-    anchors = head.anchors(where)
-    parameters = list(graph.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.0)
-    losses: list[float] = []
+    warnings: list[str] = []
     stopped = False
     with _threads(config.threads):
-        for number in range(1, config.steps + 1):
-            rate = peak * _schedule(number, config)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            batch = batches.next()
-            raw = _raw(graph, head, torch.from_numpy(batch.inputs).to(where))
-            parts = yolox_loss(raw, targets_of(batch, where), anchors)
-            optimizer.zero_grad(set_to_none=True)
-            parts.total.backward()  # type: ignore[no-untyped-call]
-            norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-            losses.append(float(parts.total.detach()))
-            _check(losses, finite=math.isfinite(float(norm)), peak=peak, limit=config.diverged_at)
-            optimizer.step()
+        run = Run(
+            graph,
+            head=head,
+            prepare=prepare,
+            new=new,
+            replay=replay,
+            validation=validation,
+            settings=config,
+            device=where,
+        )
+        resumed_at = _take_up(run, checkpoints, warnings)
+        while run.done < config.steps and not run.exhausted:
+            step = run.step()
+            over = step.step == config.steps or run.exhausted
+            if checkpoints is not None and (over or checkpoints.due(step.step)):
+                checkpoints = _keep(run, checkpoints, warnings)
             if on_step is not None:
-                on_step(
-                    Step(
-                        step=number,
-                        steps=config.steps,
-                        loss=losses[-1],
-                        box=float(parts.box),
-                        objectness=float(parts.objectness),
-                        classes=float(parts.classes),
-                        matched=parts.matched,
-                        learning_rate=rate,
-                    )
-                )
+                on_step(step)
             if stop is not None and stop():
-                stopped = number < config.steps
+                stopped = run.done < config.steps
                 break
+        run.finish()
     return FinetuneResult(
         update=graph.update(),
-        steps=len(losses),
-        stopped=stopped,
-        losses=tuple(losses),
-        unreadable=tuple(batches.unreadable),
+        steps=run.done,
+        stopped=stopped or run.done < config.steps,
+        losses=tuple(run.losses),
+        validation=tuple(run.validation),
+        best_step=run.best_step,
+        resumed_at=resumed_at,
+        unreadable=tuple(run.batches.unreadable),
+        warnings=tuple(warnings),
         trainable=graph.trainable,
         device=str(where),
     )
 
 
-def _raw(graph: TorchGraph, head: YoloxHead, inputs: Tensor) -> Tensor:
-    name = head.output or graph.output_names[0]
-    raw: Tensor = graph(inputs, logits=True)[name]
-    wanted = (len(inputs), head.predictions, 5 + head.classes)
-    if raw.shape != wanted:
-        raise HeadMismatchError(output=name, found=tuple(raw.shape), wanted=wanted)
-    return raw
+def _take_up(run: Run, checkpoints: Checkpoints | None, warnings: list[str]) -> int:
+    """Go on where an interrupted run was; a checkpoint of no use costs its steps, not the run."""
+    if checkpoints is None:
+        return 0
+    try:
+        snapshot = checkpoints.load(run.identity)
+    except CheckpointError as error:
+        warnings.append(str(error))
+        return 0
+    if snapshot is None:
+        return 0
+    run.restore(snapshot)
+    return snapshot.step
 
 
-def _schedule(step: int, settings: FinetuneSettings) -> float:
-    """Part of the peak learning rate at a step (from 1): linear rise, then a cosine."""
-    rise = settings.warmup * settings.steps
-    if step <= rise:
-        return step / rise
-    done = (step - rise) / max(1.0, settings.steps - rise)
-    return settings.final + (1 - settings.final) * (1 + math.cos(math.pi * done)) / 2
-
-
-def _check(losses: Sequence[float], *, finite: bool, peak: float, limit: float) -> None:
-    begin = losses[:_START]
-    start = sum(begin) / len(begin)
-    recent = losses[-_START:]
-    level = sum(recent) / len(recent)
-    grown = len(losses) >= 2 * _START and level > limit * start
-    if not finite or not math.isfinite(losses[-1]) or grown:
-        raise TrainingDivergedError(
-            step=len(losses), loss=losses[-1], start=start, learning_rate=peak
-        )
+def _keep(run: Run, checkpoints: Checkpoints, warnings: list[str]) -> Checkpoints | None:
+    """Write a checkpoint; a disk that takes none is no reason to lose what is being learnt."""
+    try:
+        checkpoints.save(run.snapshot())
+    except OSError as error:
+        warnings.append(f"no checkpoint after step {run.done} and later: {error}")
+        return None
+    return checkpoints
 
 
 @contextmanager

@@ -1,0 +1,149 @@
+"""Candidates of a job: written, measured against the incumbent, and written again to serve."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgebus.artifacts import Bundle, TrainedOn, Update, derive_bundle
+from edgebus.contracts import DomainReport, GateReport
+from edgebus.inference import DetectionModel, EngineSettings, make_probe
+from edgebus.vision import MapResult
+from edgebus_retrainer.clock import JobClock
+from edgebus_retrainer.gate import NEW, OLD, GateRules, decide, domain_report
+from edgebus_retrainer.labels import Labelled
+from edgebus_retrainer.material import Material, count_with_boxes
+from edgebus_retrainer.measuring import measure
+from edgebus_retrainer.spec import JobSpec, StepDone
+
+__all__ = ["Candidate", "Candidates"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One way to go, measured.
+
+    Attributes:
+        update: What changes in the incumbent's weights.
+        alpha: How far between the old weights and the new it lies.
+        weights: Digest of its weights.
+        gate: What the gate says.
+    """
+
+    update: Update
+    alpha: float
+    weights: str
+    gate: GateReport
+
+    @property
+    def words(self) -> str:
+        """What was gained and lost."""
+        parts = [
+            f"{domain.name} domain mAP50 {domain.map50_before:.3f} -> {domain.map50_after:.3f}"
+            for domain in self.gate.domains
+        ]
+        if self.alpha < 1:
+            parts.append(f"{self.alpha:g} of the way from the old weights to the new")
+        return "gate passed: " + ", ".join(parts)
+
+
+@dataclass(slots=True)
+class Candidates:
+    """Writes candidates and measures them against the incumbent."""
+
+    spec: JobSpec
+    base: Bundle
+    material: Material
+    rules: GateRules
+    engine: EngineSettings
+    clock: JobClock
+    before: dict[str, MapResult] | None = None
+
+    def measure(self, update: Update, *, alpha: float) -> Candidate:
+        """A candidate part of the way, measured as the bundle that it is on disk."""
+        if alpha < 1:
+            from edgebus.inference.graph import interpolate
+
+            update = interpolate(self.base.tensors(), update, alpha)
+        with self.clock.phase("evaluating", f"{alpha:g} of the way"):
+            draft = self.spec.folder / f"draft-{alpha:g}"
+            shutil.rmtree(draft, ignore_errors=True)
+            written = derive_bundle(self.base, update, version=self.spec.version, out=draft)
+            if self.before is None:
+                self.before = self._measure(self.base)
+            after = self._measure(Bundle.open(draft))
+            shutil.rmtree(draft)
+            reports: list[DomainReport] = [
+                domain_report(name, self.before[name], after[name], labels=self._labels(name))
+                for name in after
+            ]
+            return Candidate(
+                update=update,
+                alpha=alpha,
+                weights=written.index.file("weights.safetensors").digest,
+                gate=decide(reports, self.rules),
+            )
+
+    def write(self, candidate: Candidate) -> Bundle:
+        """The bundle that may serve: the weights that were measured, and where they come from."""
+        spec = self.spec
+        metrics = {
+            f"{name}_{domain.name}": value
+            for domain in candidate.gate.domains
+            for name, value in (("map50", domain.map50_after), ("map", domain.map_after))
+        }
+        out = spec.folder / "candidate"
+        shutil.rmtree(out, ignore_errors=True)
+        bundle = derive_bundle(
+            self.base,
+            candidate.update,
+            version=spec.version,
+            metrics=metrics,
+            trained_on=TrainedOn(
+                samples=len(self.material.new),
+                replay=len(self.material.replay),
+                digest=_digest(self.material.new),
+                datasets=tuple(sorted({p.provenance for p in self.material.replay})),
+                job=spec.job,
+            ),
+            origin=candidate.words,
+            out=out,
+            probe=make_probe,
+        )
+        found = bundle.index.file("weights.safetensors").digest
+        if found != candidate.weights:
+            msg = f"weights {found[:12]} were written, {candidate.weights[:12]} were measured"
+            raise RuntimeError(msg)
+        return bundle
+
+    def _labels(self, name: str) -> str:
+        return ", ".join(sorted({picture.provenance for picture in self._sets[name]}))
+
+    @property
+    def _sets(self) -> dict[str, tuple[Labelled, ...]]:
+        return {NEW: self.material.new_holdout, OLD: self.material.old_holdout}
+
+    def _measure(self, bundle: Bundle) -> dict[str, MapResult]:
+        model = DetectionModel.load(bundle, self.engine)
+        sets = self._sets
+        total = sum(len(pictures) for pictures in sets.values())
+        done = 0
+
+        def count() -> None:
+            nonlocal done
+            done += 1
+            self.clock.report(StepDone(step=done, steps=total))
+
+        return {
+            name: measure(model, pictures, on_picture=count)
+            for name, pictures in sets.items()
+            if count_with_boxes(pictures)
+        }
+
+
+def _digest(pictures: tuple[Labelled, ...]) -> str:
+    """SHA-256 of the sorted digests of the samples' files, which are their names."""
+    names = sorted(Path(picture.path).stem for picture in pictures)
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()

@@ -1,0 +1,164 @@
+"""The training of a job: labelled pictures in, an update of the weights out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgebus.artifacts import Bundle, Update
+from edgebus_retrainer.clock import Report
+from edgebus_retrainer.labels import Labelled
+from edgebus_retrainer.material import Material
+from edgebus_retrainer.setting_aside import set_aside
+from edgebus_retrainer.spec import JobSpec, Phase, StepDone
+
+if TYPE_CHECKING:
+    from edgebus_retrainer.training import LabelledImage
+
+__all__ = ["CHECKPOINT", "Learnt", "TrainingFailedError", "learn"]
+
+CHECKPOINT = "checkpoint.safetensors"
+"""File in a job's folder."""
+
+_MOST_VALIDATED = 64
+
+
+class TrainingFailedError(RuntimeError):
+    """The training itself went wrong; the cause is a `TrainingError`, which needs torch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learnt:
+    """What the training brought.
+
+    Attributes:
+        update: What changes in the incumbent's weights.
+        losses: Loss of each step.
+        validation: Steps and the loss on pictures that were set aside.
+        validated_on: How many these are.
+        best_step: The step whose weights are the outcome; None: the last.
+        resumed_at: Steps that were done before a crash.
+    """
+
+    update: Update
+    losses: tuple[float, ...]
+    validation: tuple[tuple[int, float], ...]
+    validated_on: int
+    best_step: int | None
+    resumed_at: int
+
+
+def learn(
+    spec: JobSpec, base: Bundle, material: Material, *, threads: int, report: Report
+) -> Learnt:
+    """Train the incumbent's graph; an interrupted job goes on from its last checkpoint.
+
+    Args:
+        spec: The job.
+        base: The incumbent.
+        material: Labelled pictures; what turns out to be no picture is named in `unusable`.
+        threads: CPU threads.
+        report: Told of each step.
+
+    Raises:
+        TrainingFailedError: It diverged, or no picture can be read.
+    """
+    # torch takes seconds to import and is of no use to the service itself.
+    from edgebus.inference.graph import TorchGraph
+    from edgebus.vision import Preprocessor
+    from edgebus_retrainer.training import (
+        AugmentSettings,
+        Checkpoints,
+        FinetuneSettings,
+        TrainingError,
+        YoloxHead,
+        finetune,
+        pick_device,
+    )
+
+    manifest, settings = base.manifest, spec.settings
+    device = str(pick_device(settings.device))
+    new, replay, validation = _parts(spec, material)
+    words = f"{settings.scope} on {device}, {threads} threads"
+    report(Phase(phase="training", detail=f"{words}, {len(validation)} pictures to validate on"))
+    try:
+        result = finetune(
+            TorchGraph(base.graph_bytes(), base.tensors(), scope=settings.scope),
+            head=YoloxHead(
+                height=manifest.input.height,
+                width=manifest.input.width,
+                classes=len(manifest.classes),
+                strides=manifest.decoder.strides,
+            ),
+            prepare=Preprocessor(manifest.input).prepare,
+            new=_pictures(new),
+            replay=_pictures(replay),
+            validation=_pictures(validation),
+            settings=FinetuneSettings(
+                steps=settings.steps,
+                batch=settings.batch,
+                replay_share=settings.replay_share if replay else 0.0,
+                balance=settings.balance,
+                learning_rate=settings.learning_rate,
+                average=settings.average,
+                patience=settings.patience,
+                precision=settings.precision,
+                threads=threads,
+                seed=settings.seed,
+                augment=AugmentSettings(**settings.augment.model_dump()),
+            ),
+            device=device,
+            checkpoints=Checkpoints(
+                spec.folder / CHECKPOINT,
+                every_s=settings.checkpoint_s,
+                every_steps=settings.checkpoint_steps,
+            ),
+            on_step=lambda step: report(
+                StepDone(step=step.step, steps=step.steps, loss=round(step.loss, 5))
+            ),
+        )
+    except TrainingError as error:
+        raise TrainingFailedError(str(error)) from error
+    material.unusable.extend(result.warnings)
+    material.unusable.extend(f"picture {name} cannot be decoded" for name in result.unreadable)
+    return Learnt(
+        update=result.update,
+        losses=result.losses,
+        validation=result.validation,
+        validated_on=len(validation),
+        best_step=result.best_step,
+        resumed_at=result.resumed_at,
+    )
+
+
+def _parts(
+    spec: JobSpec, material: Material
+) -> tuple[Sequence[Labelled], Sequence[Labelled], Sequence[Labelled]]:
+    """Pictures of the new domain, earlier ones, and those of both that say when to stop."""
+    settings = spec.settings
+    new, aside = set_aside(
+        material.new,
+        share=min(settings.validation_share, _MOST_VALIDATED / len(material.new)),
+        min_boxes=settings.validation_min_images,
+    )
+    if not aside or not material.replay or not settings.replay_share:
+        return new, material.replay, aside
+    share = min(settings.validation_share, len(aside) / len(material.replay))
+    replay, known = set_aside(material.replay, share=share, min_boxes=1)
+    return new, replay, (*aside, *known)
+
+
+def _pictures(labelled: Sequence[Labelled]) -> list[LabelledImage]:
+    from edgebus_retrainer.training import LabelledImage
+
+    return [
+        LabelledImage(
+            name=picture.key,
+            source=picture.path,
+            boxes=picture.truth.boxes,
+            labels=picture.truth.labels,
+            ignore=picture.truth.ignore,
+        )
+        for picture in labelled
+    ]
