@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgebus.contracts import Detections, Frame, GroundTruth
+from edgebus.contracts import Box, Detections, Frame, GroundTruth
 
 __all__ = ["Example", "Judgement"]
 
@@ -17,11 +17,13 @@ class Example:
         frame: The picture, as the camera sent it.
         detections: What the model saw in it.
         truth: What is really in it; None on a real camera.
+        second: What a second model saw in it; None where it was not asked.
     """
 
     frame: Frame
     detections: Detections
     truth: GroundTruth | None = None
+    second: tuple[Box, ...] | None = None
 
     @property
     def camera(self) -> str:

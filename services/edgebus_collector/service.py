@@ -5,36 +5,40 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
 import cv2
 
-from edgebus.bus import DropOldest, Event, MessageTooLargeError, PublishRefusedError
+from edgebus.bus import DropOldest, Event
 from edgebus.contracts import (
     CaptureCommand,
     Detections,
+    Feedback,
     Frame,
     GroundTruth,
     PayloadError,
     Reply,
-    Sample,
     ServiceState,
     topics,
 )
 from edgebus.service import CommandRefusedError, Service, command, every, on
-from edgebus_collector.budget import Budget
+from edgebus_collector.budget import Budget, TokenBucket
+from edgebus_collector.drift import DriftWatch, make_detector
 from edgebus_collector.examples import Example
+from edgebus_collector.feedback import FeedbackRefusedError, resolve
 from edgebus_collector.hashing import NearDuplicates, PictureUnreadableError
+from edgebus_collector.history import History, Seen
 from edgebus_collector.joining import Joiner
-from edgebus_collector.policies import PolicyChain, make_policies
-from edgebus_collector.selection import Choice, Selector, Suppressed, make_sample
-from edgebus_collector.settings import CollectorSettings
+from edgebus_collector.samples import Surroundings, make_sample
+from edgebus_collector.second import SecondModel
+from edgebus_collector.selection import Choice, Selector, Suppressed
+from edgebus_collector.sending import Sender
+from edgebus_collector.settings import CollectorSettings, DriftSettings
 from edgebus_collector.spool import Spool, SpoolFullError
 
 __all__ = ["Collector"]
 
 _FRAMES = DropOldest(messages=32, bytes=32 * 2**20)
-_REFUSED_REST_S = 30.0
 
 
 def _receiver_of(service: Collector) -> dict[str, str]:
@@ -50,39 +54,63 @@ class Collector(Service[CollectorSettings]):
         """Make the policies and take up what the last run could not send."""
         settings = self.settings
         cv2.setNumThreads(1)
-        chain = PolicyChain(make_policies(settings.policies), combination=settings.combine)
-        self._joiner = Joiner(frames=settings.buffer.frames, size=settings.buffer.bytes)
+        buffer, budget = settings.buffer, settings.budget
+        self._joiner = Joiner(frames=buffer.frames, size=buffer.bytes)
+        self._history = History(frames=buffer.history_frames, size=buffer.history_bytes)
+        self._words = TokenBucket(
+            rate=budget.feedback_per_minute / 60, capacity=max(1.0, budget.feedback_per_minute)
+        )
+        chain = settings.chain()
         self._selector = Selector(
             chain=chain,
             budget=Budget(
-                samples_per_minute=settings.budget.samples_per_minute,
-                bytes_per_hour=settings.budget.bytes_per_hour,
-                holdout_share=settings.budget.holdout_share,
+                samples_per_minute=budget.samples_per_minute,
+                samples_per_hour=budget.samples_per_hour,
+                bytes_per_hour=budget.bytes_per_hour,
+                holdout_share=budget.holdout_share,
+                audit_share=budget.audit_share,
+                burst_s=budget.burst_s,
             ),
             duplicates=NearDuplicates(
                 distance=settings.duplicate_distance, memory=settings.duplicate_memory
             ),
             holdout_share=settings.holdout_share,
             audit_share=settings.audit_share,
+            second_share=settings.second.share if settings.second else 0.0,
         )
-        self._spool = await asyncio.to_thread(
+        self._drift = None if settings.drift is None else await _watch(settings.drift)
+        self._trouble = ""
+        self._alive: set[str] = set()
+        self._receiver = asyncio.Event()
+        if settings.receiver is None:
+            self._receiver.set()
+        spool = await asyncio.to_thread(
             Spool,
             self.data_dir / "spool",
             max_samples=settings.spool.max_samples,
             max_bytes=settings.spool.max_bytes,
             overflow=settings.spool.overflow,
         )
-        # The spool is used from threads, one at a time.
-        self._disk = asyncio.Lock()
-        self._work = asyncio.Event()
-        self._trouble = ""
-        self._alive: set[str] = set()
-        self._receiver = asyncio.Event()
-        if settings.receiver is None:
-            self._receiver.set()
-        self._work.set()
-        self.log.info("collecting", policies=chain.names, spooled=len(self._spool))
-        self.spawn(self._send(), name="send samples")
+        self._spool = spool
+        self._sender = Sender(
+            bus=self.bus,
+            identity=self.identity,
+            spool=spool,
+            receiver=self._receiver,
+            metrics=self.metrics,
+            log=self.log,
+            trouble=self._set_trouble,
+        )
+        # One frame waits at most: the second model is shown a share, not a backlog.
+        self._to_second: asyncio.Queue[Example] = asyncio.Queue(maxsize=1)
+        if settings.second is not None:
+            second = await asyncio.to_thread(
+                SecondModel.load, settings.second, imports=self.data_dir / "second"
+            )
+            self.log.info("second model", model=second.name, share=settings.second.share)
+            self.spawn(self._ask_second(second), name="second model")
+        self.log.info("collecting", policies=chain.names, spooled=len(spool))
+        self.spawn(self._sender.run(), name="send samples")
 
     @on(topics.CAMERA_TRUTH, scope="node")
     async def on_truth(self, event: Event[GroundTruth]) -> None:
@@ -97,6 +125,7 @@ class Collector(Service[CollectorSettings]):
     @on(topics.DETECTIONS, scope="node")
     async def on_detections(self, event: Event[Detections]) -> None:
         """What the model saw in a frame."""
+        await self._watch_drift(event.payload)
         await self._judge(self._joiner.add_detections(event.payload))
 
     @on(topics.SERVICE_STATE, where=_receiver_of)
@@ -118,6 +147,27 @@ class Collector(Service[CollectorSettings]):
         else:
             self._receiver.clear()
 
+    @on(topics.FEEDBACK)
+    async def on_feedback(self, event: Event[Feedback]) -> None:
+        """An operator says that the model was wrong; the frame becomes a sample."""
+        feedback = event.payload
+        mine = feedback.node == self.identity.node
+        if not mine and (feedback.node or feedback.camera not in self._joiner.cameras):
+            return
+        try:
+            seen = resolve(feedback, self._history)
+        except FeedbackRefusedError as error:
+            self.metrics.counter(f"feedback.{error.cause}")
+            if error.cause != "repeated":
+                self.log.warning("feedback leads nowhere", by=feedback.source, error=error.reason)
+            return
+        if self._words.available(time.monotonic()) < 1:
+            self.metrics.counter("feedback.too_much")
+            return
+        self._words.spend(1)
+        self.metrics.counter("feedback")
+        await self._keep(self._selector.take_back(seen), seen)
+
     @command(topics.CMD_CAPTURE)
     async def capture(self, event: Event[CaptureCommand]) -> Reply:
         """Send the next frame of a camera, whatever it shows."""
@@ -125,6 +175,9 @@ class Collector(Service[CollectorSettings]):
         if camera not in self._joiner.cameras:
             known = ", ".join(self._joiner.cameras) or "none yet"
             msg = f"no camera {camera!r} on this node; heard of: {known}"
+            raise CommandRefusedError(msg)
+        if self._refused(camera):
+            msg = f"nothing is collected from camera {camera!r}: its consent is 'refused'"
             raise CommandRefusedError(msg)
         self._selector.ask(camera)
         return Reply(
@@ -141,40 +194,100 @@ class Collector(Service[CollectorSettings]):
         self.metrics.gauge("spool.bytes", self._spool.size)
         self.metrics.gauge("frames.waiting", self._joiner.pending)
         self.metrics.gauge("frames.expired", self._joiner.expired)
+        if self._drift is not None:
+            self.metrics.gauge("drift.cameras", len(self._drift.drifted))
+
+    def _refused(self, camera: str) -> bool:
+        return self.settings.of_camera(camera).consent == "refused"
+
+    async def _watch_drift(self, detections: Detections) -> None:
+        if self._drift is None:
+            return
+        for drift in self._drift.look(detections, source=self.identity.source):
+            self.metrics.counter("drift.returned" if drift.returned else "drift.events")
+            self.log.info(
+                "drift over" if drift.returned else "drift",
+                camera=drift.camera,
+                statistic=drift.statistic,
+                before=round(drift.before, 3),
+                after=round(drift.after, 3),
+                since=drift.since,
+            )
+            address = topics.DRIFT.at(self.identity, camera=drift.camera)
+            await self.bus.publish(address, drift)
+        state = self._drift.state(detections.camera)
+        if state is not None:
+            self.metrics.gauge(f"drift.{detections.camera}", len(state.drifted))
 
     async def _judge(self, examples: Sequence[Example]) -> None:
         for example in examples:
+            if self._refused(example.camera):
+                self.metrics.counter("refused")
+                continue
             self.metrics.counter("considered")
+            self._history.add(example)
             try:
                 decision = self._selector.decide(example, now=time.monotonic())
             except PictureUnreadableError:
                 # The detector dead-letters it; one dead letter is enough.
                 self.metrics.counter("unreadable")
                 continue
-            if isinstance(decision, Suppressed):
-                self.metrics.counter(f"suppressed.{decision.cause}")
-            elif isinstance(decision, Choice):
-                await self._keep(decision)
+            await self._carry_out(decision)
+            if decision is None and self._selector.wants_second(example):
+                if self._to_second.full():
+                    self.metrics.counter("second.busy")
+                else:
+                    self._to_second.put_nowait(example)
 
-    async def _keep(self, choice: Choice) -> None:
+    async def _ask_second(self, model: SecondModel) -> None:
+        """Show frames to the second model, one at a time, for ever."""
+        from edgebus.inference import EngineError
+        from edgebus.vision import ImageError
+
+        while True:
+            example = await self._to_second.get()
+            began = time.perf_counter()
+            try:
+                boxes = await asyncio.to_thread(model.look, example.frame.jpeg)
+                example = replace(example, second=boxes)
+                decision = self._selector.decide_second(example, now=time.monotonic())
+            except (ImageError, EngineError, PictureUnreadableError):
+                self.metrics.counter("second.failed")
+                continue
+            self.metrics.observe("second", (time.perf_counter() - began) * 1e3)
+            await self._carry_out(decision)
+
+    async def _carry_out(self, decision: Choice | Suppressed | None) -> None:
+        if isinstance(decision, Suppressed):
+            self.metrics.counter(f"suppressed.{decision.cause}")
+        elif isinstance(decision, Choice):
+            await self._keep(decision)
+
+    async def _keep(self, choice: Choice, seen: Seen | None = None) -> None:
+        camera = choice.example.camera
+        own = self.settings.of_camera(camera)
+        around = Surroundings(
+            drift=None if self._drift is None else self._drift.state(camera),
+            feedback=() if seen is None else seen.verdicts,
+            consent=own.consent,
+            retention=own.retention,
+        )
         detections = choice.example.detections
         with self.tracer.step(
             "collect", parent=detections.traceparent, attributes={"policy": choice.policy}
         ) as step:
-            await self._spool_sample(choice, step.traceparent)
+            await self._spool_sample(choice, step.traceparent, around)
 
-    async def _spool_sample(self, choice: Choice, traceparent: str) -> None:
+    async def _spool_sample(self, choice: Choice, traceparent: str, around: Surroundings) -> None:
+        source = self.identity.source
         try:
-            sample = make_sample(choice, source=self.identity.source, traceparent=traceparent)
+            sample = make_sample(choice, source=source, traceparent=traceparent, around=around)
         except PayloadError as error:
             self.metrics.counter("dropped.too_large")
             self.log.warning("sample dropped", camera=choice.example.camera, error=str(error))
             return
         try:
-            async with self._disk:
-                dropped = await asyncio.to_thread(
-                    self._spool.put, sample.record.id, sample.encode()
-                )
+            dropped = await self._sender.put(sample)
         except (OSError, SpoolFullError) as error:
             # A full disk must not stop the detector's neighbour from looking at frames.
             self.metrics.counter("dropped.spool")
@@ -183,55 +296,10 @@ class Collector(Service[CollectorSettings]):
         self.metrics.counter("dropped.spool", len(dropped))
         self.metrics.counter(f"collected.{choice.policy}")
         self.metrics.counter(f"split.{choice.split}")
-        self._work.set()
         if dropped:
             await self._set_trouble("the spool is full; the oldest samples are dropped")
         elif self._trouble:
             await self._set_trouble("")
-
-    async def _send(self) -> None:
-        """Bring spooled samples to the broker, oldest first, for ever."""
-        address = topics.SAMPLES.at(self.identity)
-        while True:
-            await self._work.wait()
-            async with self._disk:
-                item = self._spool.oldest()
-                if item is None:
-                    self._work.clear()
-                    continue
-                sample = await asyncio.to_thread(_read, item.path)
-            if sample is None:
-                self.metrics.counter("dropped.corrupt")
-                self.log.warning("sample dropped", sample=item.id, error="corrupt in the spool")
-            else:
-                await self._receiver.wait()
-                await self.bus.connected()
-                session = self.bus.connection.session
-                try:
-                    await self.bus.publish(address, sample)
-                except MessageTooLargeError as error:
-                    self.metrics.counter("dropped.too_large")
-                    self.log.warning("sample dropped", sample=item.id, error=str(error))
-                except PublishRefusedError as error:
-                    await self._set_trouble(f"samples stay on disk: {error}")
-                    await asyncio.sleep(_REFUSED_REST_S)
-                    continue
-                else:
-                    if not await self._acknowledged(session):
-                        # It only reached the outbox, which does not survive this process. It is
-                        # sent once more; the retrainer knows it by its id.
-                        continue
-                    self.metrics.counter("sent")
-                    self.metrics.counter("sent.bytes", item.size)
-            async with self._disk:
-                await asyncio.to_thread(self._spool.remove, item.id)
-
-    async def _acknowledged(self, session: int) -> bool:
-        """Whether what was just published is with the broker, and not only in the outbox."""
-        # When a connection breaks, publishers are released before the loss is announced.
-        await asyncio.sleep(0)
-        connection = self.bus.connection
-        return connection.connected and connection.session == session
 
     async def _set_trouble(self, trouble: str) -> None:
         if trouble == self._trouble:
@@ -242,9 +310,19 @@ class Collector(Service[CollectorSettings]):
         await self.set_state("degraded" if trouble else "ready", trouble)
 
 
-def _read(path: Path) -> Sample | None:
-    """A spooled sample; None where the disk has lost it."""
-    try:
-        return Sample.decode(path.read_bytes())
-    except (OSError, PayloadError):
-        return None
+async def _watch(settings: DriftSettings) -> DriftWatch:
+    """A watch over all cameras.
+
+    Raises:
+        ImportError: The library of the change detectors is not installed.
+    """
+    # The first one loads the library, which takes a second.
+    await asyncio.to_thread(make_detector, settings.detector, settings.parameter)
+    return DriftWatch(
+        lambda: make_detector(settings.detector, settings.parameter),
+        name=settings.detector,
+        statistics=settings.statistics,
+        calibration=settings.calibration,
+        max_block=settings.max_block,
+        empty=settings.empty,
+    )

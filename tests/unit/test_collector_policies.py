@@ -110,12 +110,14 @@ def chain(*policies, combination="first"):
 def test_truth_overrules_low_confidence_unless_any_may_decide():
     policies = TruthPolicy(TruthSettings()), ConfidencePolicy(ConfidenceSettings())
     right_but_unsure = example(said=[box(score=0.4)], true=[box()])
-    assert chain(*policies).judge(right_but_unsure) is None
-    name, judgement = chain(*policies, combination="any").judge(right_but_unsure)
-    assert name == "confidence"
-    assert judgement.wrong
+    ruling = chain(*policies).judge(right_but_unsure)
+    assert (ruling.policy, ruling.judgement) == (None, None)
+    assert ruling.scores == pytest.approx({"truth": 0.0, "confidence": 0.6})
+    ruling = chain(*policies, combination="any").judge(right_but_unsure)
+    assert ruling.policy == "confidence"
+    assert ruling.judgement.wrong
     without_truth = example(said=[box(score=0.4)])
-    assert chain(*policies).judge(without_truth)[0] == "confidence"
+    assert chain(*policies).judge(without_truth).policy == "confidence"
 
 
 def test_every_policy_sees_every_frame():

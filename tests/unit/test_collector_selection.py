@@ -8,7 +8,8 @@ from edgebus_collector.budget import Budget, TokenBucket
 from edgebus_collector.hashing import NearDuplicates, PictureUnreadableError, difference_hash
 from edgebus_collector.joining import Joiner
 from edgebus_collector.policies import PolicyChain, make_policies
-from edgebus_collector.selection import Choice, Selector, Suppressed, make_sample, share_of
+from edgebus_collector.samples import make_sample
+from edgebus_collector.selection import Choice, Selector, Suppressed, share_of
 
 TRAIN = [index for index in range(400) if split_of("front", index) == "train"]
 HOLDOUT = [index for index in range(400) if split_of("front", index) == "holdout"]
@@ -96,21 +97,27 @@ def test_a_picture_that_cannot_be_decoded_says_so(data):
         difference_hash(data)
 
 
+def take(budget, *, size=1, kind="train", camera="front", now=0):
+    return budget.take(size=size, kind=kind, camera=camera, now=now)
+
+
 def test_the_budget_refills_with_time_and_keeps_the_held_out_share():
     budget = Budget(samples_per_minute=8, bytes_per_hour=1e9, holdout_share=0.25)
-    assert [budget.take(size=1, holdout=False, now=0) for _ in range(7)] == [True] * 6 + [False]
-    assert [budget.take(size=1, holdout=True, now=0) for _ in range(3)] == [True] * 2 + [False]
-    assert not budget.take(size=1, holdout=False, now=9)
-    assert budget.take(size=1, holdout=False, now=10)
-    assert not budget.take(size=1, holdout=True, now=20)
-    assert budget.take(size=1, holdout=True, now=30)
+    assert [take(budget, size=1, kind="train", now=0) for _ in range(7)] == [True] * 6 + [False]
+    assert [take(budget, size=1, kind="holdout", now=0) for _ in range(3)] == [True] * 2 + [False]
+    assert not take(budget, size=1, kind="train", now=9)
+    assert take(budget, size=1, kind="train", now=10)
+    assert not take(budget, size=1, kind="holdout", now=20)
+    assert take(budget, size=1, kind="holdout", now=30)
 
 
 def test_the_budget_counts_bytes_and_lets_a_large_picture_through_once():
     budget = Budget(samples_per_minute=1e6, bytes_per_hour=4000, holdout_share=0.5)
-    assert budget.take(size=1500, holdout=False, now=0)  # 500 saved up: goes 1000 into debt
-    assert not budget.take(size=1, holdout=False, now=1000)
-    assert budget.take(size=1, holdout=False, now=1900)
+    assert budget.take(
+        size=1500, kind="train", camera="front", now=0
+    )  # 500 saved up: goes 1000 into debt
+    assert not take(budget, size=1, kind="train", now=1000)
+    assert take(budget, size=1, kind="train", now=1900)
 
 
 def test_a_clock_that_steps_back_gives_nothing():

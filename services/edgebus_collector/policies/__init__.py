@@ -1,28 +1,42 @@
 """Policies: which frames was the model wrong about? Small plug-ins, one formula each."""
 
 from edgebus_collector.policies.base import (
-    Combination,
     Policy,
-    PolicyChain,
     PolicyError,
     PolicySettings,
     find_policies,
     make_policies,
 )
+from edgebus_collector.policies.chain import Combination, PolicyChain, Ruling
 from edgebus_collector.policies.confidence import ConfidencePolicy, ConfidenceSettings
+from edgebus_collector.policies.disagreement import DisagreementPolicy, DisagreementSettings
+from edgebus_collector.policies.entropy import EntropyPolicy, EntropySettings
+from edgebus_collector.policies.feature import FeaturePolicy, FeatureSettings
 from edgebus_collector.policies.margin import MarginPolicy, MarginSettings
+from edgebus_collector.policies.ranks import Ranks
+from edgebus_collector.policies.temporal import TemporalPolicy, TemporalSettings
 from edgebus_collector.policies.truth import TruthPolicy, TruthSettings
 
 __all__ = [
     "Combination",
     "ConfidencePolicy",
     "ConfidenceSettings",
+    "DisagreementPolicy",
+    "DisagreementSettings",
+    "EntropyPolicy",
+    "EntropySettings",
+    "FeaturePolicy",
+    "FeatureSettings",
     "MarginPolicy",
     "MarginSettings",
     "Policy",
     "PolicyChain",
     "PolicyError",
     "PolicySettings",
+    "Ranks",
+    "Ruling",
+    "TemporalPolicy",
+    "TemporalSettings",
     "TruthPolicy",
     "TruthSettings",
     "find_policies",

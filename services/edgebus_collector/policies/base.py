@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,9 +14,7 @@ from edgebus.contracts import explain
 from edgebus_collector.examples import Example, Judgement
 
 __all__ = [
-    "Combination",
     "Policy",
-    "PolicyChain",
     "PolicyError",
     "PolicySettings",
     "find_policies",
@@ -24,8 +22,6 @@ __all__ = [
 ]
 
 ENTRY_POINTS = "edgebus.collector.policies"
-
-Combination = Literal["first", "any"]
 
 
 class PolicyError(ValueError):
@@ -57,10 +53,17 @@ class Policy(ABC, Generic[S]):
     A third party's policy is a subclass, named in the entry-point group
     ``edgebus.collector.policies``. A policy may keep state between frames (it sees every frame of
     every camera of its node, in the order of the detections), but has no clock and no I/O.
+
+    Attributes:
+        name: What it is called in the settings and in the record of a sample.
+        settings_type: Its settings.
+        needs_second: It looks at what the second model sees. Such a policy is asked later, and
+            only about the frames that the second model was shown.
     """
 
     name: ClassVar[str]
     settings_type: ClassVar[type[PolicySettings]]
+    needs_second: ClassVar[bool] = False
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -70,42 +73,6 @@ class Policy(ABC, Generic[S]):
         """What it thinks of an example; None where it cannot tell."""
 
 
-class PolicyChain:
-    """Several policies as one.
-
-    Args:
-        policies: In order of authority.
-        combination: ``first``: the first policy that can tell decides, so that ground truth
-            overrules a low confidence; ``any``: the first that says wrong decides.
-    """
-
-    def __init__(
-        self, policies: Sequence[Policy[Any]], *, combination: Combination = "first"
-    ) -> None:
-        self._policies = tuple(policies)
-        self._combination = combination
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The policies' names, in order."""
-        return tuple(policy.name for policy in self._policies)
-
-    def judge(self, example: Example) -> tuple[str, Judgement] | None:
-        """The deciding policy's name and judgement; None where nobody says wrong.
-
-        Every policy sees every example, since one may keep state between frames.
-        """
-        opinions = [(policy.name, policy.judge(example)) for policy in self._policies]
-        for name, judgement in opinions:
-            if judgement is None:
-                continue
-            if judgement.wrong:
-                return name, judgement
-            if self._combination == "first":
-                return None
-        return None
-
-
 def find_policies() -> dict[str, type[Policy[Any]]]:
     """Every policy that is installed, by name: ours, and those of other packages.
 
@@ -113,12 +80,23 @@ def find_policies() -> dict[str, type[Policy[Any]]]:
         PolicyError: An entry point names something that is no policy.
     """
     from edgebus_collector.policies.confidence import ConfidencePolicy
+    from edgebus_collector.policies.disagreement import DisagreementPolicy
+    from edgebus_collector.policies.entropy import EntropyPolicy
+    from edgebus_collector.policies.feature import FeaturePolicy
     from edgebus_collector.policies.margin import MarginPolicy
+    from edgebus_collector.policies.temporal import TemporalPolicy
     from edgebus_collector.policies.truth import TruthPolicy
 
-    found: dict[str, type[Policy[Any]]] = {
-        policy.name: policy for policy in (TruthPolicy, ConfidencePolicy, MarginPolicy)
-    }
+    ours: tuple[type[Policy[Any]], ...] = (
+        TruthPolicy,
+        ConfidencePolicy,
+        MarginPolicy,
+        EntropyPolicy,
+        TemporalPolicy,
+        FeaturePolicy,
+        DisagreementPolicy,
+    )
+    found: dict[str, type[Policy[Any]]] = {policy.name: policy for policy in ours}
     for point in entry_points(group=ENTRY_POINTS):
         loaded = point.load()
         if not (isinstance(loaded, type) and issubclass(loaded, Policy)):

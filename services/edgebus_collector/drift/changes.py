@@ -1,0 +1,210 @@
+"""One statistic of one camera: calibrated, watched, and its changes located. No clock, no I/O."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from river.base import DriftDetector
+
+__all__ = ["Change", "ChangeMonitor", "split_at"]
+
+_MEMORY = 2048
+_SCALE = 3.0
+_LEAST_DEVIATION = 1e-3
+_LEAST_AFTER = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A statistic has changed.
+
+    Attributes:
+        before: Its mean before the change.
+        after: Its mean since then.
+        frames: Frames since then.
+        since: When it began, by the camera's clock.
+        returned: It is back to what was normal.
+    """
+
+    before: float
+    after: float
+    frames: int
+    since: datetime
+    returned: bool
+
+
+def split_at(values: Sequence[float], *, least: int = _LEAST_AFTER) -> int:
+    """Where a series most likely changed its mean: the index of the first value after.
+
+    Maximum likelihood for one change of the mean of independent normal values (Hinkley 1970,
+    *Inference about the change-point in a sequence of random variables*, Biometrika 57): of n
+    values, the k that maximises ``k (n - k) / n * (mean of the first k - mean of the rest)^2``.
+
+    Args:
+        values: At least ``2 * least`` of them.
+        least: Neither part is shorter.
+    """
+    series = np.asarray(values, np.float64)
+    count = len(series)
+    sums = np.cumsum(series)
+    k = np.arange(least, count - least + 1)
+    head = sums[k - 1] / k
+    tail = (sums[-1] - sums[k - 1]) / (count - k)
+    return int(k[np.argmax(k * (count - k) * (head - tail) ** 2)])
+
+
+class ChangeMonitor:
+    """Watches one statistic and says when it has changed.
+
+    The first frames are for calibration: their mean is what is normal, their standard deviation
+    the scale, and their lag-1 correlation r says how many frames make one independent value.
+    Values of a video are anything but independent, and every detector takes them for it; so they
+    are averaged in blocks of about ``(1 + r) / (1 - r)`` frames (the integrated autocorrelation
+    time of an AR(1) process). A block's mean x then goes to the detector as
+    ``0.5 + (x - mean) / (3 deviation)``, clipped to [-1, 2]: ADWIN's bound is made for values of
+    range 1 and is slow to notice a change that is small on that scale.
+
+    Where the detector raises its alarm, the change is located by `split_at` and the detector
+    starts anew with what came after. An alarm that only confirms what was said is not repeated.
+
+    Args:
+        detector: Makes a new change detector.
+        calibration: Frames to calibrate with.
+        max_block: The longest block, in frames: with longer ones alarms come too late to be of
+            use, with shorter ones more of them are false.
+    """
+
+    def __init__(
+        self, detector: Callable[[], DriftDetector], *, calibration: int, max_block: int
+    ) -> None:
+        self._make = detector
+        self._calibration = calibration
+        self._max_block = max_block
+        self._first: list[float] = []
+        self._detector: DriftDetector | None = None
+        self._mean = 0.0
+        self._deviation = 1.0
+        self._block = 1
+        self._part: list[float] = []
+        self._started: datetime | None = None
+        self._values: deque[float] = deque(maxlen=_MEMORY)
+        self._times: deque[datetime] = deque(maxlen=_MEMORY)
+        self._normal = 0.0
+        self._said: float | None = None
+        self.since: datetime | None = None
+        """When it left what is normal; None while it is normal."""
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it watches already."""
+        return self._detector is not None
+
+    @property
+    def block(self) -> int:
+        """Frames that are averaged into one value."""
+        return self._block
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the last frames, at most some hundred; None before the first."""
+        recent = list(self._values)[-max(1, 100 // self._block) :] or self._first
+        return float(np.mean(recent)) if recent else None
+
+    def update(self, value: float, *, at: datetime) -> Change | None:
+        """Take the value of the next frame; a change, where there is one.
+
+        Args:
+            value: Finite.
+            at: When the camera took the frame.
+        """
+        if self._detector is None:
+            self._first.append(value)
+            if len(self._first) >= self._calibration:
+                self._calibrate(at)
+            return None
+        if not self._part:
+            self._started = at
+        self._part.append(value)
+        if len(self._part) < self._block:
+            return None
+        mean = sum(self._part) / self._block
+        self._part.clear()
+        assert self._started is not None
+        self._values.append(mean)
+        self._times.append(self._started)
+        self._detector.update(self._scaled(mean))
+        if self._detector.drift_detected:
+            return self._locate()
+        return None
+
+    def _calibrate(self, at: datetime) -> None:
+        series = np.asarray(self._first, np.float64)
+        centred = series - series.mean()
+        variance = max(float(centred.var()), _LEAST_DEVIATION**2)
+        r = float((centred[1:] * centred[:-1]).mean()) / variance
+        r = min(max(r, 0.0), 0.97)
+        self._block = min(self._max_block, math.ceil((1 + r) / (1 - r) - 0.3))
+        n = self._block
+        # The variance of a mean of n values of an AR(1) process.
+        factor = ((1 + r) / (1 - r) - 2 * r * (1 - r**n) / (n * (1 - r) ** 2)) / n
+        self._deviation = math.sqrt(variance * factor)
+        self._mean = self._normal = float(series.mean())
+        self._detector = self._make()
+        whole = series[: len(series) // n * n].reshape(-1, n).mean(axis=1)
+        for value in whole:
+            self._values.append(float(value))
+            # Nobody asks when, as long as the change lies in what was normal by definition.
+            self._times.append(at)
+            self._detector.update(self._scaled(float(value)))
+        self._first.clear()
+
+    def _scaled(self, value: float) -> float:
+        return min(2.0, max(-1.0, 0.5 + (value - self._mean) / (_SCALE * self._deviation)))
+
+    def _locate(self) -> Change | None:
+        if len(self._values) < 2 * _LEAST_AFTER:
+            return None
+        values, times = list(self._values), list(self._times)
+        split = split_at(values)
+        before, after = float(np.mean(values[:split])), float(np.mean(values[split:]))
+        self._restart(values[split:], times[split:])
+        return self._worth_saying(before, after, since=times[split], blocks=len(values) - split)
+
+    def _restart(self, values: list[float], times: list[datetime]) -> None:
+        """Begin anew with what came after a change."""
+        self._values = deque(values, maxlen=_MEMORY)
+        self._times = deque(times, maxlen=_MEMORY)
+        self._detector = self._make()
+        for value in values:
+            self._detector.update(self._scaled(value))
+
+    def _worth_saying(
+        self, before: float, after: float, *, since: datetime, blocks: int
+    ) -> Change | None:
+        """A change of state, or one that leads as far again from what is normal."""
+        if self._said is None:
+            self._normal = before
+        away = abs(after - self._normal)
+        returned = self._said is not None and away < abs(self._said - self._normal) / 2
+        if self._said is not None and not returned and away < 2 * abs(self._said - self._normal):
+            return None
+        if returned:
+            self._said = self.since = None
+        else:
+            self._said = after
+            self.since = self.since or since
+        return Change(
+            before=before,
+            after=after,
+            frames=blocks * self._block,
+            since=since,
+            returned=returned,
+        )
