@@ -37,7 +37,8 @@ class Verdict:
 
     def but(self, *, lost: int) -> Verdict:
         """The same, with another number of lost events."""
-        return replace(self, lost=lost)
+        told = tuple(words for words in self.examples if lost or not words.endswith("lost"))
+        return replace(self, lost=lost, examples=told)
 
 
 @dataclass(slots=True)
@@ -145,6 +146,13 @@ class Ledger:
             disorder=self._disorder,
             again=self._again,
             examples=tuple(examples[: 2 * _EXAMPLES]),
+        )
+
+    def missing_are_oldest(self) -> bool:
+        """Whether each source lost nothing that is newer than what arrived."""
+        return all(
+            max(of.accepted - of.handled, default=-1) < min(of.handled, default=0)
+            for of in self._of.values()
         )
 
     def _example(self, words: str) -> None:
