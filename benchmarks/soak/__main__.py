@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +16,12 @@ from rich.console import Console
 from benchmarks.soak.faults import PHASES, run_faults
 from benchmarks.soak.faults import report as report_faults
 from benchmarks.soak.faults import write as write_faults
+from benchmarks.soak.on_cluster import (
+    ClusterPlan,
+    report_cluster,
+    soak_cluster,
+    write_cluster,
+)
 from benchmarks.soak.runner import Plan, report, run, write
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
@@ -63,6 +71,27 @@ def faults(
     if out is not None:
         write_faults(done, out)
     raise typer.Exit(0 if all(outcome.good for _, outcome in done) else 1)
+
+
+@app.command()
+def cluster(
+    events: Annotated[int, typer.Option(help="At least so many.")] = 10_000,
+    rounds: Annotated[int, typer.Option(help="Each one kills every node, one by one.")] = 2,
+    rate: Annotated[float, typer.Option(help="Events per second.")] = 300.0,
+    log: Annotated[bool, typer.Option(help="Show what the bus logs.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the figures here, as JSON.")] = None,
+) -> None:
+    """Nodes of a broker cluster killed under load; ends with 1 if an event is lost or twice."""
+    console = Console()
+    level = logging.INFO if log else logging.CRITICAL
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+    plan = ClusterPlan(events=events, kills=3 * rounds, rate=rate)
+    with tempfile.TemporaryDirectory() as folder:
+        result = asyncio.run(soak_cluster(plan, folder=Path(folder), say=print))
+    report_cluster(plan, result, console=console)
+    if out is not None:
+        write_cluster(plan, result, out)
+    raise typer.Exit(1 if result.faults else 0)
 
 
 if __name__ == "__main__":

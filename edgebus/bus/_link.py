@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
@@ -31,6 +31,10 @@ __all__ = ["Link"]
 # A connection that held this long proves that the trouble before it is over.
 _STABLE_S = 10.0
 _PAUSE_S = 0.05
+# A subscription that the broker refuses: for how long its maker waits, and how often it is asked.
+_INSIST_S = 10.0
+_ASK_FIRST_S = 0.5
+_ASK_MAX_S = 5.0
 
 
 class Link:
@@ -67,6 +71,7 @@ class Link:
         self._unweighed = 0
         self._filters: dict[str, Qos] = {}
         self._routes: list[Route] = []
+        self._refused: set[str] = set()
         self._session = 0
         self._had_session = False
         self._lost: asyncio.Future[Loss] | None = None
@@ -103,7 +108,8 @@ class Link:
         """Route messages to a consumer, and have the broker send them.
 
         Returns after the broker's word where there is a connection; else the subscription is
-        made when there is one.
+        made when there is one. A broker that refuses is asked again for a while: a node of a
+        cluster refuses what it could do once a leader is elected, and MQTT 3.1.1 cannot say why.
 
         Raises:
             SubscribeRefusedError: The broker does not allow it.
@@ -111,17 +117,24 @@ class Link:
         self.router.add(route)
         self._routes.append(route)
         self._filters[route.filter] = max(qos, self._filters.get(route.filter, 0), key=int)
-        connection = self.connection
-        if connection is None:
-            return
-        try:
-            # Also for a filter that is there already: the broker then says retained values again.
-            await connection.subscribe([(route.filter, self._filters[route.filter])])
-        except ConnectionLostError:
-            return  # made again with the next connection
-        except SubscribeRefusedError:
-            await self.remove(route)
-            raise
+        backoff = Backoff(first=_ASK_FIRST_S, maximum=_ASK_MAX_S, uniform=random.random)
+        until = time.monotonic() + _INSIST_S
+        while (connection := self.connection) is not None and route in self._routes:
+            try:
+                # Also for a filter that is there already: the broker then says retained values
+                # again.
+                await connection.subscribe([(route.filter, self._filters[route.filter])])
+            except ConnectionLostError:
+                return  # made again with the next connection
+            except SubscribeRefusedError as error:
+                if time.monotonic() > until:
+                    await self.remove(route)
+                    raise
+                self._refuse(error)
+                await asyncio.sleep(backoff.next())
+            else:
+                self._refused.discard(route.filter)
+                return
 
     async def remove(self, route: Route) -> None:
         """Stop routing to a consumer; the last route of a filter takes the filter along."""
@@ -132,6 +145,7 @@ class Link:
         if any(other.filter == route.filter for other in self._routes):
             return
         self._filters.pop(route.filter, None)
+        self._refused.discard(route.filter)
         if self.connection is not None:
             try:
                 await self.connection.unsubscribe([route.filter])
@@ -209,7 +223,7 @@ class Link:
             self._grace = loop.call_later(self._settings.orphan_grace_s, self._unpark)
         connection.start()
         try:
-            await self._resubscribe(connection)
+            refused = await self._resubscribe(connection)
         except ConnectionLostError:
             return await lost
         number = self._session
@@ -220,22 +234,69 @@ class Link:
         self._log.info("connected", session=number, session_present=present)
         up = ConnectionChange(kind="connected", session=number, session_present=present)
         await self._changed(up, connection)
-        loss = await lost
+        loss = await self._insist(connection, refused, lost)
         self._log.warning("connection lost", reason=loss.reason)
         down = ConnectionChange(kind="lost", session=number, reason=loss.reason)
         await self._changed(down, None)
         return loss
 
-    async def _resubscribe(self, connection: Connection) -> None:
-        """Make every subscription on a new connection, those that came meanwhile included."""
+    async def _resubscribe(self, connection: Connection) -> set[str]:
+        """Make every subscription on a new connection, those that came meanwhile included.
+
+        Returns:
+            The filters that the broker refused. The rest of the service goes on without them.
+        """
         live: dict[str, Qos] = {}
+        refused: set[str] = set()
         while missing := [item for item in self._filters.items() if live.get(item[0]) != item[1]]:
             try:
                 await connection.subscribe(missing)
-            except SubscribeRefusedError as error:
-                # The broker's rules changed while we were away. The rest of the service goes on.
-                self._log.error("subscription refused", filter=error.filter, reason=error.reason)
+            except SubscribeRefusedError:
+                refused |= await self._ask(connection, [name for name, _ in missing])
             live.update(missing)
+        return refused
+
+    async def _insist(
+        self, connection: Connection, refused: set[str], lost: asyncio.Future[Loss]
+    ) -> Loss:
+        """Until the connection ends, ask again and again for what the broker refused."""
+        backoff = Backoff(first=_ASK_FIRST_S, maximum=_ASK_MAX_S, uniform=random.random)
+        while refused:
+            await asyncio.wait([lost], timeout=backoff.next())
+            if lost.done():
+                break
+            try:
+                refused = await self._ask(connection, sorted(refused))
+            except ConnectionLostError:
+                break
+        return await lost
+
+    async def _ask(self, connection: Connection, filters: Sequence[str]) -> set[str]:
+        """Subscribe one by one, to those that are still wanted; the ones that were refused."""
+        refused: set[str] = set()
+        for name in filters:
+            qos = self._filters.get(name)
+            if qos is None:
+                self._refused.discard(name)
+                continue
+            try:
+                await connection.subscribe([(name, qos)])
+            except SubscribeRefusedError as error:
+                refused.add(name)
+                self._refuse(error)
+            else:
+                if name in self._refused:
+                    self._refused.discard(name)
+                    self._log.info("subscription made after all", filter=name)
+        return refused
+
+    def _refuse(self, error: SubscribeRefusedError) -> None:
+        """Say it once for as long as it lasts."""
+        if error.filter not in self._refused:
+            self._refused.add(error.filter)
+            self._log.error(
+                "subscription refused, asking again", filter=error.filter, reason=error.reason
+            )
 
     def _held(self) -> int:
         return sum(consumer.held_bytes for consumer in {route.consumer for route in self._routes})

@@ -52,7 +52,10 @@ mqtt {{
   ack_wait: "{ack_wait_ms}ms"
 {replicas}}}
 {cluster}"""
+# After a node's death the others need 4 to 9 s to elect leaders for what it led. Requests to what
+# has no leader are lost; the sooner that is noticed, the sooner a client can try again.
 _REPLICAS = """\
+  js_api_timeout: "2s"
   stream_replicas: {replicas}
   consumer_replicas: {replicas}
 """

@@ -27,7 +27,8 @@ class EmbeddedCluster:
         data_dir: Folder with one folder per node.
         host: Address that all nodes listen on.
         size: How many nodes; an odd number.
-        ack_wait_s: After this long an event that a client has not acknowledged is sent again.
+        ack_wait_s: After this long an event that a client has not acknowledged is sent again. What
+            was on its way through a node that died comes that late, or a second time.
         start_timeout_s: How long the cluster, or a node that comes back, may take.
 
     Raises:
@@ -41,7 +42,7 @@ class EmbeddedCluster:
         *,
         host: str = "127.0.0.1",
         size: int = 3,
-        ack_wait_s: float = 30.0,
+        ack_wait_s: float = 10.0,
         start_timeout_s: float = 60.0,
     ) -> None:
         if size < 3 or size % 2 == 0:
