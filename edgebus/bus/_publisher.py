@@ -50,6 +50,8 @@ class Publisher:
         self._connection: Connection | None = None
         self._retained: dict[str, Outgoing] = {}
         self._waiting: set[asyncio.Future[None]] = set()
+        self._line = asyncio.Lock()
+        self._in_line = 0
         self._room = asyncio.Event()
         self._room.set()
         self._empty = asyncio.Event()
@@ -178,21 +180,42 @@ class Publisher:
         await self._empty.wait()
 
     async def _accept(self, message: Outgoing, deadline: float | None, *, wait: bool) -> Entry:
-        while True:
-            try:
-                entry = self.outbox.put(
-                    message,
-                    deadline=deadline,
-                    make_room=self._drop_oldest and self._connection is None,
-                )
-            except OutboxFullError:
-                if self._connection is None and not wait:
-                    raise
-                self._room.clear()
-                await self._room.wait()
-            else:
-                self._empty.clear()
-                return entry
+        if not self._in_line and (entry := self._put(message, deadline, wait=wait)) is not None:
+            return entry
+        if wait:
+            # A dead letter may wait for long; others must not have to wait behind it.
+            return await self._put_when_room(message, deadline, wait=wait)
+        # First come, first served, also where room appears while somebody new comes: else events
+        # that were published in one order would be sent in another.
+        self._in_line += 1
+        try:
+            async with self._line:
+                return await self._put_when_room(message, deadline, wait=wait)
+        finally:
+            self._in_line -= 1
+
+    async def _put_when_room(
+        self, message: Outgoing, deadline: float | None, *, wait: bool
+    ) -> Entry:
+        while (entry := self._put(message, deadline, wait=wait)) is None:
+            self._room.clear()
+            await self._room.wait()
+        return entry
+
+    def _put(self, message: Outgoing, deadline: float | None, *, wait: bool) -> Entry | None:
+        """Into the outbox; None: it is full, and to be waited for."""
+        try:
+            entry = self.outbox.put(
+                message,
+                deadline=deadline,
+                make_room=self._drop_oldest and self._connection is None,
+            )
+        except OutboxFullError:
+            if self._connection is None and not wait:
+                raise
+            return None
+        self._empty.clear()
+        return entry
 
     def _settled(self, entry: Entry, future: asyncio.Future[None] | None, why: str | None) -> None:
         """The outbox let go of an entry."""

@@ -156,6 +156,25 @@ async def test_p6_many_at_once_arrive_in_the_order_of_the_calls(site: Site) -> N
     assert await got.has(500) == list(range(500))
 
 
+async def test_p6_many_at_once_keep_their_order_where_the_outbox_is_full(site: Site) -> None:
+    bus = await site.bus("a", settings={"outbox": {"max_messages": 20}})
+    receiver = await site.bus("b")
+    got = Recorder()
+    await receiver.subscribe(EVENT.any(site=site.name), got)
+
+    async def publish(n: int) -> None:
+        await bus.publish(EVENT.at(bus.identity, kind="x"), site.note(n))
+
+    at_once = asyncio.Semaphore(50)
+    async with asyncio.TaskGroup() as group:
+        for n in range(500):
+            # New ones come all the time, also in the moment in which there is room again.
+            await at_once.acquire()
+            task = group.create_task(publish(n))
+            task.add_done_callback(lambda _: at_once.release())
+    assert await got.has(500) == list(range(500))
+
+
 async def test_p7_what_expired_in_the_outbox_is_not_sent(own_site: Site) -> None:
     site = own_site
     bus = await site.bus("a", settings={"connect_wait_s": 0.01})
