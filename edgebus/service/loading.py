@@ -28,6 +28,7 @@ S = TypeVar("S", bound=ServiceSettings)
 
 _SECRET = re.compile(r"password|passwd|secret|token|credential|private", re.IGNORECASE)
 _LONGEST_VALUE = 80
+_LONGEST_REASON = 2000
 
 
 def load_settings(
@@ -148,11 +149,16 @@ def _explain(
     else:
         reason = detail["msg"].removeprefix("Value error, ")
         value = detail["input"]
+        if isinstance(value, str) and len(value) > _LONGEST_VALUE:
+            # A file that was garbled may have anything for a value.
+            reason = reason.replace(value, f"{value[:_LONGEST_VALUE]}…")
         if detail["type"] != "missing" and not _is_secret(key) and not isinstance(value, dict):
             shown = repr(str(value)[:_LONGEST_VALUE])
             reason += "" if shown in reason else f", got {shown}"
     return SettingsProblem(
-        key=".".join(key), origin=_origin(key, tree), reason=hide_credentials(reason)
+        key=".".join(key),
+        origin=_origin(key, tree),
+        reason=hide_credentials(reason)[:_LONGEST_REASON],
     )
 
 

@@ -96,6 +96,14 @@ def test_integers_that_do_not_fit_every_reader_are_refused(number: int) -> None:
     assert ServiceState.decode(state(session=2**53 - 1)).session == 2**53 - 1
 
 
+def test_an_error_does_not_repeat_a_long_setting(tmp_path: Path) -> None:
+    file = tmp_path / "node.yaml"
+    file.write_text(f"site: lab\nnode: pi-01\nbroker: {{url: {'x' * 70_000}}}\n")
+    with pytest.raises(SettingsError, match="write mqtt://host:port") as refused:
+        load_settings("camera", config=file, environment={})
+    assert len(str(refused.value)) < 1000
+
+
 def test_an_error_does_not_repeat_a_long_name() -> None:
     with pytest.raises(NameRefusedError) as refused:
         check_segment("x" * 100_000)
