@@ -87,6 +87,15 @@ class DomainReport(Record):
     map_after: Fraction
     per_class_before: dict[str, Fraction] = Field(default_factory=dict)
     per_class_after: dict[str, Fraction] = Field(default_factory=dict)
+    per_class_boxes: dict[str, Count] = Field(default_factory=dict)
+    gain_low: float | None = Field(
+        default=None, description="Lower end of the interval of the gain in mAP50."
+    )
+    gain_high: float | None = Field(default=None, description="Its upper end.")
+    calibration_before: Fraction | None = Field(
+        default=None, description="Expected calibration error of the scores."
+    )
+    calibration_after: Fraction | None = None
 
 
 class GateReport(Record):
@@ -97,6 +106,16 @@ class GateReport(Record):
     domains: tuple[DomainReport, ...] = ()
     tolerance: Fraction = Field(default=0.02, description="mAP that the old domain may lose.")
     min_gain: Fraction = Field(default=0.0, description="mAP that the new domain must gain.")
+    confidence: Fraction | None = Field(
+        default=None, description="Of the intervals of the gain, two-sided."
+    )
+    latency_ms_before: float | None = Field(
+        default=None, ge=0, description="Incumbent, one picture, through the edge's engine."
+    )
+    latency_ms_after: float | None = Field(default=None, ge=0, description="Candidate.")
+    left_out: Count = Field(
+        default=0, description="Training pictures left out for looking like held-out ones."
+    )
 
 
 class Candidate(Message):
