@@ -222,3 +222,67 @@ def test_a_frame_delivered_twice_is_counted_once():
         join.add_frame(of)
     assert join.pending == 1
     assert join.expired == 0
+
+
+def test_a_camera_that_floods_gets_its_share_and_no_more():
+    budget = Budget(samples_per_minute=60, bytes_per_hour=1e9, holdout_share=0.25)
+    sent = {"flood": 0, "a": 0, "b": 0}
+    for second in range(3600):
+        # Twenty a second from one, one in ten seconds from each of the others.
+        for _ in range(20):
+            sent["flood"] += take(budget, camera="flood", now=second)
+        if second % 10 == 0:
+            for camera in ("a", "b"):
+                sent[camera] += take(budget, camera=camera, now=second)
+    assert sent["a"] >= 0.95 * 360
+    assert sent["b"] >= 0.95 * 360
+    # A third of three quarters of 60 a minute, and what is saved up at first.
+    assert 15 * 60 <= sent["flood"] <= 15 * 60 + 60
+
+
+def test_a_camera_that_is_alone_has_everything():
+    budget = Budget(samples_per_minute=60, bytes_per_hour=1e9, holdout_share=0.25)
+    take(budget, camera="other", now=0)
+    sent = sum(take(budget, now=second / 2) for second in range(2 * 7200))
+    assert sent >= 0.9 * 45 * 120
+    # Names alone take nothing away in the long run, and no memory.
+    for number in range(1000):
+        take(budget, camera=f"c{number}", now=7200)
+    assert sum(take(budget, now=8000 + second) for second in range(600)) >= 0.9 * 450
+
+
+def test_an_hourly_budget_is_spent_evenly_where_it_shall():
+    def sent(**changes):
+        budget = Budget(
+            samples_per_minute=600,
+            samples_per_hour=120,
+            bytes_per_hour=1e9,
+            holdout_share=0.5,
+            **changes,
+        )
+        # A burst of ten minutes, then one frame a minute.
+        burst = sum(take(budget, now=second) for second in range(600))
+        return burst, sum(take(budget, now=60 * minute) for minute in range(10, 60))
+
+    assert sent() == (24, 50)  # 15 saved up, and one a minute
+    burst, after = sent(burst_s=60)
+    assert burst == 10
+    assert after == 50
+
+
+def test_the_audit_may_have_a_part_of_its_own():
+    shared = Budget(samples_per_minute=8, bytes_per_hour=1e9, holdout_share=0.25)
+    assert sum(take(shared, kind="train") for _ in range(9)) == 6
+    assert not take(shared, kind="audit")
+    apart = Budget(samples_per_minute=8, bytes_per_hour=1e9, holdout_share=0.25, audit_share=0.25)
+    assert sum(take(apart, kind="train") for _ in range(9)) == 4
+    assert sum(take(apart, kind="audit") for _ in range(9)) == 2
+
+
+def test_ten_thousand_frames_that_are_all_alike_become_one_sample():
+    select = selector(distance=8, per_minute=1e6)
+    jpeg = picture(3)
+    one = example(true=[box()], index=TRAIN[0], jpeg=jpeg)
+    decisions = [select.decide(one, now=at / 10) for at in range(10_000)]
+    assert sum(isinstance(decision, Choice) for decision in decisions) == 1
+    assert {d.cause for d in decisions[1:]} == {"duplicate"}

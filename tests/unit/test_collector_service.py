@@ -4,7 +4,16 @@ import pytest
 from collector_examples import MODEL, box, detections, frame, truth
 from pydantic import ValidationError
 
-from edgebus.contracts import CaptureCommand, Reply, ServiceState, new_id, split_of, topics, utc_now
+from edgebus.contracts import (
+    CaptureCommand,
+    Feedback,
+    Reply,
+    ServiceState,
+    new_id,
+    split_of,
+    topics,
+    utc_now,
+)
 from edgebus.service.testing import ServiceHarness
 from edgebus_collector import Collector, CollectorSettings
 
@@ -140,3 +149,108 @@ async def test_a_corrupt_spool_file_is_dropped_and_the_rest_is_sent(tmp_path):
 def test_a_typo_in_a_policy_is_a_settings_error_that_names_the_nearest():
     with pytest.raises(ValidationError, match="did you mean 'truth'"):
         settings(policies={"trut": {}})
+
+
+def test_a_second_model_needs_a_policy_that_looks_at_it_and_the_other_way_round():
+    with pytest.raises(ValidationError, match=r"set second\.model to its path"):
+        settings(policies={"disagreement": {}})
+    with pytest.raises(ValidationError, match="add disagreement to policies"):
+        settings(second={"model": "teacher.onnx"})
+
+
+def test_shares_that_leave_nothing_for_hard_frames_are_refused():
+    with pytest.raises(ValidationError, match="leave nothing for hard frames"):
+        settings(budget={"holdout_share": 0.6, "audit_share": 0.4})
+
+
+async def speak(h, **fields):
+    await h.publish(topics.FEEDBACK.at(h.node("phone")), Feedback(**fields))
+
+
+async def test_what_an_operator_says_of_a_frame_becomes_a_sample():
+    async with harness(settings(policies={"truth": {}})) as h:
+        of = await film(h, TRAIN[0], said=[box(score=0.9)], true=[box()])
+        await film(h, TRAIN[1], said=[box(score=0.9)], true=[box()])
+        await until(lambda: len(h.service._history) == 2, "both frames")
+        await speak(h, camera="front", verdict="label", box=0, label="van", frame=of.record.id)
+        record = (await h.expect(topics.SAMPLES)).payload.record
+        assert (record.policy, record.frame) == ("feedback", of.record.id)
+        assert record.reason == "an operator says: label (van)"
+        assert [(said.verdict, said.box, said.label) for said in record.feedback] == [
+            ("label", 0, "van")
+        ]
+        # A second word on the same frame comes with the first.
+        await speak(h, camera="front", verdict="missed", node="pi-01", frame=of.record.id)
+        record = (await h.expect(topics.SAMPLES)).payload.record
+        assert [said.verdict for said in record.feedback] == ["label", "missed"]
+
+
+async def test_feedback_for_another_node_and_about_nothing_is_harmless():
+    async with harness(settings(policies={"truth": {}})) as h:
+        await film(h, TRAIN[0], said=[box(score=0.9)], true=[box()])
+        await until(lambda: len(h.service._history) == 1, "the frame")
+        await speak(h, camera="front", verdict="wrong", node="pi-02")
+        await speak(h, camera="garden", verdict="wrong")
+        await speak(h, camera="garden", verdict="wrong", node="pi-01")
+        await speak(h, camera="front", verdict="wrong_box", box=7)
+        await speak(h, camera="front", verdict="wrong", note="this one counts")
+        record = (await h.expect(topics.SAMPLES)).payload.record
+        assert record.feedback[0].note == "this one counts"
+        counters = h.service.metrics.snapshot().counters
+        assert (counters["feedback.unknown"], counters["feedback.invalid"]) == (1, 1)
+
+
+async def test_an_automation_that_runs_wild_is_bounded():
+    config = settings(policies={"truth": {}}, budget={"feedback_per_minute": 2.0})
+    async with harness(config) as h:
+        await film(h, TRAIN[0], said=[box(score=0.9)], true=[box()])
+        await until(lambda: len(h.service._history) == 1, "the frame")
+        for number in range(10):
+            await speak(h, camera="front", verdict="wrong", note=str(number))
+        for _ in range(2):
+            await h.expect(topics.SAMPLES)
+        metrics = h.service.metrics
+        await until(lambda: metrics.snapshot().counters.get("feedback.too_much") == 8, "the rest")
+        assert h.received(topics.SAMPLES) == []
+
+
+async def test_a_camera_whose_people_refused_is_never_collected_from():
+    config = settings(
+        camera={"consent": "given", "retention": "30d"}, cameras={"front": {"consent": "refused"}}
+    )
+    async with harness(config) as h:
+        await film(h, TRAIN[0], true=[box()])
+        ask = CaptureCommand(source="lab/test/test", camera="front")
+        reply = await h.request(topics.CMD_CAPTURE, ask, reply=Reply)
+        assert (reply.ok, "consent is 'refused'" in reply.detail) == (False, True)
+        await speak(h, camera="front", verdict="wrong")
+        index = next(i for i in range(400) if split_of("back", i) == "train")
+        await film(h, index, true=[box()], camera="back")
+        record = (await h.expect(topics.SAMPLES)).payload.record
+        assert (record.camera, record.consent, record.retention) == ("back", "given", "30d")
+        assert h.received(topics.SAMPLES) == []
+
+
+async def test_drift_is_told_and_every_sample_says_so():
+    config = settings(
+        policies={"confidence": {}}, drift={"calibration": 30, "statistics": ["confidence"]}
+    )
+    async with harness(config) as h:
+        scores = [0.8 + 0.01 * (index % 5) for index in range(60)] + [0.3] * 30
+        for index, score in enumerate(scores):
+            await film(h, index, said=[box(score=score)])
+        drift = (await h.expect(topics.DRIFT)).payload
+        assert (drift.camera, drift.statistic, drift.model) == ("front", "confidence", MODEL)
+        assert drift.before == pytest.approx(0.82, abs=0.02)
+        assert drift.after == pytest.approx(0.3, abs=0.1)
+        assert not drift.returned
+        assert 60 <= drift.index <= 80
+        late = await h.expect(
+            topics.SAMPLES, where=lambda event: event.payload.record.index > drift.index
+        )
+        assert late.payload.record.drift.drifted == ("confidence",)
+        assert late.payload.record.drift.since == drift.since
+        assert late.payload.record.opinions == pytest.approx({"confidence": 0.7})
+        await until(
+            lambda: h.service.metrics.snapshot().gauges.get("drift.cameras") == 1, "the gauge"
+        )
