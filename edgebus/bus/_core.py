@@ -180,7 +180,7 @@ class Core:
             return
 
         async def hear(event: Event[ServiceState]) -> None:
-            self.links.hear(event.payload)
+            self.links.hear(event.payload, retained=event.retained)
 
         options = ConsumerOptions(
             name=self.registry.free_name("identity check"),

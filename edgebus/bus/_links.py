@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from edgebus.bus._link import Link
-from edgebus.bus._takeover import is_elder
+from edgebus.bus._takeover import ElderWatch
 from edgebus.bus._tasks import Tasks
 from edgebus.bus.connection import ConnectionChange, ConnectionState
 from edgebus.bus.errors import IdentityTakenError
@@ -70,6 +70,7 @@ class Links:
             patient=will is not None,
         )
         self.first_will: ServiceState | None = None
+        self._elder = ElderWatch()
         self._running: dict[Link, asyncio.Task[None] | None] = {self.main: None}
 
     @property
@@ -81,10 +82,10 @@ class Links:
         """Begin to connect the main link."""
         self._running[self.main] = self._tasks.spawn(self.main.run(), name="link main")
 
-    def hear(self, seen: ServiceState) -> None:
+    def hear(self, seen: ServiceState, *, retained: bool) -> None:
         """Leave the identity to an older process, where `seen` proves that there is one."""
         own = self.first_will
-        if own is not None and is_elder(seen, own=own):
+        if own is not None and self._elder.proves(seen, own=own, retained=retained):
             detail = f"process {seen.pid} on {seen.host or 'an unnamed host'}, {seen.state}"
             name = client_id(self._identity, *self._suffix)
             self.main.give_up(IdentityTakenError(client_id=name, detail=detail))

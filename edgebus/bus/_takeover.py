@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgebus.bus.transport import Loss
 from edgebus.contracts import ServiceState
 
-__all__ = ["TakeoverJudge", "is_elder"]
+__all__ = ["ElderWatch", "TakeoverJudge", "is_elder"]
 
 _YOUNG_S = 30.0
 _WINDOW_S = 300.0
@@ -30,6 +30,33 @@ def is_elder(seen: ServiceState, *, own: ServiceState) -> bool:
     # A will (offline) counts: a broker says it for whoever it throws out for us, and often at once,
     # so that nothing else of the other can be seen.
     return seen.session > own.session and seen.instance < own.instance
+
+
+class ElderWatch:
+    """Follows what is said in the own name, until it proves that an older process lives.
+
+    What the broker kept from before proves nothing, whatever its session number: the clock that
+    the number was taken from may have run ahead, and whoever said it may be dead. Somebody who
+    lives is thrown out by this process, connects again, and says so with a higher number.
+    """
+
+    def __init__(self) -> None:
+        self._kept: ServiceState | None = None
+
+    def proves(self, seen: ServiceState, *, own: ServiceState, retained: bool) -> bool:
+        """Whether `seen` is the proof.
+
+        Args:
+            seen: What arrived on the topic.
+            own: What this process said first.
+            retained: The broker had kept it.
+        """
+        if self._kept is None and retained:
+            self._kept = seen
+        kept = self._kept
+        if kept is not None and seen.instance == kept.instance and seen.session <= kept.session:
+            return False
+        return is_elder(seen, own=own)
 
 
 class TakeoverJudge:

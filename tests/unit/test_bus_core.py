@@ -27,7 +27,7 @@ from edgebus.bus._dedup import SeenIds
 from edgebus.bus._letters import _text
 from edgebus.bus._links import client_id
 from edgebus.bus._outbox import Outbox
-from edgebus.bus._takeover import TakeoverJudge, is_elder
+from edgebus.bus._takeover import ElderWatch, TakeoverJudge, is_elder
 from edgebus.bus._window import AckWindow
 from edgebus.contracts import Identity, ServiceState
 
@@ -285,6 +285,19 @@ def said(instance: str, *, session: int, word: str = "ready") -> ServiceState:
 )
 def test_births_tell_an_older_process(seen: ServiceState, elder: bool) -> None:
     assert is_elder(seen, own=said("b", session=100)) is elder
+
+
+def test_what_a_broker_kept_is_no_proof_of_life() -> None:
+    """A predecessor whose clock ran ahead left a session number that no honest clock exceeds."""
+    own = said("b", session=100)
+    watch = ElderWatch()
+    assert not watch.proves(said("a", session=900, word="offline"), own=own, retained=True)
+    assert not watch.proves(said("a", session=900), own=own, retained=False)
+    # It connects again, so it lives; what it says may also be kept by the broker by then.
+    assert watch.proves(said("a", session=901), own=own, retained=False)
+    assert watch.proves(said("a", session=901), own=own, retained=True)
+    # Where nothing was kept, what is said now is a sign of life.
+    assert ElderWatch().proves(said("a", session=900), own=own, retained=False)
 
 
 # Settings and names
