@@ -99,13 +99,13 @@ async def publisher_killed(scene: Scene) -> Outcome:
             if away:
                 await broker.kill()
             peer = await publish((fault + 1) * share)
-            await _until(lambda end=fault * share + share // 4: ledger.accepted >= end, ledger)
+            await _until(lambda: ledger.accepted, fault * share + share // 4, ledger)
             await peer.kill()
             if away:
                 on_disk.append(ledger.accepted - ledger.handled)
                 await broker.start()
         await publish(scene.events)
-        await _until(lambda: ledger.accepted >= scene.events, ledger)
+        await _until(lambda: ledger.accepted, scene.events, ledger)
         await ledger.settled(patience_s=10.0)
         outcome = _outcome(ledger, scene, reader)
         if on_disk:
@@ -137,12 +137,12 @@ async def reader_killed(scene: Scene) -> Outcome:
         tasks.create_task(load.run(), name="load")
         for fault in range(scene.faults):
             load.allow((fault + 1) * share)
-            await _until(lambda end=fault * share + share // 4: ledger.handled >= end, ledger)
+            await _until(lambda: ledger.handled, fault * share + share // 4, ledger)
             await peer.kill()
             ledger.next_life()
             peer = await read()
         load.allow(scene.events)
-        await _until(lambda: ledger.accepted >= scene.events, ledger)
+        await _until(lambda: ledger.accepted, scene.events, ledger)
         await ledger.settled(patience_s=10.0)
         outcome = _outcome(ledger, scene, None)
         most = scene.faults * _WINDOW
@@ -152,13 +152,13 @@ async def reader_killed(scene: Scene) -> Outcome:
     return outcome
 
 
-async def _until(condition: Callable[[], bool], ledger: Ledger) -> None:
+async def _until(count: Callable[[], int], end: int, ledger: Ledger) -> None:
     try:
         async with asyncio.timeout(_STUCK_S):
-            while not condition():
+            while count() < end:
                 await ledger.news()
     except TimeoutError:
-        raise StuckError(wanted=ledger.accepted, ledger=ledger) from None
+        raise StuckError(wanted=end, ledger=ledger) from None
 
 
 def _outcome(ledger: Ledger, scene: Scene, reader: Reader | None) -> Outcome:

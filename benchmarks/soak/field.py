@@ -113,6 +113,8 @@ class Field:
         settings = settings or bus_settings()
         self.ledger = Ledger(SOURCES, news=scene.news)
         self.sessions_lost = 0
+        self.sessions: list[int] = []
+        """Numbers of the reader's connections."""
         self.bus = Bus(MqttTransport(sender), identity=SENDER, settings=settings)
         self.reader = Reader(
             MqttTransport(reader),
@@ -120,7 +122,7 @@ class Field:
             handled=self.ledger.handle,
             changed=self._changed,
         )
-        self.load = Load(self.bus, run=scene.folder.name, accepted=self.ledger.accept)
+        self.load = Load(self.bus, run=None, accepted=self.ledger.accept)
         self._flights: list[int] = []
         self._stack = AsyncExitStack()
 
@@ -200,3 +202,5 @@ class Field:
 
     def _changed(self, change: ConnectionChange) -> None:
         self.sessions_lost += change.kind == "session_lost"
+        if change.kind == "connected":
+            self.sessions.append(change.session)

@@ -38,12 +38,14 @@ class Numbered(Message):
 EVENT = Topic("{node}/{service}/soak/{origin}", Numbered, qos=1, doc="A numbered event.")
 
 
-def numbered(origin: str, n: int, *, run: str) -> Numbered:
-    """Event `n` of a source, with the same id whenever it is made.
+def numbered(origin: str, n: int, *, run: str | None = None) -> Numbered:
+    """Event `n` of a source; with `run`, it has the same id whenever it is made.
 
     A process that is killed does not know whether its last events were accepted. The next one
     publishes them again, and the id tells that they are the same ones.
     """
+    if run is None:
+        return Numbered(source=SENDER.source, origin=origin, n=n)
     digest = hashlib.blake2b(f"{run}/{origin}/{n}".encode(), digest_size=10).hexdigest()
     start = f"{0x019A_0000_0000 + n:012x}"
     identifier = f"{start[:8]}-{start[8:]}-7{digest[:3]}-8{digest[3:6]}-{digest[6:18]}"
@@ -55,7 +57,7 @@ class Load:
 
     Args:
         bus: Publishes.
-        run: Part of the events' ids.
+        run: Part of the events' ids; None: ids as everybody makes them.
         accepted: Called when `publish` has returned.
         sources: Names of the sources; each gets the same share.
         first: Number of each source's first event.
@@ -67,7 +69,7 @@ class Load:
         self,
         bus: Bus,
         *,
-        run: str,
+        run: str | None,
         accepted: Callable[[str, int], None],
         sources: Sequence[str] = SOURCES,
         first: dict[str, int] | None = None,
