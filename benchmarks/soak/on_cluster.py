@@ -77,7 +77,7 @@ class ClusterResult:
         copies: Copies that the bus left out by their id.
         late: First handled after a newer one of the same source.
         late_calm: Those of them that were sent and handled while no node was missing.
-        longest_late_s: The longest that a late one came after the one that it belongs before.
+        longest_late_s: The longest that a late one came after a newer one of its source.
         sessions_lost: How often a broker had forgotten a session.
         reconnects_s: How long each client was without a connection, each time.
         silences_s: The longest time without an event at the subscriber, after each kill.
@@ -132,11 +132,11 @@ class _Tally:
     def __init__(self) -> None:
         self.sent: dict[tuple[str, int], float] = {}
         self.handled: dict[tuple[str, int], float] = {}
-        self.late: list[tuple[tuple[str, int], float]] = []
+        self.late: list[tuple[str, int]] = []
         self.twice = 0
         self.last = time.monotonic()
         self.silence = 0.0
-        self._highest: dict[str, tuple[int, float]] = {}
+        self._highest: dict[str, int] = {}
         self.news = asyncio.Event()
 
     async def __call__(self, event: Event[Numbered]) -> None:
@@ -148,12 +148,16 @@ class _Tally:
             self.twice += 1
             return
         self.handled[source, n] = now
-        highest, at = self._highest.get(source, (-1, now))
-        if n < highest:
-            self.late.append(((source, n), now - at))
+        if n < self._highest.get(source, -1):
+            self.late.append((source, n))
         else:
-            self._highest[source] = (n, now)
+            self._highest[source] = n
         self.news.set()
+
+    def late_by(self, source: str, n: int) -> float:
+        """Seconds from the first newer event of the source to this one."""
+        newer = [at for (name, m), at in self.handled.items() if name == source and m > n]
+        return self.handled[source, n] - min(newer)
 
     def missing(self) -> list[tuple[str, int]]:
         return [key for key in self.sent if key not in self.handled]
@@ -242,6 +246,8 @@ async def soak_cluster(
         await tally.complete(plan.patience_s)
         result.copies = subscription.stats.duplicates
     missing = tally.missing()
+    for key in tally.late[:10]:
+        say(f"late: {key}, by {tally.late_by(*key):.1f} s")
     for key in missing[:10]:
         say(f"lost: {key}, sent {tally.sent[key] - began:.1f} s after the start")
     result.published = len(tally.sent)
@@ -249,10 +255,10 @@ async def soak_cluster(
     result.lost = len(missing)
     result.twice = tally.twice
     result.late = len(tally.late)
-    result.longest_late_s = max((late for _, late in tally.late), default=0.0)
+    result.longest_late_s = max((tally.late_by(*key) for key in tally.late), default=0.0)
     result.late_calm = sum(
         any(start < tally.sent[key] and tally.handled[key] < end for start, end in calm)
-        for key, _ in tally.late
+        for key in tally.late
     )
     result.seconds = time.monotonic() - began
     return result
