@@ -23,6 +23,7 @@ from edgebus.contracts.control import (
 from edgebus.contracts.errors import ContractError, NameRefusedError, PayloadError
 from edgebus.contracts.feedback import Feedback, Opinion, Verdict
 from edgebus.contracts.jpeg import JpegPayload, PictureRecord
+from edgebus.contracts.labels import LabelReport, TeacherThreshold
 from edgebus.contracts.models import (
     BlockRange,
     BlockRequest,
@@ -100,6 +101,7 @@ __all__ = [
     "GroundTruth",
     "Identity",
     "JpegPayload",
+    "LabelReport",
     "Message",
     "Metrics",
     "ModelEntry",
@@ -130,6 +132,7 @@ __all__ = [
     "StageTimes",
     "State",
     "StoreStatus",
+    "TeacherThreshold",
     "Timestamp",
     "Topic",
     "TrainingOutcome",

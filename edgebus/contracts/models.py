@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from edgebus.contracts.labels import LabelReport
 from edgebus.contracts.names import Digest, Segment
 from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp, schema
 
@@ -231,6 +232,9 @@ class TrainingResult(Message):
     samples: Count = Field(description="New samples that were trained on.")
     replay: Count = Field(description="Earlier samples that were mixed in.")
     gate: GateReport | None = None
+    labels: LabelReport | None = Field(
+        default=None, description="Who labelled what it was made of; absent if it came not so far."
+    )
     update_bytes: Count = Field(default=0, description="Bytes of the weight update.")
     seconds: dict[str, float] = Field(default_factory=dict, description="Seconds per phase.")
     traces: Annotated[tuple[str, ...], Field(max_length=256)] = Field(

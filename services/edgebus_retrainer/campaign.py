@@ -203,6 +203,7 @@ class Campaign:
             samples=outcome.samples,
             replay=outcome.replay,
             gate=outcome.gate,
+            labels=outcome.labels,
             update_bytes=outcome.update_bytes,
             seconds=outcome.seconds,
             started=job.started,
@@ -292,4 +293,6 @@ def _traces(files: tuple[SampleFile, ...]) -> tuple[str, ...]:
 
 
 def _files(samples: list[StoredSample]) -> tuple[SampleFile, ...]:
-    return tuple(SampleFile(id=sample.id, path=sample.path) for sample in samples)
+    return tuple(
+        SampleFile(id=sample.id, path=sample.path, labels=sample.labels) for sample in samples
+    )

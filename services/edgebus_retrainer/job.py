@@ -9,12 +9,12 @@ from edgebus.contracts import GateReport
 from edgebus.inference import EngineSettings
 from edgebus_retrainer.candidates import Candidates
 from edgebus_retrainer.clock import JobClock, Report
+from edgebus_retrainer.ensemble import open_teacher
 from edgebus_retrainer.gate import NEW, OLD, GateRules, forgets_too_much, too_few
 from edgebus_retrainer.labels import Labelled
 from edgebus_retrainer.learning import TrainingFailedError, learn
 from edgebus_retrainer.material import Material, count_with_boxes, prepare
 from edgebus_retrainer.spec import JobOutcome, JobSpec, StepDone
-from edgebus_retrainer.teacher import Teacher, open_model
 
 __all__ = ["TrainingFailedError", "UntrainableError", "run_job"]
 
@@ -107,16 +107,10 @@ def _prepare(
             f"these: {', '.join(sorted(TRAINABLE_HEADS))}"
         )
         raise UntrainableError(model=base.manifest.name, reason=reason)
-    teacher = None
-    if spec.labels.teacher is not None and spec.labels.source != "truth":
-        model = open_model(
-            spec.labels.teacher, imports=spec.label_cache / "models", settings=engine
-        )
-        teacher = Teacher(model, threshold=spec.labels.reject, cache=spec.label_cache)
     return prepare(
         spec,
         base.manifest,
-        teacher=None if teacher is None else lambda jpeg, key: teacher.label(jpeg, key=key),
+        teacher=open_teacher(spec.labels, cache=spec.label_cache, engine=engine),
         enough=lambda new, old: not _lacking(new, old, rules),
         on_picture=lambda done, total: report(StepDone(step=done, steps=total)),
     )
@@ -139,6 +133,7 @@ def _outcome(
             "outcome": outcome,
             "reason": reason,
             "gate": gate,
+            "labels": material.labels,
             "samples": len(material.new),
             "replay": len(material.replay),
             "seconds": clock.seconds,

@@ -24,17 +24,19 @@ class SampleUnknownError(LookupError):
 
     Attributes:
         samples: Their ids, as they were asked for.
+        found: Ids that fit, where several do.
     """
 
     exit_code = 2
 
-    def __init__(self, samples: Sequence[str]) -> None:
+    def __init__(self, samples: Sequence[str], *, found: Sequence[str] = ()) -> None:
         named = ", ".join(samples[:5]) + (", ..." if len(samples) > 5 else "")
-        super().__init__(
-            f"the store has no sample {named}; it may have been evicted. "
-            "See: edgebus samples list --data FOLDER"
-        )
+        said = f"the store has no sample {named}; it may have been evicted"
+        if found:
+            said = f"{named} may be {', '.join(found[:5])}; give more of the id"
+        super().__init__(f"{said}. See: edgebus samples list --data FOLDER")
         self.samples = tuple(samples)
+        self.found = tuple(found)
 
 
 class LabelBook:

@@ -1,4 +1,4 @@
-"""Labels: what a model shall learn of a picture, from truth or from a teacher."""
+"""Labels: what a model shall learn of a picture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ __all__ = [
     "LabelBuilder",
     "Labelled",
     "checked_box",
-    "from_teacher",
     "ignore_rare",
 ]
 
@@ -44,7 +43,8 @@ class Labelled:
     Attributes:
         path: The picture.
         truth: Boxes with class indices of the model, and regions to ignore; picture pixels.
-        provenance: Where the labels come from: ``truth``, ``teacher`` or the name of a data set.
+        provenance: Whose the labels are: ``operator``, ``truth``, ``teacher`` or the name of a data
+            set. That of each box is in the job's ``labels.jsonl``.
         key: Names the picture for good: a sample's id, or a file's path in its data set.
         group: Neighbours share it: a block of a camera's frames, or of a data set's pictures.
     """
@@ -98,24 +98,6 @@ class LabelBuilder:
         truth = to_truth(named, self.classes, ignore=uncertain)
         limit = np.array([width, height, width, height], np.float32)
         return Truth(np.minimum(truth.boxes, limit), truth.labels, np.minimum(truth.ignore, limit))
-
-
-def from_teacher(
-    said: Iterable[Box], builder: LabelBuilder, *, width: float, height: float, accept: float
-) -> Truth:
-    """Labels from a larger model's detections.
-
-    Args:
-        said: Its detections down to the lowest score that may be something.
-        builder: The model's classes.
-        width: Width of the picture in pixels.
-        height: Its height.
-        accept: Boxes of at least this score are labels; the others are regions to ignore.
-    """
-    boxes = list(said)
-    sure = [box for box in boxes if box.score is None or box.score >= accept]
-    unsure = [box for box in boxes if box.score is not None and box.score < accept]
-    return builder.build(sure, width=width, height=height, ignore=unsure)
 
 
 def ignore_rare(

@@ -8,19 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgebus.artifacts import Manifest
-from edgebus.contracts import Box, PayloadError, Sample
-from edgebus.vision import ImageError, Truth, decode_jpeg
+from edgebus.contracts import LabelReport
 from edgebus_retrainer.folders import Folder, read_folder
-from edgebus_retrainer.labels import LabelBuilder, Labelled, from_teacher, ignore_rare
-from edgebus_retrainer.settings import LabelSettings
-from edgebus_retrainer.spec import JobSpec, SampleFile
+from edgebus_retrainer.labelling import Labelling
+from edgebus_retrainer.labels import LabelBuilder, Labelled, ignore_rare
+from edgebus_retrainer.spec import JobSpec
+from edgebus_retrainer.teacher import Labeller
 
-__all__ = ["LabelPictures", "Material", "TeacherMissingError", "prepare"]
-
-_BLOCK = 20  # frames that are held out together: see `split_of`
-
-LabelPictures = Callable[[bytes, str], tuple[Box, ...]]
-"""A teacher: a JPEG and its name to boxes with scores."""
+__all__ = ["Material", "TeacherMissingError", "prepare"]
 
 
 class TeacherMissingError(ValueError):
@@ -65,6 +60,7 @@ class Material:
         new_holdout: Of the new domain, to measure on.
         old_holdout: Of earlier data, to measure on.
         unusable: What was left out, and why.
+        labels: What the samples' labels are made of.
     """
 
     new: tuple[Labelled, ...]
@@ -72,13 +68,14 @@ class Material:
     new_holdout: tuple[Labelled, ...]
     old_holdout: tuple[Labelled, ...]
     unusable: list[str] = field(default_factory=list)
+    labels: LabelReport = field(default_factory=LabelReport)
 
 
 def prepare(
     spec: JobSpec,
     manifest: Manifest,
     *,
-    teacher: LabelPictures | None,
+    teacher: Labeller | None,
     enough: Callable[[Sequence[Labelled], Sequence[Labelled]], bool],
     on_picture: Callable[[int, int], None],
 ) -> Material:
@@ -104,13 +101,16 @@ def prepare(
     if unknown:
         raise UnknownClassError(classes=unknown, known=manifest.classes)
     groups = (spec.train, spec.replay_samples, spec.new_holdout, spec.old_holdout)
-    labeller = _Labeller(
+    labeller = Labelling(
         replace(builder, only=only),
         spec.labels,
         teacher,
         total=sum(len(g) for g in groups),
         on_picture=on_picture,
+        log=spec.folder / "labels.jsonl",
     )
+    # Not on what is held out: the gate shall not be shaped by what it measures on.
+    labeller.calibrate((*spec.train, *spec.replay_samples))
     new_holdout, old_holdout = labeller.label(spec.new_holdout), labeller.label(spec.old_holdout)
     replay, measured = _folders(spec, builder, labeller.unusable)
     measured = _spread(old_holdout + measured, spec.gate.max_images)
@@ -122,6 +122,7 @@ def prepare(
             new_holdout=held_out,
             old_holdout=measured,
             unusable=labeller.unusable,
+            labels=labeller.report(),
         )
     new, earlier = labeller.label(spec.train), labeller.label(spec.replay_samples)
     if labeller.unlabelled:
@@ -138,6 +139,7 @@ def prepare(
         new_holdout=ignore_rare(new_holdout, min_boxes=spec.gate.min_boxes),
         old_holdout=measured,
         unusable=labeller.unusable,
+        labels=labeller.report(),
     )
 
 
@@ -155,62 +157,6 @@ def _trusted(
 def count_with_boxes(pictures: Iterable[Labelled]) -> int:
     """Pictures that something is on."""
     return sum(1 for picture in pictures if len(picture.truth.labels))
-
-
-@dataclass(slots=True)
-class _Labeller:
-    builder: LabelBuilder
-    settings: LabelSettings
-    teacher: LabelPictures | None
-    total: int
-    on_picture: Callable[[int, int], None]
-    done: int = 0
-    unlabelled: int = 0
-    unusable: list[str] = field(default_factory=list)
-
-    def label(self, samples: Sequence[SampleFile]) -> tuple[Labelled, ...]:
-        """Labels of each sample that can be used."""
-        labelled: list[Labelled] = []
-        for sample in samples:
-            self.done += 1
-            try:
-                found = self._one(sample)
-            except (OSError, PayloadError, ImageError) as error:
-                # Missing or corrupt on disk: the others are still worth a job.
-                self.unusable.append(f"sample {sample.id}: {error}")
-            else:
-                if found is not None:
-                    labelled.append(found)
-            self.on_picture(self.done, self.total)
-        return tuple(labelled)
-
-    def _one(self, file: SampleFile) -> Labelled | None:
-        sample = Sample.decode(file.path.read_bytes())
-        decode_jpeg(sample.jpeg)
-        record = sample.record
-        use_truth = record.truth is not None and self.settings.source != "teacher"
-        truth: Truth
-        if record.truth is not None and use_truth:
-            truth = self.builder.build(record.truth, width=record.width, height=record.height)
-        elif self.teacher is not None and self.settings.source != "truth":
-            truth = from_teacher(
-                self.teacher(sample.jpeg, file.path.stem),
-                self.builder,
-                width=record.width,
-                height=record.height,
-                accept=self.settings.accept,
-            )
-        else:
-            self.unlabelled += 1
-            return None
-        provenance = "truth" if use_truth else "teacher"
-        return Labelled(
-            path=file.path,
-            truth=truth,
-            provenance=provenance,
-            key=file.id,
-            group=f"{record.source}/{record.camera}/{record.index // _BLOCK}",
-        )
 
 
 def _folders(

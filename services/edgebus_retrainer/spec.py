@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from edgebus.contracts import GateReport, TrainingOutcome
+from edgebus.contracts import GateReport, LabelReport, TrainingOutcome
+from edgebus_retrainer.claims import LabelSet
 from edgebus_retrainer.settings import GateSettings, LabelSettings, TrainSettings
 
 __all__ = ["JobEvent", "JobOutcome", "JobSpec", "Phase", "PhaseName", "StepDone", "read_event"]
@@ -18,10 +19,15 @@ class _Line(BaseModel):
 
 
 class SampleFile(_Line):
-    """A sample that the job uses: its id, and its JPEG with the record inside."""
+    """A sample that the job uses: its id, and its JPEG with the record inside.
+
+    Attributes:
+        labels: What an operator had made of it when the job began.
+    """
 
     id: str
     path: Path
+    labels: LabelSet | None = None
 
 
 class JobSpec(_Line):
@@ -83,6 +89,7 @@ class JobOutcome(_Line):
         reason: In words, with figures.
         bundle: Folder of the candidate.
         gate: The gate's figures.
+        labels: Who labelled what it was made of.
         samples: New samples that were trained on.
         replay: Earlier pictures that were mixed in.
         update_bytes: Bytes of the weights' patch.
@@ -95,6 +102,7 @@ class JobOutcome(_Line):
     reason: str
     bundle: Path | None = None
     gate: GateReport | None = None
+    labels: LabelReport | None = None
     samples: int = 0
     replay: int = 0
     update_bytes: int = 0

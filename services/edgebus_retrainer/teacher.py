@@ -4,18 +4,46 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Protocol
+
+from pydantic import ValidationError
 
 from edgebus.artifacts import Bundle, import_onnx
 from edgebus.contracts import Box, Record
 from edgebus.inference import DetectionModel, EngineSettings
 from edgebus.vision import decode_jpeg, to_boxes
+from edgebus_retrainer.claims import teacher
 from edgebus_retrainer.files import write_atomically
 
-__all__ = ["Teacher", "open_model"]
+__all__ = ["Answer", "CachedAnswers", "Labeller", "Teacher", "answer_folder", "open_model"]
 
 
-class _Answer(Record):
+class Answer(Record):
+    """What a teacher says of a picture.
+
+    Attributes:
+        boxes: With scores, down to the lowest that may be something.
+        unsure: Where several teachers disagree: neither object nor background.
+    """
+
     boxes: tuple[Box, ...]
+    unsure: tuple[Box, ...] = ()
+
+
+class Labeller(Protocol):
+    """Whoever labels pictures: a teacher, or several."""
+
+    @property
+    def by(self) -> str:
+        """The provenance of its boxes."""
+
+    def answer(self, jpeg: bytes, *, key: str) -> Answer:
+        """What it sees in a picture; `key` names the picture's content."""
+
+
+def answer_folder(cache: Path, *, by: str, threshold: float) -> Path:
+    """Where the answers of a teacher are kept, a file each, named by the picture's digest."""
+    return cache / f"{by.partition(':')[2]}-{threshold:g}"
 
 
 class Teacher:
@@ -30,12 +58,14 @@ class Teacher:
     def __init__(self, model: DetectionModel, *, threshold: float, cache: Path) -> None:
         self._model = model
         self._threshold = threshold
-        self._cache = cache / f"{model.ref.digest[:16]}-{threshold:g}"
+        self.by = teacher(model.ref.digest)
+        """The provenance of its boxes."""
+        self._cache = answer_folder(cache, by=self.by, threshold=threshold)
         self._cache.mkdir(parents=True, exist_ok=True)
         self.asked = 0
         """Pictures that the model really had to look at."""
 
-    def label(self, jpeg: bytes, *, key: str) -> tuple[Box, ...]:
+    def answer(self, jpeg: bytes, *, key: str) -> Answer:
         """What it sees in a picture, with scores.
 
         Args:
@@ -48,12 +78,38 @@ class Teacher:
         """
         path = self._cache / f"{key}.json"
         if path.is_file():
-            return _Answer.model_validate_json(path.read_bytes()).boxes
+            return Answer.model_validate_json(path.read_bytes())
         found, _ = self._model.detect(decode_jpeg(jpeg), threshold=self._threshold)
-        answer = _Answer(boxes=to_boxes(found, self._model.classes))
+        answer = Answer(boxes=to_boxes(found, self._model.classes))
         write_atomically(path, answer.model_dump_json(exclude_none=True).encode())
         self.asked += 1
-        return answer.boxes
+        return answer
+
+
+class CachedAnswers:
+    """What teachers said in earlier jobs, for whoever looks at samples; asks no model.
+
+    Args:
+        cache: The folder of the answers.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        folders = [path for path in cache.glob("*-*") if path.is_dir()] if cache.is_dir() else []
+        self._folders = sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)
+
+    def of(self, file: str) -> tuple[str, Answer] | None:
+        """The provenance and the answer of the newest teacher that saw a picture; None: nobody did.
+
+        Args:
+            file: Digest of the picture.
+        """
+        for folder in self._folders:
+            try:
+                answer = Answer.model_validate_json((folder / f"{file}.json").read_bytes())
+            except (OSError, ValidationError):
+                continue
+            return teacher(folder.name.partition("-")[0]), answer
+        return None
 
 
 def open_model(path: Path, *, imports: Path, settings: EngineSettings) -> DetectionModel:

@@ -16,7 +16,7 @@ from edgebus.vision import ImageError
 from edgebus_retrainer.export import export_samples
 from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.folders import FolderError, read_folder
-from edgebus_retrainer.labels import LabelBuilder, Labelled, from_teacher, ignore_rare
+from edgebus_retrainer.labels import LabelBuilder, Labelled, ignore_rare
 from edgebus_retrainer.store import StoredSample
 from edgebus_retrainer.teacher import Teacher, open_model
 
@@ -46,17 +46,6 @@ def test_boxes_are_cut_at_the_border():
     assert truth.boxes.tolist() == [[60, 40, 64, 48]]
 
 
-def test_a_teacher_that_is_unsure_makes_ignore_regions():
-    said = [
-        box("car", 0, 0, 8, 8, 0.9),
-        box("car", 8, 0, 16, 8, 0.3),
-        box("kite", 0, 8, 8, 16, 0.8),
-    ]
-    truth = from_teacher(said, BUILDER, width=64, height=48, accept=0.4)
-    assert truth.boxes.tolist() == [[0, 0, 8, 8]]
-    assert sorted(truth.ignore.tolist()) == [[0, 8, 8, 16], [8, 0, 16, 8]]
-
-
 def test_classes_that_are_not_to_be_learnt_are_ignored():
     builder = LabelBuilder(TINY_CLASSES, only=frozenset({"person"}))
     truth = builder.build([box("car", 0, 0, 8, 8), box("person", 8, 0, 16, 8)], width=64, height=48)
@@ -84,16 +73,16 @@ def test_a_teacher_looks_at_each_picture_once(tmp_path):
     model = DetectionModel.load(tiny_bundle(tmp_path / "bundle"), ONE)
     jpeg, true = jpeg_of(3)
     teacher = Teacher(model, threshold=0.1, cache=tmp_path / "cache")
-    said = teacher.label(jpeg, key="abc")
-    assert sorted(b.label for b in said) == sorted(b.label for b in true)
+    said = teacher.answer(jpeg, key="abc")
+    assert sorted(b.label for b in said.boxes) == sorted(b.label for b in true)
     again = Teacher(model, threshold=0.1, cache=tmp_path / "cache")
-    assert again.label(jpeg, key="abc") == said
+    assert again.answer(jpeg, key="abc") == said
     assert again.asked == 0
     stricter = Teacher(model, threshold=0.2, cache=tmp_path / "cache")
-    stricter.label(jpeg, key="abc")
+    stricter.answer(jpeg, key="abc")
     assert stricter.asked == 1
     with pytest.raises(ImageError):
-        teacher.label(jpeg[:300], key="def")
+        teacher.answer(jpeg[:300], key="def")
 
 
 def test_a_teacher_is_a_bundle_or_an_onnx_file_with_a_known_head(tmp_path):

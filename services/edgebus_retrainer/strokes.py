@@ -1,0 +1,179 @@
+"""Boxes of several voices on one picture: each voice has its own line, not only its own colour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from edgebus.contracts import Box
+from edgebus.vision import Image
+from edgebus_retrainer.claims import Voices
+
+__all__ = ["LINES", "Line", "Voice", "draw_voices", "legend", "occurring"]
+
+Voice = Literal["operator", "truth", "teacher", "model", "ignore"]
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """How the boxes of a voice look.
+
+    Attributes:
+        color: BGR; Okabe and Ito's palette, told apart by colour-blind people too.
+        on: Length of a dash; 0: solid.
+        off: Length between two dashes.
+        width: In pixels of a tile.
+        corner: Where its class is written.
+    """
+
+    color: tuple[int, int, int]
+    on: int = 0
+    off: int = 0
+    width: int = 2
+    corner: Literal["above", "below", "inside", "none"] = "above"
+
+
+LINES: dict[Voice, Line] = {
+    "ignore": Line(color=(167, 121, 204), on=3, off=5, width=1, corner="none"),
+    "model": Line(color=(233, 180, 86), on=2, off=4, corner="inside"),
+    "teacher": Line(color=(0, 159, 230), on=9, off=6, corner="below"),
+    "truth": Line(color=(255, 255, 255), corner="above"),
+    "operator": Line(color=(115, 190, 0), width=3, corner="above"),
+}
+"""In the order in which they are drawn: what counts most comes last."""
+
+_WORDS: dict[Voice, str] = {
+    "operator": "operator",
+    "truth": "truth",
+    "teacher": "teacher",
+    "model": "model said",
+    "ignore": "unsure: ignored",
+}
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_DARK = (24, 24, 24)
+
+
+def draw_voices(
+    image: Image, voices: Voices, *, width: int, tags: bool = True, show: Iterable[Voice] = LINES
+) -> Image:
+    """The picture at another width, with the boxes of everybody who said something.
+
+    Args:
+        image: BGR, uint8 [height, width, 3].
+        voices: Who said what, in pixels of `image`.
+        width: Width of the outcome in pixels.
+        tags: Write the class at each box.
+        show: Only these voices.
+    """
+    factor = width / image.shape[1]
+    size = width, max(1, round(image.shape[0] * factor))
+    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    canvas: Image = cv2.resize(image, size, interpolation=how).astype(np.uint8, copy=False)
+    wanted = frozenset(show)
+    said = _boxes_of(voices)
+    drawn = [voice for voice in LINES if voice in wanted and said[voice]]
+    for voice in drawn:
+        for box in said[voice]:
+            corners = tuple(value * factor for value in (box.x1, box.y1, box.x2, box.y2))
+            _rectangle(canvas, corners, LINES[voice])
+    for voice in drawn if tags else ():
+        for box in said[voice]:
+            corners = tuple(value * factor for value in (box.x1, box.y1, box.x2, box.y2))
+            _tag(canvas, box, corners, LINES[voice])
+    return canvas
+
+
+def legend(width: int, voices: Sequence[Voice], *, title: str = "") -> Image:
+    """A dark strip that says which line is whose, in as many rows as it needs.
+
+    Args:
+        width: In pixels.
+        voices: Those that occur.
+        title: Stands first, in a row of its own; ASCII.
+    """
+    scale, row = 0.45, 24
+    places: list[tuple[Voice, int, int]] = []
+    top, left = row if title else 0, 10
+    for voice in reversed([each for each in LINES if each in voices]):
+        (length, _), _ = cv2.getTextSize(_WORDS[voice], _FONT, scale, 1)
+        needed = 36 + 8 + length + 22
+        if left + needed > width and left > 10:
+            top, left = top + row, 10
+        places.append((voice, left, top))
+        left += needed
+    strip = np.full((top + row + 6, width, 3), 32, np.uint8)
+    if title:
+        cv2.putText(strip, title, (10, 18), _FONT, 0.5, (245,) * 3, 1, cv2.LINE_AA)
+    for voice, x, y in places:
+        line, middle = LINES[voice], y + 14
+        _dashes(strip, (x, middle), (x + 36, middle), line)
+        cv2.putText(
+            strip, _WORDS[voice], (x + 44, middle + 5), _FONT, scale, (225,) * 3, 1, cv2.LINE_AA
+        )
+    return strip
+
+
+def occurring(voices: Iterable[Voices]) -> list[Voice]:
+    """The voices that have boxes somewhere."""
+    found = [_boxes_of(each) for each in voices]
+    return [voice for voice in LINES if any(said[voice] for said in found)]
+
+
+def _boxes_of(voices: Voices) -> dict[Voice, tuple[Box, ...]]:
+    labels = voices.operator
+    return {
+        "ignore": voices.unsure,
+        "model": voices.detections,
+        "teacher": voices.teacher or (),
+        "truth": voices.truth or (),
+        "operator": () if labels is None else tuple(claim.box for claim in labels.claims),
+    }
+
+
+def _rectangle(canvas: Image, corners: tuple[float, ...], line: Line) -> None:
+    x1, y1, x2, y2 = corners
+    for start, end in (
+        ((x1, y1), (x2, y1)),
+        ((x2, y1), (x2, y2)),
+        ((x2, y2), (x1, y2)),
+        ((x1, y2), (x1, y1)),
+    ):
+        _dashes(canvas, start, end, line)
+
+
+def _dashes(canvas: Image, start: Point, end: Point, line: Line) -> None:
+    """A line with a dark rim, so that it is seen on white and on black."""
+    (x1, y1), (x2, y2) = start, end
+    length = max(1e-6, float(np.hypot(x2 - x1, y2 - y1)))
+    step = line.on + line.off if line.on else length
+    dash = line.on or length
+    parts = [
+        (at / length, min(1.0, (at + dash) / length))
+        for at in np.arange(0.0, length, step).tolist()
+    ]
+    for color, width in ((_DARK, line.width + 2), (line.color, line.width)):
+        for begin, stop in parts:
+            a = round(x1 + (x2 - x1) * begin), round(y1 + (y2 - y1) * begin)
+            b = round(x1 + (x2 - x1) * stop), round(y1 + (y2 - y1) * stop)
+            cv2.line(canvas, a, b, color, width, cv2.LINE_AA)
+
+
+def _tag(canvas: Image, box: Box, corners: tuple[float, ...], line: Line) -> None:
+    if line.corner == "none":
+        return
+    text = box.label if box.score is None else f"{box.label} {box.score:.2f}"
+    scale = 0.38 if canvas.shape[1] < 800 else 0.5
+    (width, height), base = cv2.getTextSize(text, _FONT, scale, 1)
+    tall = height + base + 3
+    x1, y1, _, y2 = corners
+    top = {"above": y1 - tall, "below": y2 + 1, "inside": y1 + 1}[line.corner]
+    x = round(min(max(0.0, x1), max(0.0, canvas.shape[1] - width - 6.0)))
+    y = round(min(max(0.0, top), canvas.shape[0] - tall - 1.0))
+    cv2.rectangle(canvas, (x, y), (x + width + 5, y + tall), _DARK, cv2.FILLED)
+    place = x + 3, y + height + 2
+    cv2.putText(canvas, text, place, _FONT, scale, line.color, 1, cv2.LINE_AA)
