@@ -19,6 +19,7 @@ from edgebus.artifacts.errors import (
     UnsupportedOperatorError,
 )
 from edgebus.artifacts.fetching import ArtifactFetcher, FetchProgress
+from edgebus.artifacts.graph import inspect_graph
 from edgebus.artifacts.heads import COCO_CLASSES, TRAINABLE_HEADS
 from edgebus.artifacts.importing import import_onnx
 from edgebus.artifacts.index import BLOCK_SIZE, BundleIndex, FileEntry, PatchEntry
@@ -27,6 +28,7 @@ from edgebus.artifacts.manifest import (
     EngineRequirements,
     InputSpec,
     Manifest,
+    NoveltySpec,
     OutputSpec,
     ProbeSpec,
     TrainedOn,
@@ -71,6 +73,7 @@ __all__ = [
     "Limits",
     "Manifest",
     "ModelSource",
+    "NoveltySpec",
     "OutputSpec",
     "PatchEntry",
     "PatchError",
@@ -86,6 +89,7 @@ __all__ = [
     "apply_update",
     "derive_bundle",
     "import_onnx",
+    "inspect_graph",
     "reference",
     "write_bundle",
 ]

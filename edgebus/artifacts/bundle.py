@@ -24,6 +24,7 @@ from edgebus.artifacts.index import (
     GRAPH,
     INDEX,
     MANIFEST,
+    NOVELTY,
     PROBE,
     WEIGHTS,
     BundleIndex,
@@ -216,6 +217,10 @@ class Bundle:
         data = self.files.get(PROBE)
         return None if data is None else TensorFile.parse(data, file=PROBE).arrays()
 
+    def novelty(self) -> bytes | None:
+        """The graph that tells strange pictures, an ONNX model with its weights inside, or None."""
+        return None if self.manifest.novelty is None else self.files.get(NOVELTY)
+
 
 def read_plain_file(
     folder: Path, name: str, *, limit: int, says: str = "that Limits allows"
@@ -269,6 +274,8 @@ def _verify_manifest(manifest: Manifest, facts: GraphFacts, files: Mapping[str, 
             )
     if manifest.probe is not None and manifest.probe.file not in files:
         raise BundleFileMissingError(file=manifest.probe.file, where="the index")
+    if manifest.novelty is not None and manifest.novelty.file not in files:
+        raise BundleFileMissingError(file=manifest.novelty.file, where="the index")
 
 
 def _fits(declared: tuple[int | None, ...], wanted: tuple[int, ...]) -> bool:

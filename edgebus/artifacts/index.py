@@ -20,6 +20,7 @@ __all__ = [
     "GRAPH",
     "INDEX",
     "MANIFEST",
+    "NOVELTY",
     "PATCH",
     "PROBE",
     "WEIGHTS",
@@ -39,6 +40,7 @@ MANIFEST: Final = "manifest.json"
 GRAPH: Final = "graph.onnx"
 WEIGHTS: Final = "weights.safetensors"
 PROBE: Final = "probe.safetensors"
+NOVELTY: Final = "novelty.onnx"
 PATCH: Final = "weights.patch.safetensors"
 
 # One level, no dot in front: such a name cannot leave the bundle's folder.

@@ -23,6 +23,7 @@ __all__ = [
     "EngineRequirements",
     "InputSpec",
     "Manifest",
+    "NoveltySpec",
     "OutputSpec",
     "ProbeSpec",
     "TrainedOn",
@@ -129,6 +130,17 @@ class ProbeSpec(Record):
     rtol: Fraction = 1e-3
 
 
+class NoveltySpec(Record):
+    """A graph that says how unlike the pictures that the model knows a picture is.
+
+    It takes the model's own input and makes `novelty`, one number from 0; 1 is the 95th percentile
+    on the reference pictures. See `edgebus.inference.make_novelty`.
+    """
+
+    file: Literal["novelty.onnx"] = "novelty.onnx"
+    pictures: Count = Field(default=0, description="Reference pictures that it was fitted to.")
+
+
 class Manifest(Record):
     """Everything about a model version but its tensors.
 
@@ -143,6 +155,7 @@ class Manifest(Record):
         engine: What runs it.
         created: When.
         probe: Self-test, where there is one.
+        novelty: What tells strange pictures, where there is something.
         trainable: Whether the graph can be trained further.
         trainable_reason: Why not.
         origin: Where it came from, in words.
@@ -165,6 +178,7 @@ class Manifest(Record):
     engine: EngineRequirements
     created: Timestamp = Field(default_factory=utc_now)
     probe: ProbeSpec | None = None
+    novelty: NoveltySpec | None = None
     trainable: bool = True
     trainable_reason: str | None = None
     origin: str = ""

@@ -18,6 +18,7 @@ from edgebus.artifacts.index import (
     GRAPH,
     INDEX,
     MANIFEST,
+    NOVELTY,
     PATCH,
     PROBE,
     WEIGHTS,
@@ -25,7 +26,7 @@ from edgebus.artifacts.index import (
     FileEntry,
     PatchEntry,
 )
-from edgebus.artifacts.manifest import Manifest, ProbeSpec, TrainedOn
+from edgebus.artifacts.manifest import Manifest, NoveltySpec, ProbeSpec, TrainedOn
 from edgebus.artifacts.tensors import Array, TensorFile, dump_tensors
 from edgebus.artifacts.update import (
     Update,
@@ -78,6 +79,7 @@ def write_bundle(
     weights: bytes,
     probe: ProbeMaker | None = None,
     patch: tuple[str, bytes] | None = None,
+    novelty: tuple[NoveltySpec, bytes] | None = None,
 ) -> Bundle:
     """Write a bundle's folder, whole or not at all.
 
@@ -91,19 +93,23 @@ def write_bundle(
         weights: `weights.safetensors`.
         probe: Makes the self-test; without it the manifest's own probe is dropped.
         patch: Digest of the base weights, and the patch that makes `weights` from them.
+        novelty: What tells strange pictures; without it the manifest's own is dropped.
 
     Raises:
         BundleError: The parts do not make a bundle.
         FileExistsError: The folder holds something else.
     """
     target = Path(folder)
-    manifest = manifest.model_copy(update={"probe": None})
+    spec_of = None if novelty is None else novelty[0]
+    manifest = manifest.model_copy(update={"probe": None, "novelty": spec_of})
     files = {MANIFEST: b"", GRAPH: graph, WEIGHTS: weights}
     if probe is not None:
         tensors = TensorFile.parse(weights, file=WEIGHTS).arrays()
         spec, values = probe(Draft(manifest=manifest, graph=graph, weights=tensors))
         manifest = manifest.model_copy(update={"probe": spec})
         files[PROBE] = dump_tensors(values)
+    if novelty is not None:
+        files[NOVELTY] = novelty[1]
     files[MANIFEST] = manifest.encode()
     entry = None
     if patch is not None:
@@ -181,6 +187,8 @@ def derive_bundle(
         "origin": origin,
     }
     fields = parent.manifest.model_dump() | changes
+    # Frozen at the first version: distances of all versions compare, and no edge fetches it twice.
+    novelty, spec = parent.novelty(), parent.manifest.novelty
     return write_bundle(
         out,
         manifest=Manifest.model_validate(fields),
@@ -188,6 +196,7 @@ def derive_bundle(
         weights=weights,
         probe=probe,
         patch=None if patch is None else (parent.index.file(WEIGHTS).digest, patch),
+        novelty=None if novelty is None or spec is None else (spec, novelty),
     )
 
 

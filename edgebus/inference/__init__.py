@@ -10,7 +10,8 @@ from edgebus.inference.errors import (
     ModelRefusedError,
     NoPreviousModelError,
 )
-from edgebus.inference.model import DetectionModel, NamedSource
+from edgebus.inference.model import DetectionModel, Look, NamedSource
+from edgebus.inference.novelty import Novelty, NoveltyError, add_novelty, make_novelty
 from edgebus.inference.probe import ProbeError, make_probe, probe_picture, run_probe
 from edgebus.inference.swap import Candidate, HotSwap, Serving
 
@@ -22,13 +23,18 @@ __all__ = [
     "EngineSettings",
     "HotSwap",
     "InferenceError",
+    "Look",
     "ModelRefusedError",
     "NamedSource",
     "NoPreviousModelError",
+    "Novelty",
+    "NoveltyError",
     "OrtEngine",
     "ProbeError",
     "Serving",
+    "add_novelty",
     "choose_providers",
+    "make_novelty",
     "make_probe",
     "probe_picture",
     "run_probe",

@@ -27,7 +27,7 @@ _NAMES: Final[Mapping[str, str]] = {
     "cpu": "CPUExecutionProvider",
 }
 # The runtime registers these without a base class of its own.
-_ORT_ERRORS: Final[tuple[type[Exception], ...]] = (
+ORT_ERRORS: Final[tuple[type[Exception], ...]] = (
     state.EPFail,
     state.EngineError,
     state.Fail,
@@ -99,8 +99,8 @@ class OrtEngine:
             values = [ort.OrtValue.ortvalue_from_numpy(_plain(v)) for v in tensors.values()]
             options.add_external_initializers(list(tensors), values)
             session = ort.InferenceSession(source.graph_bytes(), options, providers=providers)
-        except _ORT_ERRORS as error:
-            raise EngineError(engine="onnxruntime", reason=_first_line(error)) from error
+        except ORT_ERRORS as error:
+            raise EngineError(engine="onnxruntime", reason=first_line(error)) from error
         self._session = session
         self._input = manifest.input.name
         self._outputs = [output.name for output in manifest.outputs]
@@ -120,8 +120,8 @@ class OrtEngine:
         """See `Engine`."""
         try:
             outputs: Sequence[Any] = self._session.run(self._outputs, {self._input: tensor})
-        except _ORT_ERRORS as error:
-            raise EngineError(engine=self.name, reason=_first_line(error)) from error
+        except ORT_ERRORS as error:
+            raise EngineError(engine=self.name, reason=first_line(error)) from error
         return [np.asarray(output, np.float32) for output in outputs]
 
     def _check_ports(self, source: ModelSource) -> None:
@@ -229,5 +229,5 @@ def _plain(value: Array) -> Array:
     return np.ascontiguousarray(value)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0][:500]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Protocol
 
-from edgebus.artifacts import Array, Manifest, ModelSource
+from edgebus.artifacts import Array, Bundle, Manifest, ModelSource
 from edgebus.contracts import ModelRef, StageTimes
 from edgebus.inference.engine import Engine, EngineSettings, OrtEngine
 from edgebus.inference.errors import EngineError
+from edgebus.inference.novelty import Novelty
 from edgebus.vision import (
     Detected,
     Image,
@@ -19,7 +21,7 @@ from edgebus.vision import (
     suppress,
 )
 
-__all__ = ["DetectionModel", "NamedSource"]
+__all__ = ["DetectionModel", "Look", "NamedSource"]
 
 
 class NamedSource(ModelSource, Protocol):
@@ -31,6 +33,21 @@ class NamedSource(ModelSource, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a model makes of a picture.
+
+    Attributes:
+        found: The boxes, in pixels of the picture.
+        stages: Where the time went.
+        novelty: How unlike the reference pictures it is; None where the bundle cannot tell.
+    """
+
+    found: Detected
+    stages: StageTimes
+    novelty: float | None
+
+
 class DetectionModel:
     """Pictures in, boxes out, as one bundle's manifest says. May be used from any thread.
 
@@ -39,6 +56,7 @@ class DetectionModel:
         ref: Name, version and digest, with the engine that runs it.
         classes: Names of the labels.
         engine: What runs the graph.
+        novelty: What tells strange pictures, or None.
     """
 
     def __init__(
@@ -49,6 +67,7 @@ class DetectionModel:
         threshold: float | None = None,
         nms_iou: float | None = None,
         limit: int = 300,
+        novelty: Novelty | None = None,
     ) -> None:
         """Put a model together.
 
@@ -58,6 +77,7 @@ class DetectionModel:
             threshold: Lowest score that is kept; the manifest's by default.
             nms_iou: Overlap of one class that is suppressed; the manifest's by default.
             limit: Most boxes per picture.
+            novelty: The bundle's, loaded.
 
         Raises:
             ValueError: The manifest names an unknown decoder or an impossible input.
@@ -67,6 +87,7 @@ class DetectionModel:
         self.ref = source.ref.model_copy(update={"engine": engine.name})
         self.classes = manifest.classes
         self.engine = engine
+        self.novelty = novelty
         self.threshold = manifest.decoder.score_threshold if threshold is None else threshold
         self.nms_iou = manifest.decoder.nms_iou if nms_iou is None else nms_iou
         self._limit = limit
@@ -94,7 +115,8 @@ class DetectionModel:
             ValueError: The manifest names an unknown decoder or an impossible input.
         """
         engine = OrtEngine(source, settings)
-        return cls(source, engine, threshold=threshold, nms_iou=nms_iou)
+        novelty = Novelty.of(source) if isinstance(source, Bundle) else None
+        return cls(source, engine, threshold=threshold, nms_iou=nms_iou, novelty=novelty)
 
     def detect(
         self, image: Image, *, threshold: float | None = None
@@ -113,9 +135,18 @@ class DetectionModel:
             EngineError: The runtime fails, or the outputs are NaN, infinite or misshapen; the
                 text says the model's digest.
         """
+        look = self._look(image, threshold=threshold, novelty=None)
+        return look.found, look.stages
+
+    def look(self, image: Image) -> Look:
+        """As `detect`, and how strange the picture is, where the bundle can tell."""
+        return self._look(image, threshold=None, novelty=self.novelty)
+
+    def _look(self, image: Image, *, threshold: float | None, novelty: Novelty | None) -> Look:
         began = time.perf_counter()
         tensor, placement = self._preprocessor.prepare(image)
         prepared = time.perf_counter()
+        strange = None if novelty is None else novelty.of_input(tensor)
         outputs = self.engine.run(tensor)
         ran = time.perf_counter()
         try:
@@ -132,11 +163,12 @@ class DetectionModel:
         clipped = clip_boxes(placed, width=image.shape[1], height=image.shape[0])
         found = suppress(clipped, iou=self.nms_iou, limit=self._limit)
         done = time.perf_counter()
-        return found, StageTimes(
+        stages = StageTimes(
             preprocess_ms=_ms(began, prepared),
             inference_ms=_ms(prepared, ran),
             postprocess_ms=_ms(ran, done),
         )
+        return Look(found, stages, strange)
 
     def raw(self, image: Image) -> list[Array]:
         """The engine's outputs for a picture, as they are."""

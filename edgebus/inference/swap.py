@@ -13,6 +13,7 @@ from edgebus.contracts import ModelRef, utc_now
 from edgebus.inference.engine import Engine, EngineSettings, OrtEngine
 from edgebus.inference.errors import InferenceError, ModelRefusedError, NoPreviousModelError
 from edgebus.inference.model import DetectionModel
+from edgebus.inference.novelty import Novelty
 from edgebus.inference.probe import probe_picture, run_probe
 from edgebus.vision import VisionError
 
@@ -72,6 +73,7 @@ class HotSwap:
         nms_iou: float | None = None,
         warmup_runs: int = 3,
         make_engine: EngineMaker = OrtEngine,
+        novelty: bool = True,
     ) -> None:
         """Start without a model.
 
@@ -81,11 +83,13 @@ class HotSwap:
             nms_iou: Overlap of one class that is suppressed; each manifest's by default.
             warmup_runs: Inferences before a candidate may serve.
             make_engine: Loads a graph.
+            novelty: Whether to load what tells strange pictures, where a bundle has it.
         """
         self._settings = settings or EngineSettings()
         self._threshold, self._nms_iou = threshold, nms_iou
         self._warmup_runs = warmup_runs
         self._make_engine = make_engine
+        self._novelty = novelty
         self._lock = threading.Lock()
         self._current: Serving | None = None
         self._previous: Serving | None = None
@@ -110,12 +114,18 @@ class HotSwap:
         try:
             began = time.perf_counter()
             engine = self._make_engine(bundle, self._settings)
-            model = DetectionModel(bundle, engine, threshold=self._threshold, nms_iou=self._nms_iou)
+            model = DetectionModel(
+                bundle,
+                engine,
+                threshold=self._threshold,
+                nms_iou=self._nms_iou,
+                novelty=Novelty.of(bundle) if self._novelty else None,
+            )
             loaded = time.perf_counter()
             stage = "warm-up"
             picture = probe_picture(bundle.manifest, seed=0)
             for _ in range(self._warmup_runs):
-                model.detect(picture)
+                model.look(picture)
             warm = time.perf_counter()
             stage = "probe"
             deviation = run_probe(engine, bundle.manifest, bundle.probe())

@@ -41,12 +41,14 @@ class Answer:
         found: The boxes, in pixels of the frame.
         stages: Where the time went.
         detected: When the boxes were there.
+        novelty: How unlike the model's reference pictures the frame is; None where unknown.
     """
 
     serving: Serving
     found: Detected
     stages: StageTimes
     detected: datetime
+    novelty: float | None = None
 
 
 class Detector(Service[DetectorSettings]):
@@ -60,7 +62,12 @@ class Detector(Service[DetectorSettings]):
         self._dropped: Counter[str] = Counter()
         self._waiting = False
         self.model = await self._model_name()
-        self.swap = HotSwap(settings.engine, threshold=settings.threshold, nms_iou=settings.nms_iou)
+        self.swap = HotSwap(
+            settings.engine,
+            threshold=settings.threshold,
+            nms_iou=settings.nms_iou,
+            novelty=settings.novelty,
+        )
         # One thread for frames: inference has threads of its own, and two frames at a time only
         # delay each other. The event loop stays free for the bus.
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="detector")
@@ -145,6 +152,7 @@ class Detector(Service[DetectorSettings]):
                 detected=max(answer.detected, event.received),
                 stages=answer.stages,
                 dropped=self._dropped[event.topic],
+                feature=answer.novelty,
             ),
         )
 
@@ -235,6 +243,6 @@ def _detect(serving: Serving, frame: Frame) -> Answer:
             f"{record.width} x {record.height}"
         )
         raise ImageError(size=len(frame.jpeg), reason=reason)
-    found, stages = serving.model.detect(image)
-    decode_ms = round((decoded - began) * 1e3, 3)
-    return Answer(serving, found, stages.model_copy(update={"decode_ms": decode_ms}), utc_now())
+    look = serving.model.look(image)
+    stages = look.stages.model_copy(update={"decode_ms": round((decoded - began) * 1e3, 3)})
+    return Answer(serving, look.found, stages, utc_now(), look.novelty)

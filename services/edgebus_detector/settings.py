@@ -30,6 +30,9 @@ class DetectorSettings(ServiceSettings):
     """Lowest score that is published; the model's own by default."""
     nms_iou: Fraction | None = None
     """Overlap above which two boxes of a class are one; the model's own by default."""
+    novelty: bool = True
+    """Say of each frame how unlike the model's reference pictures it is, where the bundle can
+    tell."""
     engine: EngineSettings = EngineSettings()
     """How the model is run."""
     fetch_attempts: Annotated[int, Field(ge=1, le=100)] = 5
