@@ -128,13 +128,16 @@ class Journal:
         """
         if self._thread is None:
             return
-        if flush:
-            await self._write(everything=True)
-        self._closed = True
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(BusClosedError())
-        self._waiting.clear()
+        try:
+            if flush:
+                await self._write(everything=True)
+        finally:
+            # Whatever happened: nobody shall wait for a journal that is closed.
+            self._closed = True
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(BusClosedError())
+            self._waiting.clear()
         await self._in_thread(self._file.close)
         self._thread.shutdown(wait=False)
         self._thread = None
