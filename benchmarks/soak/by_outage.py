@@ -160,7 +160,7 @@ async def _outage(scene: Scene, *, overflow: Overflow) -> Outcome:
             after = loop.time() - back
             await asyncio.wait(sources)
             await site.service.bus.drain(_BACKOFF_S)
-            await site.ledger.settled(patience_s=_BACKOFF_S)
+            await site.ledger.settled(patience_s=2 * _BACKOFF_S)
             stats = site.service.bus.stats
             stop.set()
             await life

@@ -6,16 +6,21 @@ import asyncio
 import json
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks.soak.by_broker import mosquitto_killed, nats_killed
+from benchmarks.soak.by_clock import clock_set
+from benchmarks.soak.by_disk import disk_full
 from benchmarks.soak.by_link import link_cut, link_fragments, link_lossy, link_slow, link_stalled
+from benchmarks.soak.by_outage import outage_dropping, outage_refusing
+from benchmarks.soak.by_process import publisher_killed, reader_killed
 from benchmarks.soak.field import Outcome, Scene
 
 __all__ = ["PHASES", "Phase", "report", "run_faults", "write"]
@@ -41,17 +46,28 @@ class Phase:
     name: str
     share: float
     faults: int
-    run: Callable[[Scene], Awaitable[Outcome]]
+    run: Callable[[Scene], Outcome]
+
+
+def _now(run: Callable[[Scene], Coroutine[Any, Any, Outcome]]) -> Callable[[Scene], Outcome]:
+    """In real time; those in virtual time have a loop of their own."""
+    return lambda scene: asyncio.run(run(scene))
 
 
 PHASES = (
-    Phase(name="Mosquitto kill -9", share=0.2, faults=20, run=mosquitto_killed),
-    Phase(name="NATS kill -9", share=0.1, faults=20, run=nats_killed),
-    Phase(name="link cut", share=0.15, faults=40, run=link_cut),
-    Phase(name="link half-open", share=0.05, faults=20, run=link_stalled),
-    Phase(name="link slow", share=0.05, faults=10, run=link_slow),
-    Phase(name="link lossy", share=0.1, faults=20, run=link_lossy),
-    Phase(name="link in single bytes", share=0.02, faults=1, run=link_fragments),
+    Phase(name="Mosquitto kill -9", share=0.2, faults=20, run=_now(mosquitto_killed)),
+    Phase(name="NATS kill -9", share=0.1, faults=20, run=_now(nats_killed)),
+    Phase(name="link cut", share=0.1, faults=40, run=_now(link_cut)),
+    Phase(name="link half-open", share=0.04, faults=20, run=_now(link_stalled)),
+    Phase(name="link slow", share=0.04, faults=10, run=_now(link_slow)),
+    Phase(name="link lossy", share=0.02, faults=20, run=_now(link_lossy)),
+    Phase(name="link in single bytes", share=0.02, faults=1, run=_now(link_fragments)),
+    Phase(name="publisher kill -9", share=0.1, faults=20, run=_now(publisher_killed)),
+    Phase(name="reader kill -9", share=0.1, faults=20, run=_now(reader_killed)),
+    Phase(name="10 min outage, refusing", share=0.12, faults=1, run=outage_refusing),
+    Phase(name="10 min outage, dropping", share=0.12, faults=1, run=outage_dropping),
+    Phase(name="clock set by a day", share=0.02, faults=20, run=_now(clock_set)),
+    Phase(name="disk full", share=0.02, faults=1, run=_now(disk_full)),
 )
 
 
@@ -86,14 +102,10 @@ def run_faults(
                     news=lambda: progress.advance(bar),
                 )
                 began = time.monotonic()
-                outcome = asyncio.run(_one(phase, scene))
+                outcome = phase.run(scene)
                 outcome.seconds = time.monotonic() - began
             done.append((phase, outcome))
     return done
-
-
-async def _one(phase: Phase, scene: Scene) -> Outcome:
-    return await phase.run(scene)
 
 
 def report(done: Sequence[tuple[Phase, Outcome]], *, console: Console) -> None:
