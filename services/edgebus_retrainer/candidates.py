@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import cv2
 
 from edgebus.artifacts import Bundle, TrainedOn, Update, derive_bundle
 from edgebus.contracts import DomainReport, GateReport
 from edgebus.inference import DetectionModel, EngineSettings, make_probe
-from edgebus.vision import MapResult
 from edgebus_retrainer.clock import JobClock
-from edgebus_retrainer.gate import NEW, OLD, GateRules, decide, domain_report
+from edgebus_retrainer.gate import NEW, OLD, GateRules, Latency, decide, domain_report
 from edgebus_retrainer.labels import Labelled
 from edgebus_retrainer.material import Material, count_with_boxes
-from edgebus_retrainer.measuring import measure
+from edgebus_retrainer.measuring import Measured, measure, milliseconds
 from edgebus_retrainer.spec import JobSpec, StepDone
 
 __all__ = ["Candidate", "Candidates"]
@@ -59,7 +61,9 @@ class Candidates:
     rules: GateRules
     engine: EngineSettings
     clock: JobClock
-    before: dict[str, MapResult] | None = None
+    left_out: int = 0
+    incumbent: DetectionModel | None = None
+    before: dict[str, Measured] = field(default_factory=dict)
 
     def measure(self, update: Update, *, alpha: float) -> Candidate:
         """A candidate part of the way, measured as the bundle that it is on disk."""
@@ -71,19 +75,24 @@ class Candidates:
             draft = self.spec.folder / f"draft-{alpha:g}"
             shutil.rmtree(draft, ignore_errors=True)
             written = derive_bundle(self.base, update, version=self.spec.version, out=draft)
-            if self.before is None:
-                self.before = self._measure(self.base)
-            after = self._measure(Bundle.open(draft))
+            if self.incumbent is None:
+                self.incumbent = DetectionModel.load(self.base, self.engine)
+                self.before = self._measure(self.incumbent)
+            model = DetectionModel.load(Bundle.open(draft), self.engine)
+            after = self._measure(model)
+            latency = self._latency(self.incumbent, model)
             shutil.rmtree(draft)
             reports: list[DomainReport] = [
-                domain_report(name, self.before[name], after[name], labels=self._labels(name))
+                domain_report(
+                    name, self.before[name], after[name], self.rules, labels=self._labels(name)
+                )
                 for name in after
             ]
             return Candidate(
                 update=update,
                 alpha=alpha,
                 weights=written.index.file("weights.safetensors").digest,
-                gate=decide(reports, self.rules),
+                gate=decide(reports, self.rules, latency=latency, left_out=self.left_out),
             )
 
     def write(self, candidate: Candidate) -> Bundle:
@@ -125,8 +134,16 @@ class Candidates:
     def _sets(self) -> dict[str, tuple[Labelled, ...]]:
         return {NEW: self.material.new_holdout, OLD: self.material.old_holdout}
 
-    def _measure(self, bundle: Bundle) -> dict[str, MapResult]:
-        model = DetectionModel.load(bundle, self.engine)
+    def _latency(self, incumbent: DetectionModel, model: DetectionModel) -> Latency | None:
+        """Both on the first held-out picture that can be read."""
+        for picture in self.material.new_holdout:
+            image: Any = cv2.imread(str(picture.path), cv2.IMREAD_COLOR)
+            if image is not None:
+                before, after = milliseconds(incumbent, model, image)
+                return Latency(before=before, after=after)
+        return None
+
+    def _measure(self, model: DetectionModel) -> dict[str, Measured]:
         sets = self._sets
         total = sum(len(pictures) for pictures in sets.values())
         done = 0

@@ -10,8 +10,9 @@ from edgebus.inference import EngineSettings
 from edgebus_retrainer.candidates import Candidates
 from edgebus_retrainer.clock import JobClock, Report
 from edgebus_retrainer.ensemble import open_teacher
-from edgebus_retrainer.gate import NEW, OLD, GateRules, forgets_too_much, too_few
+from edgebus_retrainer.gate import NEW, OLD, GateRules, goes_too_far, too_few
 from edgebus_retrainer.labels import Labelled
+from edgebus_retrainer.leaks import Leak, keep_apart
 from edgebus_retrainer.learning import TrainingFailedError, learn
 from edgebus_retrainer.material import Material, count_with_boxes, prepare
 from edgebus_retrainer.spec import JobOutcome, JobSpec, StepDone
@@ -51,33 +52,30 @@ def run_job(spec: JobSpec, *, threads: int, report: Report) -> JobOutcome:
     """
     spec.folder.mkdir(parents=True, exist_ok=True)
     clock = JobClock(report)
-    rules = GateRules(
-        min_gain=spec.gate.min_gain,
-        tolerance=spec.gate.tolerance,
-        min_images=spec.gate.min_images,
-        require_old=spec.gate.require_old,
-    )
+    rules = _rules(spec)
     engine = EngineSettings(threads=threads)
     with clock.phase("preparing", f"{len(spec.train)} new samples"):
         base = Bundle.open(spec.base)
         material = _prepare(spec, base, engine, rules, report)
-    lacking = _lacking(material.new_holdout, material.old_holdout, rules)
+        lacking = _lacking(material.new_holdout, material.old_holdout, rules)
+        distance = -1 if lacking else spec.gate.leak_distance
+        apart = keep_apart(material, distance=distance)
     if lacking:
-        gate = GateReport(
-            passed=False,
-            reasons=tuple(lacking),
-            tolerance=rules.tolerance,
-            min_gain=rules.min_gain,
-        )
+        gate = _unmeasured(lacking, rules)
         return _outcome(clock, material, "skipped", "; ".join(lacking), gate)
     if not material.new:
         return _outcome(clock, material, "refused", "no new sample can be used", None)
+    leaky = [_leaky(leak, spec) for leak in apart.leaks if leak.share > spec.gate.max_leaking]
+    if leaky:
+        gate = _unmeasured(leaky, rules)
+        return _outcome(clock, material, "refused", "; ".join(leaky), gate)
+    material = apart.material
     with clock.phase("training"):
         learnt = learn(spec, base, material, threads=threads, report=report)
-    tried = Candidates(spec, base, material, rules, engine, clock)
+    tried = Candidates(spec, base, material, rules, engine, clock, left_out=apart.left_out)
     candidate = tried.measure(learnt.update, alpha=1.0)
     for alpha in spec.gate.interpolate:
-        if not forgets_too_much(candidate.gate):
+        if not goes_too_far(candidate.gate, rules):
             break
         candidate = tried.measure(learnt.update, alpha=alpha)
     if not candidate.gate.passed:
@@ -93,6 +91,43 @@ def run_job(spec: JobSpec, *, threads: int, report: Report) -> JobOutcome:
             "update_bytes": patch.size if patch is not None else len(bundle.weights.data),
         }
     )
+
+
+def _rules(spec: JobSpec) -> GateRules:
+    gate = spec.gate
+    return GateRules(
+        min_gain=gate.min_gain,
+        tolerance=gate.tolerance,
+        min_images=gate.min_images,
+        require_old=gate.require_old,
+        confidence=gate.confidence,
+        sure=gate.sure,
+        class_tolerance=gate.class_tolerance,
+        class_boxes=gate.class_boxes,
+        max_slowdown=gate.max_slowdown,
+        max_calibration_loss=gate.max_calibration_loss,
+        seed=spec.settings.seed,
+    )
+
+
+def _unmeasured(reasons: Sequence[str], rules: GateRules) -> GateReport:
+    """The gate's no before anything was measured."""
+    return GateReport(
+        passed=False,
+        reasons=tuple(reasons),
+        tolerance=rules.tolerance,
+        min_gain=rules.min_gain,
+    )
+
+
+def _leaky(leak: Leak, spec: JobSpec) -> str:
+    hint = (
+        "give another replay or replay_holdout folder"
+        if leak.name == "replay"
+        else "the cameras show the same picture again and again: raise the collectors' "
+        "duplicate_distance and duplicate_memory, or wait for other pictures"
+    )
+    return f"leaky split: {leak.words(distance=spec.gate.leak_distance)}; {hint}"
 
 
 def _prepare(

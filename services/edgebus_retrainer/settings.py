@@ -178,6 +178,24 @@ class GateSettings(ServiceSettings):
     """At most so many held-out pictures of each domain are measured."""
     require_old: bool = True
     """Whether a candidate may pass only if there is an old domain to measure."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] | None = 0.9
+    """Of the interval of each gain, by a paired bootstrap over pictures; null: none."""
+    sure: bool = True
+    """Whether that interval of the new domain's gain must lie above 0."""
+    class_tolerance: Fraction = 0.1
+    """mAP50 that any one class may lose, in either domain."""
+    class_boxes: AtLeastOne = 20
+    """Classes with fewer boxes in a domain are not judged alone."""
+    max_slowdown: Annotated[float, Field(gt=0)] | None = 1.5
+    """Largest latency through the edge's engine, as a multiple of the incumbent's; null: any."""
+    max_calibration_loss: Fraction | None = None
+    """How much the calibration error of the scores may rise; null: it is told, not judged."""
+    leak_distance: Annotated[int, Field(ge=-1, le=256)] = 8
+    """Training pictures whose hashes differ from a held-out one's in at most so many of 256 bits
+    are left out; -1: none."""
+    max_leaking: Fraction = 0.5
+    """Where more than this part of the training pictures is, the split is no split, and no job
+    is run on it."""
     interpolate: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5,)
     """Where a candidate gains but forgets too much, so far between old and new is tried next."""
 

@@ -8,7 +8,8 @@ from edgebus_retrainer.settings import GateSettings, TrainSettings
 from edgebus_retrainer.spec import JobSpec, SampleFile
 
 TRAIN = TrainSettings(steps=120, batch=4, learning_rate=0.1, threads=1, nice=0)
-GATE = GateSettings(min_images=4)
+# Two squares on grey have few places to be: many of these pictures nearly are another.
+GATE = GateSettings(min_images=4, leak_distance=-1)
 
 
 def make_world(folder):

@@ -13,11 +13,12 @@ from retrainer_samples import DUSK, jpeg_of, sample
 
 from edgebus.artifacts import Bundle
 from edgebus.inference import DetectionModel, EngineSettings
-from edgebus.vision import MapResult, decode_jpeg
+from edgebus.vision import MapResult, Matches, decode_jpeg
 from edgebus_retrainer import candidates as candidates_module
 from edgebus_retrainer.files import write_atomically
 from edgebus_retrainer.job import UntrainableError, run_job
 from edgebus_retrainer.material import TeacherMissingError, UnknownClassError
+from edgebus_retrainer.measuring import Measured
 from edgebus_retrainer.runner import JobCrashedError, run_process
 from edgebus_retrainer.settings import GateSettings, LabelSettings
 from edgebus_retrainer.spec import Phase, SampleFile, StepDone
@@ -102,7 +103,13 @@ def test_a_worse_candidate_is_refused_with_its_figures(world, tmp_path):
 
 def test_one_that_forgets_is_tried_half_way(world, tmp_path, monkeypatch):
     def found(map50):
-        return MapResult(map50=map50, map=map50 / 2, per_class={}, images=12, boxes=24)
+        hits = np.arange(20) < round(20 * map50)
+        matches = tuple(
+            Matches(np.float32([1 - i / 40]), np.array([0]), hits[i : i + 1], np.array([0]))
+            for i in range(20)
+        )
+        result = MapResult(map50=map50, map=map50 / 2, per_class={}, images=12, boxes=24)
+        return Measured(result=result, matches=matches, boxes_of={}, calibration=None)
 
     # new and old domain, for: the incumbent, the whole way, half of it, a quarter
     figures = [found(value) for value in (0.5, 0.9, 0.9, 0.6, 0.8, 0.8, 0.7, 0.89)]
@@ -146,7 +153,8 @@ def test_without_an_old_domain_it_passes_only_if_allowed(world, tmp_path):
 
 def test_earlier_held_out_samples_are_an_old_domain(world, tmp_path):
     day = files(world, [sample(index) for index in range(200, 212)])
-    outcome = run(job(world, tmp_path, replay=None, old_holdout=day, replay_samples=day[:6]))
+    earlier = files(world, [sample(index) for index in range(300, 306)])
+    outcome = run(job(world, tmp_path, replay=None, old_holdout=day, replay_samples=earlier))
     assert outcome.gate.domains[1].images == 12
     assert outcome.replay == 6
 

@@ -1,10 +1,12 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgebus.contracts import DomainReport
-from edgebus.vision import MapResult
-from edgebus_retrainer.gate import GateRules, decide, domain_report, forgets_too_much, too_few
+from edgebus.vision import MapResult, Matches
+from edgebus_retrainer.gate import GateRules, decide, domain_report, goes_too_far, too_few
+from edgebus_retrainer.measuring import Measured
 from edgebus_retrainer.triggers import Facts, needed, trigger
 
 
@@ -84,7 +86,7 @@ def test_a_candidate_that_gains_and_remembers_passes():
     gate = decide([domain("new", 0.5, 0.9), domain("old", 0.9, 0.89)], GateRules())
     assert gate.passed
     assert gate.reasons == ()
-    assert not forgets_too_much(gate)
+    assert not goes_too_far(gate, GateRules())
 
 
 def test_one_that_is_not_better_is_refused_with_its_figures():
@@ -99,10 +101,10 @@ def test_one_that_forgets_is_refused_and_may_be_interpolated():
     gate = decide([domain("new", 0.5, 0.9), domain("old", 0.9, 0.8)], GateRules())
     assert not gate.passed
     assert "old domain: mAP50 0.900 -> 0.800 (-0.100)" in gate.reasons[0]
-    assert forgets_too_much(gate)
+    assert goes_too_far(gate, GateRules())
     worse = decide([domain("new", 0.5, 0.4), domain("old", 0.9, 0.8)], GateRules())
     assert len(worse.reasons) == 2
-    assert not forgets_too_much(worse)
+    assert not goes_too_far(worse, GateRules())
 
 
 def test_too_few_pictures_decide_nothing():
@@ -116,6 +118,8 @@ def test_too_few_pictures_decide_nothing():
 
 def test_rounding_above_one_is_still_a_fraction():
     result = MapResult(map50=1.0000001, map=0.5, per_class={"car": 1.0000001}, images=1, boxes=1)
-    report = domain_report("new", result, result)
+    seen = Matches(np.float32([0.9]), np.array([0]), np.array([True]), np.array([0]))
+    measured = Measured(result=result, matches=(seen,), boxes_of={"car": 1}, calibration=0.1)
+    report = domain_report("new", measured, measured, GateRules())
     assert report.map50_after == 1.0
     assert report.per_class_after == {"car": 1.0}

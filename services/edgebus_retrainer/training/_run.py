@@ -240,8 +240,8 @@ class Run:
 
     @property
     def _start(self) -> float:
-        begin = self.losses[:_START]
-        return sum(begin) / len(begin)
+        begin = [loss for loss in self.losses[:_START] if math.isfinite(loss)]
+        return sum(begin) / len(begin) if begin else math.nan
 
     def _diverged(self, loss: float) -> TrainingDivergedError:
         return TrainingDivergedError(
