@@ -7,7 +7,7 @@ SOURCES := edgebus services scripts tests $(wildcard benchmarks)
 APT_PACKAGES := mosquitto mosquitto-clients influxdb chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports generated compatible unit system schemas clean
+.PHONY: help demo test check lint types imports generated compatible unit soak system schemas clean
 
 help:  ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,11 @@ compatible: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(BIN)/pytest
+
+soak: system $(VENV)/.dev  ## The long runs: a million hostile inputs, 100,000 events through faults, a cluster
+	$(BIN)/python -m benchmarks.soak fuzz
+	$(BIN)/python -m benchmarks.soak faults
+	$(BIN)/python -m benchmarks.soak cluster
 
 schemas: $(VENV)/.all  ## Write schemas/ and docs/topics.md anew from the contracts
 	$(BIN)/python scripts/generate_schemas.py
