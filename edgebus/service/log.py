@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TextIO
+from contextlib import suppress
+from typing import TextIO, cast
 
 import structlog
 
@@ -20,6 +21,7 @@ def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) ->
     warning upwards.
     """
     out = sys.stderr if stream is None else stream
+    lines = cast("TextIO", _NeverFails(out))
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     as_json = settings.format == "json" or (settings.format == "auto" and not out.isatty())
     shared: list[structlog.typing.Processor] = [
@@ -43,7 +45,7 @@ def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) ->
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(file=out),
+        logger_factory=structlog.PrintLoggerFactory(file=lines),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(out)
@@ -54,3 +56,25 @@ def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) ->
         )
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+
+
+class _NeverFails:
+    """A stream for logs: lines that do not fit on a full disk are gone, and nobody stops for it.
+
+    Where standard error is a file on the disk that a service is about to call full, the line that
+    says so would else end the service.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, if it can be written."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if it can be flushed."""
+        with suppress(OSError):
+            self._stream.flush()

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from io import StringIO
@@ -266,6 +267,22 @@ def test_logs_are_one_json_object_per_line() -> None:
     assert first["model"] == "yolox@3"
     assert first["time"].endswith("Z")
     assert second["event"] == "odd thing"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_log_on_a_full_disk_ends_nobody() -> None:
+    stream = Path("/dev/full").open("w")  # noqa: SIM115 its own closing fails
+    configure_logging(LogSettings(format="json"), stream=stream)
+    try:
+        with pytest.raises(OSError, match="No space"):
+            print("x", file=stream, flush=True)
+        for _ in range(10):
+            structlog.get_logger().error("outbox in memory only")
+    finally:
+        structlog.reset_defaults()
+        __import__("logging").basicConfig(handlers=[], force=True)
+        with suppress(OSError):
+            stream.close()
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
