@@ -92,8 +92,6 @@ def run_faults(
         bar = progress.add_task("events", total=total)
         for phase in phases:
             progress.update(bar, description=phase.name)
-            if not console.is_terminal:
-                console.print(f"{phase.name} …")
             with tempfile.TemporaryDirectory(prefix="edgebus-soak-") as folder:
                 scene = Scene(
                     events=round(phase.share * events),
@@ -105,6 +103,10 @@ def run_faults(
                 outcome = phase.run(scene)
                 outcome.seconds = time.monotonic() - began
             done.append((phase, outcome))
+            if not console.is_terminal:  # no bar is seen there
+                words = "all promises kept" if outcome.good else "WRONG"
+                line = f"{phase.name}: {outcome.verdict.handled:,} events, {words}"
+                console.print(f"{line}, {outcome.seconds:.0f} s", highlight=False)
     return done
 
 
