@@ -129,7 +129,7 @@ def _alike(pictures: dict[str, Hash], held: dict[str, Hash], *, distance: int) -
         # of them may be all that is on it. So at most a twelfth of those that either has set.
         either = np.bitwise_count(mine[:, None] | against[None]).sum(axis=2, dtype=np.int64)
         near = differing * _FLAT <= np.minimum(either, distance * _FLAT)
-        for row in np.flatnonzero(near.any(axis=1)):
+        for row in map(int, np.flatnonzero(near.any(axis=1))):
             column = int(np.where(near[row], differing[row], 256).argmin())
             alike[some[row]] = others[column]
     return alike
