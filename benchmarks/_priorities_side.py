@@ -1,0 +1,171 @@
+"""The two sides of `priorities.py`, each a process: ``python -m benchmarks._priorities_side …``.
+
+The *service* answers commands, always. On the word ``load`` it passes a bundle and frames through
+the same `Bus`: it sends both to the *other* side, or receives both from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+
+from benchmarks._bus_job import frame
+from edgebus.artifacts import (
+    ArtifactFetcher,
+    ArtifactProvider,
+    Bundle,
+    DecoderSpec,
+    EngineRequirements,
+    InputSpec,
+    Manifest,
+    OutputSpec,
+    Store,
+    reference,
+    write_bundle,
+)
+from edgebus.artifacts.graph import declare_external
+from edgebus.artifacts.tensors import TensorFile, dump_tensors
+from edgebus.bus import BrokerSettings, Bus, BusSettings, Event, Latest, MqttTransport
+from edgebus.contracts import BundleRef, Command, Frame, Identity, Reply, Topic, schema, topics
+from edgebus.inference.testing import tiny_onnx, tiny_tensors
+
+__all__ = ["ASK", "OTHER", "SERVICE", "Ask", "Direction", "make_bundle"]
+
+Direction = Literal["sends", "receives"]
+SERVICE = Identity(site="bench", node="pi-01", service="detector")
+OTHER = Identity(site="bench", node="gpu-01", service="distributor")
+FRAMES_PER_S = 60
+
+
+class Ask(Command):
+    """A command that takes no work."""
+
+    schema_: Literal["bench-ask/1"] = schema("bench-ask/1")
+
+
+ASK = Topic("{node}/{service}/cmd/ask", Ask, qos=1, durable=False, doc="Bench.")
+
+
+def make_bundle(folder: Path, *, size: int) -> Bundle:
+    """A bundle of about `size` bytes: a tiny model and random ballast."""
+    model = tiny_onnx()
+    ballast = np.random.default_rng(1).random(size // 4, np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(ballast, "ballast"))
+    weights = dump_tensors(tiny_tensors() | {"ballast": ballast})
+    declare_external(model, TensorFile.parse(weights, file="weights.safetensors"))
+    manifest = Manifest(
+        name="ballast",
+        version=1,
+        input=InputSpec(name="images", height=48, width=64),
+        outputs=(OutputSpec(name="output", shape=(1, 48, 7)),),
+        decoder=DecoderSpec(kind="yolox", strides=(8,), score_threshold=0.3),
+        classes=("person", "car"),
+        engine=EngineRequirements(opset=13, ir_version=8),
+    )
+    graph = model.SerializeToString(deterministic=True)
+    return write_bundle(folder, manifest=manifest, graph=graph, weights=weights)
+
+
+class Side:
+    """One process: its bus, and the load that it takes part in."""
+
+    def __init__(self, bus: Bus, *, sends: bool, folder: Path, source: Path) -> None:
+        self._bus = bus
+        self._sends = sends
+        self._folder = folder
+        self._source = source
+        self._frames = 0
+
+    async def answer(self, event: Event[Ask]) -> None:
+        """Answer a command."""
+        await self._bus.reply(
+            event, Reply(source=SERVICE.source, request=event.payload.id, ok=True)
+        )
+
+    async def see(self, event: Event[Frame]) -> None:
+        """Take a frame."""
+        self._frames += 1
+
+    async def run(self, role: str) -> None:
+        """Until the parent goes."""
+        if role == "service":
+            await self._bus.subscribe(ASK.any(), self.answer)
+        if not self._sends:
+            await self._bus.subscribe(topics.CAMERA_FRAME.any(), self.see, policy=Latest())
+        reader = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        await (self._send(reader) if self._sends else self._receive(reader))
+
+    async def _send(self, reader: asyncio.StreamReader) -> None:
+        store = Store(self._source)
+        provider = ArtifactProvider(self._bus, self._bus.identity, store)
+        serving = asyncio.create_task(provider.run())
+        [mark] = (self._source / "bundles").iterdir()
+        ref = reference(store, mark.name, provider=self._bus.identity)
+        _say("ready", ref=ref.model_dump_json())
+        while await reader.readline():  # "load" begins, "rest" ends
+            filming = asyncio.create_task(self._film())
+            await reader.readline()
+            filming.cancel()
+            await asyncio.gather(filming, return_exceptions=True)
+        serving.cancel()
+
+    async def _film(self) -> None:
+        identity = Identity(
+            site="bench", node=self._bus.identity.node, service=self._bus.identity.service
+        )
+        address = topics.CAMERA_FRAME.at(identity, camera="front")
+        begun, n = time.monotonic(), 0
+        while True:
+            await self._bus.publish(address, frame(n))
+            n += 1
+            await asyncio.sleep(max(0.0, begun + n / FRAMES_PER_S - time.monotonic()))
+
+    async def _receive(self, reader: asyncio.StreamReader) -> None:
+        _say("ready")
+        while line := await reader.readline():  # how many times, and the reference
+            times, data = line.split(b" ", 1)
+            ref = BundleRef.model_validate_json(data)
+            self._frames, begun = 0, time.monotonic()
+            for _ in range(int(times)):
+                fetcher = ArtifactFetcher(self._bus, self._bus.identity, Store(self._folder))
+                await fetcher.fetch(ref)
+                await asyncio.to_thread(shutil.rmtree, self._folder)
+            took = time.monotonic() - begun
+            _say("done", seconds=took / int(times), frames_per_s=self._frames / took)
+
+
+def _say(word: str, **data: object) -> None:
+    sys.stdout.write(json.dumps({"word": word, **data}) + "\n")
+    sys.stdout.flush()
+
+
+async def main() -> None:
+    """Run one side."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("role", choices=["service", "other"])
+    parser.add_argument("direction", choices=["sends", "receives"])
+    parser.add_argument("port", type=int)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("source", type=Path)
+    arguments = parser.parse_args()
+    identity = SERVICE if arguments.role == "service" else OTHER
+    transport = MqttTransport(BrokerSettings(url=f"mqtt://127.0.0.1:{arguments.port}"))
+    sends = (arguments.role == "service") == (arguments.direction == "sends")
+    async with Bus(transport, identity=identity, settings=BusSettings()) as bus:
+        side = Side(bus, sends=sends, folder=arguments.folder, source=arguments.source)
+        await side.run(arguments.role)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
