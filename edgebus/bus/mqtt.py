@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from edgebus.bus._address import BrokerAddress
+from edgebus.bus._kept import KeepingConnection
 from edgebus.bus.errors import BrokerRefusedError, BrokerUnreachableError
 from edgebus.bus.native import Memory, MqttConnection
 from edgebus.bus.settings import BrokerSettings
@@ -83,7 +84,8 @@ class MqttTransport:
         self, node: _Node, options: ConnectOptions, receiver: Receiver
     ) -> MqttConnection:
         settings, address = node.settings, node.address
-        connection = MqttConnection(
+        kind = MqttConnection if len(self._nodes) == 1 else KeepingConnection
+        connection = kind(
             settings=settings,
             options=options,
             receiver=receiver,
