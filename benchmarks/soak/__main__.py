@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -59,7 +60,7 @@ def faults(
     out: Annotated[Path | None, typer.Option(help="Write the figures here, as JSON.")] = None,
 ) -> None:
     """Events while everything breaks; ends with 1 if one is lost, handled twice or in disorder."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     phases = [phase for phase in PHASES if only.lower() in phase.name.lower()]
     if not phases:
         known = ", ".join(phase.name for phase in PHASES)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks.soak.by_broker import mosquitto_killed, nats_killed
+from benchmarks.soak.by_broker import mosquitto_killed, nats_killed, nats_killed_ahead
 from benchmarks.soak.by_clock import clock_set
 from benchmarks.soak.by_disk import disk_full
 from benchmarks.soak.by_link import link_cut, link_fragments, link_lossy, link_slow, link_stalled
@@ -55,8 +55,9 @@ def _now(run: Callable[[Scene], Coroutine[Any, Any, Outcome]]) -> Callable[[Scen
 
 
 PHASES = (
-    Phase(name="Mosquitto kill -9", share=0.2, faults=20, run=_now(mosquitto_killed)),
+    Phase(name="Mosquitto kill -9", share=0.15, faults=20, run=_now(mosquitto_killed)),
     Phase(name="NATS kill -9", share=0.1, faults=20, run=_now(nats_killed)),
+    Phase(name="NATS kill -9, 1,024 ahead", share=0.05, faults=20, run=_now(nats_killed_ahead)),
     Phase(name="link cut", share=0.1, faults=40, run=_now(link_cut)),
     Phase(name="link half-open", share=0.04, faults=20, run=_now(link_stalled)),
     Phase(name="link slow", share=0.04, faults=10, run=_now(link_slow)),
@@ -129,10 +130,11 @@ def report(done: Sequence[tuple[Phase, Outcome]], *, console: Console) -> None:
             f"{outcome.seconds:.0f}",
         )
     console.print(table)
-    console.print(_LEGEND, highlight=False)
+    console.print(_LEGEND, highlight=False, soft_wrap=True)
     for phase, outcome in done:
         if outcome.notes:
-            console.print(f"{phase.name}: {'; '.join(outcome.notes)}", highlight=False)
+            notes = "; ".join(outcome.notes)
+            console.print(f"{phase.name}: {notes}", highlight=False, soft_wrap=True)
     for phase, outcome in done:
         for words in (*outcome.wrong, *outcome.verdict.examples):
             console.print(f"WRONG in {phase.name}: {words}", markup=False, highlight=False)
