@@ -1,0 +1,98 @@
+"""How soon a change is noticed, and how often one is seen where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks._learning_streams import Stream
+from edgebus.contracts import Detections
+from edgebus_collector.drift import DetectorName, DriftWatch, Statistic, make_detector
+from edgebus_collector.settings import DriftSettings
+
+__all__ = ["STATIONARY_FRAMES", "Alarm", "measure_drift"]
+
+STATIONARY_FRAMES = 100_000
+_CALIBRATION = 120
+_BLOCK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """One detector on one statistic of one stream.
+
+    Attributes:
+        delay: Frames from the onset to the first alarm; None: there was none.
+        early: Alarms before the onset.
+        false_alarms: Alarms on a stationary stream of `stationary` frames.
+    """
+
+    script: str
+    seed: int
+    detector: DetectorName
+    statistic: Statistic
+    delay: int | None
+    early: int
+    false_alarms: int
+    stationary: int
+
+
+def measure_drift(stream: Stream, *, stationary: int) -> list[Alarm]:
+    """Every detector on every statistic of one stream.
+
+    The stationary stream is made of the frames before the onset: stretches of 64 neighbours, drawn
+    with replacement (the moving-block bootstrap of Künsch 1989), so that neighbours stay as alike
+    as they are.
+    """
+    answers = [moment.example.detections for moment in stream.moments]
+    home = answers[: stream.onset]
+    order = _stretches(len(home), stationary, seed=stream.seed)
+    found = []
+    detectors: tuple[DetectorName, ...] = ("adwin", "page-hinkley", "kswin")
+    statistics: tuple[Statistic, ...] = ("confidence", "feature")
+    for detector in detectors:
+        for statistic in statistics:
+            alarms = _alarms(answers, detector, statistic)
+            after = [at - stream.onset for at in alarms if at >= stream.onset]
+            found.append(
+                Alarm(
+                    script=stream.name,
+                    seed=stream.seed,
+                    detector=detector,
+                    statistic=statistic,
+                    delay=min(after, default=None),
+                    early=len(alarms) - len(after),
+                    false_alarms=len(_alarms([home[n] for n in order], detector, statistic)),
+                    stationary=stationary,
+                )
+            )
+    return found
+
+
+def _alarms(
+    answers: Sequence[Detections], detector: DetectorName, statistic: Statistic
+) -> list[int]:
+    settings = DriftSettings()
+    watch = DriftWatch(
+        lambda: make_detector(detector),
+        name=detector,
+        statistics=(statistic,),
+        calibration=min(_CALIBRATION, len(answers) // 3),
+        max_block=settings.max_block,
+        least=settings.min_change,
+        empty=settings.empty,
+    )
+    return [
+        number
+        for number, answer in enumerate(answers)
+        if any(not drift.returned for drift in watch.look(answer, source="bench/edge/collector"))
+    ]
+
+
+def _stretches(length: int, wanted: int, *, seed: int) -> npt.NDArray[np.int64]:
+    block = min(_BLOCK, length)
+    starts = np.random.default_rng(seed).integers(0, length - block + 1, wanted // block + 1)
+    return (starts[:, None] + np.arange(block)).reshape(-1)[:wanted]
