@@ -35,7 +35,7 @@ async def clock_set(scene: Scene) -> Outcome:
 async def _traffic(scene: Scene, wall: Wall) -> Outcome:
     share = scene.events // (scene.faults + 1)
     async with AsyncExitStack() as stack:
-        broker = await stack.enter_async_context(Mosquitto(scene.folder))
+        broker = await stack.enter_async_context(Mosquitto(scene.folder, persistence=False))
         link = await stack.enter_async_context(Proxy(broker.host, broker.port))
         settings = broker.settings(link.url)
         field = await stack.enter_async_context(Field(scene, sender=settings, reader=settings))

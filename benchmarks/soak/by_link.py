@@ -119,7 +119,7 @@ async def _disturbed(
 ) -> Outcome:
     share = scene.events // (scene.faults + 1)
     async with AsyncExitStack() as stack:
-        broker = await stack.enter_async_context(Mosquitto(scene.folder))
+        broker = await stack.enter_async_context(Mosquitto(scene.folder, persistence=False))
         links = [
             await stack.enter_async_context(
                 Proxy(broker.host, broker.port, profile=profile, seed=number)

@@ -119,7 +119,9 @@ async def reader_killed(scene: Scene) -> Outcome:
     share = scene.events // (scene.faults + 1)
     ledger = Ledger(SOURCES, news=scene.news)
     async with AsyncExitStack() as stack:
-        broker = await stack.enter_async_context(Mosquitto(scene.folder / "broker"))
+        broker = await stack.enter_async_context(
+            Mosquitto(scene.folder / "broker", persistence=False)
+        )
         url = broker.settings().url
         bus = Bus(MqttTransport(broker.settings()), identity=SENDER, settings=bus_settings())
         await stack.enter_async_context(bus)
