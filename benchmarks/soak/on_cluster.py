@@ -25,6 +25,7 @@ _SITE = "cluster"
 _MAX_IN_FLIGHT = 50
 # The longest that NATS takes to elect a leader: 9 s, and what a second try adds.
 _ELECTION_S = 20.0
+_PATIENCE_S = 10.0
 
 
 class Numbered(Message):
@@ -35,6 +36,10 @@ class Numbered(Message):
 
 
 _TOPIC = Topic("{node}/{service}/numbered", Numbered, qos=1, doc="A numbered event.")
+_STATE = Topic("{node}/{service}/state/{kind}", Numbered, qos=1, retain=True, doc="A state.")
+# One event of so many is followed by a new value of one of so many retained topics.
+_STATE_EACH = 10
+_STATES = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +83,8 @@ class ClusterResult:
         late: First handled after a newer one of the same source.
         late_calm: Those of them that were sent and handled while no node was missing.
         longest_late_s: The longest that a late one came after a newer one of its source.
+        retained: Retained topics; their values changed all the time.
+        retained_wrong: Those of them that have not their last value, at any of the nodes.
         sessions_lost: How often a broker had forgotten a session.
         reconnects_s: How long each client was without a connection, each time.
         silences_s: The longest time without an event at the subscriber, after each kill.
@@ -93,6 +100,8 @@ class ClusterResult:
     late: int = 0
     late_calm: int = 0
     longest_late_s: float = 0.0
+    retained: int = 0
+    retained_wrong: int = 0
     sessions_lost: int = 0
     reconnects_s: list[float] = field(default_factory=list)
     silences_s: list[float] = field(default_factory=list)
@@ -102,7 +111,7 @@ class ClusterResult:
     @property
     def faults(self) -> int:
         """What breaks a promise."""
-        return self.lost + self.twice + self.late_calm + self.sessions_lost
+        return self.lost + self.twice + self.late_calm + self.retained_wrong + self.sessions_lost
 
 
 class _Clock:
@@ -133,6 +142,7 @@ class _Tally:
         self.sent: dict[tuple[str, int], float] = {}
         self.handled: dict[tuple[str, int], float] = {}
         self.late: list[tuple[str, int]] = []
+        self.states: dict[str, int] = {}
         self.twice = 0
         self.last = time.monotonic()
         self.silence = 0.0
@@ -245,6 +255,9 @@ async def soak_cluster(
             await bus.drain(timeout=plan.patience_s)
         await tally.complete(plan.patience_s)
         result.copies = subscription.stats.duplicates
+        result.retained = len(tally.states)
+        for node in range(len(cluster.nodes)):
+            result.retained_wrong += await _wrong_states(await client(f"late-{node}", node), tally)
     missing = tally.missing()
     for key in tally.late[:10]:
         say(f"late: {key}, by {tally.late_by(*key):.1f} s")
@@ -275,6 +288,10 @@ async def _publish(bus: Bus, plan: ClusterPlan, tally: _Tally, stop: asyncio.Eve
     async def send(n: int) -> None:
         try:
             await bus.publish(address, Numbered(source=bus.identity.source, n=n))
+            if n % _STATE_EACH == 0:
+                state = _STATE.at(bus.identity, kind=f"k{n // _STATE_EACH % _STATES}")
+                tally.states[state.name] = n
+                await bus.publish(state, Numbered(source=bus.identity.source, n=n))
         finally:
             slots.release()
 
@@ -287,6 +304,26 @@ async def _publish(bus: Bus, plan: ClusterPlan, tally: _Tally, stop: asyncio.Eve
             n += 1
             due = max(due + pause, time.monotonic() - 1.0)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+
+async def _wrong_states(bus: Bus, tally: _Tally) -> int:
+    """How many retained topics have not their last value for a client that comes now."""
+    found: dict[str, int] = {}
+    news = asyncio.Event()
+
+    async def take(event: Event[Numbered]) -> None:
+        found[event.topic] = event.payload.n
+        news.set()
+
+    await bus.subscribe(_STATE.any(site=_SITE), take)
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            while found != tally.states:
+                news.clear()
+                await news.wait()
+    except TimeoutError:
+        return sum(found.get(topic) != n for topic, n in tally.states.items())
+    return 0
 
 
 async def _fresh(tally: _Tally) -> None:
@@ -318,6 +355,7 @@ def report_cluster(plan: ClusterPlan, result: ClusterResult, *, console: Console
         ("behind newer ones of their source", f"{result.late}"),
         ("  by at most", f"{result.longest_late_s:.1f} s"),
         ("  far from any failure", f"{result.late_calm}"),
+        (f"wrong of {result.retained} retained values", f"{result.retained_wrong}"),
         ("sessions lost", f"{result.sessions_lost}"),
         ("reconnects", f"{len(result.reconnects_s)}"),
         ("  median, max", _middle(result.reconnects_s)),
