@@ -324,5 +324,6 @@ async def _watch(settings: DriftSettings) -> DriftWatch:
         statistics=settings.statistics,
         calibration=settings.calibration,
         max_block=settings.max_block,
+        least=settings.min_change,
         empty=settings.empty,
     )

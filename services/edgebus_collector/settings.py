@@ -90,6 +90,9 @@ class DriftSettings(ServiceSettings):
     max_block: Annotated[int, Field(ge=1, le=1000)] = 10
     """Frames that are averaged at most, where neighbours are alike: longer blocks make fewer
     false alarms, and later ones."""
+    min_change: Positive = 0.05
+    """How far from normal the mean has to be: what is sure but small is no drift. Of confidence
+    as it is; of the feature x as log(1 + x)."""
     empty: bool = False
     """Whether a frame without boxes has confidence 0; otherwise it does not count."""
 

@@ -99,6 +99,32 @@ def test_a_slow_decline_is_said_again_when_it_has_gone_twice_as_far():
     assert afters == sorted(afters, reverse=True)
 
 
+def test_what_is_sure_but_small_is_no_drift():
+    rng = np.random.default_rng(29)
+    parts = [stream(rng, n, mean=m, deviation=0.05) for n, m in ((1000, 0.7), (1000, 0.73))]
+    assert changes_of(monitor(), np.concatenate(parts)) == []
+    [(_, change)] = changes_of(monitor(least=0.02), np.concatenate(parts))
+    assert change.after == pytest.approx(0.73, abs=0.02)
+
+
+def test_a_small_change_does_not_hide_the_large_one_behind_it():
+    rng = np.random.default_rng(31)
+    parts = [
+        stream(rng, n, mean=m, deviation=0.05) for n, m in ((800, 0.7), (20, 0.66), (400, 0.3))
+    ]
+    found = changes_of(monitor(), np.concatenate(parts))
+    assert found
+    assert all(800 <= at < 870 for at, _ in found)
+    assert found[-1][1].after < 0.45
+
+
+def test_small_steps_that_add_up_are_a_drift():
+    rng = np.random.default_rng(37)
+    steps = [stream(rng, 800, mean=0.7 - 0.03 * k, deviation=0.05) for k in range(4)]
+    found = changes_of(monitor(), np.concatenate(steps))
+    assert [change.returned for _, change in found] == [False]
+
+
 def test_a_constant_is_no_drift_and_neither_divides_by_zero():
     watcher = monitor(calibration=30)
     assert changes_of(watcher, [0.5] * 2000) == []
@@ -116,6 +142,7 @@ def watch(**changes):
         "statistics": ("confidence", "feature"),
         "calibration": 50,
         "max_block": 1,
+        "least": 0.05,
         "empty": False,
     }
     return DriftWatch(lambda: make_detector("adwin"), **(options | changes))

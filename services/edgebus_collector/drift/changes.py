@@ -20,6 +20,8 @@ _MEMORY = 2048
 _SCALE = 3.0
 _LEAST_DEVIATION = 1e-3
 _LEAST_AFTER = 2
+_SETTLING = 30
+_BACK = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,21 +75,31 @@ class ChangeMonitor:
     range 1 and is slow to notice a change that is small on that scale.
 
     Where the detector raises its alarm, the change is located by `split_at` and the detector
-    starts anew with what came after. An alarm that only confirms what was said is not repeated.
+    starts anew with what came after. For some blocks more it is looked at where the statistic
+    settles. It has left what is normal if it is `least` away, and has returned when it is nearer
+    than four fifths of that and than half of where it was. A change that is sure but small, as
+    when other people cross the street, is no drift.
 
     Args:
         detector: Makes a new change detector.
         calibration: Frames to calibrate with.
+        least: How far from normal the statistic has to be, more than 0.
         max_block: The longest block, in frames: with longer ones alarms come too late to be of
             use, with shorter ones more of them are false.
     """
 
     def __init__(
-        self, detector: Callable[[], DriftDetector], *, calibration: int, max_block: int
+        self,
+        detector: Callable[[], DriftDetector],
+        *,
+        calibration: int,
+        max_block: int,
+        least: float = 0.05,
     ) -> None:
         self._make = detector
         self._calibration = calibration
         self._max_block = max_block
+        self._least = least
         self._first: list[float] = []
         self._detector: DriftDetector | None = None
         self._mean = 0.0
@@ -97,7 +109,9 @@ class ChangeMonitor:
         self._started: datetime | None = None
         self._values: deque[float] = deque(maxlen=_MEMORY)
         self._times: deque[datetime] = deque(maxlen=_MEMORY)
-        self._normal = 0.0
+        self._normal: float | None = None
+        self._before = 0.0
+        self._settling = 0
         self._said: float | None = None
         self.since: datetime | None = None
         """When it left what is normal; None while it is normal."""
@@ -141,9 +155,13 @@ class ChangeMonitor:
         self._values.append(mean)
         self._times.append(self._started)
         self._detector.update(self._scaled(mean))
-        if self._detector.drift_detected:
-            return self._locate()
-        return None
+        if self._detector.drift_detected and len(self._values) >= 2 * _LEAST_AFTER:
+            self._locate()
+            self._settling = _SETTLING
+        if not self._settling:
+            return None
+        self._settling -= 1
+        return self._settled()
 
     def _calibrate(self, at: datetime) -> None:
         series = np.asarray(self._first, np.float64)
@@ -156,7 +174,7 @@ class ChangeMonitor:
         # The variance of a mean of n values of an AR(1) process.
         factor = ((1 + r) / (1 - r) - 2 * r * (1 - r**n) / (n * (1 - r) ** 2)) / n
         self._deviation = math.sqrt(variance * factor)
-        self._mean = self._normal = float(series.mean())
+        self._mean = float(series.mean())
         self._detector = self._make()
         whole = series[: len(series) // n * n].reshape(-1, n).mean(axis=1)
         for value in whole:
@@ -169,42 +187,43 @@ class ChangeMonitor:
     def _scaled(self, value: float) -> float:
         return min(2.0, max(-1.0, 0.5 + (value - self._mean) / (_SCALE * self._deviation)))
 
-    def _locate(self) -> Change | None:
-        if len(self._values) < 2 * _LEAST_AFTER:
-            return None
+    def _locate(self) -> None:
+        """Find the change that the detector has noticed, and begin anew with what came after."""
         values, times = list(self._values), list(self._times)
         split = split_at(values)
-        before, after = float(np.mean(values[:split])), float(np.mean(values[split:]))
-        self._restart(values[split:], times[split:])
-        return self._worth_saying(before, after, since=times[split], blocks=len(values) - split)
-
-    def _restart(self, values: list[float], times: list[datetime]) -> None:
-        """Begin anew with what came after a change."""
-        self._values = deque(values, maxlen=_MEMORY)
-        self._times = deque(times, maxlen=_MEMORY)
+        self._before = float(np.mean(values[:split]))
+        if self._normal is None:
+            self._normal = self._before
+        self._values = deque(values[split:], maxlen=_MEMORY)
+        self._times = deque(times[split:], maxlen=_MEMORY)
         self._detector = self._make()
-        for value in values:
+        for value in self._values:
             self._detector.update(self._scaled(value))
 
-    def _worth_saying(
-        self, before: float, after: float, *, since: datetime, blocks: int
-    ) -> Change | None:
-        """A change of state, or one that leads as far again from what is normal."""
-        if self._said is None:
-            self._normal = before
+    def _settled(self) -> Change | None:
+        """What the values since the last change say: another state, or twice as far away."""
+        assert self._normal is not None
+        after = float(np.mean(self._values))
         away = abs(after - self._normal)
-        returned = self._said is not None and away < abs(self._said - self._normal) / 2
-        if self._said is not None and not returned and away < 2 * abs(self._said - self._normal):
-            return None
+        returned = False
+        if self._said is None:
+            if away < self._least:
+                return None
+        else:
+            said = abs(self._said - self._normal)
+            returned = away < min(said / 2, _BACK * self._least)
+            if not returned and away < 2 * said:
+                return None
+        since = self._times[0]
         if returned:
             self._said = self.since = None
         else:
             self._said = after
             self.since = self.since or since
         return Change(
-            before=before,
+            before=self._before,
             after=after,
-            frames=blocks * self._block,
+            frames=len(self._values) * self._block,
             since=since,
             returned=returned,
         )

@@ -41,6 +41,7 @@ class DriftWatch:
             plus the distance that the detector reports.
         calibration: Frames to calibrate with.
         max_block: The longest block of frames that is averaged.
+        least: How far from normal a mean has to be.
         empty: Whether a frame without boxes has confidence 0; otherwise it has none.
     """
 
@@ -52,6 +53,7 @@ class DriftWatch:
         statistics: Sequence[Statistic],
         calibration: int,
         max_block: int,
+        least: float,
         empty: bool,
     ) -> None:
         self._make = detector
@@ -59,6 +61,7 @@ class DriftWatch:
         self._statistics = tuple(statistics)
         self._calibration = calibration
         self._max_block = max_block
+        self._least = least
         self._empty = empty
         self._cameras: OrderedDict[str, _Camera] = OrderedDict()
 
@@ -96,7 +99,10 @@ class DriftWatch:
             monitor = camera.monitors.get(statistic)
             if monitor is None:
                 monitor = camera.monitors[statistic] = ChangeMonitor(
-                    self._make, calibration=self._calibration, max_block=self._max_block
+                    self._make,
+                    calibration=self._calibration,
+                    max_block=self._max_block,
+                    least=self._least,
                 )
             change = monitor.update(value, at=detections.captured)
             if change is not None:
