@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edgebus.cli import deadletter, lab, model, recording, run, schema, topics, trace
+from edgebus.cli import deadletter, lab, model, recording, run, samples, schema, topics, trace
 from edgebus.cli.console import fail
 from edgebus.cli.errors import describe, exit_code_of
 
@@ -60,6 +60,7 @@ run.add_to(app)
 topics.add_to(app)
 schema.add_to(app)
 model.add_to(app)
+samples.add_to(app)
 recording.add_to(app)
 deadletter.add_to(app)
 trace.add_to(app)

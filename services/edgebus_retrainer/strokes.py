@@ -13,7 +13,7 @@ from edgebus.contracts import Box
 from edgebus.vision import Image
 from edgebus_retrainer.claims import Voices
 
-__all__ = ["LINES", "Line", "Voice", "draw_voices", "legend", "occurring"]
+__all__ = ["LINES", "Line", "Voice", "boxes_of", "draw_voices", "fit", "legend", "occurring"]
 
 Voice = Literal["operator", "truth", "teacher", "model", "ignore"]
 Point = tuple[float, float]
@@ -39,8 +39,8 @@ class Line:
 
 
 LINES: dict[Voice, Line] = {
-    "ignore": Line(color=(167, 121, 204), on=3, off=5, width=1, corner="none"),
-    "model": Line(color=(233, 180, 86), on=2, off=4, corner="inside"),
+    "ignore": Line(color=(167, 121, 204), on=3, off=5, width=2, corner="none"),
+    "model": Line(color=(233, 180, 86), on=2, off=5, width=1, corner="inside"),
     "teacher": Line(color=(0, 159, 230), on=9, off=6, corner="below"),
     "truth": Line(color=(255, 255, 255), corner="above"),
     "operator": Line(color=(115, 190, 0), width=3, corner="above"),
@@ -75,7 +75,7 @@ def draw_voices(
     how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     canvas: Image = cv2.resize(image, size, interpolation=how).astype(np.uint8, copy=False)
     wanted = frozenset(show)
-    said = _boxes_of(voices)
+    said = boxes_of(voices)
     drawn = [voice for voice in LINES if voice in wanted and said[voice]]
     for voice in drawn:
         for box in said[voice]:
@@ -94,9 +94,10 @@ def legend(width: int, voices: Sequence[Voice], *, title: str = "") -> Image:
     Args:
         width: In pixels.
         voices: Those that occur.
-        title: Stands first, in a row of its own; ASCII.
+        title: Stands first, in a row of its own.
     """
     scale, row = 0.45, 24
+    title = fit(title, width - 20, scale=0.5)
     places: list[tuple[Voice, int, int]] = []
     top, left = row if title else 0, 10
     for voice in reversed([each for each in LINES if each in voices]):
@@ -118,13 +119,24 @@ def legend(width: int, voices: Sequence[Voice], *, title: str = "") -> Image:
     return strip
 
 
+def fit(text: str, width: int, *, scale: float) -> str:
+    """As much of a text as `width` pixels hold, in ASCII: OpenCV's fonts draw no more."""
+    plain = text.encode("ascii", "replace").decode()
+    shown = plain
+    while shown and cv2.getTextSize(shown, _FONT, scale, 1)[0][0] > width:
+        plain = plain[:-1]
+        shown = f"{plain}..."
+    return shown
+
+
 def occurring(voices: Iterable[Voices]) -> list[Voice]:
     """The voices that have boxes somewhere."""
-    found = [_boxes_of(each) for each in voices]
+    found = [boxes_of(each) for each in voices]
     return [voice for voice in LINES if any(said[voice] for said in found)]
 
 
-def _boxes_of(voices: Voices) -> dict[Voice, tuple[Box, ...]]:
+def boxes_of(voices: Voices) -> dict[Voice, tuple[Box, ...]]:
+    """Who said which boxes, in the order in which they are drawn."""
     labels = voices.operator
     return {
         "ignore": voices.unsure,

@@ -32,7 +32,8 @@ from edgebus.contracts import (
 )
 from edgebus.inference.testing import tiny_bundle, tiny_picture
 from edgebus.vision import encode_jpeg
-from edgebus_retrainer.export import export_samples
+from edgebus_retrainer.catalog import Catalog, Query
+from edgebus_retrainer.exchange import picture_of, write_dataset
 from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.store import SampleStore, open_database
 
@@ -299,5 +300,9 @@ def check_nothing_is_lost(loop: Loop) -> None:
     # The last few may be on their way.
     sent = [record.id for record in loop.all(SampleRecord)][:-20]
     assert set(sent) <= set(ids)
-    assert export_samples(kept[:10], loop.folder / "export", style="coco") == 10
-    assert len(os.listdir(loop.folder / "export" / "images")) == 10
+    unreadable: list[str] = []
+    seen = Catalog(folder).sights(Query(model="tiny"), limit=10, unreadable=unreadable)
+    exported = loop.folder / "export"
+    assert write_dataset((picture_of(each) for each in seen), exported, style="coco") == 10
+    assert unreadable == []
+    assert len(os.listdir(exported / "images")) == 10

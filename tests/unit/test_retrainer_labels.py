@@ -3,21 +3,17 @@ import os
 from pathlib import Path
 
 import cv2
-import numpy as np
 import onnx
 import pytest
-from retrainer_samples import jpeg_of, sample, scene
+from retrainer_samples import jpeg_of, scene
 
 from edgebus.artifacts import ImportRefusedError
 from edgebus.contracts import Box
 from edgebus.inference import DetectionModel, EngineSettings
 from edgebus.inference.testing import TINY_CLASSES, tiny_bundle, tiny_onnx
 from edgebus.vision import ImageError
-from edgebus_retrainer.export import export_samples
-from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.folders import FolderError, read_folder
 from edgebus_retrainer.labels import LabelBuilder, Labelled, ignore_rare
-from edgebus_retrainer.store import StoredSample
 from edgebus_retrainer.teacher import Teacher, open_model
 
 BUILDER = LabelBuilder(TINY_CLASSES)
@@ -207,41 +203,3 @@ def test_blocks_of_neighbours_are_held_out(tmp_path):
     assert len(folder.split("train")) == 60
     few = read_folder(tmp_path, BUILDER, limit=8)
     assert [int(p.path.stem) for p in few.pictures] == list(range(0, 80, 10))
-
-
-def stored(folder, each):
-    pictures = PictureStore(folder)
-    digest = pictures.put(each.jpeg)
-    return StoredSample(
-        id=each.record.id,
-        path=pictures.path(digest),
-        file=digest,
-        camera=each.record.camera,
-        captured=each.record.captured,
-    )
-
-
-@pytest.mark.parametrize("style", ["coco", "yolo"])
-def test_an_export_reads_back_with_the_same_boxes(tmp_path, style):
-    samples = [sample(index) for index in range(5)]
-    out = tmp_path / "out"
-    kept = [stored(tmp_path / "store", each) for each in samples]
-    assert export_samples(kept, out, style=style) == 5
-    back = {p.path.stem: p for p in read_folder(out, BUILDER).pictures}
-    for each in samples:
-        truth = BUILDER.build(each.record.truth, width=64, height=48)
-        found = back[each.record.id].truth
-        assert found.boxes == pytest.approx(truth.boxes, abs=0.01)
-        assert found.labels.tolist() == truth.labels.tolist()
-    with pytest.raises(FileExistsError):
-        export_samples(kept, out, style=style)
-
-
-def test_samples_without_truth_export_what_was_detected_only_on_request(tmp_path):
-    unlabelled = sample(0, truth=False)
-    kept = [stored(tmp_path / "store", unlabelled)]
-    assert export_samples(kept, tmp_path / "none", style="yolo") == 0
-    said = {unlabelled.record.id: (box("car", 0, 0, 8, 8, 0.9),)}
-    assert export_samples(kept, tmp_path / "some", style="yolo", labels=said) == 1
-    (picture,) = read_folder(tmp_path / "some", BUILDER).pictures
-    assert np.allclose(picture.truth.boxes, [[0, 0, 8, 8]], atol=0.01)

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 from retrainer_samples import MODEL, START, sample, square
-from typer.testing import CliRunner
 
 from edgebus.contracts import ModelRef, Sample, TrainingResult, new_id
-from edgebus_retrainer.__main__ import app
 from edgebus_retrainer.claims import Claim, LabelSet, operator
 from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.journal import Job, JobJournal
@@ -340,21 +338,3 @@ def test_the_journal_knows_an_interrupted_job(tmp_path):
         "skipped",
     }
     assert json.loads(journal.results("tiny", limit=1)[0].encode())["schema"] == "training/1"
-
-
-def test_the_store_exports_from_the_command_line(tmp_path):
-    (tmp_path / "data").mkdir()
-    store = open_store(tmp_path / "data")
-    for index in range(3):
-        store.add(sample(index), received=START)
-    store.add(sample(3, truth=False), received=START)
-    for style in ("coco", "yolo"):
-        asked = ["export", "--data", str(tmp_path / "data"), "--out", str(tmp_path / style)]
-        done = CliRunner().invoke(app, [*asked, "--style", style])
-        assert done.exit_code == 0, done.output
-        assert "3 of 4 samples" in done.output
-        assert len(list((tmp_path / style / "images").iterdir())) == 3
-        again = CliRunner().invoke(app, [*asked, "--style", style])
-        assert again.exit_code == 2
-    nowhere = ["export", "--data", str(tmp_path / "no"), "--out", str(tmp_path / "x")]
-    assert CliRunner().invoke(app, nowhere).exit_code == 2

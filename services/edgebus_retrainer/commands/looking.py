@@ -1,0 +1,270 @@
+"""`edgebus samples list|show|sheet`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import typer
+
+from edgebus.cli.console import table
+from edgebus.vision import Image
+from edgebus_retrainer.catalog import Catalog, Entry, Query, Sight
+from edgebus_retrainer.commands.options import (
+    Accept,
+    Before,
+    By,
+    Camera,
+    Conflict,
+    Data,
+    Labelled,
+    Model,
+    Policy,
+    Since,
+    SplitOption,
+    Which,
+    query_of,
+    report_unreadable,
+)
+from edgebus_retrainer.files import write_atomically
+from edgebus_retrainer.page import sample_page
+from edgebus_retrainer.sheet import contact_sheet, one_picture
+
+__all__ = ["list_samples", "sheet", "show"]
+
+
+def list_samples(
+    *,
+    data: Data,
+    model: Model = None,
+    camera: Camera = None,
+    policy: Policy = None,
+    split: SplitOption = None,
+    since: Since = None,
+    before: Before = None,
+    labelled: Labelled = None,
+    by: By = None,
+    conflict: Conflict = False,
+    accept: Accept = 0.4,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+) -> None:
+    """List samples, the newest first.
+
+    Example: edgebus samples list --data /var/lib/edgebus/retrainer --camera front --unlabelled
+    """
+    catalog = Catalog(data, accept=accept)
+    query = query_of(
+        model=model,
+        camera=camera,
+        policy=policy,
+        split=split,
+        since=since,
+        before=before,
+        labelled=labelled,
+        by=by,
+        conflict=conflict,
+    )
+    unreadable: list[str] = []
+    found = list(_listed(catalog, query, limit, unreadable))
+    if as_json:
+        for entry, sight in found:
+            print(json.dumps(_facts(entry, sight)))
+    elif found:
+        headers = ["sample", "captured", "camera", "frame", "split", "policy", "score", "labels"]
+        rows = [_row(entry, sight) for entry, sight in found]
+        table((*headers, "conflicts") if conflict else headers, rows)
+        # A conflict is known once the files are read: then there is no total.
+        total = "" if conflict else f" of {catalog.count(query)}"
+        print(f"{len(found)}{total} samples")
+    else:
+        print("no such sample")
+    report_unreadable(unreadable)
+
+
+def show(
+    which: Which,
+    *,
+    data: Data,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Write the picture with all boxes: .png, .jpg or .html."),
+    ] = None,
+    accept: Accept = 0.4,
+    width: Annotated[int, typer.Option(min=320, max=8192, help="Width of the picture.")] = 960,
+) -> None:
+    """Show one sample: its record, who says what of it, and its picture with the boxes.
+
+    Example: edgebus samples show 39f8998 --data /var/lib/edgebus/retrainer --out sample.html
+    """
+    catalog = Catalog(data, accept=accept)
+    sight = catalog.look(catalog.find(which))
+    record, entry = sight.record, sight.entry
+    said = [] if sight.resolved is None else list(sight.resolved.conflicts)
+    drift = "not watched" if record.drift is None else ", ".join(record.drift.drifted) or "stable"
+    table(
+        ("", ""),
+        [
+            ("sample", entry.id),
+            ("camera", f"{entry.camera} frame {entry.index} of {record.source}"),
+            ("captured", f"{entry.captured:%Y-%m-%d %H:%M:%S} UTC"),
+            ("chosen by", f"{entry.policy}: {entry.reason} (score {entry.score:g})"),
+            ("split", entry.split),
+            ("model", f"{record.model.name} v{record.model.version} {record.model.digest[:12]}"),
+            ("drift", drift),
+            ("consent", f"{record.consent}, retention {record.retention}"),
+            ("job", entry.job or "none has used it"),
+            ("labels", _labels(entry, sight)),
+            ("file", str(entry.path)),
+        ],
+    )
+    if sight.resolved is not None and sight.resolved.claims:
+        table(
+            ("class", "x1", "y1", "x2", "y2", "who says so"),
+            [
+                (c.box.label, *(f"{v:g}" for v in (c.box.x1, c.box.y1, c.box.x2, c.box.y2)), c.by)
+                for c in sight.resolved.claims
+            ],
+        )
+    for conflict in said:
+        print(f"conflict: {conflict.words}")
+    if out is None:
+        return
+    if out.suffix.lower() in {".html", ".htm"}:
+        page = sample_page(sight, history=catalog.book.history(entry.id))
+        write_atomically(out, page.encode())
+    else:
+        _write_picture(out, one_picture(sight, width=width))
+    print(f"written: {out}")
+
+
+def sheet(
+    *,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write: .jpg or .png.")],
+    model: Model = None,
+    camera: Camera = None,
+    policy: Policy = None,
+    split: SplitOption = None,
+    since: Since = None,
+    before: Before = None,
+    labelled: Labelled = None,
+    by: By = None,
+    conflict: Conflict = False,
+    accept: Accept = 0.4,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=400, help="Most tiles.")] = 24,
+    columns: Annotated[int | None, typer.Option(min=1, max=40, help="Tiles per row.")] = None,
+    tile: Annotated[int, typer.Option(min=120, max=1920, help="Width of a tile.")] = 320,
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--every", help="Neighbours, too: by default one of each 20 consecutive frames."
+        ),
+    ] = False,
+) -> None:
+    """Write many samples with their boxes as one picture.
+
+    Example: edgebus samples sheet --data /var/lib/edgebus/retrainer --conflict --out sheet.jpg
+    """
+    catalog = Catalog(data, accept=accept)
+    query = query_of(
+        model=model,
+        camera=camera,
+        policy=policy,
+        split=split,
+        since=since,
+        before=before,
+        labelled=labelled,
+        by=by,
+        conflict=conflict,
+        distinct=not every,
+    )
+    unreadable: list[str] = []
+    sights = catalog.sights(query, limit=limit, unreadable=unreadable)
+    title = f"{catalog.count(query)} samples" + (", conflicts only" if conflict else "")
+    title = f"newest of {title}{'' if every else ', one of each 20 consecutive frames'}"
+    drawn = contact_sheet(sights, title=title, columns=columns, tile=tile, unreadable=unreadable)
+    report_unreadable(unreadable)
+    if drawn is None:
+        print("no such sample")
+        return
+    _write_picture(out, drawn)
+    print(f"written: {out}, {drawn.shape[1]} x {drawn.shape[0]}")
+
+
+def _listed(
+    catalog: Catalog, query: Query, limit: int, unreadable: list[str]
+) -> Iterator[tuple[Entry, Sight | None]]:
+    """Entries; with what was said of them where conflicts are asked for."""
+    if query.conflict:
+        for sight in catalog.sights(query, limit=limit, unreadable=unreadable):
+            yield sight.entry, sight
+        return
+    for entry in islice(catalog.entries(query, limit=limit), limit):
+        if not entry.path.is_file():
+            unreadable.append(f"sample {entry.id} cannot be read: its file is missing")
+            continue
+        yield entry, None
+
+
+def _row(entry: Entry, sight: Sight | None) -> list[str]:
+    row = [
+        entry.id,
+        f"{entry.captured:%Y-%m-%d %H:%M:%S}",
+        entry.camera,
+        str(entry.index),
+        entry.split,
+        entry.policy,
+        f"{entry.score:.3g}",
+        _labels(entry, sight),
+    ]
+    if sight is not None and sight.resolved is not None:
+        row.append("; ".join(conflict.words for conflict in sight.resolved.conflicts))
+    return row
+
+
+def _labels(entry: Entry, sight: Sight | None) -> str:
+    if entry.labels is not None:
+        return f"{len(entry.labels.claims)} by {entry.labels.by}"
+    if entry.truth is not None:
+        return f"{entry.truth} by truth"
+    if sight is not None and sight.resolved is not None:
+        return f"{len(sight.resolved.claims)} by {sight.voices.teacher_by}"
+    return "none"
+
+
+def _facts(entry: Entry, sight: Sight | None) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "id": entry.id,
+        "captured": entry.captured.isoformat(),
+        "camera": entry.camera,
+        "frame": entry.index,
+        "model": entry.model,
+        "split": entry.split,
+        "policy": entry.policy,
+        "reason": entry.reason,
+        "score": entry.score,
+        "labels": _labels(entry, sight),
+        "job": entry.job,
+        "file": str(entry.path),
+    }
+    if sight is not None and sight.resolved is not None:
+        facts["conflicts"] = [conflict.words for conflict in sight.resolved.conflicts]
+    return facts
+
+
+def _write_picture(out: Path, picture: Image) -> None:
+    suffix = out.suffix.lower()
+    if suffix not in {".png", ".jpg", ".jpeg"}:
+        msg = f"{out}: a picture is written as .png or .jpg"
+        raise typer.BadParameter(msg)
+    done, data = cv2.imencode(suffix, picture)
+    if not done:
+        sys.stderr.write(f"{out}: the picture of {picture.shape} cannot be encoded\n")
+        raise typer.Exit(1)
+    write_atomically(out, data.tobytes())
