@@ -139,6 +139,6 @@ class EmbeddedCluster:
                 found = await ask(node.host, node.place.http_port, "/jsz") if node.place else {}
                 name = found.get("meta_cluster", {}).get("leader")
                 for other, candidate in enumerate(self.nodes):
-                    if candidate.data_dir.name == name:
+                    if candidate.data_dir.name == name and candidate.running:
                         return other
         raise BrokerStartError(reason="has no leader among its nodes", log=self.nodes[0].log_end())
