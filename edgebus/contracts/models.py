@@ -228,7 +228,7 @@ class TrainingResult(Message):
     candidate: ModelRef | None = None
     outcome: TrainingOutcome
     reason: str
-    trigger: str = Field(description="What started it: count, interval or command.")
+    trigger: str = Field(description="What started it: count, drift, interval, command.")
     samples: Count = Field(description="New samples that were trained on.")
     replay: Count = Field(description="Earlier samples that were mixed in.")
     gate: GateReport | None = None

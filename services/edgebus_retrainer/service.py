@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from edgebus.artifacts import ArtifactError, ArtifactFetcher, ArtifactProvider, Bundle, Store
 from edgebus.bus import Event
 from edgebus.contracts import (
+    Drift,
     ModelRef,
     Release,
     Reply,
@@ -51,6 +52,7 @@ class StoreFields(TypedDict):
 
 
 _DISK_REST_S = 5.0
+_MOST_DRIFTED = 4096  # cameras and statistics
 
 
 def _releases(service: Retrainer) -> dict[str, str]:
@@ -70,6 +72,7 @@ class Retrainer(Service[RetrainerSettings]):
         self._due = asyncio.Event()
         self._trigger: Trigger = "command"
         self._asked = False
+        self._drifted: dict[tuple[str, str, str], int] = {}
         self._running = False
         self._trouble = ""
         self._status: StoreFields | None = None
@@ -150,6 +153,24 @@ class Retrainer(Service[RetrainerSettings]):
         """What is released is what has to be improved."""
         self.incumbent.release(event.payload)
 
+    @on(topics.DRIFT)
+    async def on_drift(self, event: Event[Drift]) -> None:
+        """A camera shows what the model does not know, or is back to what it does."""
+        drift = event.payload
+        where = (drift.source, drift.camera, drift.statistic)
+        if drift.model.name != self.model or not self.settings.trigger.on_drift:
+            return
+        if drift.returned:
+            self._drifted.pop(where, None)
+            return
+        if where not in self._drifted:
+            self.log.info(
+                "drift", camera=drift.camera, statistic=drift.statistic, source=drift.source
+            )
+        self._drifted[where] = drift.model.version
+        while len(self._drifted) > _MOST_DRIFTED:
+            self._drifted.pop(next(iter(self._drifted)))
+
     @command(topics.CMD_RETRAIN)
     async def retrain(self, event: Event[RetrainCommand]) -> Reply:
         """Start a job now."""
@@ -195,6 +216,7 @@ class Retrainer(Service[RetrainerSettings]):
             cooldown_samples=rules.cooldown_samples,
             interval_s=rules.interval_s,
             max_jobs=rules.max_jobs,
+            drift_samples=rules.drift_samples,
         )
         if what is not None:
             self._start(what)
@@ -267,13 +289,17 @@ class Retrainer(Service[RetrainerSettings]):
             untrained=counts.untrained,
             untrained_at_refusal=await self.disk(self.journal.untrained_at_refusal, self.model),
             since_last_s=time.monotonic() - self._ended_at,
+            drifted=self._has_drifted(),
             accepted=await self.disk(self.journal.accepted, self.model),
             asked=self._asked,
             waiting=self._waiting(),
             lacking=lacking,
         )
         wanted = needed(
-            facts, min_samples=rules.min_samples, cooldown_samples=rules.cooldown_samples
+            facts,
+            min_samples=rules.min_samples,
+            cooldown_samples=rules.cooldown_samples,
+            drift_samples=rules.drift_samples,
         )
         status = StoreFields(
             samples=counts.samples,
@@ -305,6 +331,14 @@ class Retrainer(Service[RetrainerSettings]):
             if old < wanted and (old or settings.gate.require_old):
                 return f"held-out samples of the old domain: {old} of {wanted}"
         return ""
+
+    def _has_drifted(self) -> bool:
+        """Whether the cameras of the incumbent have; what older versions could not see is over."""
+        bundle = self.incumbent.bundle
+        if bundle is None:
+            return False
+        oldest = bundle.manifest.version
+        return any(version >= oldest for version in self._drifted.values())
 
     def _waiting(self) -> str:
         if self._running:

@@ -31,6 +31,10 @@ class TriggerSettings(ServiceSettings):
     """So many untrained training samples start a job; null: their number starts none."""
     cooldown_samples: AtLeastOne = 20
     """So many more are waited for after a job that was refused or failed."""
+    on_drift: bool = True
+    """Whether a camera that has drifted, as its collector says, lowers what is waited for."""
+    drift_samples: AtLeastOne = 20
+    """So many untrained samples are enough then; and so many more after a refusal."""
     interval_s: Seconds | None = None
     """Seconds after a job until the next starts, if there is anything new; null: never."""
     max_jobs: AtLeastOne | None = None

@@ -19,7 +19,17 @@ from edgebus.artifacts import (
     derive_bundle,
     reference,
 )
-from edgebus.contracts import Release, Reply, RetrainCommand, Sample, split_of, topics, utc_now
+from edgebus.contracts import (
+    Drift,
+    ModelRef,
+    Release,
+    Reply,
+    RetrainCommand,
+    Sample,
+    split_of,
+    topics,
+    utc_now,
+)
 from edgebus.inference.testing import tiny_bundle
 from edgebus.service import ServiceFailedError
 from edgebus.service.testing import ServiceHarness
@@ -95,6 +105,39 @@ async def test_enough_samples_become_a_candidate(world, tmp_path):
         )
         assert fetched.manifest.trained_on.job == result.job
         await status_with(h, untrained=0, trigger="waits for the release of v2")
+
+
+def drift(version=1, **fields):
+    return Drift(
+        source="test/pi-01/collector",
+        camera="front",
+        statistic="confidence",
+        detector="adwin",
+        before=0.8,
+        after=0.4,
+        frames=30,
+        frame="frame-1",
+        index=1,
+        since=utc_now(),
+        model=ModelRef(name="tiny", version=version, digest="a" * 64),
+        **fields,
+    )
+
+
+async def test_a_drift_starts_a_job_on_fewer_samples(world, tmp_path):
+    config = settings(world, trigger={"min_samples": 100, "drift_samples": 12})
+    async with harness(config, data_dir=tmp_path) as h:
+        here = topics.DRIFT.at(h.node("pi-01"), camera="front")
+        await send(h, *at_dusk(HOLDOUT[:8]), *at_dusk(TRAIN[:11]))
+        await status_with(h, untrained=11, needed=100)
+        await h.publish(here, drift())
+        await status_with(h, needed=12, trigger="waits for untrained samples: 11 of 12")
+        await h.publish(here, drift(returned=True))
+        await status_with(h, untrained=11, needed=100)
+        await h.publish(here, drift())
+        await send(h, *at_dusk(TRAIN[11:12]))
+        result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
+        assert (result.outcome, result.trigger) == ("accepted", "drift")
 
 
 async def test_redelivered_and_broken_samples(world, tmp_path):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -36,6 +38,25 @@ def test_after_a_refusal_further_samples_are_needed():
 
 def test_without_a_number_none_starts():
     assert what_starts(Facts(untrained=10**6), min_samples=None) is None
+
+
+def test_a_drift_lowers_what_is_waited_for():
+    rules = {"drift_samples": 20}
+    assert what_starts(Facts(untrained=20), **rules) is None
+    assert what_starts(Facts(untrained=19, drifted=True), **rules) is None
+    assert what_starts(Facts(untrained=20, drifted=True), **rules) == "drift"
+    assert what_starts(Facts(untrained=50, drifted=True), **rules) == "count"
+    assert what_starts(Facts(untrained=20, drifted=True)) is None
+    assert what_starts(Facts(untrained=20, drifted=True), **rules, min_samples=None) == "drift"
+    # The same samples would be refused again, drift or not.
+    refused = Facts(untrained=39, untrained_at_refusal=20, drifted=True)
+    assert what_starts(refused, **rules) is None
+    assert what_starts(replace(refused, untrained=40), **rules) == "drift"
+    lacking = Facts(untrained=20, drifted=True, lacking="held-out samples: 3 of 10")
+    assert what_starts(lacking, **rules) is None
+    facts = Facts(untrained=0, drifted=True)
+    assert needed(facts, min_samples=50, cooldown_samples=20, drift_samples=20) == 20
+    assert needed(facts, min_samples=10, cooldown_samples=20, drift_samples=20) == 10
 
 
 def test_interval_needs_something_new():
