@@ -153,7 +153,7 @@ async def test_a_camera_that_changes_is_told_to_anybody_and_a_person_can_answer(
         )
         assert drift["after"] > 1.8 > drift["before"]
         assert drift["model"]["digest"] == bundle.digest
-        # Of a frame that the collector has long seen. Home Assistant would send this; it knows nothing of EdgeBus.
+        # Home Assistant would send this, of a frame that the collector has long seen.
         words = {"camera": "front", "verdict": "missed", "label": "person", "frame": calm[-1].frame}
         said_so = await asyncio.create_subprocess_exec(
             *("mosquitto_pub", "-p", str(mosquitto.port), "-q", "1", "-m", json.dumps(words)),

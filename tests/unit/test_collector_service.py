@@ -7,6 +7,8 @@ from pydantic import ValidationError
 from edgebus.contracts import (
     CaptureCommand,
     Feedback,
+    Frame,
+    FrameRecord,
     Reply,
     ServiceState,
     new_id,
@@ -14,7 +16,10 @@ from edgebus.contracts import (
     topics,
     utc_now,
 )
+from edgebus.inference.testing import tiny_bundle, tiny_picture
+from edgebus.service import ServiceFailedError
 from edgebus.service.testing import ServiceHarness
+from edgebus.vision import encode_jpeg
 from edgebus_collector import Collector, CollectorSettings
 
 TRAIN = [index for index in range(400) if split_of("front", index) == "train"]
@@ -254,3 +259,41 @@ async def test_drift_is_told_and_every_sample_says_so():
         await until(
             lambda: h.service.metrics.snapshot().gauges.get("drift.cameras") == 1, "the gauge"
         )
+
+
+def red_square(index):
+    """A frame with a red square, which the tiny model knows as a person."""
+    record = FrameRecord(
+        source="lab/pi-01/camera",
+        camera="front",
+        index=index,
+        captured=utc_now(),
+        width=64,
+        height=48,
+    )
+    return Frame.build(encode_jpeg(tiny_picture(), quality=95), record)
+
+
+async def test_a_second_model_finds_what_the_first_one_missed(tmp_path):
+    second = {"model": tiny_bundle(tmp_path / "second").path, "share": 1.0}
+    config = settings(policies={"confidence": {}, "disagreement": {}}, second=second)
+    async with harness(config) as h:
+        for index in (HOLDOUT[1], TRAIN[0]):
+            of = red_square(index)
+            await h.publish(topics.CAMERA_FRAME.at(h.node("pi-01"), camera="front"), of)
+            answer = detections(of, model=MODEL)
+            await h.publish(topics.DETECTIONS.at(h.node("pi-01"), camera="front"), answer)
+        sample = await h.expect(
+            topics.SAMPLES, where=lambda event: event.payload.record.policy == "disagreement"
+        )
+        record = sample.payload.record
+        assert (record.index, record.split) == (TRAIN[0], "train")
+        assert record.reason == "the second model sees 2 more and denies 0 of 0"
+        assert h.service.metrics.snapshot().counters["second.count"] == 1
+
+
+async def test_a_second_model_that_is_not_there_is_said_at_the_start(tmp_path):
+    config = settings(policies={"disagreement": {}}, second={"model": tmp_path / "gone.onnx"})
+    with pytest.raises(ServiceFailedError, match=r"gone\.onnx"):
+        async with harness(config):
+            pass
