@@ -13,7 +13,7 @@ from typing import Protocol
 from benchmarks._learning_streams import Moment, Stream
 from edgebus.contracts import Box
 from edgebus_collector import Example
-from edgebus_collector.policies import PolicyChain, make_policies
+from edgebus_collector.policies import Combination, PolicyChain, make_policies
 
 __all__ = ["BUDGETS", "CONFIDENCE_RULES", "OURS", "Recall", "measure_mining"]
 
@@ -152,13 +152,15 @@ def _cross_entropy(_budget: float) -> Rule:
     return rule
 
 
-def _chain(policies: dict[str, dict[str, object]], *, ranked: bool) -> Callable[[float], Rule]:
-    """The collector's own policies, at their defaults or as a share of the worst by rank."""
+def _chain(
+    policies: dict[str, dict[str, object]], combination: Combination = "any"
+) -> Callable[[float], Rule]:
+    """The collector's own policies, at their defaults, or combined without thresholds."""
 
     def make(budget: float) -> Rule:
         chain = PolicyChain(
             make_policies(policies),
-            combination="weighted" if ranked else "any",
+            combination=combination,
             share=budget,
         )
         return lambda example: chain.judge(example).judgement is not None
@@ -167,23 +169,27 @@ def _chain(policies: dict[str, dict[str, object]], *, ranked: bool) -> Callable[
 
 
 CONFIDENCE_RULES = ("mean < .5", "half <= .5", "cross entropy", "confidence", "confidence, ranked")
-"""Rules on confidence alone: the first three are policies of Sedna."""
-OURS = "feature + margin, ranked"
+"""Rules on confidence alone; the first three are policies of Sedna."""
+OURS = "feature + confidence, surprise"
 """What the benchmark's targets are about."""
 
 RULES: dict[str, Callable[[float], Rule]] = {
     "mean < .5": _mean_below,
     "half <= .5": _share_below,
     "cross entropy": _cross_entropy,
-    "confidence": _chain({"confidence": {}}, ranked=False),
-    "confidence, ranked": _chain({"confidence": {}}, ranked=True),
-    "margin, ranked": _chain({"margin": {}}, ranked=True),
-    "entropy, ranked": _chain({"entropy": {}}, ranked=True),
-    "temporal": _chain({"temporal": {}}, ranked=False),
-    "feature": _chain({"feature": {}}, ranked=False),
-    "feature, ranked": _chain({"feature": {}}, ranked=True),
-    "feature + confidence, ranked": _chain({"feature": {}, "confidence": {}}, ranked=True),
-    OURS: _chain({"feature": {}, "margin": {}}, ranked=True),
+    "confidence": _chain({"confidence": {}}),
+    "confidence, ranked": _chain({"confidence": {}}, "weighted"),
+    "confidence, surprise": _chain({"confidence": {}}, "surprise"),
+    "margin, ranked": _chain({"margin": {}}, "weighted"),
+    "entropy, ranked": _chain({"entropy": {}}, "weighted"),
+    "temporal": _chain({"temporal": {}}),
+    "feature": _chain({"feature": {}}),
+    "feature + confidence, ranked": _chain({"feature": {}, "confidence": {}}, "weighted"),
+    "feature + margin, surprise": _chain({"feature": {}, "margin": {}}, "surprise"),
+    "feature + confidence + temporal, surprise": _chain(
+        {"feature": {}, "confidence": {}, "temporal": {}}, "surprise"
+    ),
+    OURS: _chain({"feature": {}, "confidence": {}}, "surprise"),
 }
 
 

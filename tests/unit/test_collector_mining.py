@@ -23,6 +23,7 @@ from edgebus_collector.policies import (
     TemporalSettings,
     make_policies,
 )
+from edgebus_collector.policies.surprise import fisher
 from edgebus_collector.tracking import Tracker
 
 
@@ -214,6 +215,46 @@ def test_weighted_compares_each_camera_with_itself():
             of = changed(example(camera=camera), feature=level + float(rng.uniform()))
             found[camera] += chain.judge(of).judgement is not None
     assert all(15 < count < 70 for count in found.values())
+
+
+def surprising(rng, count, *, camera="front", mean=0.0):
+    """Examples of a camera whose policy tells normal numbers."""
+    return [
+        changed(example(camera=camera), feature=float(abs(10 + rng.normal(mean, 1))))
+        for _ in range(count)
+    ]
+
+
+def test_surprise_keeps_still_until_a_camera_is_no_longer_what_it_was():
+    rng = np.random.default_rng(5)
+    chain = PolicyChain([Told(PolicySettings())], combination="surprise", calibration=400)
+    first = [chain.judge(of) for of in surprising(rng, 400)]
+    assert all(ruling.judgement is None for ruling in first)  # what is normal is not known yet
+    calm = [chain.judge(of).judgement is not None for of in surprising(rng, 500)]
+    assert sum(calm) < 0.05 * len(calm)
+    changed_ = [chain.judge(of) for of in surprising(rng, 50, mean=5)]
+    found = [ruling for ruling in changed_ if ruling.judgement is not None]
+    assert len(found) > 45
+    assert found[0].policy == "told"
+    assert "unlike the first frames of front (p 0.0" in found[0].judgement.reason
+
+
+def test_surprise_begins_anew_with_another_model():
+    rng = np.random.default_rng(6)
+    chain = PolicyChain([Told(PolicySettings())], combination="surprise", calibration=20)
+    for of in surprising(rng, 30):
+        chain.judge(of)
+    other = ModelRef(name="m", version=2, digest="b" * 64)
+    strange = surprising(rng, 20, mean=50)
+    rulings = [chain.judge(changed(of, model=other)) for of in strange]
+    assert all(ruling.judgement is None for ruling in rulings)
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"), [([0.3], 0.3), ([1.0, 1.0], 1.0), ([0.05, 0.1], 0.0315)]
+)
+def test_fishers_method(values, wanted):
+    assert fisher(values) == pytest.approx(wanted, abs=5e-4)
 
 
 def test_weights_are_for_policies_that_are_there():

@@ -9,10 +9,11 @@ from typing import Any, Literal
 from edgebus_collector.examples import Example, Judgement
 from edgebus_collector.policies.base import Policy, PolicyError
 from edgebus_collector.policies.ranks import Ranks
+from edgebus_collector.policies.surprise import Surprise, fisher
 
 __all__ = ["Combination", "PolicyChain", "Ruling"]
 
-Combination = Literal["first", "any", "all", "weighted"]
+Combination = Literal["first", "any", "all", "weighted", "surprise"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,7 @@ class PolicyChain:
     any         the first that says wrong decides
     all         wrong where every policy that can tell says so
     weighted    the frames that are worst by the weighted mean of ranks, whatever the thresholds
+    surprise    the frames that are unlike the camera's first ones, by all policies together
     ==========  ==================================================================================
 
     For ``weighted``, each policy's score s becomes its rank among the last scores of that policy
@@ -50,12 +52,18 @@ class PolicyChain:
     of the worst always collects something (top-k selection, as in batch-mode active learning). It
     is named after the policy that says most: the largest w_i rank(s_i).
 
+    For ``surprise``, each score becomes a p-value against the first frames of its camera, and
+    Fisher's method makes one of them: wrong iff p <= level. What is saved while nothing changes
+    is spent when something does; see `Surprise`.
+
     Args:
         policies: In order of authority.
         combination: How they become one.
         weights: For ``weighted``, by name; 1 for those that are not named.
         share: For ``weighted``, the share of a camera's frames that is wrong.
         memory: For ``weighted``, the frames of each camera that are compared with.
+        level: For ``surprise``, how unusual a frame has to be.
+        calibration: For ``surprise``, the first frames of each camera that are compared with.
 
     Raises:
         PolicyError: A weight names a policy that is not among them, or is below 0.
@@ -69,6 +77,8 @@ class PolicyChain:
         weights: Mapping[str, float] | None = None,
         share: float = 0.1,
         memory: int = 512,
+        level: float = 0.02,
+        calibration: int = 100,
     ) -> None:
         self._now = tuple(policy for policy in policies if not policy.needs_second)
         self._later = tuple(policy for policy in policies if policy.needs_second)
@@ -76,6 +86,8 @@ class PolicyChain:
         self._weights = {policy.name: 1.0 for policy in policies} | dict(weights or {})
         self._share = share
         self._ranks = Ranks(memory=memory)
+        self._level = level
+        self._surprise = Surprise(calibration=calibration)
         self.names = tuple(policy.name for policy in policies)
         """The policies' names, in order."""
         for name, weight in (weights or {}).items():
@@ -96,6 +108,8 @@ class PolicyChain:
         scores = {name: judgement.score for name, judgement in said}
         if self._combination == "weighted":
             found = self._worst(example.camera, said)
+        elif self._combination == "surprise":
+            found = self._surprising(example, said)
         else:
             found = _COMBINED[self._combination](said)
         if found is None:
@@ -127,6 +141,20 @@ class PolicyChain:
         name, judgement, _ = max(ranked, key=lambda item: item[2])
         reason = f"among the worst {self._share:.0%} of {camera} by rank; {judgement.reason}"
         return name, Judgement(wrong=True, score=mean, reason=reason)
+
+    def _surprising(self, example: Example, said: _Said) -> tuple[str, Judgement] | None:
+        opinions = dict(said)
+        values = self._surprise.p_values(
+            example.camera,
+            example.detections.model.digest,
+            {name: judgement.score for name, judgement in said},
+        )
+        if not values or (p := fisher(list(values.values()))) > self._level:
+            return None
+        name = min(values, key=values.__getitem__)
+        reason = f"unlike the first frames of {example.camera} (p {p:.2g}); {opinions[name].reason}"
+        # Higher is worse, as with every score.
+        return name, Judgement(wrong=True, score=1 - p, reason=reason)
 
 
 _Said = list[tuple[str, Judgement]]
