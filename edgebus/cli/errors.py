@@ -10,6 +10,8 @@ _EXTRAS = {
     "numpy": "edge",
     "onnx": "edge",
     "onnxruntime": "edge",
+    "river": "edge",
+    "scipy": "edge",
     "safetensors": "edge",
     "faster_coco_eval": "cloud",
     "sqlalchemy": "cloud",

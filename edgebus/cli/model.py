@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgebus.cli import registry
+from edgebus.cli import novelty, registry
 from edgebus.cli.console import quiet_logs, table
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ commands = typer.Typer(
 def add_to(app: typer.Typer) -> None:
     """Mount the commands."""
     app.add_typer(commands, name="model", rich_help_panel="Models")
+    novelty.add_to(commands)
     registry.add_to(commands)
     app.command("retrain", rich_help_panel="Models")(registry.retrain)
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from math import nan
 
 import cv2
 
@@ -79,6 +80,7 @@ class Collector(Service[CollectorSettings]):
             second_share=settings.second.share if settings.second else 0.0,
         )
         self._drift = None if settings.drift is None else await _watch(settings.drift)
+        self._gauged: set[str] = set()
         self._trouble = ""
         self._alive: set[str] = set()
         self._receiver = asyncio.Event()
@@ -195,7 +197,13 @@ class Collector(Service[CollectorSettings]):
         self.metrics.gauge("frames.waiting", self._joiner.pending)
         self.metrics.gauge("frames.expired", self._joiner.expired)
         if self._drift is not None:
-            self.metrics.gauge("drift.cameras", len(self._drift.drifted))
+            cameras = self._drift.cameras
+            self.metrics.gauge("drift.cameras", sum(count > 0 for count in cameras.values()))
+            for name in self._gauged - cameras.keys():
+                self.metrics.gauge(f"drift.{name}", nan)  # forgotten, here too
+            for name, count in cameras.items():
+                self.metrics.gauge(f"drift.{name}", count)
+            self._gauged = set(cameras)
 
     def _refused(self, camera: str) -> bool:
         return self.settings.of_camera(camera).consent == "refused"
@@ -215,9 +223,6 @@ class Collector(Service[CollectorSettings]):
             )
             address = topics.DRIFT.at(self.identity, camera=drift.camera)
             await self.bus.publish(address, drift)
-        state = self._drift.state(detections.camera)
-        if state is not None:
-            self.metrics.gauge(f"drift.{detections.camera}", len(state.drifted))
 
     async def _judge(self, examples: Sequence[Example]) -> None:
         for example in examples:

@@ -1,6 +1,8 @@
 """How unlike the pictures that it knows is a picture to a model?"""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -21,6 +23,7 @@ from edgebus.inference import (
     make_novelty,
 )
 from edgebus.inference.testing import tiny_bundle
+from edgebus.vision import encode_jpeg
 
 ONE = EngineSettings(threads=1)
 
@@ -157,3 +160,34 @@ def test_a_real_camera_that_turns_to_infrared_is_told_by_any_of_its_frames(tmp_p
         for kind in ("visible", "infrared")
     )
     assert infrared.min() > visible.max()
+
+
+def edgebus(*arguments):
+    root = Path(__file__).resolve().parents[2]
+    search = os.pathsep.join([str(root), str(root / "services")])
+    return subprocess.run(
+        [sys.executable, "-c", "from edgebus.cli import main; main()", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": search},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_person_teaches_a_bundle_what_it_knows_by_one_command(plain, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, picture in enumerate(scenes(6, 30)):
+        (folder / f"{number}.jpg").write_bytes(encode_jpeg(picture))
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8 cut")
+    done = edgebus("model", "novelty", plain.path, folder, "--out", tmp_path / "made")
+    assert done.returncode == 0, done.stderr
+    assert "left out" in done.stderr
+    assert Bundle.open(tmp_path / "made").manifest.novelty.pictures == 30
+    few = tmp_path / "few"
+    few.mkdir()
+    done = edgebus("model", "novelty", plain.path, few, "--out", tmp_path / "none")
+    assert done.returncode == 2
+    assert "0 pictures are too few" in done.stderr
+    assert not (tmp_path / "none").exists()

@@ -66,6 +66,11 @@ class DriftWatch:
         self._cameras: OrderedDict[str, _Camera] = OrderedDict()
 
     @property
+    def cameras(self) -> dict[str, int]:
+        """Cameras that are watched, with the number of their statistics that have changed."""
+        return {name: len(self._away(name)) for name in self._cameras}
+
+    @property
     def drifted(self) -> tuple[str, ...]:
         """Cameras with a statistic that is not what it was."""
         return tuple(sorted(name for name in self._cameras if self._away(name)))
