@@ -23,6 +23,7 @@ from edgebus.contracts import (
     topics,
 )
 from edgebus.contracts.trace import continue_trace
+from edgebus_retrainer.card import CARD
 from edgebus_retrainer.files import DiskThread
 from edgebus_retrainer.incumbent import Incumbent
 from edgebus_retrainer.journal import Job, JobJournal
@@ -97,7 +98,10 @@ class Campaign:
             base=base.manifest.version,
         )
         outcome = await self._attempt(job, spec)
-        return await self._finish(job, outcome, used=spec.train, traceparent=traceparent)
+        # What nobody has labelled was not learnt, and stays to be.
+        waiting = frozenset(outcome.waiting)
+        used = tuple(sample for sample in spec.train if sample.id not in waiting)
+        return await self._finish(job, outcome, used=used, traceparent=traceparent)
 
     async def offer(self, result: TrainingResult) -> None:
         """Publish a result and, where one was accepted, its candidate; harmless to repeat."""
@@ -249,10 +253,18 @@ class Campaign:
                 raise OSError(msg)
             bundle = await asyncio.to_thread(Bundle.open, outcome.bundle)
             await self.disk(self.bundles.put_bundle, bundle)
+            await self.disk(self._keep_card, job)
         except (ArtifactError, OSError) as error:
             reason = f"the candidate cannot be kept: {error}"
             return outcome.model_copy(update={"outcome": "failed", "reason": reason}), None
         return outcome, bundle.ref
+
+    def _keep_card(self, job: Job) -> None:
+        """The card of a version outlives its job's folder."""
+        card = self._job_folder(job.id) / CARD
+        if card.is_dir():
+            kept = self.folder / "cards" / f"{self.model}-v{job.version}"
+            shutil.copytree(card, kept, dirs_exist_ok=True)
 
     async def _tidy(self, *, keep: ModelRef | None) -> None:
         """Forget what earlier jobs left: folders, retained results, bundles."""

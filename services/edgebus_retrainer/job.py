@@ -8,6 +8,7 @@ from edgebus.artifacts import TRAINABLE_HEADS, Bundle
 from edgebus.contracts import GateReport
 from edgebus.inference import EngineSettings
 from edgebus_retrainer.candidates import Candidates
+from edgebus_retrainer.card import CARD, make_card, write_card
 from edgebus_retrainer.clock import JobClock, Report
 from edgebus_retrainer.ensemble import open_teacher
 from edgebus_retrainer.gate import NEW, OLD, GateRules, goes_too_far, too_few
@@ -78,19 +79,26 @@ def run_job(spec: JobSpec, *, threads: int, report: Report) -> JobOutcome:
         if not goes_too_far(candidate.gate, rules):
             break
         candidate = tried.measure(learnt.update, alpha=alpha)
-    if not candidate.gate.passed:
+    if candidate.gate.passed:
+        with clock.phase("publishing"):
+            bundle = tried.write(candidate)
+        patch = bundle.index.patch
+        outcome = _outcome(clock, material, "accepted", candidate.words, candidate.gate).model_copy(
+            update={
+                "bundle": bundle.path,
+                "update_bytes": patch.size if patch is not None else len(bundle.weights.data),
+            }
+        )
+    else:
         reason = "; ".join(candidate.gate.reasons)
-        return _outcome(clock, material, "refused", reason, candidate.gate)
-    with clock.phase("publishing"):
-        bundle = tried.write(candidate)
-    outcome = _outcome(clock, material, "accepted", candidate.words, candidate.gate)
-    patch = bundle.index.patch
-    return outcome.model_copy(
-        update={
-            "bundle": bundle.path,
-            "update_bytes": patch.size if patch is not None else len(bundle.weights.data),
-        }
-    )
+        outcome = _outcome(clock, material, "refused", reason, candidate.gate)
+    try:
+        write_card(make_card(spec, base, material, learnt, outcome), spec.folder / CARD)
+    except OSError as error:
+        # What was learnt is worth more than what is told of it.
+        unusable = (*outcome.unusable, f"the model card cannot be written: {error}")
+        return outcome.model_copy(update={"unusable": unusable})
+    return outcome
 
 
 def _rules(spec: JobSpec) -> GateRules:
@@ -173,5 +181,6 @@ def _outcome(
             "replay": len(material.replay),
             "seconds": clock.seconds,
             "unusable": tuple(material.unusable),
+            "waiting": material.waiting,
         }
     )

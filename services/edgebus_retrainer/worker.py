@@ -7,6 +7,7 @@ JSON event per line. The process ends with its parent: its standard input is a p
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -25,6 +26,7 @@ from edgebus_retrainer.spec import JobEvent, JobOutcome, JobSpec
 __all__ = ["main"]
 
 _ORPHANED = 3
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def main(arguments: list[str]) -> int:
@@ -49,14 +51,23 @@ def main(arguments: list[str]) -> int:
         TrainingFailedError,
         UntrainableError,
         VisionError,
-        OSError,
         ValueError,
     ) as error:
         # What is known to go wrong is an outcome with its reason; anything else ends the process
         # with a traceback in the job's log.
         outcome = JobOutcome(outcome="failed", reason=f"{type(error).__name__}: {error}")
+    except OSError as error:
+        outcome = JobOutcome(outcome="failed", reason=_words(error, spec))
     report(outcome)
     return 0
+
+
+def _words(error: OSError, spec: JobSpec) -> str:
+    """What the system refused, and the way out where the disk is full."""
+    if error.errno in _FULL:
+        way_out = f"make room where {spec.folder} lies, or lower store.max_bytes"
+        return f"the disk is full: {error}; {way_out}"
+    return f"{type(error).__name__}: {error}"
 
 
 def _take_stdout() -> int:

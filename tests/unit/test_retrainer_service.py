@@ -104,6 +104,8 @@ async def test_enough_samples_become_a_candidate(world, tmp_path):
             candidate.bundle
         )
         assert fetched.manifest.trained_on.job == result.job
+        card = (tmp_path / "retrainer" / "cards" / "tiny-v2" / "card.md").read_text()
+        assert card.startswith("# tiny v2: accepted\n")
         await status_with(h, untrained=0, trigger="waits for the release of v2")
 
 
