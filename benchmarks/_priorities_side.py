@@ -1,7 +1,7 @@
-"""The two sides of `priorities.py`, each a process: ``python -m benchmarks._priorities_side …``.
+"""One side of `priorities.py`, a process: ``python -m benchmarks._priorities_side …``.
 
-The *service* answers commands, always. On the word ``load`` it passes a bundle and frames through
-the same `Bus`: it sends both to the *other* side, or receives both from it.
+Every side answers commands; the benchmark asks one. When it is told to, a sender sends a bundle and
+frames through the same `Bus`, and a receiver takes them.
 """
 
 from __future__ import annotations
@@ -38,11 +38,8 @@ from edgebus.bus import BrokerSettings, Bus, BusSettings, Event, Latest, MqttTra
 from edgebus.contracts import BundleRef, Command, Frame, Identity, Reply, Topic, schema, topics
 from edgebus.inference.testing import tiny_onnx, tiny_tensors
 
-__all__ = ["ASK", "OTHER", "SERVICE", "Ask", "Direction", "make_bundle"]
+__all__ = ["ASK", "Ask", "identity_of", "make_bundle"]
 
-Direction = Literal["sends", "receives"]
-SERVICE = Identity(site="bench", node="pi-01", service="detector")
-OTHER = Identity(site="bench", node="gpu-01", service="distributor")
 FRAMES_PER_S = 60
 
 
@@ -53,6 +50,11 @@ class Ask(Command):
 
 
 ASK = Topic("{node}/{service}/cmd/ask", Ask, qos=1, durable=False, doc="Bench.")
+
+
+def identity_of(name: str) -> Identity:
+    """Of a side."""
+    return Identity(site="bench", node=name, service="side")
 
 
 def make_bundle(folder: Path, *, size: int) -> Bundle:
@@ -78,40 +80,37 @@ def make_bundle(folder: Path, *, size: int) -> Bundle:
 class Side:
     """One process: its bus, and the load that it takes part in."""
 
-    def __init__(self, bus: Bus, *, sends: bool, folder: Path, source: Path) -> None:
+    def __init__(self, bus: Bus, *, folder: Path) -> None:
         self._bus = bus
-        self._sends = sends
         self._folder = folder
-        self._source = source
         self._frames = 0
 
     async def answer(self, event: Event[Ask]) -> None:
         """Answer a command."""
-        await self._bus.reply(
-            event, Reply(source=SERVICE.source, request=event.payload.id, ok=True)
-        )
+        source = self._bus.identity.source
+        await self._bus.reply(event, Reply(source=source, request=event.payload.id, ok=True))
 
     async def see(self, event: Event[Frame]) -> None:
         """Take a frame."""
         self._frames += 1
 
-    async def run(self, role: str) -> None:
-        """Until the parent goes."""
-        if role == "service":
-            await self._bus.subscribe(ASK.any(), self.answer)
-        if not self._sends:
-            await self._bus.subscribe(topics.CAMERA_FRAME.any(), self.see, policy=Latest())
+    async def run(self, *, peer: str | None) -> None:
+        """Until the parent goes; without a peer whom it receives from it is a sender."""
+        await self._bus.subscribe(ASK.any(node=self._bus.identity.node), self.answer)
+        if peer is not None:
+            frames = topics.CAMERA_FRAME.any(node=peer)
+            await self._bus.subscribe(frames, self.see, policy=Latest())
         reader = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-        await (self._send(reader) if self._sends else self._receive(reader))
+        await (self._send(reader) if peer is None else self._receive(reader))
 
     async def _send(self, reader: asyncio.StreamReader) -> None:
-        store = Store(self._source)
+        store = Store(self._folder)
         provider = ArtifactProvider(self._bus, self._bus.identity, store)
         serving = asyncio.create_task(provider.run())
-        [mark] = (self._source / "bundles").iterdir()
-        ref = reference(store, mark.name, provider=self._bus.identity)
+        [digest] = store.bundles()
+        ref = reference(store, digest, provider=self._bus.identity)
         _say("ready", ref=ref.model_dump_json())
         while await reader.readline():  # "load" begins, "rest" ends
             filming = asyncio.create_task(self._film())
@@ -121,10 +120,7 @@ class Side:
         serving.cancel()
 
     async def _film(self) -> None:
-        identity = Identity(
-            site="bench", node=self._bus.identity.node, service=self._bus.identity.service
-        )
-        address = topics.CAMERA_FRAME.at(identity, camera="front")
+        address = topics.CAMERA_FRAME.at(self._bus.identity, camera="front")
         begun, n = time.monotonic(), 0
         while True:
             await self._bus.publish(address, frame(n))
@@ -153,18 +149,14 @@ def _say(word: str, **data: object) -> None:
 async def main() -> None:
     """Run one side."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=["service", "other"])
-    parser.add_argument("direction", choices=["sends", "receives"])
+    parser.add_argument("name")
     parser.add_argument("port", type=int)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("source", type=Path)
+    parser.add_argument("folder", type=Path, help="the store: of a sender filled, else made")
+    parser.add_argument("--peer", help="whom it receives from; without, it sends")
     arguments = parser.parse_args()
-    identity = SERVICE if arguments.role == "service" else OTHER
     transport = MqttTransport(BrokerSettings(url=f"mqtt://127.0.0.1:{arguments.port}"))
-    sends = (arguments.role == "service") == (arguments.direction == "sends")
-    async with Bus(transport, identity=identity, settings=BusSettings()) as bus:
-        side = Side(bus, sends=sends, folder=arguments.folder, source=arguments.source)
-        await side.run(arguments.role)
+    async with Bus(transport, identity=identity_of(arguments.name), settings=BusSettings()) as bus:
+        await Side(bus, folder=arguments.folder).run(peer=arguments.peer)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
 """What frames and model bundles cost the commands that pass through the same service.
 
-A service answers commands (request and reply on the bus) while it rests, and while a bundle of
-64 MiB and 60 frames/s of 60 kB pass through the very same connection: once as their sender, once
-as their receiver. Broker, service, its counterpart and the one who asks are four processes.
-Idle and loaded phases alternate; figures are medians over the rounds. The target is a p99 of at
-most twice the idle one.
+A service answers commands (request and reply on the bus) in three phases that alternate:
 
-Run ``python benchmarks/priorities.py`` (about two minutes).
+- *idle*: nothing else happens;
+- *beside*: a bundle of 64 MiB and 60 frames/s of 60 kB pass between two other services over the
+  same broker: what sharing broker and processor costs;
+- *through*: the same pass through this service and its one connection, once as their sender, once
+  as their receiver.
+
+Broker, services and the one who asks are processes of their own; figures are medians over the
+rounds. The target is a p99 of at most twice the idle one.
+
+Run ``python benchmarks/priorities.py`` (about three minutes).
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ from rich.table import Table
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from benchmarks._priorities_side import ASK, SERVICE, Ask, make_bundle  # noqa: E402
+from benchmarks._priorities_side import ASK, Ask, identity_of, make_bundle  # noqa: E402
 from benchmarks.bus import broker  # noqa: E402
 from edgebus.artifacts import Store  # noqa: E402
 from edgebus.bus import BrokerSettings, Bus, BusSettings, MqttTransport  # noqa: E402
@@ -90,7 +95,7 @@ class Child:
 async def ask(bus: Bus, done: Callable[[], bool]) -> list[float]:
     """Round trips in ms, some hundred a second, one after the other, until it is done."""
     took: list[float] = []
-    address, tick = ASK.at(SERVICE), time.perf_counter()
+    address, tick = ASK.at(identity_of("service")), time.perf_counter()
     while not done():
         begun = time.perf_counter()
         command = Ask(source=bus.identity.source)
@@ -123,30 +128,46 @@ async def measure(
     folder: Path,
 ) -> dict[str, Any]:
     """Alternate idle and loaded phases in one direction."""
-    service = await Child.start("service", direction, port, folder, source)
-    other = await Child.start("other", direction, port, folder, source)
-    sender, receiver = (service, other) if direction == "sends" else (other, service)
-    ref = (await sender.expect("ready"))["ref"]
-    await receiver.expect("ready")
-    identity = Identity(site="bench", node="laptop", service="tool")
-    found: dict[str, list[dict[str, float]]] = {"idle": [], "loaded": []}
+    sends = direction == "sends"
+    # The service, its counterpart, and one who takes the service's place in the load.
+    senders = ["service", "stand-in"] if sends else ["other"]
+    receivers = ["other"] if sends else ["service", "stand-in"]
+    sides: dict[str, Child] = {}
+    refs: dict[str, str] = {}
+    for name in senders:
+        sides[name] = await Child.start(name, port, source)
+        refs[name] = (await sides[name].expect("ready"))["ref"]
+    for name in receivers:
+        for peer in senders:
+            key = f"{name}<{peer}"
+            own = name if len(senders) == 1 else f"{name}-of-{peer}"
+            sides[key] = await Child.start(own, port, folder / own, "--peer", peer)
+            await sides[key].expect("ready")
+    pairs = {
+        "beside": ("stand-in", "other<stand-in") if sends else ("other", "stand-in<other"),
+        "through": ("service", "other<service") if sends else ("other", "service<other"),
+    }
+    found: dict[str, list[dict[str, float]]] = {"idle": [], "beside": [], "through": []}
     loads: list[dict[str, Any]] = []
+    tool = Identity(site="bench", node="laptop", service="tool")
     transport = MqttTransport(BrokerSettings(url=f"mqtt://127.0.0.1:{port}"))
-    async with Bus(transport, identity=identity, settings=BusSettings(ephemeral=True)) as bus:
+    async with Bus(transport, identity=tool, settings=BusSettings(ephemeral=True)) as bus:
         until = time.monotonic() + 1
         await ask(bus, lambda: time.monotonic() > until)
         for _ in range(rounds):
             until = time.monotonic() + seconds
             found["idle"].append(percentiles(await ask(bus, lambda: time.monotonic() > until)))  # noqa: B023
-            sender.tell("load")
-            receiver.tell(f"{bundles} {ref}")
-            loaded = asyncio.create_task(receiver.expect("done"))
-            found["loaded"].append(percentiles(await ask(bus, loaded.done)))
-            loads.append(await loaded)
-            sender.tell("rest")
-            await asyncio.sleep(0.3)
-    await service.end()
-    await other.end()
+            for phase, (sender, receiver) in pairs.items():
+                sides[sender].tell("load")
+                sides[receiver].tell(f"{bundles} {refs[sender]}")
+                done = asyncio.create_task(sides[receiver].expect("done"))
+                found[phase].append(percentiles(await ask(bus, done.done)))
+                sides[sender].tell("rest")
+                if phase == "through":
+                    loads.append(await done)
+                await asyncio.sleep(0.3)
+    for side in sides.values():
+        await side.end()
     return {"direction": direction, "rounds": found, "loads": loads}
 
 
@@ -159,14 +180,15 @@ def summarize(result: dict[str, Any]) -> dict[str, Any]:
         for phase, items in result["rounds"].items()
     }
     each = [
-        loaded["p99"] / idle["p99"]
-        for idle, loaded in zip(result["rounds"]["idle"], result["rounds"]["loaded"], strict=True)
+        through["p99"] / idle["p99"]
+        for idle, through in zip(result["rounds"]["idle"], result["rounds"]["through"], strict=True)
     ]
     return {
         **result,
         "medians": medians,
-        "ratio_p50": medians["loaded"]["p50"] / medians["idle"]["p50"],
-        "ratio_p99": medians["loaded"]["p99"] / medians["idle"]["p99"],
+        "ratio_p99": {
+            phase: found["p99"] / medians["idle"]["p99"] for phase, found in medians.items()
+        },
         "ratio_p99_of_rounds": each,
         "seconds": statistics.median(load["seconds"] for load in result["loads"]),
         "frames_per_s": statistics.median(load["frames_per_s"] for load in result["loads"]),
@@ -180,14 +202,14 @@ def show(results: list[dict[str, Any]], console: Console) -> None:
         table.add_column(heading, justify="right")
     for result in results:
         for phase, found in result["medians"].items():
-            loaded = phase == "loaded"
+            through = phase == "through"
             table.add_row(
                 f"{result['direction']} both",
                 phase,
                 *(f"{found[name]:.2f}" for name in ("p50", "p99", "max")),
-                f"{result['ratio_p99']:.2f}" if loaded else "",
-                f"{result['seconds']:.1f}" if loaded else "",
-                f"{result['frames_per_s']:.0f}" if loaded else "",
+                f"{result['ratio_p99'][phase]:.2f}",
+                f"{result['seconds']:.1f}" if through else "",
+                f"{result['frames_per_s']:.0f}" if through else "",
             )
     console.print(table)
 
@@ -213,7 +235,7 @@ async def run(arguments: argparse.Namespace, console: Console) -> list[dict[str,
                 )
             results.append(summarize(found))
             each = " ".join(f"{ratio:.2f}" for ratio in results[-1]["ratio_p99_of_rounds"])
-            console.print(f"[dim]{direction}: p99 loaded / idle of each round: {each}")
+            console.print(f"[dim]{direction}: p99 through / idle of each round: {each}")
     return results
 
 
@@ -224,7 +246,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each idle phase")
-    parser.add_argument("--bundles", type=int, default=4, help="in each loaded phase")
+    parser.add_argument("--bundles", type=int, default=1, help="in each phase with load")
     parser.add_argument("--mib", type=int, default=64, help="size of the bundle")
     parser.add_argument(
         "--directions", nargs="+", default=["sends", "receives"], choices=["sends", "receives"]

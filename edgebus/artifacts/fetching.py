@@ -203,7 +203,8 @@ def provider_identity(ref: BundleRef, *, base: str) -> Identity:
 def _resume(delivery: BlockCollector, entry: BlobEntry, partial: PartialBlob) -> BlockReceiver:
     """A receiver that knows what an earlier process left."""
     receiver = delivery.receiver(size=entry.size, blocks=entry.blocks, sink=partial)
-    receiver.prime(partial.read)
+    if not partial.fresh:
+        receiver.prime(partial.read)
     return receiver
 
 

@@ -9,6 +9,7 @@ import structlog
 
 from edgebus.artifacts.errors import BlobMissingError, BundleDigestError
 from edgebus.artifacts.index import BLOCK_SIZE
+from edgebus.artifacts.pacing import Pace
 from edgebus.artifacts.sending import Block, BlockSender, SenderStats
 from edgebus.artifacts.store import Store
 from edgebus.bus import Bus, Event, MessageTooLargeError, OutboxFullError, PublishRefusedError
@@ -16,6 +17,11 @@ from edgebus.contracts import BlockRequest, BundleRef, Identity, RawBytes
 from edgebus.contracts.topics import ARTIFACT_BLOCK, ARTIFACT_WANTS
 
 __all__ = ["ArtifactProvider", "reference"]
+
+# 134 Mbit/s: more than most edges' links carry, and little enough that the commands that share
+# connection, broker and processor with a model wait at most twice as long as without it
+# (benchmarks/priorities.py).
+_BYTES_PER_S = 16 * 2**20
 
 
 class ArtifactProvider:
@@ -27,6 +33,7 @@ class ArtifactProvider:
         store: What is served.
         in_flight: Blocks on their way to the broker at a time. A few fill a fast link; more only
             make other messages wait behind them.
+        bytes_per_s: Blocks leave no faster, for all who ask together; None: as fast as they can.
         settle: See `BlockSender`.
     """
 
@@ -37,12 +44,16 @@ class ArtifactProvider:
         store: Store,
         *,
         in_flight: int = 4,
+        bytes_per_s: float | None = _BYTES_PER_S,
         settle: float = 0.25,
     ) -> None:
         self._bus = bus
         self._identity = identity
         self._store = store
         self._in_flight = in_flight
+        self._pace: Pace | None = None
+        if bytes_per_s is not None:
+            self._pace = Pace(bytes_per_s=bytes_per_s, burst=in_flight * BLOCK_SIZE)
         self._sender = BlockSender(settle=settle)
         self._wake = asyncio.Event()
         self._verified: set[str] = set()
@@ -110,6 +121,9 @@ class ArtifactProvider:
         address = ARTIFACT_BLOCK.at(self._identity, digest=block.digest, index=str(block.index))
         try:
             data = self._store.read(block.digest, offset=block.index * BLOCK_SIZE, count=BLOCK_SIZE)
+            if self._pace is not None:
+                now = asyncio.get_running_loop().time()
+                await asyncio.sleep(self._pace.rest(len(data), now=now))
             await self._bus.publish(address, RawBytes(data), expires_in_s=60)
         except (
             BlobMissingError,

@@ -12,6 +12,7 @@ Versions share what they have in common, for example the graph. One process uses
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -265,6 +266,9 @@ class PartialBlob:
 
     Which blocks are there is not written down: after a crash, a list could promise a block that the
     disk never got. The reader compares digests instead.
+
+    Attributes:
+        fresh: No earlier process left anything of it.
     """
 
     def __init__(self, store: Store, path: Path, *, digest: str, size: int) -> None:
@@ -272,7 +276,8 @@ class PartialBlob:
         self.size = size
         self._store = store
         self._path = path
-        self._file = path.open("r+b" if path.exists() else "w+b")
+        self.fresh = not path.exists()
+        self._file = path.open("w+b" if self.fresh else "r+b")
         self._file.truncate(size)
 
     def __enter__(self) -> Self:
@@ -305,7 +310,9 @@ class PartialBlob:
         """
         self._file.flush()
         os.fsync(self._file.fileno())
-        found = sha256(self.read(0, self.size))
+        # In pieces: a large model does not have to fit into memory at once.
+        self._file.seek(0)
+        found = hashlib.file_digest(self._file, "sha256").hexdigest()
         self._file.close()
         if found != self.digest:
             self._store._remove(self._path)

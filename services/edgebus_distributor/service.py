@@ -58,7 +58,11 @@ class Distributor(Service[DistributorSettings]):
         self.store = Store(self.data_dir / "store", quota=self.settings.store_quota_bytes)
         self.rollouts = Rollouts()
         self.provider = ArtifactProvider(
-            self.bus, self.identity, self.store, in_flight=self.settings.blocks_in_flight
+            self.bus,
+            self.identity,
+            self.store,
+            in_flight=self.settings.blocks_in_flight,
+            bytes_per_s=self.settings.blocks_bytes_per_s,
         )
         self._arrivals = Arrivals(
             self.registry,

@@ -29,5 +29,9 @@ class DistributorSettings(ServiceSettings):
     blocks_in_flight: Annotated[int, Field(ge=1, le=256)] = 4
     """Blocks on their way to the broker at a time. More fill a long link better, and make other
     messages wait longer."""
+    blocks_bytes_per_s: Annotated[float, Field(ge=65_536)] | None = 16 * 2**20
+    """Bytes of blocks that leave per second, for all edges together; null: as fast as they can.
+    Without a limit a large model takes the processors of a small host for itself while it
+    passes."""
     report_s: Annotated[float, Field(gt=0, le=3600)] = 0.5
     """Seconds between two reports of a roll-out while only its progress changes."""

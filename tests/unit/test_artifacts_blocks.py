@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgebus.artifacts.index import block_digests
+from edgebus.artifacts.pacing import Pace
 from edgebus.artifacts.receiving import BlockReceiver, Patience, ranges
 from edgebus.artifacts.sending import BlockSender
 from edgebus.contracts import BlockRange
@@ -239,3 +240,16 @@ def test_every_window_makes_progress(window):
             r.take(i, block(i), now=0.0)
             asked += 1
     assert asked == COUNT
+
+
+def test_blocks_leave_no_faster_than_the_rate():
+    pace, now, sent = Pace(bytes_per_s=1000, burst=200), 50.0, 0
+    rests = []
+    for _ in range(30):
+        rests.append(pace.rest(100, now=now))
+        now += rests[-1]
+        sent += 100
+    assert rests[:3] == [0.0, 0.0, 0.0]  # after a rest: a burst, and the one that is due
+    assert rests[3:] == pytest.approx([0.1] * 27)
+    # However long it was silent, it makes up for no more than a burst.
+    assert [pace.rest(100, now=now + 3600) for _ in range(4)] == pytest.approx([0, 0, 0, 0.1])

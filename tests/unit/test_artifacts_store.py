@@ -145,11 +145,13 @@ def test_a_partial_blob_survives_and_is_checked_as_a_whole(store):
     data = bytes(range(256)) * 4
     digest = sha256(data)
     with store.partial(digest, size=1024) as half:
+        assert half.fresh
         half.write(0, data[:512])
     assert store.used == 1024
 
     again = Store(store.root)
     with again.partial(digest, size=1024) as half:
+        assert not half.fresh
         assert half.read(0, 512) == data[:512]
         half.write(512, data[512:])
         half.finish()
