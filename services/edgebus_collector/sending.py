@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +56,7 @@ class Sender:
         self._disk = asyncio.Lock()
         self._work = asyncio.Event()
         self._work.set()
+        self._in_trouble = False
 
     async def put(self, sample: Sample) -> list[str]:
         """Keep a sample; returns the ids that were dropped for it.
@@ -77,14 +79,38 @@ class Sender:
                 if item is None:
                     self._work.clear()
                     continue
-                sample = await asyncio.to_thread(_read, item.path)
+                try:
+                    sample = await asyncio.to_thread(_read, item.path)
+                except OSError as error:
+                    trouble = f"samples stay on disk: {error}"
+                else:
+                    trouble = ""
+            if trouble:
+                await self._say(trouble)
+                await asyncio.sleep(_REFUSED_REST_S)
+                continue
             if sample is None:
                 self._metrics.counter("dropped.corrupt")
                 self._log.warning("sample dropped", sample=item.id, error="corrupt in the spool")
             elif not await self._send(item, sample):
                 continue
+            await self._forget(item)
+
+    async def _forget(self, item: Spooled) -> None:
+        """Take one off the disk; where that fails, the next process sends it again."""
+        try:
             async with self._disk:
                 await asyncio.to_thread(self._spool.remove, item.id)
+        except OSError as error:
+            await self._say(f"samples that were sent stay on disk: {error}")
+        else:
+            await self._say("")
+
+    async def _say(self, trouble: str) -> None:
+        """Tell a trouble of sending, and its end; not the end of anybody else's."""
+        if trouble or self._in_trouble:
+            self._in_trouble = bool(trouble)
+            await self._trouble(trouble)
 
     async def _send(self, item: Spooled, sample: Sample) -> bool:
         """Send one; whether it need not be kept any longer."""
@@ -98,7 +124,7 @@ class Sender:
             self._log.warning("sample dropped", sample=item.id, error=str(error))
             return True
         except PublishRefusedError as error:
-            await self._trouble(f"samples stay on disk: {error}")
+            await self._say(f"samples stay on disk: {error}")
             await asyncio.sleep(_REFUSED_REST_S)
             return False
         if not await self._acknowledged(session):
@@ -118,8 +144,16 @@ class Sender:
 
 
 def _read(path: Path) -> Sample | None:
-    """A spooled sample; None where the disk has lost it."""
+    """A spooled sample; None where the disk has lost it.
+
+    Raises:
+        OSError: It cannot be read now, for want of rights, memory or file descriptors.
+    """
     try:
         return Sample.decode(path.read_bytes())
-    except (OSError, PayloadError):
+    except (FileNotFoundError, PayloadError):
         return None
+    except OSError as error:
+        if error.errno == errno.EIO:  # a bad sector; others wait behind it
+            return None
+        raise

@@ -1,4 +1,5 @@
 import asyncio
+import errno
 
 import pytest
 from collector_examples import MODEL, box, detections, frame, truth
@@ -20,7 +21,8 @@ from edgebus.inference.testing import tiny_bundle, tiny_picture
 from edgebus.service import ServiceFailedError
 from edgebus.service.testing import ServiceHarness
 from edgebus.vision import encode_jpeg
-from edgebus_collector import Collector, CollectorSettings
+from edgebus_collector import Collector, CollectorSettings, sending
+from edgebus_collector.spool import Spool
 
 TRAIN = [index for index in range(400) if split_of("front", index) == "train"]
 HOLDOUT = [index for index in range(400) if split_of("front", index) == "holdout"]
@@ -149,6 +151,44 @@ async def test_a_corrupt_spool_file_is_dropped_and_the_rest_is_sent(tmp_path):
         await film(h, TRAIN[0], true=[box()])
         await h.expect(topics.SAMPLES)
         await until(lambda: not list(spool.iterdir()), "the spool")
+
+
+async def test_a_disk_that_cannot_be_read_for_a_while_costs_no_sample(tmp_path, monkeypatch):
+    read, failed = sending._read, []
+
+    def unreadable(path):
+        if len(failed) < 3:
+            failed.append(path)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read(path)
+
+    monkeypatch.setattr(sending, "_read", unreadable)
+    monkeypatch.setattr(sending, "_REFUSED_REST_S", 0.01)
+    async with harness(data_dir=tmp_path) as h:
+        await film(h, TRAIN[0], true=[box()])
+        said = await h.wait_for_state("degraded")
+        assert "samples stay on disk: [Errno 24] Too many open files" in said.reason
+        assert (await h.expect(topics.SAMPLES)).payload.record.index == TRAIN[0]
+        await h.wait_for_state("ready")
+    assert len(failed) == 3
+
+
+async def test_a_disk_that_cannot_be_written_to_ends_no_collector(tmp_path, monkeypatch):
+    remove, failed = Spool.remove, []
+
+    def read_only(self, sample):
+        if not failed:
+            failed.append(sample)
+            raise OSError(errno.EROFS, "Read-only file system")
+        remove(self, sample)
+
+    monkeypatch.setattr(Spool, "remove", read_only)
+    async with harness(data_dir=tmp_path) as h:
+        await film(h, TRAIN[0], true=[box()])
+        said = await h.wait_for_state("degraded")
+        assert "Read-only file system" in said.reason
+        await film(h, TRAIN[1], true=[box()])
+        await h.wait_for_state("ready")
 
 
 def test_a_typo_in_a_policy_is_a_settings_error_that_names_the_nearest():
