@@ -18,25 +18,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import structlog
 from sqlalchemy.exc import DBAPIError
 
 from benchmarks.soak.field import Outcome
+from benchmarks.soak.fullservices import MODEL, collector, picture, retrainer, sample
 from benchmarks.soak.ledger import Ledger
 from benchmarks.soak.traffic import EVENT, READER, SENDER, SOURCES, Load
 from benchmarks.soak.virtual import run_virtually
 from edgebus.bus import Bus, Event, MemoryBroker, MemoryTransport
-from edgebus.contracts import (
-    ModelRef,
-    Sample,
-    SampleRecord,
-    ServiceState,
-    new_id,
-    topics,
-    utc_now,
-)
+from edgebus.contracts import ServiceState, topics, utc_now
 from edgebus.service import NodeSettings, Service, ServiceSettings
 from edgebus.service.errors import ServiceError
 from edgebus.service.runtime import Runtime
@@ -51,8 +42,6 @@ _STEPS = (65_536, 4096, 1)
 _ROOM_S = 60.0
 _LOOKS, _LOOK_S = 1200, 0.1
 _SAMPLES = 20
-_WIDTH, _HEIGHT = 160, 120
-_MODEL = ModelRef(name="street", version=1, digest="a" * 64)
 
 
 class Disk:
@@ -223,19 +212,19 @@ def spool(disk: Disk) -> Outcome:
         if n == _SAMPLES // 2:
             disk.fill()
             try:
-                kept.put("refused", _picture(n))
+                kept.put("refused", picture(n))
             except OSError as error:
                 outcome.notes.append(f"spool: {error.strerror}")
             else:
                 outcome.expect(False, "the spool took a sample on a full disk")
             disk.make_room()
-        kept.put(f"{n:09}", _picture(n))
+        kept.put(f"{n:09}", picture(n))
         ledger.accept("spool", n)
     # As after a kill: nothing was closed.
     again = open_spool()
     while (item := again.oldest()) is not None:
         n = int(item.id)
-        if item.path.read_bytes() == _picture(n):
+        if item.path.read_bytes() == picture(n):
             ledger.handle("spool", n)
         again.remove(item.id)
     outcome.expect(not list(folder.iterdir()), "something is left in the spool's folder")
@@ -257,61 +246,39 @@ def store(disk: Disk) -> Outcome:
         )
 
     kept = open_store()
-    samples = [_sample(n) for n in range(_SAMPLES)]
-    for n, sample in enumerate(samples):
+    samples = [sample(n) for n in range(_SAMPLES)]
+    for n, one in enumerate(samples):
         if n == _SAMPLES // 2:
             disk.fill()
             try:
-                kept.add(sample, received=utc_now())
+                kept.add(one, received=utc_now())
             except (OSError, DBAPIError) as error:
                 outcome.notes.append(f"store: {type(error).__name__}")
             else:
                 outcome.expect(False, "the store took a sample on a full disk")
             disk.make_room()
-        outcome.expect(kept.add(sample, received=utc_now()) == "added", f"sample {n} not added")
+        outcome.expect(kept.add(one, received=utc_now()) == "added", f"sample {n} not added")
         ledger.accept("store", n)
-    found = {stored.id: stored for stored in open_store().all(_MODEL.name)}
-    for n, sample in enumerate(samples):
-        stored = found.get(sample.record.id)
-        if stored is not None and stored.path.read_bytes() == sample.encode():
+    found = {stored.id: stored for stored in open_store().all(MODEL.name)}
+    for n, one in enumerate(samples):
+        stored = found.get(one.record.id)
+        if stored is not None and stored.path.read_bytes() == one.encode():
             ledger.handle("store", n)
     outcome.verdict = ledger.verdict()
     return outcome
 
 
-def _picture(seed: int) -> bytes:
-    noise = np.random.default_rng(seed).integers(0, 255, (12, 16, 3), dtype=np.uint8)
-    image = cv2.resize(noise, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_NEAREST)
-    return bytes(cv2.imencode(".jpg", image)[1].tobytes())
-
-
-def _sample(n: int) -> Sample:
-    record = SampleRecord(
-        source="soak/pi-01/collector",
-        width=_WIDTH,
-        height=_HEIGHT,
-        frame=new_id(),
-        camera="front",
-        index=n,
-        captured=utc_now(),
-        split="train",
-        policy="truth",
-        reason="missed a car",
-        score=1.0,
-        model=_MODEL,
-        detections=(),
-    )
-    return Sample.build(_picture(n), record)
-
-
 def main(folder: str, events: str, kind: str) -> None:
     """Play everything and print one line of JSON."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    sys.dont_write_bytecode = True  # a module that is first used on a full disk
     disk = Disk(Path(folder), limit=kind == "limit")
     said = {
         "outbox": run_virtually(lambda _: outbox(disk, int(events))),
         "spool": spool(disk),
         "store": store(disk),
+        "collector": run_virtually(lambda _: collector(disk)),
+        "retrainer": run_virtually(lambda _: retrainer(disk)),
     }
     line = json.dumps({name: asdict(outcome) for name, outcome in said.items()})
     os.write(1, f"{line}\n".encode())

@@ -55,13 +55,13 @@ async def test_the_clock_is_set_by_a_day(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk(tmp_path: Path) -> None:
-    check(await disk_full(scene(tmp_path, events=400, faults=1)), handled=440)
+    check(await disk_full(scene(tmp_path, events=400, faults=1)), handled=464)
 
 
 async def test_a_full_disk_where_nobody_may_mount(tmp_path: Path) -> None:
     with patch.object(by_disk, "_may", return_value=False):
         outcome = await disk_full(scene(tmp_path, events=400, faults=1))
-    check(outcome, handled=440)
+    check(outcome, handled=464)
     assert outcome.notes[0] == "a limit on the size of files"
 
 
