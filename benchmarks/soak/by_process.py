@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.soak.brokers import Mosquitto
 from benchmarks.soak.field import Outcome, Scene, StuckError, bus_settings
 from benchmarks.soak.ledger import Ledger
+from benchmarks.soak.proxy import Proxy
 from benchmarks.soak.traffic import SENDER, SOURCES, Load, Reader
 from edgebus.bus import Bus, MqttTransport
 from edgebus.lab.process import dying_with_parent
@@ -69,14 +70,17 @@ class _Peer:
 
 
 async def publisher_killed(scene: Scene) -> Outcome:
-    """Killed while the broker is there, and, every other time, while it is not.
+    """Killed while it reaches the broker, and, every other time, while it does not.
 
     In the latter case what was accepted is on disk only, and the next process has to send it.
     """
     share = scene.events // (scene.faults + 1)
     ledger = Ledger(SOURCES, news=scene.news)
     async with AsyncExitStack() as stack:
-        broker = await stack.enter_async_context(Mosquitto(scene.folder / "broker"))
+        broker = await stack.enter_async_context(
+            Mosquitto(scene.folder / "broker", persistence=False)
+        )
+        link = await stack.enter_async_context(Proxy(broker.host, broker.port))
         reader = Reader(
             MqttTransport(broker.settings()), settings=bus_settings(), handled=ledger.handle
         )
@@ -85,25 +89,23 @@ async def publisher_killed(scene: Scene) -> Outcome:
 
         async def publish(total: int) -> _Peer:
             first = json.dumps({name: ledger.next_of(name) for name in SOURCES})
-            url, folder = broker.settings().url, str(scene.folder)
-            log = scene.folder / "publisher.log"
+            folder, log = str(scene.folder), scene.folder / "publisher.log"
             peer = await _Peer.start(
-                ledger.accept, log, "publish", url, folder, "x", str(total), first
+                ledger.accept, log, "publish", link.url, folder, "x", str(total), first
             )
             stack.push_async_callback(peer.kill)
             return peer
 
         on_disk: list[int] = []
         for fault in range(scene.faults):
-            away = fault % 2 == 1
-            if away:
-                await broker.kill()
+            link.refusing = fault % 2 == 1
+            before = ledger.accepted
             peer = await publish((fault + 1) * share)
             await _until(lambda: ledger.accepted, fault * share + share // 4, ledger)
             await peer.kill()
-            if away:
-                on_disk.append(ledger.accepted - ledger.handled)
-                await broker.start()
+            if link.refusing:
+                on_disk.append(ledger.accepted - before)
+        link.refusing = False
         await publish(scene.events)
         await _until(lambda: ledger.accepted, scene.events, ledger)
         await ledger.settled(patience_s=10.0)

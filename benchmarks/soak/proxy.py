@@ -68,6 +68,8 @@ class Proxy:
         self.random = Random(seed)
         self.silent = False
         """New connections are accepted and nothing else."""
+        self.refusing = False
+        """New connections are reset at once."""
         self._target = (host, port)
         self._server: asyncio.Server | None = None
         self._pairs: set[_Pair] = set()
@@ -130,6 +132,9 @@ class Proxy:
         self.connections += 1
         self._news.set()
         pair = _Pair(self, (reader, writer))
+        if self.refusing:
+            pair.reset()
+            return
         pair.task = asyncio.current_task()
         self._pairs.add(pair)
         if self.silent:
