@@ -93,8 +93,8 @@ class Labelling:
         self._boxes: Counter[str] = Counter()
         self._conflicts: Counter[str] = Counter()
         self._ignored = self._flips = 0
-        self.unlabelled = 0
-        """Samples that nobody has labelled and nobody can."""
+        self.waiting: list[str] = []
+        """Ids of samples that nobody has labelled and nobody can: they wait for an operator."""
         self.unusable: list[str] = []
         """What was left out, and why."""
 
@@ -219,7 +219,7 @@ class Labelling:
     def _finish(self, one: _Heard) -> Labelled | None:
         found = one.resolve()
         if found is None:
-            self.unlabelled += 1
+            self.waiting.append(one.file.id)
             return None
         record = one.record
         self._count(one, found)

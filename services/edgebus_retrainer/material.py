@@ -19,7 +19,7 @@ __all__ = ["Material", "TeacherMissingError", "prepare"]
 
 
 class TeacherMissingError(ValueError):
-    """Samples without ground truth, and nobody to label them.
+    """Samples that nobody has labelled, and nobody to do so.
 
     Attributes:
         samples: How many.
@@ -28,7 +28,7 @@ class TeacherMissingError(ValueError):
     def __init__(self, *, samples: int) -> None:
         super().__init__(
             f"{samples} samples have no ground truth and there is no teacher; "
-            "set retrainer.labels.teacher to a larger model"
+            "set retrainer.labels.teacher to a larger model, or label some: edgebus samples label"
         )
         self.samples = samples
 
@@ -61,6 +61,7 @@ class Material:
         old_holdout: Of earlier data, to measure on.
         unusable: What was left out, and why.
         labels: What the samples' labels are made of.
+        waiting: Ids of samples that were left out until somebody labels them.
     """
 
     new: tuple[Labelled, ...]
@@ -69,6 +70,7 @@ class Material:
     old_holdout: tuple[Labelled, ...]
     unusable: list[str] = field(default_factory=list)
     labels: LabelReport = field(default_factory=LabelReport)
+    waiting: tuple[str, ...] = ()
 
 
 def prepare(
@@ -92,7 +94,8 @@ def prepare(
 
     Raises:
         UnknownClassError: The settings name a class that the model does not have.
-        TeacherMissingError: Samples need a teacher.
+        TeacherMissingError: Nobody has labelled a single sample. Where some are labelled, the
+            others wait.
         FolderError: A replay folder cannot be read.
     """
     builder = LabelBuilder(manifest.classes, spec.labels.aliases)
@@ -115,7 +118,8 @@ def prepare(
     replay, measured = _folders(spec, builder, labeller.unusable)
     measured = _spread(old_holdout + measured, spec.gate.max_images)
     held_out = ignore_rare(new_holdout, min_boxes=spec.gate.min_boxes)
-    if not labeller.unlabelled and not enough(held_out, measured):
+    nobody_knows = bool(labeller.waiting) and not labeller.report().pictures
+    if not nobody_knows and not enough(held_out, measured):
         return Material(
             new=(),
             replay=(),
@@ -125,8 +129,11 @@ def prepare(
             labels=labeller.report(),
         )
     new, earlier = labeller.label(spec.train), labeller.label(spec.replay_samples)
-    if labeller.unlabelled:
-        raise TeacherMissingError(samples=labeller.unlabelled)
+    if labeller.waiting and not labeller.report().pictures:
+        raise TeacherMissingError(samples=len(labeller.waiting))
+    if labeller.waiting:
+        count = len(labeller.waiting)
+        labeller.unusable.append(f"{count} samples wait until an operator or a teacher labels them")
     everything = [*new, *earlier, *new_holdout, *old_holdout]
     taught = [picture for picture in everything if picture.provenance == "teacher"]
     new, earlier, new_holdout, old_holdout = (
@@ -140,6 +147,7 @@ def prepare(
         old_holdout=measured,
         unusable=labeller.unusable,
         labels=labeller.report(),
+        waiting=tuple(labeller.waiting),
     )
 
 

@@ -95,6 +95,7 @@ class JobOutcome(_Line):
         update_bytes: Bytes of the weights' patch.
         seconds: Per phase.
         unusable: Pictures and labels that were left out, and why.
+        waiting: Ids of samples that were left out until somebody labels them.
     """
 
     event: Literal["outcome"] = "outcome"
@@ -108,6 +109,7 @@ class JobOutcome(_Line):
     update_bytes: int = 0
     seconds: dict[str, float] = Field(default_factory=dict)
     unusable: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
 
 
 JobEvent = Phase | StepDone | JobOutcome

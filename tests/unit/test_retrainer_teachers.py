@@ -282,7 +282,7 @@ def test_who_is_to_be_asked_is_a_setting_and_operators_count_in_any_case(world):
         "truth",
         "operator",
     ]
-    assert only_truth.unlabelled == 1
+    assert only_truth.waiting == [unlabelled.id]
 
 
 def test_a_teacher_that_flips_between_equal_frames_is_not_believed_there(world):
