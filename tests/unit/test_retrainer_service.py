@@ -55,7 +55,7 @@ def settings(world, **changes):
         "bundle": world / "base",
         "replay": world / "day",
         "train": {"steps": 120, "batch": 4, "learning_rate": 0.1, "threads": 1, "nice": 0},
-        "gate": {"min_images": 4},
+        "gate": {"min_images": 4, "leak_distance": -1},
         "trigger": {"min_samples": 12},
         "tick_s": 0.05,
     }
