@@ -22,7 +22,8 @@ class TeacherThreshold(Record):
 
     label: str = Field(description="Class name.")
     accept: Fraction | None = Field(
-        description="Boxes of at least this score are labels; null: none of this class is."
+        default=None,
+        description="Boxes of at least this score are labels; absent: none of this class is.",
     )
     why: Literal["calibrated", "too few", "never"] = Field(
         description="calibrated: the lowest score that reaches the wanted precision; too few: not "
