@@ -143,6 +143,7 @@ class Loop:
                     "learning_rate": 0.05,
                     "threads": 1,
                     "nice": 0,
+                    "checkpoint_steps": 20,
                 },
                 "trigger": {"min_samples": 30, "max_jobs": 1},
                 "gate": {"min_images": 6, "max_images": 60},
@@ -249,13 +250,19 @@ async def test_the_loop_closes_although_its_learners_are_killed(mosquitto, tmp_p
             # Dusk falls, and what was not trained for is missed.
             loop.light = 0.3
             await loop.until(
-                lambda: [p for p in loop.all(topics.TRAINING_PROGRESS.payload) if p.loss],
+                lambda: [
+                    p for p in loop.all(topics.TRAINING_PROGRESS.payload) if p.loss and p.step >= 60
+                ],
                 "training",
             )
             await loop.kill("retrainer")
             assert loop.all(TrainingResult) == []
+            killed_at = len(loop.all(topics.TRAINING_PROGRESS.payload))
             await loop.start("retrainer")
             (result, *_) = await loop.until(lambda: loop.all(TrainingResult), "result")
+            # It goes on where its last checkpoint was.
+            after = loop.all(topics.TRAINING_PROGRESS.payload)[killed_at:]
+            assert min(p.step for p in after if p.loss) > 40
             assert result.outcome == "accepted", result.reason
             assert result.candidate.version == 2
             new, old = result.gate.domains
