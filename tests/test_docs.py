@@ -150,7 +150,11 @@ def check_command(arguments: list[str]) -> None:
         from edgebus.lab import cli
 
         command = typer.main.get_command(cli.app)
-    known = {option for parameter in command.params for option in parameter.opts}
+    known = {
+        option
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
     known |= {"--help", "-h"}
     for word in rest:
         if re.match(r"--?[a-z]", word):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from edgebus.artifacts import Store
-from edgebus.contracts import PayloadError, Sample, SampleRecord, Split
+from edgebus.contracts import Box, PayloadError, Sample, SampleRecord, Split
 from edgebus.vision import Image, ImageError, decode_jpeg
 from edgebus_retrainer.claims import LabelSet, Resolved, Voices, resolve
 from edgebus_retrainer.database import open_database
@@ -228,20 +228,24 @@ class Catalog:
             verdicts=record.feedback,
             detections=record.detections,
         )
-        if (said := self._answers.of(entry.file)) is not None:
-            by, answer = said
-            sure = tuple(box for box in answer.boxes if (box.score or 0.0) >= self._accept)
-            unsure = tuple(box for box in answer.boxes if (box.score or 0.0) < self._accept)
-            voices = Voices(
-                operator=voices.operator,
-                truth=voices.truth,
-                teacher=sure,
-                unsure=(*unsure, *answer.unsure),
-                teacher_by=by,
-                verdicts=voices.verdicts,
-                detections=voices.detections,
-            )
+        if (said := self.taught(entry)) is not None:
+            by, sure, unsure = said
+            voices = replace(voices, teacher=sure, unsure=unsure, teacher_by=by)
         return Sight(entry=entry, sample=sample, voices=voices, resolved=resolve(voices))
+
+    def taught(self, entry: Entry) -> tuple[str, tuple[Box, ...], tuple[Box, ...]] | None:
+        """What the newest teacher said of a sample in earlier jobs; None: none has seen it.
+
+        Returns:
+            Its provenance, the boxes that it is sure of, and the others.
+        """
+        said = self._answers.of(entry.file)
+        if said is None:
+            return None
+        by, answer = said
+        sure = tuple(box for box in answer.boxes if (box.score or 0.0) >= self._accept)
+        unsure = tuple(box for box in answer.boxes if (box.score or 0.0) < self._accept)
+        return by, sure, (*unsure, *answer.unsure)
 
     def find(self, wanted: str) -> Entry:
         """A sample by its id, or by the beginning or the end of it.

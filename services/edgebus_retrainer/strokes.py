@@ -17,6 +17,8 @@ __all__ = ["LINES", "Line", "Voice", "boxes_of", "draw_voices", "fit", "legend",
 
 Voice = Literal["operator", "truth", "teacher", "model", "ignore"]
 Point = tuple[float, float]
+_Place = tuple[int, int, int, int]  # left, top, width, height
+_STEPS = 6  # rows that a name may be moved up or down
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +42,7 @@ class Line:
 
 LINES: dict[Voice, Line] = {
     "ignore": Line(color=(167, 121, 204), on=3, off=5, width=2, corner="none"),
-    "model": Line(color=(233, 180, 86), on=2, off=5, width=1, corner="inside"),
+    "model": Line(color=(233, 180, 86), on=2, off=6, corner="inside"),
     "teacher": Line(color=(0, 159, 230), on=9, off=6, corner="below"),
     "truth": Line(color=(255, 255, 255), corner="above"),
     "operator": Line(color=(115, 190, 0), width=3, corner="above"),
@@ -81,10 +83,11 @@ def draw_voices(
         for box in said[voice]:
             corners = tuple(value * factor for value in (box.x1, box.y1, box.x2, box.y2))
             _rectangle(canvas, corners, LINES[voice])
-    for voice in drawn if tags else ():
+    taken: list[_Place] = []
+    for voice in reversed(drawn) if tags else ():
         for box in said[voice]:
             corners = tuple(value * factor for value in (box.x1, box.y1, box.x2, box.y2))
-            _tag(canvas, box, corners, LINES[voice])
+            _tag(canvas, box, corners, LINES[voice], taken)
     return canvas
 
 
@@ -147,6 +150,15 @@ def boxes_of(voices: Voices) -> dict[Voice, tuple[Box, ...]]:
     }
 
 
+def _touch(one: _Place, other: _Place) -> bool:
+    return (
+        one[0] < other[0] + other[2]
+        and other[0] < one[0] + one[2]
+        and one[1] < other[1] + other[3]
+        and other[1] < one[1] + one[3]
+    )
+
+
 def _rectangle(canvas: Image, corners: tuple[float, ...], line: Line) -> None:
     x1, y1, x2, y2 = corners
     for start, end in (
@@ -168,14 +180,19 @@ def _dashes(canvas: Image, start: Point, end: Point, line: Line) -> None:
         (at / length, min(1.0, (at + dash) / length))
         for at in np.arange(0.0, length, step).tolist()
     ]
-    for color, width in ((_DARK, line.width + 2), (line.color, line.width)):
+    # Dots with a wide rim would be dark chains.
+    rim = 1 if line.on and line.on < 5 else 2
+    for color, width in ((_DARK, line.width + rim), (line.color, line.width)):
         for begin, stop in parts:
             a = round(x1 + (x2 - x1) * begin), round(y1 + (y2 - y1) * begin)
             b = round(x1 + (x2 - x1) * stop), round(y1 + (y2 - y1) * stop)
             cv2.line(canvas, a, b, color, width, cv2.LINE_AA)
 
 
-def _tag(canvas: Image, box: Box, corners: tuple[float, ...], line: Line) -> None:
+def _tag(
+    canvas: Image, box: Box, corners: tuple[float, ...], line: Line, taken: list[_Place]
+) -> None:
+    """Write a box's class at its corner, or as near to it as nothing else is written."""
     if line.corner == "none":
         return
     text = box.label if box.score is None else f"{box.label} {box.score:.2f}"
@@ -185,7 +202,12 @@ def _tag(canvas: Image, box: Box, corners: tuple[float, ...], line: Line) -> Non
     x1, y1, _, y2 = corners
     top = {"above": y1 - tall, "below": y2 + 1, "inside": y1 + 1}[line.corner]
     x = round(min(max(0.0, x1), max(0.0, canvas.shape[1] - width - 6.0)))
-    y = round(min(max(0.0, top), canvas.shape[0] - tall - 1.0))
+    lowest = canvas.shape[0] - tall - 1
+    steps = sorted(range(-_STEPS, _STEPS + 1), key=abs)
+    rows = [round(min(max(0.0, top + step * (tall + 1)), lowest)) for step in steps]
+    free = (row for row in rows if not any(_touch((x, row, width + 5, tall), t) for t in taken))
+    y = next(free, rows[0])
+    taken.append((x, y, width + 5, tall))
     cv2.rectangle(canvas, (x, y), (x + width + 5, y + tall), _DARK, cv2.FILLED)
     place = x + 3, y + height + 2
     cv2.putText(canvas, text, place, _FONT, scale, line.color, 1, cv2.LINE_AA)

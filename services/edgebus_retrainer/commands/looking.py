@@ -74,10 +74,10 @@ def list_samples(
     found = list(_listed(catalog, query, limit, unreadable))
     if as_json:
         for entry, sight in found:
-            print(json.dumps(_facts(entry, sight)))
+            print(json.dumps(_facts(catalog, entry, sight)))
     elif found:
         headers = ["sample", "captured", "camera", "frame", "split", "policy", "score", "labels"]
-        rows = [_row(entry, sight) for entry, sight in found]
+        rows = [_row(catalog, entry, sight) for entry, sight in found]
         table((*headers, "conflicts") if conflict else headers, rows)
         # A conflict is known once the files are read: then there is no total.
         total = "" if conflict else f" of {catalog.count(query)}"
@@ -119,7 +119,7 @@ def show(
             ("drift", drift),
             ("consent", f"{record.consent}, retention {record.retention}"),
             ("job", entry.job or "none has used it"),
-            ("labels", _labels(entry, sight)),
+            ("labels", _labels(entry, catalog)),
             ("file", str(entry.path)),
         ],
     )
@@ -212,7 +212,7 @@ def _listed(
         yield entry, None
 
 
-def _row(entry: Entry, sight: Sight | None) -> list[str]:
+def _row(catalog: Catalog, entry: Entry, sight: Sight | None) -> list[str]:
     row = [
         entry.id,
         f"{entry.captured:%Y-%m-%d %H:%M:%S}",
@@ -221,24 +221,24 @@ def _row(entry: Entry, sight: Sight | None) -> list[str]:
         entry.split,
         entry.policy,
         f"{entry.score:.3g}",
-        _labels(entry, sight),
+        _labels(entry, catalog),
     ]
     if sight is not None and sight.resolved is not None:
         row.append("; ".join(conflict.words for conflict in sight.resolved.conflicts))
     return row
 
 
-def _labels(entry: Entry, sight: Sight | None) -> str:
+def _labels(entry: Entry, catalog: Catalog) -> str:
     if entry.labels is not None:
         return f"{len(entry.labels.claims)} by {entry.labels.by}"
     if entry.truth is not None:
         return f"{entry.truth} by truth"
-    if sight is not None and sight.resolved is not None:
-        return f"{len(sight.resolved.claims)} by {sight.voices.teacher_by}"
+    if (said := catalog.taught(entry)) is not None:
+        return f"{len(said[1])} by {said[0]}"
     return "none"
 
 
-def _facts(entry: Entry, sight: Sight | None) -> dict[str, object]:
+def _facts(catalog: Catalog, entry: Entry, sight: Sight | None) -> dict[str, object]:
     facts: dict[str, object] = {
         "id": entry.id,
         "captured": entry.captured.isoformat(),
@@ -249,7 +249,7 @@ def _facts(entry: Entry, sight: Sight | None) -> dict[str, object]:
         "policy": entry.policy,
         "reason": entry.reason,
         "score": entry.score,
-        "labels": _labels(entry, sight),
+        "labels": _labels(entry, catalog),
         "job": entry.job,
         "file": str(entry.path),
     }
