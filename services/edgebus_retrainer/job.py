@@ -64,13 +64,13 @@ def run_job(spec: JobSpec, *, threads: int, report: Report) -> JobOutcome:
     if lacking:
         gate = _unmeasured(lacking, rules)
         return _outcome(clock, material, "skipped", "; ".join(lacking), gate)
-    if not material.new:
-        return _outcome(clock, material, "refused", "no new sample can be used", None)
     leaky = [_leaky(leak, spec) for leak in apart.leaks if leak.share > spec.gate.max_leaking]
     if leaky:
         gate = _unmeasured(leaky, rules)
         return _outcome(clock, material, "refused", "; ".join(leaky), gate)
     material = apart.material
+    if not material.new:
+        return _outcome(clock, material, "refused", "no new sample can be used", None)
     with clock.phase("training"):
         learnt = learn(spec, base, material, threads=threads, report=report)
     tried = Candidates(spec, base, material, rules, engine, clock, left_out=apart.left_out)

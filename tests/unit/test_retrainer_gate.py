@@ -187,6 +187,13 @@ def test_a_job_refuses_a_leaky_split(world, tmp_path):
     assert "give another replay or replay_holdout folder" in folders.reason
 
 
+def test_a_split_that_is_all_leak_trains_nothing_even_where_that_is_allowed(world, tmp_path):
+    gate = GATE.model_copy(update={"leak_distance": 8, "max_leaking": 1.0})
+    dusk = files(world, [sample(index, light=DUSK) for index in range(12)])
+    outcome = run(job(world, tmp_path, train=dusk, new_holdout=dusk, gate=gate))
+    assert (outcome.outcome, outcome.reason) == ("refused", "no new sample can be used")
+
+
 def test_a_few_leaking_pictures_are_left_out(world, tmp_path):
     train = [sample(index, light=DUSK) for index in range(100, 130)]
     held = [sample(index, light=DUSK) for index in range(24, 36)]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from training_scenes import network, scene, train
 
 from edgebus.inference.graph import TorchGraph
@@ -67,6 +68,29 @@ def test_an_interrupted_run_comes_to_the_same_result(store, until, scope):
     assert second.validation == whole.validation
     assert second.best_step == whole.best_step
     assert bits(second) == bits(whole)
+
+
+def test_weights_that_the_loss_does_not_depend_on_stay_as_they_are(store):
+    model = network()
+    model.graph.node.append(helper.make_node("Conv", ["c16", "aux.w"], ["aux"]))
+    weight = np.ones((2, 24, 1, 1), np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "aux.w"))
+    model.graph.output.append(helper.make_tensor_value_info("aux", TensorProto.FLOAT, None))
+
+    def result(checkpoints=None, until=None):
+        def on_step(step):
+            if step.step == until:
+                raise KeyboardInterrupt
+
+        graph = TorchGraph(model, scope="all")
+        return train(graph, DUSK, steps=6, checkpoints=checkpoints, on_step=on_step)
+
+    with pytest.raises(KeyboardInterrupt):
+        result(store, until=3)
+    second = result(store)
+    assert second.resumed_at == 3
+    assert "aux.w" not in second.update.replace
+    assert bits(second) == bits(result())
 
 
 def test_checkpoints_change_nothing(store):

@@ -169,7 +169,9 @@ class Run:
             arrays[f"average.{index}"] = _array(self._average.values[index])
             if self._best is not None:
                 arrays[f"best.{index}"] = _array(self._best[index])
-            arrays |= {f"{key}.{index}": _array(value) for key, value in state[index].items()}
+            # A weight that the loss does not depend on has no gradient, and no state.
+            known = state.get(index, {})
+            arrays |= {f"{key}.{index}": _array(value) for key, value in known.items()}
         facts = {
             "batches": self.batches.state(),
             "losses": self.losses,
@@ -187,11 +189,12 @@ class Run:
         arrays, facts = snapshot.arrays, snapshot.facts
         state: dict[int, dict[str, Tensor]] = {}
         for index, parameter in enumerate(self._parameters):
-            state[index] = {
-                "step": torch.tensor(float(arrays[f"step.{index}"].item())),
-                "exp_avg": self._tensor(arrays, "exp_avg", index),
-                "exp_avg_sq": self._tensor(arrays, "exp_avg_sq", index),
-            }
+            if f"step.{index}" in arrays:
+                state[index] = {
+                    "step": torch.tensor(float(arrays[f"step.{index}"].item())),
+                    "exp_avg": self._tensor(arrays, "exp_avg", index),
+                    "exp_avg_sq": self._tensor(arrays, "exp_avg_sq", index),
+                }
             assign([parameter], [self._tensor(arrays, "weight", index)])
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
