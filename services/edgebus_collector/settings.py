@@ -83,16 +83,16 @@ class DriftSettings(ServiceSettings):
     detector: DetectorName = "adwin"
     """What notices a change."""
     parameter: Positive | None = None
-    """How sure it has to be: delta of ADWIN (0.001), threshold of Page-Hinkley (25), alpha of
+    """How sure it has to be: delta of ADWIN (0.0002), threshold of Page-Hinkley (25), alpha of
     KSWIN (1e-7)."""
     calibration: Annotated[int, Field(ge=30, le=100_000)] = 200
     """Frames of each camera after which it is known what is normal; anew for each model."""
-    max_block: Annotated[int, Field(ge=1, le=1000)] = 10
+    max_block: Annotated[int, Field(ge=1, le=1000)] = 5
     """Frames that are averaged at most, where neighbours are alike: longer blocks make fewer
     false alarms, and later ones."""
-    min_change: Positive = 0.05
-    """How far from normal the mean has to be: what is sure but small is no drift. Of confidence
-    as it is; of the feature x as log(1 + x)."""
+    min_change: dict[Statistic, Positive] = Field(default_factory=dict)
+    """How far from normal the means have to be: what is sure but small is no drift. By default 0.1
+    of confidence, and 0.12 of log(1 + x) for the feature x."""
     empty: bool = False
     """Whether a frame without boxes has confidence 0; otherwise it does not count."""
 

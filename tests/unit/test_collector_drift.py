@@ -142,7 +142,7 @@ def watch(**changes):
         "statistics": ("confidence", "feature"),
         "calibration": 50,
         "max_block": 1,
-        "least": 0.05,
+        "least": {},
         "empty": False,
     }
     return DriftWatch(lambda: make_detector("adwin"), **(options | changes))

@@ -22,6 +22,7 @@ _LEAST_DEVIATION = 1e-3
 _LEAST_AFTER = 2
 _SETTLING = 30
 _BACK = 0.8
+_LOWEST, _HIGHEST = -3.0, 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,7 @@ class ChangeMonitor:
     Values of a video are anything but independent, and every detector takes them for it; so they
     are averaged in blocks of about ``(1 + r) / (1 - r)`` frames (the integrated autocorrelation
     time of an AR(1) process). A block's mean x then goes to the detector as
-    ``0.5 + (x - mean) / (3 deviation)``, clipped to [-1, 2]: ADWIN's bound is made for values of
+    ``0.5 + (x - mean) / (3 deviation)``, clipped to [-3, 4]: ADWIN's bound is made for values of
     range 1 and is slow to notice a change that is small on that scale.
 
     Where the detector raises its alarm, the change is located by `split_at` and the detector
@@ -185,7 +186,7 @@ class ChangeMonitor:
         self._first.clear()
 
     def _scaled(self, value: float) -> float:
-        return min(2.0, max(-1.0, 0.5 + (value - self._mean) / (_SCALE * self._deviation)))
+        return min(_HIGHEST, max(_LOWEST, 0.5 + (value - self._mean) / (_SCALE * self._deviation)))
 
     def _locate(self) -> None:
         """Find the change that the detector has noticed, and begin anew with what came after."""

@@ -19,7 +19,7 @@ def make_detector(name: DetectorName, parameter: float | None = None) -> DriftDe
     ============  =========================================================  ==============
     name          what it does                                               parameter
     ============  =========================================================  ==============
-    adwin         splits an adaptive window where two parts differ (Bifet    delta, 0.001
+    adwin         splits an adaptive window where two parts differ (Bifet    delta, 0.0002
                   and Gavaldà 2007, *Learning from Time-Changing Data with
                   Adaptive Windowing*)
     page-hinkley  sums deviations from the running mean (Page 1954,          threshold, 25
@@ -59,7 +59,7 @@ def _adwin(parameter: float | None) -> DriftDetector:
 
     # Asked after every value, and also about windows of two: whoever averages in blocks has few.
     return ADWIN(  # type: ignore[no-untyped-call]
-        delta=parameter or 1e-3, clock=1, min_window_length=2, grace_period=8
+        delta=parameter or 2e-4, clock=1, min_window_length=2, grace_period=8
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from edgebus.contracts import Detections, Drift, DriftState
 from edgebus_collector.drift.changes import Change, ChangeMonitor
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["DriftWatch", "Statistic"]
 
 Statistic = Literal["confidence", "feature"]
+
+LEAST: Final[Mapping[Statistic, float]] = {"confidence": 0.1, "feature": 0.12}
+"""How far from normal a mean has to be, on the scale that is watched."""
 
 _MAX_CAMERAS = 256
 
@@ -41,7 +44,7 @@ class DriftWatch:
             plus the distance that the detector reports.
         calibration: Frames to calibrate with.
         max_block: The longest block of frames that is averaged.
-        least: How far from normal a mean has to be.
+        least: How far from normal the means have to be; `LEAST` for those that are not named.
         empty: Whether a frame without boxes has confidence 0; otherwise it has none.
     """
 
@@ -53,7 +56,7 @@ class DriftWatch:
         statistics: Sequence[Statistic],
         calibration: int,
         max_block: int,
-        least: float,
+        least: Mapping[Statistic, float],
         empty: bool,
     ) -> None:
         self._make = detector
@@ -61,7 +64,7 @@ class DriftWatch:
         self._statistics = tuple(statistics)
         self._calibration = calibration
         self._max_block = max_block
-        self._least = least
+        self._least = dict(LEAST) | dict(least)
         self._empty = empty
         self._cameras: OrderedDict[str, _Camera] = OrderedDict()
 
@@ -107,7 +110,7 @@ class DriftWatch:
                     self._make,
                     calibration=self._calibration,
                     max_block=self._max_block,
-                    least=self._least,
+                    least=self._least[statistic],
                 )
             change = monitor.update(value, at=detections.captured)
             if change is not None:
