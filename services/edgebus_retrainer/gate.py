@@ -20,6 +20,8 @@ __all__ = [
     "too_few",
 ]
 
+_NOTHING_MS = 0.5  # less is the clock's and the scheduler's, and slows nobody down
+
 NEW = "new"
 OLD = "old"
 
@@ -148,7 +150,7 @@ def decide(
         reasons += _calibration_lost(domain, rules)
     if latency is not None and rules.max_slowdown is not None:
         ratio = latency.after / latency.before
-        if ratio > rules.max_slowdown:
+        if ratio > rules.max_slowdown and latency.after - latency.before > _NOTHING_MS:
             reasons.append(
                 f"latency: {latency.before:.1f} -> {latency.after:.1f} ms per picture, "
                 f"{ratio:.2f} times the incumbent's; {rules.max_slowdown:g} is allowed"

@@ -3,7 +3,7 @@
 import xml.etree.ElementTree as ET
 
 import pytest
-from retrainer_jobs import GATE, TRAIN, job, make_world
+from retrainer_jobs import TRAIN, job, make_world
 
 from edgebus.artifacts import Bundle
 from edgebus_retrainer.card import CARD, ModelCard
@@ -51,8 +51,8 @@ def test_an_accepted_version_has_a_card(world, tmp_path):
 
 
 def test_a_refused_candidate_has_one_too(world, tmp_path):
-    gate = GATE.model_copy(update={"max_slowdown": 1e-6})
-    outcome = run(job(world, tmp_path, gate=gate))
+    few = TRAIN.model_copy(update={"steps": 2})
+    outcome = run(job(world, tmp_path, settings=few))
     assert outcome.outcome == "refused"
     text = (tmp_path / CARD / "card.md").read_text()
     assert text.startswith("# tiny v7: refused\n")
