@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from edgebus.artifacts import Bundle
-from edgebus.contracts import DomainReport, GateReport, ModelRef, Timestamp, utc_now
+from edgebus.contracts import DomainReport, GateReport, LabelReport, ModelRef, Timestamp, utc_now
 from edgebus_retrainer.curves import draw_curves
 from edgebus_retrainer.files import write_atomically
 from edgebus_retrainer.labels import Labelled
@@ -72,6 +72,7 @@ class ModelCard(_Part):
         resumed_at: Steps that were done before a crash.
         seconds: Per phase.
         unusable: How many pictures and labels could not be used.
+        labels: Who labelled the samples, and what was overruled.
     """
 
     model: str
@@ -94,6 +95,7 @@ class ModelCard(_Part):
     resumed_at: int
     seconds: dict[str, float]
     unusable: int
+    labels: LabelReport
 
 
 def make_card(
@@ -139,6 +141,7 @@ def make_card(
         resumed_at=learnt.resumed_at,
         seconds=outcome.seconds,
         unusable=len(outcome.unusable),
+        labels=material.labels,
     )
 
 
@@ -202,6 +205,7 @@ def markdown(card: ModelCard) -> str:
             ],
         ),
         "",
+        *_labels(card.labels),
         "## Figures",
         "",
         "On held-out pictures, through ONNX Runtime, incumbent and candidate.",
@@ -211,6 +215,34 @@ def markdown(card: ModelCard) -> str:
     lines += ["", *_speed(card.gate), "", "![Loss per step](curves.svg)", ""]
     lines += _limits(card)
     return "\n".join(lines) + "\n"
+
+
+def _labels(labels: LabelReport) -> list[str]:
+    """Whose the samples' boxes are, what was overruled, and how good the teacher is."""
+    lines = [
+        "## Labels of the samples",
+        "",
+        f"Boxes by {_counts(labels.boxes)}; {labels.ignored} regions ignored, {labels.flips} of "
+        "them boxes that the teacher did not stand by in the next, nearly equal picture.",
+        "",
+    ]
+    if labels.conflicts:
+        lines += [*_table(("conflict", "boxes"), sorted(labels.conflicts.items())), ""]
+    if labels.thresholds:
+        head = ("teacher's boxes of", "labels from", "why", "precision", "recall", "of", "there")
+        rows = [
+            (
+                _plain(each.label),
+                "none" if each.accept is None else f"{each.accept:.2f}",
+                each.why,
+                *("" if v is None else f"{v:.3f}" for v in (each.precision, each.recall)),
+                each.said,
+                each.there,
+            )
+            for each in labels.thresholds
+        ]
+        lines += [*_table(head, rows), ""]
+    return lines
 
 
 def _domain(domain: DomainReport, gate: GateReport) -> list[str]:
