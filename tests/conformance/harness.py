@@ -16,6 +16,7 @@ from edgebus.bus import (
     Loss,
     MemoryBroker,
     MqttTransport,
+    RawMessage,
     Transport,
 )
 from edgebus.contracts import Identity, Message, Topic, schema
@@ -177,6 +178,25 @@ class Site:
     async def bus(self, node: str, service: str = "svc", **options: Any) -> Bus:
         """An open bus, closed at the end of the test."""
         return await self._stack.enter_async_context(self.make(node, service, **options))
+
+    async def settled(self, bus: Bus, *senders: Bus) -> None:
+        """Return once what `bus` has subscribed to is known where `senders` publish.
+
+        The nodes of a cluster tell each other of subscriptions, in order and a moment later; a
+        reading of that moment has no receiver yet.
+        """
+        for number, sender in enumerate(senders):
+            topic, heard = f"settled/{self.name}/{number}", asyncio.Event()
+
+            async def hear(_message: RawMessage, heard: asyncio.Event = heard) -> None:
+                heard.set()
+
+            probe = await bus.tap(topic, hear)
+            async with asyncio.timeout(DEADLINE_S):
+                while not heard.is_set():
+                    await sender.publish_raw(topic, b"there?")
+                    await asyncio.sleep(0.01)
+            await probe.unsubscribe()
 
     def note(self, n: int) -> Note:
         return Note(source=f"{self.name}/test", n=n)

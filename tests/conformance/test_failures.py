@@ -58,6 +58,7 @@ async def test_f1_invalid_payload_becomes_a_dead_letter_and_is_done(
     await letters.listen(sender, site)
     wanted = EVENT if topic is ANYTHING else READING
     await bus.subscribe(wanted.any(site=site.name), got, name="notes")
+    await site.settled(bus, sender)
     for data in POISON:
         await sender.publish(topic.at(sender.identity, kind="x"), RawBytes(data))
     await sender.publish(wanted.at(sender.identity, kind="x"), site.note(5))

@@ -133,6 +133,7 @@ async def test_p6_order_per_publisher_is_kept(site: Site, topic: Topic) -> None:
     got = Recorder()
     await receiver.subscribe(topic.any(site=site.name), got)
     senders = [await site.bus(f"s{number}") for number in range(3)]
+    await site.settled(receiver, *senders)
 
     async def send(number: int) -> None:
         bus = senders[number]

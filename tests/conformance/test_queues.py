@@ -21,6 +21,7 @@ async def test_q1_a_slow_handler_delays_nobody_else(site: Site) -> None:
     await bus.subscribe(EVENT.any(site=site.name, kind="slow"), slow)
     await bus.subscribe(EVENT.any(site=site.name, kind="fast"), fast)
     await bus.subscribe(READING.any(site=site.name), reading)
+    await site.settled(bus, sender)
     for n in range(300):
         await sender.publish(EVENT.at(sender.identity, kind="slow"), site.note(n))
         await sender.publish(EVENT.at(sender.identity, kind="fast"), site.note(n))
@@ -42,6 +43,7 @@ async def test_q1_more_readings_than_any_queue_holds_delay_nobody(site: Site) ->
     fast = Recorder()
     await bus.subscribe(READING.any(site=site.name), Recorder(wait), name="slow")
     await bus.subscribe(EVENT.any(site=site.name), fast)
+    await site.settled(bus, sender)
     for n in range(3000):
         await sender.publish(READING.at(sender.identity, kind="x"), site.note(n))
     for n in range(10):
@@ -65,6 +67,7 @@ async def test_q2_latest_keeps_the_newest_per_key_and_counts_the_rest(site: Site
 
     got = Recorder(wait)
     subscription = await bus.subscribe(READING.any(site=site.name), got, policy=Latest())
+    await site.settled(bus, sender)
     await sender.publish(READING.at(sender.identity, kind="a"), site.note(0))
     await started.wait()
     for n in range(1, 50):

@@ -28,6 +28,7 @@ async def test_r1_every_handler_gets_a_message_once_with_overlapping_filters(
     await bus.subscribe(topic.any(site=site.name, node="b", kind="x"), narrow)
     await bus.subscribe(topic.any(site=site.name, kind="x"), middle)
     await bus.subscribe(topic.any(site=site.name), wide)
+    await site.settled(bus, sender)
     for n in range(20):
         await sender.publish(topic.at(sender.identity, kind="x"), site.note(n))
     await sender.publish(topic.at(sender.identity, kind="y"), site.note(20))
@@ -156,6 +157,7 @@ async def test_r6_stream_of_typed_and_raw_filters(site: Site) -> None:
     async with bus.stream(
         EVENT.any(site=site.name), f"edgebus/{site.name}/+/+/readings/#"
     ) as events:
+        await site.settled(bus, sender)
         await sender.publish(EVENT.at(sender.identity, kind="x"), site.note(1))
         await sender.publish(READING.at(sender.identity, kind="y"), site.note(2))
         seen = {}
