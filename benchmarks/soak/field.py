@@ -17,6 +17,7 @@ from edgebus.bus import BrokerSettings, Bus, BusSettings, ConnectionChange, Mqtt
 __all__ = ["Field", "Outcome", "Scene", "StuckError", "bus_settings"]
 
 _STUCK_S = 60.0
+_ROOM = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +89,9 @@ class StuckError(RuntimeError):
 
 
 def bus_settings(**more: Any) -> BusSettings:
-    """Settings with short pauses, so that many faults fit into a run."""
-    return BusSettings(backoff_first_s=0.02, backoff_max_s=0.25, **more)
+    """Settings with short pauses, so that many faults fit into a run, and room for a whole run."""
+    outbox = {"max_messages": _ROOM} | more.pop("outbox", {})
+    return BusSettings(backoff_first_s=0.02, backoff_max_s=0.25, outbox=outbox, **more)
 
 
 class Field:

@@ -26,7 +26,14 @@ from benchmarks.soak.fullservices import MODEL, collector, picture, retrainer, s
 from benchmarks.soak.ledger import Ledger
 from benchmarks.soak.traffic import EVENT, READER, SENDER, SOURCES, Load
 from benchmarks.soak.virtual import run_virtually
-from edgebus.bus import Bus, Event, MemoryBroker, MemoryTransport
+from edgebus.bus import (
+    Bus,
+    BusSettings,
+    Event,
+    MemoryBroker,
+    MemoryTransport,
+    OutboxSettings,
+)
 from edgebus.contracts import ServiceState, topics, utc_now
 from edgebus.service import NodeSettings, Service, ServiceSettings
 from edgebus.service.errors import ServiceError
@@ -95,7 +102,8 @@ class _Life:
     """
 
     def __init__(self, folder: Path, broker: MemoryBroker) -> None:
-        node = NodeSettings(site=SENDER.site, node=SENDER.node, data_dir=folder)
+        room = BusSettings(outbox=OutboxSettings(max_messages=1_000_000))
+        node = NodeSettings(site=SENDER.site, node=SENDER.node, data_dir=folder, bus=room)
         self.runtime = Runtime(
             Sender, node=node, settings=SenderSettings(), transport=MemoryTransport(broker)
         )
