@@ -47,8 +47,8 @@ ConflictKind = Literal["denied", "missing", "class"]
 
 
 def operator(who: str) -> str:
-    """Provenance of what an operator says."""
-    return f"operator:{who}"
+    """Provenance of what an operator says; a name may come from anywhere, and is cut to fit."""
+    return f"operator:{' '.join(who.split())[:120] or 'unknown'}"
 
 
 def teacher(digest: str) -> str:
@@ -269,7 +269,7 @@ def _correct(
     kept = list(claims)
     conflicts: list[Conflict] = []
     for verdict in sorted(voices.verdicts, key=lambda each: each.time):
-        by = operator(verdict.by.strip() or "unknown")
+        by = operator(verdict.by)
         meant = _box_of(verdict, voices.detections)
         if meant is None:
             continue

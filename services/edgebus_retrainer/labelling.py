@@ -18,7 +18,7 @@ from edgebus.contracts import (
 )
 from edgebus.vision import Image, ImageError, decode_jpeg
 from edgebus_retrainer.calibration import Compared, calibrate
-from edgebus_retrainer.claims import Resolved, Voices, count_conflicts, resolve
+from edgebus_retrainer.claims import Claim, Resolved, Voices, count_conflicts, resolve
 from edgebus_retrainer.labels import LabelBuilder, Labelled
 from edgebus_retrainer.settings import LabelSettings
 from edgebus_retrainer.spec import SampleFile
@@ -222,6 +222,7 @@ class Labelling:
             self.waiting.append(one.file.id)
             return None
         record = one.record
+        found = self._possible(one, found)
         self._count(one, found)
         return Labelled(
             path=one.file.path,
@@ -232,6 +233,21 @@ class Labelling:
             key=one.file.id,
             group=f"{record.source}/{record.camera}/{record.index // _BLOCK}",
         )
+
+    def _possible(self, one: _Heard, found: Resolved) -> Resolved:
+        """Without boxes outside of the picture: a verdict's place is checked by nobody before."""
+        record = one.record
+        kept: list[Claim] = []
+        for claim in found.claims:
+            if claim.box.x1 < record.width and claim.box.y1 < record.height:
+                kept.append(claim)
+                continue
+            place = f"({claim.box.x1:g}, {claim.box.y1:g})"
+            self.unusable.append(
+                f"sample {one.file.id}: {claim.by} has a {claim.box.label} at {place}, outside the "
+                f"picture of {record.width} x {record.height}"
+            )
+        return found if len(kept) == len(found.claims) else replace(found, claims=tuple(kept))
 
     def _count(self, one: _Heard, found: Resolved) -> None:
         self._pictures[found.source] += 1

@@ -77,8 +77,10 @@ class Teacher:
             EngineError: The model fails.
         """
         path = self._cache / f"{key}.json"
-        if path.is_file():
+        try:
             return Answer.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            pass  # not asked yet, or its answer is damaged
         found, _ = self._model.detect(decode_jpeg(jpeg), threshold=self._threshold)
         answer = Answer(boxes=to_boxes(found, self._model.classes))
         write_atomically(path, answer.model_dump_json(exclude_none=True).encode())

@@ -133,3 +133,19 @@ def test_the_last_verdict_on_a_box_counts_and_a_label_set_counts_more():
 def test_a_claim_names_who_makes_it(by):
     with pytest.raises(ValidationError):
         Claim(box=CAR, by=by)
+
+
+@pytest.mark.parametrize(
+    ("who", "by"),
+    [
+        ("ann", "operator:ann"),
+        ("", "operator:unknown"),
+        (" a\nb ", "operator:a b"),
+        ("x" * 999, "operator:" + "x" * 120),
+    ],
+)
+def test_a_name_may_come_from_anywhere(who, by):
+    assert operator(who) == by
+    verdict = said("missed", at=FAR).model_copy(update={"by": who})
+    found = resolve(Voices(truth=(CAR,), verdicts=(verdict,)))
+    assert [claim.by for claim in found.claims] == ["truth", by]

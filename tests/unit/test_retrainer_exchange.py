@@ -261,6 +261,14 @@ def test_all_that_is_wrong_is_said_at_once(folder, tmp_path):
     assert len(caught.value.reasons) == 40
 
 
+def test_labels_that_are_no_text_are_named(folder, tmp_path):
+    each = folder.add(0)
+    export(folder, tmp_path / "out", "yolo")
+    (tmp_path / "out" / "labels" / f"{each.record.id}.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BoxesRefusedError, match="is no text"):
+        bring(folder, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("region", "reason"),
     [

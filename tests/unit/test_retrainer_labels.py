@@ -74,6 +74,10 @@ def test_a_teacher_looks_at_each_picture_once(tmp_path):
     again = Teacher(model, threshold=0.1, cache=tmp_path / "cache")
     assert again.answer(jpeg, key="abc") == said
     assert again.asked == 0
+    damaged = next((tmp_path / "cache").rglob("abc.json"))
+    damaged.write_bytes(b"{")
+    assert again.answer(jpeg, key="abc") == said
+    assert again.asked == 1
     stricter = Teacher(model, threshold=0.2, cache=tmp_path / "cache")
     stricter.answer(jpeg, key="abc")
     assert stricter.asked == 1

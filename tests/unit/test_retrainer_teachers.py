@@ -271,6 +271,18 @@ def test_a_verdict_from_the_bus_corrects_the_teacher(world):
     assert labelling.report().conflicts == {"operator over teacher: denied": 1}
 
 
+def test_a_verdict_outside_of_the_picture_is_left_out_and_named(world):
+    each = sample(0)
+    there = box("car", 300, 300)
+    verdict = Verdict(verdict="missed", at=there, by="phone", time=START)
+    told = each.record.model_copy(update={"feedback": (verdict,)})
+    labelling = world.labelling()
+    (found,) = labelling.label([world.file(type(each).build(each.jpeg, told))])
+    assert len(found.truth.boxes) == 2
+    (reason,) = labelling.unusable
+    assert "operator:phone has a car at (300, 300), outside the picture of 64 x 48" in reason
+
+
 def test_who_is_to_be_asked_is_a_setting_and_operators_count_in_any_case(world):
     fake = Fake((box("car", 0, 0),))
     files = [world.file(sample(0)), world.file(sample(1, truth=False), labels=by_ann(CAR))]

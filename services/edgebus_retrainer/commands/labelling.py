@@ -83,7 +83,7 @@ def label(
         raise BoxesRefusedError(reasons)
     by = operator(who)
     claims = tuple(Claim(box=box, by=by) for box in checked)
-    catalog.book.write({entry.id: LabelSet(claims=claims, by=by, time=utc_now(), note=note)})
+    catalog.book.write({entry.id: LabelSet(claims=claims, by=by, time=utc_now(), note=note[:500])})
     print(f"{entry.id}: {len(claims)} boxes by {by}")
     sight = catalog.look(catalog.find(entry.id))
     for conflict in () if sight.resolved is None else sight.resolved.conflicts:
@@ -91,8 +91,8 @@ def label(
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    data = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     try:
+        data = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
         rows, reasons = read_rows(json.loads(data), where=str(path))
     except ValueError as error:
         rows, reasons = [], [f"{path} is no JSON: {error}"]

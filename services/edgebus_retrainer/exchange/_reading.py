@@ -172,7 +172,11 @@ def _yolo(path: Path, wrong: list[str]) -> list[IncomingPicture]:
     for text in sorted((path / "labels").rglob("*.txt")):
         boxes: list[IncomingBox] = []
         notes = known.get(text.stem, [])
-        lines = [line for line in text.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            lines = [line for line in text.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            wrong.append(f"{text.name}: is no text ({error.reason})")
+            continue
         for number, line in enumerate(lines):
             where = f"{text.name}:{number + 1}"
             try:
