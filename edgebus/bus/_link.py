@@ -63,6 +63,8 @@ class Link:
     ) -> None:
         self.router = Router()
         self.connection: Connection | None = None
+        self.trouble = ""
+        """Why the last try to connect failed; empty while connected."""
         self._transport = transport
         self._options = options
         self._settings = settings
@@ -168,7 +170,6 @@ class Link:
             maximum=self._settings.backoff_max_s,
             uniform=random.random,
         )
-        unreachable = ""
         while True:
             self._session = max(self._session + 1, time.time_ns() // 1_000_000)
             options = self._options(self._session)
@@ -176,12 +177,12 @@ class Link:
             try:
                 connection = await self._transport.connect(options, self)
             except (BrokerUnreachableError, BrokerRefusedError) as error:
-                if error.reason != unreachable:
-                    unreachable = error.reason
+                if error.reason != self.trouble:
+                    self.trouble = error.reason
                     self._log.warning("no connection, trying on", reason=error.reason)
                 await asyncio.sleep(backoff.next())
                 continue
-            unreachable = ""
+            self.trouble = ""
             started = time.monotonic()
             self._judge.connected(started)
             loss = await self._live(connection, self._lost)

@@ -131,7 +131,8 @@ class Bus:
         try:
             await asyncio.wait_for(self.connection.up(), timeout)
         except TimeoutError as error:
-            reason = f"no connection within {timeout:g} s"
+            why = self._core.links.main.trouble
+            reason = f"no connection within {timeout:g} s" + (f"; {why}" if why else "")
             raise BrokerUnreachableError(url=self._url, reason=reason) from error
 
     async def drain(self, timeout: float) -> None:
