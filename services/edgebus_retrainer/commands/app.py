@@ -1,10 +1,12 @@
-"""The commands, put together; their modules are imported when one of them is used."""
+"""The commands, put together."""
 
 from __future__ import annotations
 
 import typer
 
-from edgebus_retrainer.commands import labelling, looking, moving
+from edgebus_retrainer.commands.labelling import label
+from edgebus_retrainer.commands.looking import list_samples, sheet, show
+from edgebus_retrainer.commands.moving import export, import_
 
 __all__ = ["app"]
 
@@ -13,9 +15,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Look at the samples of a retrainer on this host, label them, exchange them.",
 )
-app.command("list")(looking.list_samples)
-app.command("show")(looking.show)
-app.command("sheet")(looking.sheet)
-app.command("label")(labelling.label)
-app.command("export")(moving.export)
-app.command("import")(moving.import_)
+app.command("list")(list_samples)
+app.command("show")(show)
+app.command("sheet")(sheet)
+app.command("label")(label)
+app.command("export")(export)
+app.command("import")(import_)
