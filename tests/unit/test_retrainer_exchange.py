@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from faster_coco_eval import COCO
 from retrainer_folder import TEACHER, DataFolder, box
 from retrainer_samples import START
 
@@ -17,6 +18,8 @@ from edgebus_retrainer.exchange import (
     read_dataset,
     write_dataset,
 )
+from edgebus_retrainer.folders import read_folder
+from edgebus_retrainer.labels import LabelBuilder
 
 STYLES = ("coco", "yolo", "labelstudio")
 CLASSES = ("person", "car")
@@ -192,6 +195,31 @@ def test_label_studio_finds_pictures_by_the_id_in_an_upload_too(folder, tmp_path
     edit(tmp_path / "out", "tasks.json", upload)
     assert bring(folder, tmp_path / "out" / "tasks.json").changed == (each.record.id,)
     assert len(labels_of(folder, each).claims) == 1
+
+
+@pytest.mark.parametrize("style", ["coco", "yolo"])
+def test_what_was_exported_is_a_folder_to_replay(folder, tmp_path, style):
+    samples = [folder.add(index) for index in range(5)]
+    export(folder, tmp_path / "out", style)
+    builder = LabelBuilder(CLASSES)
+    back = {
+        picture.path.stem: picture for picture in read_folder(tmp_path / "out", builder).pictures
+    }
+    for each in samples:
+        truth = builder.build(each.record.truth, width=64, height=48)
+        found = back[each.record.id].truth
+        assert found.boxes == pytest.approx(truth.boxes, abs=0.01)
+        assert found.labels.tolist() == truth.labels.tolist()
+
+
+def test_another_program_reads_the_coco_file(folder, tmp_path):
+    samples = [folder.add(index) for index in range(3)]
+    export(folder, tmp_path / "out", "coco")
+    coco = COCO(str(tmp_path / "out" / "annotations.json"))
+    assert len(coco.getImgIds()) == 3
+    assert len(coco.getAnnIds(catIds=coco.getCatIds(catNms=["car"]))) == 3
+    names = {image["file_name"] for image in coco.loadImgs(coco.getImgIds())}
+    assert names == {f"images/{each.record.id}.jpg" for each in samples}
 
 
 def spoil_coco(document, kind):
