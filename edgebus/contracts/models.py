@@ -89,6 +89,12 @@ class DomainReport(Record):
     per_class_before: dict[str, Fraction] = Field(default_factory=dict)
     per_class_after: dict[str, Fraction] = Field(default_factory=dict)
     per_class_boxes: dict[str, Count] = Field(default_factory=dict)
+    per_camera_before: dict[str, Fraction] = Field(
+        default_factory=dict,
+        description="mAP50 on each camera (site/node/service/camera) or data set.",
+    )
+    per_camera_after: dict[str, Fraction] = Field(default_factory=dict)
+    per_camera_boxes: dict[str, Count] = Field(default_factory=dict)
     gain_low: float | None = Field(
         default=None, description="Lower end of the interval of the gain in mAP50."
     )

@@ -94,7 +94,7 @@ def read_folder(path: Path, builder: LabelBuilder, *, limit: int | None = None) 
             ),
             provenance=path.name,
             key=str(entry.path.relative_to(coco.parent if coco.is_file() else path)),
-            group=f"{path}/{number // _BLOCK}",
+            group=f"{path.name}/{number // _BLOCK}",
         )
         for number, entry in enumerate(entries)
     )

@@ -39,7 +39,8 @@ class GateRules:
         resamples: How often pictures are drawn for it.
         sure: Whether the whole interval of the new domain's gain must lie above 0.
         class_tolerance: Average precision (IoU 0.5) that any one class may lose.
-        class_boxes: Classes with fewer true boxes in a domain are not judged alone.
+        class_boxes: Classes and cameras with fewer true boxes in a domain are not judged alone.
+        camera_tolerance: mAP50 that any one camera may lose.
         max_slowdown: Largest latency as a multiple of the incumbent's; None: any.
         max_calibration_loss: How much the calibration error may rise; None: any.
         seed: Decides the resamples.
@@ -54,6 +55,7 @@ class GateRules:
     sure: bool = True
     class_tolerance: float = 0.1
     class_boxes: int = 20
+    camera_tolerance: float = 0.1
     max_slowdown: float | None = 1.5
     max_calibration_loss: float | None = None
     seed: int = 0
@@ -72,6 +74,7 @@ def domain_report(
 ) -> DomainReport:
     """Incumbent (`before`) and candidate (`after`) on one held-out set, by somebody's `labels`."""
     old, new = before.result, after.result
+    cameras_before, cameras_after = before.per_camera(), after.per_camera()
     low = high = None
     if rules.confidence is not None:
         low, high = gain_interval(
@@ -93,6 +96,9 @@ def domain_report(
         per_class_before={label: _fraction(value) for label, value in old.per_class.items()},
         per_class_after={label: _fraction(value) for label, value in new.per_class.items()},
         per_class_boxes=after.boxes_of,
+        per_camera_before={name: _fraction(each[0]) for name, each in cameras_before.items()},
+        per_camera_after={name: _fraction(each[0]) for name, each in cameras_after.items()},
+        per_camera_boxes={name: each[1] for name, each in cameras_after.items()},
         gain_low=low,
         gain_high=high,
         calibration_before=before.calibration,
@@ -146,7 +152,7 @@ def decide(
     if OLD in by_name:
         reasons += _forgets(by_name[OLD], rules)
     for domain in domains:
-        reasons += _classes_lost(domain, rules)
+        reasons += _parts_lost(domain, rules)
         reasons += _calibration_lost(domain, rules)
     if latency is not None and rules.max_slowdown is not None:
         ratio = latency.after / latency.before
@@ -180,9 +186,7 @@ def goes_too_far(report: GateReport, rules: GateRules) -> bool:
     if new.map50_after - new.map50_before <= max(rules.min_gain, 0):
         return False
     forgets = old is not None and any(_forgets(old, rules))
-    return forgets or any(
-        reason for each in report.domains for reason in _classes_lost(each, rules)
-    )
+    return forgets or any(reason for each in report.domains for reason in _parts_lost(each, rules))
 
 
 def _gains_too_little(new: DomainReport, rules: GateRules) -> Iterator[str]:
@@ -206,15 +210,32 @@ def _forgets(old: DomainReport, rules: GateRules) -> Iterator[str]:
         )
 
 
-def _classes_lost(domain: DomainReport, rules: GateRules) -> Iterator[str]:
-    for label, before in domain.per_class_before.items():
-        after = domain.per_class_after.get(label, 0.0)
-        boxes = domain.per_class_boxes.get(label, 0)
-        if boxes >= rules.class_boxes and before - after > rules.class_tolerance:
-            yield (
-                f"{domain.name} domain, class {label} ({boxes} boxes): {before:.3f} -> {after:.3f} "
-                f"({after - before:+.3f}), a loss of at most {rules.class_tolerance:.3f} is allowed"
-            )
+def _parts_lost(domain: DomainReport, rules: GateRules) -> Iterator[str]:
+    """Classes and cameras that pay for what the others gain."""
+    for kind, old, new, counts, allowed in (
+        (
+            "class",
+            domain.per_class_before,
+            domain.per_class_after,
+            domain.per_class_boxes,
+            rules.class_tolerance,
+        ),
+        (
+            "camera",
+            domain.per_camera_before,
+            domain.per_camera_after,
+            domain.per_camera_boxes,
+            rules.camera_tolerance,
+        ),
+    ):
+        for name, before in old.items():
+            after, boxes = new.get(name, 0.0), counts.get(name, 0)
+            if boxes >= rules.class_boxes and before - after > allowed:
+                yield (
+                    f"{domain.name} domain, {kind} {name} ({boxes} boxes): {before:.3f} -> "
+                    f"{after:.3f} ({after - before:+.3f}), a loss of at most {allowed:.3f} "
+                    "is allowed"
+                )
 
 
 def _calibration_lost(domain: DomainReport, rules: GateRules) -> Iterator[str]:

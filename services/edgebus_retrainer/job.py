@@ -112,6 +112,7 @@ def _rules(spec: JobSpec) -> GateRules:
         sure=gate.sure,
         class_tolerance=gate.class_tolerance,
         class_boxes=gate.class_boxes,
+        camera_tolerance=gate.camera_tolerance,
         max_slowdown=gate.max_slowdown,
         max_calibration_loss=gate.max_calibration_loss,
         seed=spec.settings.seed,

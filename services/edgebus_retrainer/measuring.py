@@ -17,6 +17,7 @@ from edgebus.vision import (
     MapResult,
     Matches,
     Truth,
+    average_precision,
     match,
     mean_average_precision,
 )
@@ -37,12 +38,25 @@ class Measured:
         matches: Which detections are hits (IoU 0.5), one entry per picture.
         boxes_of: True boxes of each class, by name.
         calibration: Expected calibration error; None where nothing was detected.
+        cameras: Camera or data set of each picture.
     """
 
     result: MapResult
     matches: tuple[Matches, ...]
     boxes_of: dict[str, int]
     calibration: float | None
+    cameras: tuple[str, ...]
+
+    def per_camera(self) -> dict[str, tuple[float, int]]:
+        """Average precision, over classes, and true boxes on each camera that shows any."""
+        found: dict[str, tuple[float, int]] = {}
+        for name in dict.fromkeys(self.cameras):
+            rows = zip(self.matches, self.cameras, strict=True)
+            mine = [entry for entry, camera in rows if camera == name]
+            value, _ = average_precision(mine)
+            if value is not None:
+                found[name] = value, sum(len(entry.truths) for entry in mine)
+        return found
 
 
 def measure(
@@ -61,6 +75,7 @@ def measure(
     """
     found: list[Detected] = []
     truths: list[Truth] = []
+    cameras: list[str] = []
     for picture in pictures:
         image: Any = cv2.imread(str(picture.path), cv2.IMREAD_COLOR)
         if image is None:
@@ -69,6 +84,7 @@ def measure(
         detected, _ = model.detect(image, threshold=_THRESHOLD)
         found.append(detected)
         truths.append(picture.truth)
+        cameras.append(picture.group.rpartition("/")[0])
         on_picture()
     matches = tuple(match(*both) for both in zip(found, truths, strict=True))
     counts = Counter(int(label) for truth in truths for label in truth.labels)
@@ -77,6 +93,7 @@ def measure(
         matches=matches,
         boxes_of={model.classes[label]: count for label, count in sorted(counts.items())},
         calibration=calibration_error(matches),
+        cameras=tuple(cameras),
     )
 
 

@@ -189,7 +189,9 @@ class GateSettings(ServiceSettings):
     class_tolerance: Fraction = 0.1
     """mAP50 that any one class may lose, in either domain."""
     class_boxes: AtLeastOne = 20
-    """Classes with fewer boxes in a domain are not judged alone."""
+    """Classes and cameras with fewer boxes in a domain are not judged alone."""
+    camera_tolerance: Fraction = 0.1
+    """mAP50 that any one camera may lose, whatever the others gain."""
     max_slowdown: Annotated[float, Field(gt=0)] | None = 1.5
     """Largest latency through the edge's engine, as a multiple of the incumbent's; null: any."""
     max_calibration_loss: Fraction | None = None

@@ -72,6 +72,34 @@ def test_one_that_loses_a_class_is_refused_and_a_part_of_the_way_is_tried(where)
     assert decide(domains, GateRules(class_tolerance=0.2)).passed
 
 
+def test_one_that_loses_a_camera_is_refused_whatever_the_others_gain():
+    cameras = {
+        "per_camera_before": {"lab/pi-01/collector/gate": 0.9, "lab/pi-02/collector/yard": 0.2},
+        "per_camera_after": {"lab/pi-01/collector/gate": 0.7, "lab/pi-02/collector/yard": 1.0},
+        "per_camera_boxes": {"lab/pi-01/collector/gate": 30, "lab/pi-02/collector/yard": 70},
+    }
+    new = domain("new", 0.5, 0.9, **cameras)
+    gate = decide([new, GOOD[1]], GateRules())
+    assert gate.reasons == (
+        "new domain, camera lab/pi-01/collector/gate (30 boxes): 0.900 -> 0.700 (-0.200), "
+        "a loss of at most 0.100 is allowed",
+    )
+    assert goes_too_far(gate, GateRules())
+    assert decide([new, GOOD[1]], GateRules(camera_tolerance=0.3)).passed
+    assert decide([new, GOOD[1]], GateRules(class_boxes=31)).passed
+
+
+def test_each_camera_is_measured(world, tmp_path):
+    outcome = run(job(world, tmp_path))
+    new, old = outcome.gate.domains
+    assert list(new.per_camera_after) == ["lab/pi-01/collector/front"]
+    assert new.per_camera_boxes == {"lab/pi-01/collector/front": new.boxes}
+    assert new.per_camera_after["lab/pi-01/collector/front"] == pytest.approx(
+        new.map50_after, abs=0.02
+    )
+    assert old.per_camera_boxes == {"day": old.boxes}
+
+
 def test_one_whose_scores_mean_less_is_refused_where_that_is_asked_for():
     worse = domain("new", 0.5, 0.9, calibration_before=0.05, calibration_after=0.3)
     assert decide([worse, GOOD[1]], GateRules()).passed

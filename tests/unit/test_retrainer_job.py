@@ -109,7 +109,9 @@ def test_one_that_forgets_is_tried_half_way(world, tmp_path, monkeypatch):
             for i in range(20)
         )
         result = MapResult(map50=map50, map=map50 / 2, per_class={}, images=12, boxes=24)
-        return Measured(result=result, matches=matches, boxes_of={}, calibration=None)
+        return Measured(
+            result=result, matches=matches, boxes_of={}, calibration=None, cameras=("a",) * 20
+        )
 
     # new and old domain, for: the incumbent, the whole way, half of it, a quarter
     figures = [found(value) for value in (0.5, 0.9, 0.9, 0.6, 0.8, 0.8, 0.7, 0.89)]

@@ -140,7 +140,9 @@ def test_too_few_pictures_decide_nothing():
 def test_rounding_above_one_is_still_a_fraction():
     result = MapResult(map50=1.0000001, map=0.5, per_class={"car": 1.0000001}, images=1, boxes=1)
     seen = Matches(np.float32([0.9]), np.array([0]), np.array([True]), np.array([0]))
-    measured = Measured(result=result, matches=(seen,), boxes_of={"car": 1}, calibration=0.1)
+    measured = Measured(
+        result=result, matches=(seen,), boxes_of={"car": 1}, calibration=0.1, cameras=("a",)
+    )
     report = domain_report("new", measured, measured, GateRules())
     assert report.map50_after == 1.0
     assert report.per_class_after == {"car": 1.0}
