@@ -68,7 +68,11 @@ def draw_curves(
         if mark:
             parts.append(line([(mark, 0), (mark, top)], f'stroke="{colour}" stroke-dasharray="4"'))
             x, y = place(mark, top).split(",")
-            parts.append(f'<text x="{x}" y="{float(y) - 4}" fill="{colour}">{words}</text>')
+            anchor = "end" if mark > steps / 2 else "start"
+            parts.append(
+                f'<text x="{x}" y="{float(y) - 4}" text-anchor="{anchor}" fill="{colour}">'
+                f"{words}</text>"
+            )
     legend = "loss per step, and its mean" + (", and on pictures set aside" if validation else "")
     parts.append(f'<text x="{_LEFT}" y="14">{legend}</text></svg>')
     return "\n".join(part for part in parts if part) + "\n"
