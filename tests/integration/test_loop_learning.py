@@ -138,7 +138,7 @@ class Loop:
             "retrainer": {
                 "bundle": bundle,
                 "train": {
-                    "steps": 600,
+                    "steps": 1200,
                     "batch": 4,
                     "learning_rate": 0.05,
                     "threads": 1,
@@ -263,7 +263,7 @@ async def test_the_loop_closes_although_its_learners_are_killed(mosquitto, tmp_p
             (result, *_) = await loop.until(lambda: loop.all(TrainingResult), "result")
             # It goes on where its last checkpoint was.
             after = loop.all(topics.TRAINING_PROGRESS.payload)[killed_at:]
-            assert min(p.step for p in after if p.loss) > 40
+            assert all(p.step > 60 for p in after if p.loss)
             assert result.outcome == "accepted", result.reason
             assert result.candidate.version == 2
             new, old = result.gate.domains
