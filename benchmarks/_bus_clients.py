@@ -7,7 +7,7 @@ import inspect
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from typing import Any, TypeAlias
 
@@ -146,12 +146,13 @@ class AiomqttClient:
                 await asyncio.sleep(0)
 
         async def listening() -> None:
-            async for message in client.messages:
-                data = message.payload
-                assert isinstance(data, bytes)
-                result = on_message(int(data[:8]), data)
-                if result is not None:
-                    await result
+            with suppress(aiomqtt.MqttError):  # it ends with the connection
+                async for message in client.messages:
+                    data = message.payload
+                    assert isinstance(data, bytes)
+                    result = on_message(int(data[:8]), data)
+                    if result is not None:
+                        await result
 
         async with client:
             task = None
