@@ -106,7 +106,8 @@ def plot_mining(rows: Sequence[Recall], out: Path) -> None:
             )  # fmt: skip
         panel.set_title(script)
         panel.set_xlabel("frames sent, %")
-        panel.set_xlim(1, 15)
+        panel.set_xlim(1, 19)
+        panel.set_xticks([100 * b for b in BUDGETS])
         panel.grid(alpha=0.2)
     panels[0][0].set_ylabel("errors sent, share of all")
     figure.tight_layout()
