@@ -5,11 +5,25 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 from edgebus.bus.errors import SubscribeRefusedError
+from edgebus.contracts import ContractError
 
-__all__ = ["TopicTrie", "check_filter"]
+__all__ = ["TopicTrie", "check_filter", "check_topic"]
 
 T = TypeVar("T")
 _CACHED_TOPICS = 4096
+_MAX_TOPIC = 65_535
+
+
+def check_topic(value: str) -> str:
+    """Return `value` if it is a topic that may be published to.
+
+    Raises:
+        ContractError: It is empty, too long, or holds a wildcard or a NUL.
+    """
+    if not value or len(value.encode()) > _MAX_TOPIC or any(c in value for c in "+#\0"):
+        msg = f"{value[:80]!r} is no topic to publish to: empty, too long, or with a wildcard"
+        raise ContractError(msg)
+    return value
 
 
 def check_filter(value: str) -> str:

@@ -15,7 +15,7 @@ from edgebus.bus._links import WillFactory
 from edgebus.bus._registry import Wanted
 from edgebus.bus._requests import reply_address
 from edgebus.bus._trace import traceparent_of
-from edgebus.bus._trie import check_filter
+from edgebus.bus._trie import check_filter, check_topic
 from edgebus.bus.connection import ConnectionListener, ConnectionState
 from edgebus.bus.errors import BrokerUnreachableError, RequestTimeoutError
 from edgebus.bus.event import ClearedHandler, Event, Handler, RawHandler
@@ -28,7 +28,6 @@ from edgebus.bus.transport import Outgoing, Transport
 from edgebus.contracts import (
     Address,
     Command,
-    ContractError,
     Filter,
     Identity,
     Qos,
@@ -41,7 +40,6 @@ __all__ = ["Bus", "WillFactory"]
 
 R = TypeVar("R", bound=Reply)
 _NO_RETRY = RetryPolicy(attempts=1)
-_MAX_TOPIC = 65_535
 
 
 class Bus:
@@ -191,9 +189,7 @@ class Bus:
             BusClosedError: The bus is not open.
         """
         self._core.tasks.check()
-        if not topic or len(topic.encode()) > _MAX_TOPIC or any(c in topic for c in "+#\0"):
-            msg = f"{topic[:80]!r} is no topic to publish to: empty, too long, or with a wildcard"
-            raise ContractError(msg)
+        check_topic(topic)
         message = Outgoing(
             topic=topic, payload=payload, qos=qos, retain=retain, content_type=content_type
         )
