@@ -135,9 +135,8 @@ class Core:
         flushed = asyncio.create_task(self.publisher.flushed())
         away = asyncio.create_task(self.connection.down())
         try:
-            if self.outbox.durable:
-                await asyncio.wait((flushed, away), return_when=asyncio.FIRST_COMPLETED)
-            else:
+            await asyncio.wait((flushed, away), return_when=asyncio.FIRST_COMPLETED)
+            if not self.outbox.durable:  # asked afterwards: a disk may fail meanwhile
                 await flushed
         finally:
             flushed.cancel()

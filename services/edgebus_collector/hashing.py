@@ -6,9 +6,9 @@ from collections import OrderedDict, deque
 
 import numpy as np
 
-from edgebus.vision import Hash, PictureUnreadableError, difference_hash
+from edgebus.vision import Hash
 
-__all__ = ["NearDuplicates", "PictureUnreadableError", "difference_hash"]
+__all__ = ["NearDuplicates"]
 
 _MAX_KEYS = 1024
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edgebus.contracts import Split, split_of
+from edgebus.vision import difference_hash
 from edgebus_collector.budget import Budget, Kind
 from edgebus_collector.examples import Example
-from edgebus_collector.hashing import NearDuplicates, difference_hash
+from edgebus_collector.hashing import NearDuplicates
 from edgebus_collector.history import Seen
 from edgebus_collector.policies import PolicyChain, Ruling
 

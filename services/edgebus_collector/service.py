@@ -23,11 +23,12 @@ from edgebus.contracts import (
     topics,
 )
 from edgebus.service import CommandRefusedError, Service, command, every, on
+from edgebus.vision import PictureUnreadableError
 from edgebus_collector.budget import Budget, TokenBucket
 from edgebus_collector.drift import DriftWatch, make_detector
 from edgebus_collector.examples import Example
 from edgebus_collector.feedback import FeedbackRefusedError, resolve
-from edgebus_collector.hashing import NearDuplicates, PictureUnreadableError
+from edgebus_collector.hashing import NearDuplicates
 from edgebus_collector.history import History, Seen
 from edgebus_collector.joining import Joiner
 from edgebus_collector.samples import Surroundings, make_sample

@@ -4,8 +4,9 @@ import pytest
 from collector_examples import box, detections, example, frame, picture, truth
 
 from edgebus.contracts import Sample, split_of
+from edgebus.vision import PictureUnreadableError, difference_hash
 from edgebus_collector.budget import Budget, TokenBucket
-from edgebus_collector.hashing import NearDuplicates, PictureUnreadableError, difference_hash
+from edgebus_collector.hashing import NearDuplicates
 from edgebus_collector.joining import Joiner
 from edgebus_collector.policies import PolicyChain, make_policies
 from edgebus_collector.samples import make_sample
