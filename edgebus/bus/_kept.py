@@ -1,18 +1,22 @@
-"""Retained values that a node of a cluster acknowledges and does not keep.
+"""Retained values that a node of a cluster acknowledges and does not keep, or keeps to itself.
 
 NATS stores a retained event twice: for those who are subscribed, and for those who come later.
 While the store for the latter has no leader (some seconds after a node's death), that half fails
 after the server's time-out, is written to its log, and the event is acknowledged nevertheless
-(nats-server 2.15.1, `mqttHandlePubRetain`). What tells is the time that it took.
+(nats-server 2.15.1, `mqttHandlePubRetain`). Likewise a subscription: when the retained values that
+match it cannot be loaded in time, that is written to the log, and the subscription is acknowledged
+without them. What tells is the time that it took.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from edgebus.bus.native import MqttConnection
 from edgebus.bus.transport import Acknowledged, Outgoing
+from edgebus.contracts import Qos
 
 __all__ = ["KeepingConnection"]
 
@@ -24,10 +28,11 @@ _TRIES = 10
 
 
 class KeepingConnection(MqttConnection):
-    """A connection that publishes a retained event again whose acknowledgement came late.
+    """A connection that repeats what was acknowledged late: retained events and subscriptions.
 
     The publisher gets the acknowledgement of the last one. Readers tell copies by their id. What
-    a newer value of the same topic has followed is not sent again.
+    a newer value of the same topic has followed is not sent again. A repeated subscription brings
+    the retained values once more, and changes nothing else (MQTT 3.1.1, 3.8.4).
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -41,6 +46,21 @@ class KeepingConnection(MqttConnection):
             self._newest[message.topic] = message
             acknowledged = partial(self._weigh, message, acknowledged, self._loop.time(), 1)
         super().publish(message, acknowledged)
+
+    async def subscribe(self, filters: Sequence[tuple[str, Qos]]) -> None:
+        """Subscribe and wait for the broker's word, until that comes in time."""
+        for tries in range(_TRIES):
+            asked = self._loop.time()
+            await super().subscribe(filters)
+            took = self._loop.time() - asked
+            if took <= _DOUBTFUL_S:
+                return
+            if tries == 0:
+                self._log.warning(
+                    "a subscription was acknowledged late, asking for its retained values again",
+                    filters=[text for text, _ in filters],
+                    after_s=round(took, 1),
+                )
 
     def _weigh(
         self,

@@ -1,4 +1,4 @@
-"""Retained events whose acknowledgement comes suspiciously late from a node of a cluster."""
+"""Retained events and subscriptions that a node of a cluster acknowledges suspiciously late."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from edgebus.bus.native import (
     MqttConnection,
     Parser,
     Publish,
+    Suback,
+    Subscribe,
     encode_packet,
 )
 
@@ -31,10 +33,12 @@ class Node:
 
     Attributes:
         came: The events that came, with their identifiers.
+        asked: The identifiers of the subscriptions that came.
     """
 
     def __init__(self) -> None:
         self.came: asyncio.Queue[tuple[bytes, int]] = asyncio.Queue()
+        self.asked: asyncio.Queue[int] = asyncio.Queue()
         self._writer: asyncio.StreamWriter | None = None
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -46,11 +50,17 @@ class Node:
                     writer.write(encode_packet(Connack(), v5=False))
                 elif isinstance(packet, Publish):
                     self.came.put_nowait((bytes(packet.payload), packet.packet_id))
+                elif isinstance(packet, Subscribe):
+                    self.asked.put_nowait(packet.packet_id)
         writer.close()
 
     def acknowledge(self, number: int) -> None:
         assert self._writer is not None
         self._writer.write(encode_packet(Ack(Kind.PUBACK, number), v5=False))
+
+    def grant(self, number: int) -> None:
+        assert self._writer is not None
+        self._writer.write(encode_packet(Suback(packet_id=number, codes=(1,)), v5=False))
 
     async def next(self) -> tuple[bytes, int]:
         return await asyncio.wait_for(self.came.get(), DEADLINE_S)
@@ -156,3 +166,33 @@ async def test_a_link_that_is_always_slow_does_not_send_for_ever(
             node.acknowledge(number)
         assert await told.done() is None
         assert node.came.empty()
+
+
+async def test_a_late_subscription_is_asked_for_again_until_it_is_quick(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with cluster(monkeypatch) as (connection, node):
+        with capture_logs() as logs:
+            asking = asyncio.create_task(connection.subscribe([("a/#", 1)]))
+            for _ in range(2):
+                number = await asyncio.wait_for(node.asked.get(), DEADLINE_S)
+                await asyncio.sleep(2 * LATE_S)
+                node.grant(number)
+            number = await asyncio.wait_for(node.asked.get(), DEADLINE_S)
+            assert not asking.done()
+            monkeypatch.setattr(kept, "_DOUBTFUL_S", DEADLINE_S)
+            node.grant(number)
+            await asyncio.wait_for(asking, DEADLINE_S)
+        assert node.asked.empty()
+        assert [line["filters"] for line in logs] == [["a/#"]]  # said once
+
+
+async def test_a_link_that_is_always_slow_is_not_asked_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with cluster(monkeypatch, late_s=-1.0) as (connection, node):
+        asking = asyncio.create_task(connection.subscribe([("a/#", 1)]))
+        for _ in range(10):
+            node.grant(await asyncio.wait_for(node.asked.get(), DEADLINE_S))
+        await asyncio.wait_for(asking, DEADLINE_S)
+        assert node.asked.empty()
