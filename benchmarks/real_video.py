@@ -34,8 +34,8 @@ from edgebus.artifacts import Bundle, Store
 from edgebus.contracts import Box, split_of
 from edgebus.inference import DetectionModel, EngineSettings
 from edgebus.vision import Detected, MapResult, Truth, mean_average_precision
-from edgebus_retrainer.folders import read_folder
 from edgebus_retrainer.labels import LabelBuilder
+from edgebus_retrainer.material import read_folder
 
 CLASSES = ("person", "bicycle", "car")
 """What there is to see in the recording."""

@@ -26,12 +26,17 @@ import cv2
 from edgebus.contracts import Box
 from edgebus.inference import EngineSettings
 from edgebus.vision import encode_jpeg
-from edgebus_retrainer.calibration import Compared, calibrate
 from edgebus_retrainer.claims import pair_up
-from edgebus_retrainer.ensemble import fuse
-from edgebus_retrainer.folders import read_folder
-from edgebus_retrainer.labels import LabelBuilder
-from edgebus_retrainer.teacher import Answer, Teacher, open_model
+from edgebus_retrainer.labels import (
+    Answer,
+    Compared,
+    LabelBuilder,
+    Teacher,
+    calibrate,
+    fuse,
+    open_model,
+)
+from edgebus_retrainer.material import read_folder
 
 MODELS = ("yolox_nano_416", "nanodet_m_416", "yolov8n_640_f16w", "yolov8s_640_f16w")
 TRIO = MODELS[:3]

@@ -40,7 +40,7 @@ from edgebus.service.errors import ServiceError
 from edgebus.service.runtime import Runtime
 from edgebus_collector.spool import Spool
 from edgebus_retrainer.files import PictureStore
-from edgebus_retrainer.store import SampleStore, open_database
+from edgebus_retrainer.samples import SampleStore, open_database
 
 __all__ = ["main"]
 

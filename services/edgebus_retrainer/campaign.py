@@ -23,16 +23,15 @@ from edgebus.contracts import (
     topics,
 )
 from edgebus.contracts.trace import continue_trace
-from edgebus_retrainer.card import CARD
 from edgebus_retrainer.files import DiskThread
 from edgebus_retrainer.incumbent import Incumbent
+from edgebus_retrainer.jobs import CARD, CHECKPOINT
 from edgebus_retrainer.journal import Job, JobJournal
-from edgebus_retrainer.learning import CHECKPOINT
 from edgebus_retrainer.progress import ProgressTeller
 from edgebus_retrainer.runner import SPEC, JobCrashedError, run_process
+from edgebus_retrainer.samples import SampleStore, StoredSample
 from edgebus_retrainer.settings import RetrainerSettings
 from edgebus_retrainer.spec import JobOutcome, JobSpec, SampleFile
-from edgebus_retrainer.store import SampleStore, StoredSample
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, func, select, update
 from sqlalchemy.orm import Session
 
 from edgebus.contracts import ModelRef, TrainingResult
-from edgebus_retrainer.tables import JobRow, SampleRow
+from edgebus_retrainer.samples import JobRow, SampleRow
 
 __all__ = ["Job", "JobJournal"]
 

@@ -30,8 +30,8 @@ from edgebus_retrainer.campaign import Campaign
 from edgebus_retrainer.files import DiskThread, PictureStore
 from edgebus_retrainer.incumbent import Incumbent, WrongModelError
 from edgebus_retrainer.journal import Job, JobJournal
+from edgebus_retrainer.samples import SampleRefusedError, SampleStore, open_database
 from edgebus_retrainer.settings import RetrainerSettings
-from edgebus_retrainer.store import SampleRefusedError, SampleStore, open_database
 from edgebus_retrainer.triggers import Facts, Trigger, needed, trigger
 
 __all__ = ["Retrainer"]

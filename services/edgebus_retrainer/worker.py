@@ -18,9 +18,8 @@ import cv2
 from edgebus.artifacts import ArtifactError
 from edgebus.inference import InferenceError
 from edgebus.vision import VisionError
-from edgebus_retrainer.folders import FolderError
-from edgebus_retrainer.job import TrainingFailedError, UntrainableError, run_job
-from edgebus_retrainer.material import TeacherMissingError
+from edgebus_retrainer.jobs import TrainingFailedError, UntrainableError, run_job
+from edgebus_retrainer.material import FolderError, TeacherMissingError
 from edgebus_retrainer.spec import JobEvent, JobOutcome, JobSpec
 
 __all__ = ["main"]

@@ -32,10 +32,9 @@ from edgebus.contracts import (
 )
 from edgebus.inference.testing import tiny_bundle, tiny_picture
 from edgebus.vision import encode_jpeg
-from edgebus_retrainer.catalog import Catalog, Query
 from edgebus_retrainer.exchange import picture_of, write_dataset
 from edgebus_retrainer.files import PictureStore
-from edgebus_retrainer.store import SampleStore, open_database
+from edgebus_retrainer.samples import Catalog, Query, SampleStore, open_database
 
 SITE = "learning"
 _RUN = """

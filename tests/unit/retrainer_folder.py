@@ -7,8 +7,8 @@ from edgebus.contracts import Box
 from edgebus.inference.testing import tiny_bundle
 from edgebus_retrainer.claims import teacher
 from edgebus_retrainer.files import PictureStore
-from edgebus_retrainer.store import SampleStore, open_database
-from edgebus_retrainer.teacher import Answer, answer_folder
+from edgebus_retrainer.labels import Answer, answer_folder
+from edgebus_retrainer.samples import SampleStore, open_database
 
 TEACHER = teacher("d" * 64)
 

@@ -15,9 +15,7 @@ from edgebus.cli.app import app
 from edgebus.cli.errors import describe, exit_code_of
 from edgebus.cli.samples import CommandsMissingError
 from edgebus.contracts import new_id
-from edgebus_retrainer.catalog import Catalog, Query
-from edgebus_retrainer.rows import row_of
-from edgebus_retrainer.store import open_database
+from edgebus_retrainer.samples import Catalog, Query, open_database, row_of
 
 
 @pytest.fixture

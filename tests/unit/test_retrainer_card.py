@@ -6,9 +6,7 @@ import pytest
 from retrainer_jobs import TRAIN, job, make_world
 
 from edgebus.artifacts import Bundle
-from edgebus_retrainer.card import CARD, ModelCard
-from edgebus_retrainer.curves import draw_curves
-from edgebus_retrainer.job import run_job
+from edgebus_retrainer.jobs import CARD, ModelCard, draw_curves, run_job
 
 
 @pytest.fixture(scope="module")

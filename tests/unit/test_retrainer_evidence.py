@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgebus.vision import Matches, average_precision
-from edgebus_retrainer.evidence import calibration_error, gain_interval, resampled_ap
+from edgebus_retrainer.gate import calibration_error, gain_interval, resampled_ap
 
 
 def pictures(count=30, *, quality=0.7, seed=0, classes=3):

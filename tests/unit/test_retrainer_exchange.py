@@ -8,8 +8,6 @@ from faster_coco_eval import COCO
 from retrainer_folder import TEACHER, DataFolder, box
 from retrainer_samples import START
 
-from edgebus_retrainer.boxtext import BoxesRefusedError
-from edgebus_retrainer.catalog import Catalog, Query
 from edgebus_retrainer.claims import Claim, LabelSet, operator
 from edgebus_retrainer.exchange import (
     DatasetError,
@@ -18,8 +16,9 @@ from edgebus_retrainer.exchange import (
     read_dataset,
     write_dataset,
 )
-from edgebus_retrainer.folders import read_folder
-from edgebus_retrainer.labels import LabelBuilder
+from edgebus_retrainer.labels import BoxesRefusedError, LabelBuilder
+from edgebus_retrainer.material import read_folder
+from edgebus_retrainer.samples import Catalog, Query
 
 STYLES = ("coco", "yolo", "labelstudio")
 CLASSES = ("person", "car")

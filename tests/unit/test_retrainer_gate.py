@@ -8,11 +8,9 @@ from retrainer_samples import DUSK, sample
 from edgebus.artifacts import ArtifactError, Bundle, Update, derive_bundle
 from edgebus.contracts import DomainReport
 from edgebus.inference import DetectionModel, EngineSettings
-from edgebus_retrainer import candidates as candidates_module
-from edgebus_retrainer.gate import GateRules, Latency, decide, goes_too_far
-from edgebus_retrainer.job import run_job
-from edgebus_retrainer.learning import TrainingFailedError
-from edgebus_retrainer.measuring import milliseconds
+from edgebus_retrainer.gate import GateRules, Latency, decide, goes_too_far, milliseconds
+from edgebus_retrainer.jobs import TrainingFailedError, run_job
+from edgebus_retrainer.jobs import _candidates as candidates_module
 
 
 @pytest.fixture(scope="module")

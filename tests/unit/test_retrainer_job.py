@@ -14,11 +14,11 @@ from retrainer_samples import DUSK, jpeg_of, sample
 from edgebus.artifacts import Bundle
 from edgebus.inference import DetectionModel, EngineSettings
 from edgebus.vision import MapResult, Matches, decode_jpeg
-from edgebus_retrainer import candidates as candidates_module
 from edgebus_retrainer.files import write_atomically
-from edgebus_retrainer.job import UntrainableError, run_job
+from edgebus_retrainer.gate import Measured
+from edgebus_retrainer.jobs import UntrainableError, run_job
+from edgebus_retrainer.jobs import _candidates as candidates_module
 from edgebus_retrainer.material import TeacherMissingError, UnknownClassError
-from edgebus_retrainer.measuring import Measured
 from edgebus_retrainer.runner import JobCrashedError, run_process
 from edgebus_retrainer.settings import GateSettings, LabelSettings
 from edgebus_retrainer.spec import Phase, SampleFile, StepDone

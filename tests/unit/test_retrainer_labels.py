@@ -12,9 +12,8 @@ from edgebus.contracts import Box
 from edgebus.inference import DetectionModel, EngineSettings
 from edgebus.inference.testing import TINY_CLASSES, tiny_bundle, tiny_onnx
 from edgebus.vision import ImageError
-from edgebus_retrainer.folders import FolderError, read_folder
-from edgebus_retrainer.labels import LabelBuilder, Labelled, ignore_rare
-from edgebus_retrainer.teacher import Teacher, open_model
+from edgebus_retrainer.labels import LabelBuilder, Labelled, Teacher, ignore_rare, open_model
+from edgebus_retrainer.material import FolderError, read_folder
 
 BUILDER = LabelBuilder(TINY_CLASSES)
 ONE = EngineSettings(threads=1)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from edgebus_retrainer.onset import onset
+from edgebus_retrainer.samples import onset
 
 
 def test_no_errors_have_no_onset():

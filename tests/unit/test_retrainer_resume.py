@@ -8,8 +8,7 @@ import pytest
 from retrainer_jobs import GATE, TRAIN, job, make_world
 
 from edgebus.artifacts import Bundle
-from edgebus_retrainer.job import run_job
-from edgebus_retrainer.learning import CHECKPOINT
+from edgebus_retrainer.jobs import CHECKPOINT, run_job
 from edgebus_retrainer.runner import JobCrashedError, run_process
 from edgebus_retrainer.spec import StepDone
 

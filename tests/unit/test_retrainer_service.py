@@ -35,7 +35,7 @@ from edgebus.service import ServiceFailedError
 from edgebus.service.testing import ServiceHarness
 from edgebus_retrainer import Retrainer, RetrainerSettings
 from edgebus_retrainer.journal import JobJournal
-from edgebus_retrainer.store import open_database
+from edgebus_retrainer.samples import open_database
 
 ASK = RetrainCommand(source="lab/test/test")
 TRAIN = [index for index in range(400) if split_of("front", index) == "train"]

@@ -13,10 +13,11 @@ from edgebus.contracts import ModelRef, Sample, TrainingResult, new_id
 from edgebus_retrainer.claims import Claim, LabelSet, operator
 from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.journal import Job, JobJournal
-from edgebus_retrainer.labelbook import LabelBook, SampleUnknownError
-from edgebus_retrainer.store import (
+from edgebus_retrainer.samples import (
+    LabelBook,
     SampleRefusedError,
     SampleStore,
+    SampleUnknownError,
     StoreVersionError,
     open_database,
 )

@@ -12,16 +12,22 @@ from edgebus.contracts import Box, Verdict
 from edgebus.inference import EngineSettings
 from edgebus.inference.testing import TINY_CLASSES, tiny_bundle
 from edgebus.vision import encode_jpeg
-from edgebus_retrainer.calibration import Compared, calibrate
 from edgebus_retrainer.claims import Claim, LabelSet, teacher
-from edgebus_retrainer.ensemble import Ensemble, fuse, open_teacher
 from edgebus_retrainer.files import PictureStore
-from edgebus_retrainer.labelling import Labelling
-from edgebus_retrainer.labels import LabelBuilder
+from edgebus_retrainer.labels import (
+    Answer,
+    Compared,
+    Ensemble,
+    LabelBuilder,
+    Labelling,
+    Seen,
+    calibrate,
+    flips,
+    fuse,
+    open_teacher,
+)
 from edgebus_retrainer.settings import LabelSettings
 from edgebus_retrainer.spec import SampleFile
-from edgebus_retrainer.steadiness import Seen, flips
-from edgebus_retrainer.teacher import Answer
 
 BY = teacher("e" * 64)
 

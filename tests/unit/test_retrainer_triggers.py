@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from edgebus.contracts import DomainReport
 from edgebus.vision import MapResult, Matches
-from edgebus_retrainer.gate import GateRules, decide, domain_report, goes_too_far, too_few
-from edgebus_retrainer.measuring import Measured
+from edgebus_retrainer.gate import GateRules, Measured, decide, domain_report, goes_too_far, too_few
 from edgebus_retrainer.triggers import Facts, needed, trigger
 
 

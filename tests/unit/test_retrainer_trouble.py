@@ -13,8 +13,7 @@ from retrainer_samples import DUSK, sample, write_day
 
 from edgebus.artifacts import Bundle
 from edgebus.contracts import Box
-from edgebus_retrainer.job import run_job
-from edgebus_retrainer.learning import CHECKPOINT
+from edgebus_retrainer.jobs import CHECKPOINT, run_job
 from edgebus_retrainer.spec import JobOutcome, read_event
 
 

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from edgebus.contracts import utc_now
-from edgebus_retrainer.boxtext import BoxesRefusedError, check_boxes, parse_words, read_rows
-from edgebus_retrainer.catalog import Catalog
 from edgebus_retrainer.claims import Claim, LabelSet, operator
 from edgebus_retrainer.commands.options import Data, Which
+from edgebus_retrainer.labels import BoxesRefusedError, check_boxes, parse_words, read_rows
+from edgebus_retrainer.samples import Catalog
 
 __all__ = ["AnyClass", "Who", "label"]
 

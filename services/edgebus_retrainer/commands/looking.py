@@ -14,7 +14,6 @@ import typer
 
 from edgebus.cli.console import table
 from edgebus.vision import Image
-from edgebus_retrainer.catalog import Catalog, Entry, Query, Sight
 from edgebus_retrainer.commands.options import (
     Accept,
     Before,
@@ -32,8 +31,8 @@ from edgebus_retrainer.commands.options import (
     report_unreadable,
 )
 from edgebus_retrainer.files import write_atomically
-from edgebus_retrainer.page import sample_page
-from edgebus_retrainer.sheet import contact_sheet, one_picture
+from edgebus_retrainer.pictures import contact_sheet, one_picture, sample_page
+from edgebus_retrainer.samples import Catalog, Entry, Query, Sight
 
 __all__ = ["list_samples", "sheet", "show"]
 

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from edgebus.contracts import utc_now
-from edgebus_retrainer.catalog import Catalog, Sight
 from edgebus_retrainer.commands.labelling import AnyClass, Who
 from edgebus_retrainer.commands.options import (
     Accept,
@@ -35,6 +34,7 @@ from edgebus_retrainer.exchange import (
     read_dataset,
     write_dataset,
 )
+from edgebus_retrainer.samples import Catalog, Sight
 
 __all__ = ["export", "import_"]
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from edgebus.contracts import Split
-from edgebus_retrainer.catalog import Query
+from edgebus_retrainer.samples import Query
 
 __all__ = [
     "Accept",

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from edgebus.contracts import Sample
-from edgebus_retrainer.catalog import Sight
 from edgebus_retrainer.claims import Claim
+from edgebus_retrainer.samples import Sight
 
 __all__ = [
     "PROVENANCE_FILE",

@@ -10,13 +10,22 @@ from functools import partial
 from sqlalchemy.orm import Session
 
 from edgebus.contracts import PayloadError, Sample
-from edgebus_retrainer.boxtext import BoxesRefusedError, unknown_class
-from edgebus_retrainer.catalog import Catalog, SampleUnreadableError
 from edgebus_retrainer.claims import TRUTH, Claim, LabelSet, operator, pair_up
 from edgebus_retrainer.exchange._dataset import IncomingPicture
-from edgebus_retrainer.labelbook import SampleUnknownError
-from edgebus_retrainer.labels import ImpossibleBoxError, checked_box
-from edgebus_retrainer.rows import SampleRefusedError, check_picture, row_of
+from edgebus_retrainer.labels import (
+    BoxesRefusedError,
+    ImpossibleBoxError,
+    checked_box,
+    unknown_class,
+)
+from edgebus_retrainer.samples import (
+    Catalog,
+    SampleRefusedError,
+    SampleUnknownError,
+    SampleUnreadableError,
+    check_picture,
+    row_of,
+)
 
 __all__ = ["ImportReport", "import_dataset"]
 

@@ -13,26 +13,21 @@ from sqlalchemy.orm import Session
 
 from edgebus.contracts import Sample, Split
 from edgebus_retrainer.claims import LabelSet
-from edgebus_retrainer.database import StoreVersionError, open_database
 from edgebus_retrainer.files import PictureStore
-from edgebus_retrainer.labelbook import newest_labels
-from edgebus_retrainer.onset import onset
-from edgebus_retrainer.rows import (
+from edgebus_retrainer.samples._labelbook import newest_labels
+from edgebus_retrainer.samples._onset import onset
+from edgebus_retrainer.samples._rows import (
     EPOCH,
-    SampleRefusedError,
     check_picture,
     micros,
     row_of,
 )
-from edgebus_retrainer.tables import LabelRow, SampleRow
+from edgebus_retrainer.samples._tables import LabelRow, SampleRow
 
 __all__ = [
     "Counts",
-    "SampleRefusedError",
     "SampleStore",
-    "StoreVersionError",
     "StoredSample",
-    "open_database",
 ]
 
 Added = Literal["added", "duplicate"]

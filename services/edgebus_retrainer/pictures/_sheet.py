@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 
 from edgebus.vision import Image
-from edgebus_retrainer.catalog import SampleUnreadableError, Sight
 from edgebus_retrainer.claims import Voices
-from edgebus_retrainer.strokes import Voice, draw_voices, fit, legend, occurring
+from edgebus_retrainer.pictures._strokes import Voice, draw_voices, fit, legend, occurring
+from edgebus_retrainer.samples import SampleUnreadableError, Sight
 
 __all__ = ["contact_sheet", "one_picture"]
 

@@ -19,12 +19,12 @@ from edgebus.artifacts import Store
 from edgebus.contracts import Box, PayloadError, Sample, SampleRecord, Split
 from edgebus.vision import Image, ImageError, decode_jpeg
 from edgebus_retrainer.claims import LabelSet, Resolved, Voices, resolve
-from edgebus_retrainer.database import open_database
 from edgebus_retrainer.files import PictureStore
-from edgebus_retrainer.labelbook import LabelBook, SampleUnknownError, newest_labels
-from edgebus_retrainer.rows import EPOCH, micros
-from edgebus_retrainer.tables import LabelRow, SampleRow
-from edgebus_retrainer.teacher import CachedAnswers
+from edgebus_retrainer.labels import CachedAnswers
+from edgebus_retrainer.samples._database import open_database
+from edgebus_retrainer.samples._labelbook import LabelBook, SampleUnknownError, newest_labels
+from edgebus_retrainer.samples._rows import EPOCH, micros
+from edgebus_retrainer.samples._tables import LabelRow, SampleRow
 
 __all__ = ["Catalog", "Entry", "NoStoreError", "Query", "SampleUnreadableError", "Sight"]
 

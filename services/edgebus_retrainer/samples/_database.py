@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
 
-from edgebus_retrainer.tables import SCHEMA_VERSION, TableBase
+from edgebus_retrainer.samples._tables import SCHEMA_VERSION, TableBase
 
 __all__ = ["StoreVersionError", "open_database"]
 

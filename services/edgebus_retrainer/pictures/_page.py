@@ -7,9 +7,9 @@ import html
 import json
 
 from edgebus.contracts import Box
-from edgebus_retrainer.catalog import Sight
 from edgebus_retrainer.claims import LabelSet
-from edgebus_retrainer.strokes import LINES, Voice, boxes_of
+from edgebus_retrainer.pictures._strokes import LINES, Voice, boxes_of
+from edgebus_retrainer.samples import Sight
 
 __all__ = ["sample_page"]
 

@@ -12,7 +12,7 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from edgebus_retrainer.claims import LabelSet
-from edgebus_retrainer.tables import LabelRow, SampleRow
+from edgebus_retrainer.samples._tables import LabelRow, SampleRow
 
 __all__ = ["LabelBook", "SampleUnknownError", "newest_labels"]
 

@@ -15,8 +15,8 @@ from edgebus.inference import EngineSettings
 from edgebus.vision import box_iou
 from edgebus_retrainer.claims import SAME_OBJECT_IOU, box_array, teacher
 from edgebus_retrainer.files import write_atomically
+from edgebus_retrainer.labels._teacher import Answer, Labeller, Teacher, answer_folder, open_model
 from edgebus_retrainer.settings import LabelSettings
-from edgebus_retrainer.teacher import Answer, Labeller, Teacher, answer_folder, open_model
 
 __all__ = ["Ensemble", "fuse", "open_teacher"]
 

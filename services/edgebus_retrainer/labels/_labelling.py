@@ -17,13 +17,13 @@ from edgebus.contracts import (
     TeacherThreshold,
 )
 from edgebus.vision import Image, ImageError, decode_jpeg
-from edgebus_retrainer.calibration import Compared, calibrate
 from edgebus_retrainer.claims import Claim, Resolved, Voices, count_conflicts, resolve
-from edgebus_retrainer.labels import LabelBuilder, Labelled
+from edgebus_retrainer.labels._calibration import Compared, calibrate
+from edgebus_retrainer.labels._labelled import LabelBuilder, Labelled
+from edgebus_retrainer.labels._steadiness import Seen, flips, to_grey
+from edgebus_retrainer.labels._teacher import Labeller
 from edgebus_retrainer.settings import LabelSettings
 from edgebus_retrainer.spec import SampleFile
-from edgebus_retrainer.steadiness import Seen, flips, to_grey
-from edgebus_retrainer.teacher import Labeller
 
 __all__ = ["Labelling"]
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from edgebus.contracts import Sample
-from edgebus_retrainer.tables import SampleRow
+from edgebus_retrainer.samples._tables import SampleRow
 
 __all__ = ["EPOCH", "SampleRefusedError", "check_picture", "micros", "row_of"]
 

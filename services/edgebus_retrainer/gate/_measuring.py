@@ -21,7 +21,7 @@ from edgebus.vision import (
     match,
     mean_average_precision,
 )
-from edgebus_retrainer.evidence import calibration_error
+from edgebus_retrainer.gate._evidence import calibration_error
 from edgebus_retrainer.labels import Labelled
 
 __all__ = ["Measured", "Sees", "measure", "milliseconds"]

@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from edgebus.artifacts import TRAINABLE_HEADS, Bundle
 from edgebus.contracts import GateReport
 from edgebus.inference import EngineSettings
-from edgebus_retrainer.candidates import Candidates
-from edgebus_retrainer.card import CARD, make_card, write_card
-from edgebus_retrainer.clock import JobClock, Report
-from edgebus_retrainer.ensemble import open_teacher
-from edgebus_retrainer.gate import NEW, OLD, GateRules, goes_too_far, too_few
-from edgebus_retrainer.labels import Labelled
-from edgebus_retrainer.leaks import Leak, keep_apart
-from edgebus_retrainer.learning import TrainingFailedError, learn
+from edgebus_retrainer.gate import NEW, OLD, GateRules, Leak, goes_too_far, keep_apart, too_few
+from edgebus_retrainer.jobs._candidates import Candidates
+from edgebus_retrainer.jobs._card import CARD, make_card, write_card
+from edgebus_retrainer.jobs._clock import JobClock, Report
+from edgebus_retrainer.jobs._learning import learn
+from edgebus_retrainer.labels import Labelled, open_teacher
 from edgebus_retrainer.material import Material, count_with_boxes, prepare
 from edgebus_retrainer.spec import JobOutcome, JobSpec, StepDone
 
-__all__ = ["TrainingFailedError", "UntrainableError", "run_job"]
+__all__ = ["UntrainableError", "run_job"]
 
 
 class UntrainableError(ValueError):

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgebus.contracts import DomainReport, GateReport
-from edgebus_retrainer.evidence import gain_interval
-from edgebus_retrainer.measuring import Measured
+from edgebus_retrainer.gate._evidence import gain_interval
+from edgebus_retrainer.gate._measuring import Measured
 
 __all__ = [
     "NEW",

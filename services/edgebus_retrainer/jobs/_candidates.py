@@ -13,11 +13,20 @@ import cv2
 from edgebus.artifacts import Bundle, TrainedOn, Update, derive_bundle
 from edgebus.contracts import DomainReport, GateReport
 from edgebus.inference import DetectionModel, EngineSettings, make_probe
-from edgebus_retrainer.clock import JobClock
-from edgebus_retrainer.gate import NEW, OLD, GateRules, Latency, decide, domain_report
+from edgebus_retrainer.gate import (
+    NEW,
+    OLD,
+    GateRules,
+    Latency,
+    Measured,
+    decide,
+    domain_report,
+    measure,
+    milliseconds,
+)
+from edgebus_retrainer.jobs._clock import JobClock
 from edgebus_retrainer.labels import Labelled
 from edgebus_retrainer.material import Material, count_with_boxes
-from edgebus_retrainer.measuring import Measured, measure, milliseconds
 from edgebus_retrainer.spec import JobSpec, StepDone
 
 __all__ = ["Candidate", "Candidates"]
