@@ -15,6 +15,7 @@ __all__ = [
     "BlockRequest",
     "BundleRef",
     "Candidate",
+    "Collected",
     "DeliveryState",
     "DomainReport",
     "EdgeProgress",
@@ -145,6 +146,12 @@ class Release(Message):
         description="Grows with every release decision of this model, roll-backs included."
     )
     reason: str = Field(default="", description="Why, for example 'gate passed' or 'rollback'.")
+    intake_s: float | None = Field(
+        default=None,
+        ge=0,
+        description="Seconds from the candidate's coming in to this release, by one steady clock; "
+        "absent where it was no candidate or the distributor started again meanwhile.",
+    )
 
 
 class BlockRange(Record):
@@ -182,6 +189,11 @@ class ModelStatus(Message):
     progress: Fraction = 0.0
     received_bytes: Count = Field(default=0, description="Bytes of blocks received for the target.")
     swap_ms: float | None = Field(default=None, description="How long the switch itself took.")
+    seconds: dict[str, float] = Field(
+        default_factory=dict,
+        description="Seconds per stage of the last update, by the edge's steady clock: fetching, "
+        "checking, loading.",
+    )
     error: str | None = None
 
 
@@ -225,6 +237,17 @@ class TrainingProgress(Message):
     remaining_s: float | None = Field(default=None, ge=0)
 
 
+class Collected(Record):
+    """The way of a job's new samples in time, by the clocks of those who stamped it."""
+
+    first_captured: Timestamp = Field(description="When the camera took the earliest of them.")
+    last_captured: Timestamp = Field(
+        description="When the camera took the one that came to the retrainer last."
+    )
+    last_sent: Timestamp = Field(description="When the collector had chosen that one.")
+    last_received: Timestamp = Field(description="When the retrainer had it.")
+
+
 class TrainingResult(Message):
     """How a training job ended."""
 
@@ -242,7 +265,15 @@ class TrainingResult(Message):
         default=None, description="Who labelled what it was made of; absent if it came not so far."
     )
     update_bytes: Count = Field(default=0, description="Bytes of the weight update.")
-    seconds: dict[str, float] = Field(default_factory=dict, description="Seconds per phase.")
+    seconds: dict[str, float] = Field(
+        default_factory=dict,
+        description="Seconds per phase, by steady clocks: waiting (from the last sample to the "
+        "start), starting (the job's process), preparing, training, evaluating, publishing, "
+        "keeping.",
+    )
+    collected: Collected | None = Field(
+        default=None, description="When its new samples were taken, sent and received."
+    )
     traces: Annotated[tuple[str, ...], Field(max_length=256)] = Field(
         default=(), description="Traceparents of samples that it was trained on."
     )

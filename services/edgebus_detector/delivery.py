@@ -6,6 +6,7 @@ Whatever goes wrong on the way, the model that served goes on serving.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,8 @@ class ModelDelivery:
         self._progress = 0.0
         self._received = 0
         self._swap_ms: float | None = None
+        self._seconds: dict[str, float] = {}
+        self._stage_began = time.monotonic()
         self._error: str | None = None
         self._answered = 0
         self._reported = -1.0
@@ -230,6 +233,7 @@ class ModelDelivery:
         if ref.name != self._settings.model:
             msg = f"the release names model {ref.name!r}, this node serves {self._settings.model!r}"
             raise ReleaseRefusedError(msg)
+        self._seconds, self._stage_began = {}, time.monotonic()
         await asyncio.to_thread(self._store.gc, keep=self._memory.keeps() | {ref.digest})
         self._progress, self._received = 0.0, 0
         await self._enter("downloading", target=ref)
@@ -237,6 +241,7 @@ class ModelDelivery:
         if bundle is None:
             return
         self._progress = 1.0
+        self._stage_done("fetching")
         await self._enter("downloaded", target=ref)
         manifest = bundle.manifest
         if (manifest.name, manifest.version, manifest.task) != (ref.name, ref.version, "detection"):
@@ -252,6 +257,7 @@ class ModelDelivery:
         """Load a verified bundle beside the serving one, and switch."""
         loads = self._memory.loads + 1 if self._memory.loading == release.sequence else 1
         self._remember(loading=release.sequence, loads=loads)
+        self._stage_done("checking")
         await self._enter("updating", target=bundle.ref)
         candidate = await asyncio.to_thread(self._swap.prepare, bundle)
         old = self._swap.current
@@ -267,6 +273,7 @@ class ModelDelivery:
         )
         self._swap_ms = round(self._swap.switch(candidate), 3)
         self._answered = 0
+        self._stage_done("loading")
         self._log.info(
             "model switched",
             model=_words(bundle.ref),
@@ -350,6 +357,12 @@ class ModelDelivery:
             self._memory = self._memory.model_copy(update=changes)
             self._log.warning("cannot write down what serves", reason=str(error))
 
+    def _stage_done(self, name: str) -> None:
+        """A stage of this update ends, and the next begins."""
+        now = time.monotonic()
+        self._seconds[name] = round(now - self._stage_began, 3)
+        self._stage_began = now
+
     async def _enter(
         self, state: DeliveryState, *, target: ModelRef | None, error: str | None = None
     ) -> None:
@@ -374,6 +387,7 @@ class ModelDelivery:
                 progress=self._progress,
                 received_bytes=self._received,
                 swap_ms=self._swap_ms,
+                seconds=dict(self._seconds),
                 error=self._error,
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -75,6 +76,8 @@ class Distributor(Service[DistributorSettings]):
         )
         # Traces of candidates, by digest: their releases go on with them, in this process.
         self._traces: dict[str, str] = {}
+        # When candidates came, by digest, on the steady clock.
+        self._came: dict[str, float] = {}
         self._touched: set[tuple[str, str]] = set()
         self._news = asyncio.Event()
         self._said: dict[tuple[str, str], RolloutStatus] = {}
@@ -126,6 +129,7 @@ class Distributor(Service[DistributorSettings]):
         if candidate.traceparent is not None:
             self._traces[candidate.bundle.model.digest] = candidate.traceparent
         if new:
+            self._came.setdefault(candidate.bundle.model.digest, time.monotonic())
             self._arrivals.want(intake)
 
     @on(topics.MODEL_STATUS)
@@ -217,6 +221,7 @@ class Distributor(Service[DistributorSettings]):
         await self._announce(decision)
 
     def _refused(self, intake: Intake, error: Exception) -> None:
+        self._came.pop(intake.bundle.model.digest, None)
         self.metrics.counter("versions.refused")
         self.log.warning("version refused", reason=str(error), origin=intake.origin)
 
@@ -262,15 +267,18 @@ class Distributor(Service[DistributorSettings]):
         )
         self.rollouts.begin(decision, served=self._served(decision))
         address = topics.RELEASE.at(self.identity, model=model, channel=channel)
+        digest = decision.bundle.model.digest
+        came = self._came.pop(digest, None)
         await self.bus.publish(
             address,
             Release(
-                traceparent=continue_trace(self._traces.get(decision.bundle.model.digest)),
+                traceparent=continue_trace(self._traces.get(digest)),
                 source=self.identity.source,
                 channel=channel,
                 bundle=decision.bundle,
                 sequence=decision.sequence,
                 reason=decision.reason,
+                intake_s=None if came is None else round(time.monotonic() - came, 3),
             ),
         )
         if new:
