@@ -1,4 +1,4 @@
-"""``python -m edgebus_camera``: writes pictures of the street with their boxes to disk."""
+"""``python -m edgebus_camera``: writes pictures of a source to disk, of the street with boxes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from edgebus.vision import encode_jpeg
 from edgebus_camera.drift import EFFECTS, EffectName
 from edgebus_camera.effects import Effects
 from edgebus_camera.scene import CLASSES, Scene
+from edgebus_camera.settings import ViewSettings
+from edgebus_camera.sources import PictureSkippedError, SourceError, open_source
+from edgebus_camera.view import View
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -75,6 +78,45 @@ def export(
     }
     annotations.write_text(json.dumps(document), encoding="utf-8")
     typer.echo(f"{len(images)} pictures with {len(boxes)} boxes in {out}")
+
+
+@app.command()
+def frames(
+    source: Annotated[str, typer.Argument(help="A video, a folder, a list of these, or scene.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
+    count: Annotated[int, typer.Option(min=1, help="At most so many.")] = 200,
+    stride: Annotated[int, typer.Option(min=1, help="Take one picture in this many.")] = 1,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality.")] = 90,
+) -> None:
+    """Write the first pictures of a source, as a camera would send them, with their numbers."""
+    settings = ViewSettings(source=source, stride=stride, quality=quality, loop=False)
+    if settings.is_live:
+        raise typer.BadParameter(f"{source} is live; give a video, a folder or a list")
+    if out.exists():
+        raise typer.BadParameter(f"{out} exists; name another folder")
+    cv2.setNumThreads(1)
+    try:
+        opened = open_source(settings)
+    except SourceError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(error.exit_code) from error
+    view = View(settings)
+    out.mkdir(parents=True)
+    written = 0
+    for slot in range(count):
+        try:
+            frame = opened.read(slot)
+        except PictureSkippedError as error:
+            typer.echo(f"left out: {error}", err=True)
+            continue
+        if frame is None:
+            break
+        shot = view.develop(frame, time_s=0.0)
+        (out / f"{slot:06d}.jpg").write_bytes(shot.jpeg)
+        written += 1
+    opened.close()
+    typer.echo(f"{written} pictures in {out}")
 
 
 def _annotation(box: Box, image: int, number: int) -> dict[str, object]:

@@ -18,8 +18,8 @@ class ViewSettings(ServiceSettings):
     """One camera."""
 
     source: str | int = "scene"
-    """`scene` for the procedural street, the path of a video or of a folder of pictures, an RTSP
-    or HTTP address, or the number of a USB camera."""
+    """`scene` for the procedural street, the path of a video, of a folder of pictures or of a text
+    file that lists such, an RTSP or HTTP address, or the number of a USB camera."""
     seed: int = 0
     """Of the street, and of the effects' noise."""
     fps: Annotated[float, Field(gt=0, le=240)] | None = None

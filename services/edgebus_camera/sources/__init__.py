@@ -1,4 +1,4 @@
-"""Where pictures come from: the procedural street, a video, a folder, a live camera."""
+"""Where pictures come from: the procedural street, videos, folders, lists of both, live cameras."""
 
 from edgebus_camera.sources.base import (
     PASS_PERIOD,
@@ -10,6 +10,7 @@ from edgebus_camera.sources.base import (
 )
 from edgebus_camera.sources.folder import FolderSource
 from edgebus_camera.sources.labels import read_coco, read_mot, read_yolo
+from edgebus_camera.sources.listing import ListSource
 from edgebus_camera.sources.live import Capture, LiveSource
 from edgebus_camera.sources.opening import open_source
 from edgebus_camera.sources.street import StreetSource
@@ -19,6 +20,7 @@ __all__ = [
     "PASS_PERIOD",
     "Capture",
     "FolderSource",
+    "ListSource",
     "LiveSource",
     "PictureSkippedError",
     "Source",

@@ -20,9 +20,10 @@ from edgebus_camera.sources.base import (
 )
 from edgebus_camera.sources.labels import find_class_names, read_coco, read_yolo
 
-__all__ = ["FolderSource"]
+__all__ = ["PICTURES", "FolderSource", "load_picture", "pictures_below"]
 
-_PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+"""Endings of the files that are taken for pictures."""
 _COCO_NAMES: Final = ("annotations.json", "_annotations.coco.json", "instances.json")
 
 
@@ -82,7 +83,7 @@ class FolderSource:
             return None
         picture = self._pictures[place]
         try:
-            image = self._load(picture.path)
+            image = load_picture(picture.path)
             boxes = picture.boxes
             if picture.labels is not None:
                 boxes = self._read_labels(picture.labels, image)
@@ -98,19 +99,6 @@ class FolderSource:
 
     def close(self) -> None:
         """Nothing to let go of."""
-
-    def _load(self, path: Path) -> Image:
-        try:
-            data = np.frombuffer(path.read_bytes(), np.uint8)
-            image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-        except (OSError, cv2.error) as error:
-            raise PictureSkippedError(
-                source=str(path), reason=f"cannot be read: {error}"
-            ) from error
-        if image is None:
-            reason = f"is no picture that OpenCV can decode ({data.size} bytes)"
-            raise PictureSkippedError(source=str(path), reason=reason)
-        return np.asarray(image, np.uint8)
 
     def _read_labels(self, path: Path, image: Image) -> tuple[Box, ...]:
         if not path.exists():
@@ -129,6 +117,44 @@ class FolderSource:
                 return
 
 
+def load_picture(path: Path) -> Image:
+    """Read a picture, ``[h, w, 3]`` uint8 BGR.
+
+    Raises:
+        PictureSkippedError: It cannot be read or decoded.
+    """
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except (OSError, cv2.error) as error:
+        raise PictureSkippedError(source=str(path), reason=f"cannot be read: {error}") from error
+    if image is None:
+        reason = f"is no picture that OpenCV can decode ({data.size} bytes)"
+        raise PictureSkippedError(source=str(path), reason=reason)
+    return np.asarray(image, np.uint8)
+
+
+def pictures_below(path: Path) -> list[Path]:
+    """The pictures of a folder and of those in it, by name.
+
+    Raises:
+        SourceError: It has none, or cannot be read.
+    """
+    try:
+        paths = sorted(item for item in path.rglob("*") if item.suffix.lower() in PICTURES)
+    except OSError as error:  # a folder that vanishes while it is read, or a broken disk
+        reason = f"cannot be read: {error}"
+        raise SourceError(source=str(path), reason=reason) from error
+    if not paths:
+        raise _no_pictures(path)
+    return paths
+
+
+def _no_pictures(path: Path) -> SourceError:
+    reason = f"has no pictures ({', '.join(sorted(PICTURES))})"
+    return SourceError(source=str(path), reason=reason)
+
+
 def _list(path: Path, truth: Path | None) -> list[_Picture]:
     if not path.is_dir():
         raise SourceError(source=str(path), reason="there is no such folder; check the path")
@@ -136,11 +162,7 @@ def _list(path: Path, truth: Path | None) -> list[_Picture]:
     if coco is not None:
         pictures = _from_coco(path, coco)
     else:
-        try:
-            paths = sorted(item for item in path.rglob("*") if item.suffix.lower() in _PICTURES)
-        except OSError as error:  # a folder that vanishes while it is read, or a broken disk
-            reason = f"cannot be read: {error}"
-            raise SourceError(source=str(path), reason=reason) from error
+        paths = pictures_below(path)
         pictures = [_Picture(item, labels=_labels_of(item, path, truth)) for item in paths]
         if not any(item.labels is not None and item.labels.exists() for item in pictures):
             if truth is not None:
@@ -148,8 +170,7 @@ def _list(path: Path, truth: Path | None) -> list[_Picture]:
                 raise SourceError(source=str(truth), reason=reason)
             pictures = [_Picture(item) for item in paths]
     if not pictures:
-        reason = f"has no pictures ({', '.join(sorted(_PICTURES))})"
-        raise SourceError(source=str(path), reason=reason)
+        raise _no_pictures(path)
     return pictures
 
 

@@ -9,9 +9,10 @@ from typing import Final
 from edgebus_camera.coco import COCO_CLASSES
 from edgebus_camera.scene import Scene
 from edgebus_camera.settings import ViewSettings
-from edgebus_camera.sources.base import Source
+from edgebus_camera.sources.base import Source, SourceError
 from edgebus_camera.sources.folder import FolderSource
 from edgebus_camera.sources.labels import read_mot
+from edgebus_camera.sources.listing import ListSource
 from edgebus_camera.sources.live import LiveSource
 from edgebus_camera.sources.street import StreetSource
 from edgebus_camera.sources.video import VideoSource
@@ -49,6 +50,11 @@ def open_source(settings: ViewSettings) -> Source:
             truth=settings.truth,
             classes=names,
         )
+    if path.suffix.lower() == ".txt":
+        if settings.truth is not None:
+            reason = "is a list, which has no truth; remove 'truth', or give a folder or a video"
+            raise SourceError(source=str(path), reason=reason)
+        return ListSource(path, loop=settings.loop, stride=settings.stride)
     truth = None
     if settings.truth is not None:
         truth = read_mot(settings.truth, names=names, min_score=settings.min_score)
