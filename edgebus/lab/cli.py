@@ -4,6 +4,7 @@ import asyncio
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -15,6 +16,7 @@ from edgebus.lab.bring import Models, bring
 from edgebus.lab.checking import check_services
 from edgebus.lab.closing import closing_table
 from edgebus.lab.compose import Sources, check_files, compose, override, why_not_learning
+from edgebus.lab.home import with_reference
 from edgebus.lab.run import Finished, Run, View, make_run_folder
 from edgebus.lab.supervisor import log_end
 from edgebus.lab.topology import Topology, TopologyError
@@ -40,8 +42,8 @@ def _up(
     source: Annotated[
         list[str] | None,
         typer.Option(
-            help="A video, a folder of pictures, rtsp://…, or the number of a USB camera; "
-            "repeatable, one edge node each.",
+            help="A video, a folder of pictures, a text file that lists such, rtsp://…, or the "
+            "number of a USB camera; repeatable, one edge node each.",
             rich_help_panel=_OWN,
         ),
     ] = None,
@@ -158,6 +160,11 @@ def _up(
         )
         if obstacle := why_not_learning(given):
             _echo(f"serving only: {obstacle}")
+        else:
+            home = with_reference(
+                given.model, sources=source, replay=replay, folder=folder / "model", echo=_echo
+            )
+            given = replace(given, model=home)
         chosen = compose(given, name="own")
     else:
         _only_with_source(

@@ -28,7 +28,7 @@ class Sources:
     """What the user brought.
 
     Attributes:
-        sources: Videos, folders, addresses of cameras or numbers of USB cameras.
+        sources: Videos, folders, lists of both, addresses of cameras or numbers of USB cameras.
         model: Folder of the bundle that the edges serve first.
         model_name: The bundle's name.
         model_classes: Its classes, in order: what the numbers in a folder's labels mean where no
@@ -153,11 +153,12 @@ def _collector(source: str, *, labelled: bool) -> Tree:
         # Every held-out frame: the gate needs pictures that show something, and few do.
         "holdout_share": 1.0,
         "budget": {"samples_per_minute": 120, "holdout_share": 0.4},
+        "drift": {},
     }
     if not labelled:
-        # Without truth no policy knows what was missed. Doubt is a hint, and a tenth of the
-        # frames that raise none shows what the model is blind to.
-        settings["policies"] = {"confidence": {}, "margin": {}}
+        # Without truth no policy knows what was missed. Strange pictures and doubt are hints, and
+        # a tenth of the frames that raise neither shows what the model is blind to.
+        settings["policies"] = {"feature": {}, "confidence": {}, "margin": {}}
         settings["combine"] = "any"
         settings["audit_share"] = 0.1
     if not is_live(source):
@@ -188,7 +189,8 @@ def _retrainer(given: Sources) -> Tree:
 
 
 def _trigger(given: Sources) -> Tree:
-    trigger: Tree = {"min_samples": given.min_samples}
+    # The user has said how many: a drift does not start a job on fewer.
+    trigger: Tree = {"min_samples": given.min_samples, "drift_samples": given.min_samples}
     if not any(is_live(source) for source in given.sources):
         # A short recording may never have so many samples to give.
         trigger["interval_s"] = 180

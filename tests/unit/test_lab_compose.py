@@ -74,7 +74,9 @@ def test_without_truth_doubt_and_an_audit_choose_samples(tmp_path: Path) -> None
     nodes = compose(given, name="own").nodes
     known, unknown, live = (nodes[f"edge-{number}"]["collector"] for number in (1, 2, 3))
     assert "policies" not in known
-    assert (set(unknown["policies"]), unknown["audit_share"]) == ({"confidence", "margin"}, 0.1)
+    assert set(unknown["policies"]) == {"feature", "confidence", "margin"}
+    assert unknown["audit_share"] == 0.1
+    assert all(collector["drift"] == {} for collector in (known, unknown, live))
     # A recording comes again, a camera does not.
     assert unknown["duplicate_memory"] > 1000
     assert "duplicate_memory" not in live
