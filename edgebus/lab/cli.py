@@ -161,10 +161,7 @@ def _up(
         if obstacle := why_not_learning(given):
             _echo(f"serving only: {obstacle}")
         else:
-            home = with_reference(
-                given.model, sources=source, replay=replay, folder=folder / "model", echo=_echo
-            )
-            given = replace(given, model=home)
+            given = replace(given, model=_quietly_refer(given, folder))
         chosen = compose(given, name="own")
     else:
         _only_with_source(
@@ -219,6 +216,18 @@ def _quietly_bring(
     with (folder / "import.log").open("w") as log:
         configure_logging(LogSettings(), stream=log)
         return bring(model, teacher=teacher, folder=folder, echo=_echo, classes=classes)
+
+
+def _quietly_refer(given: Sources, folder: Path) -> Path:
+    with (folder / "lab.log").open("a") as log:
+        configure_logging(LogSettings(), stream=log)
+        return with_reference(
+            given.model,
+            sources=given.sources,
+            replay=given.replay,
+            folder=folder / "model",
+            echo=_echo,
+        )
 
 
 def _echo(text: str) -> None:
