@@ -245,6 +245,7 @@ class Collected(Record):
         description="When the camera took the one that came to the retrainer last."
     )
     last_sent: Timestamp = Field(description="When the collector had chosen that one.")
+    last_source: str = Field(description="That collector.")
     last_received: Timestamp = Field(description="When the retrainer had it.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from edgebus.artifacts import ArtifactError, Bundle, Store, reference
 from edgebus.bus import Bus
 from edgebus.contracts import (
     Candidate,
+    Collected,
     Identity,
     ModelRef,
     PayloadError,
@@ -72,13 +74,17 @@ class Campaign:
     folder: Path
     log: FilteringBoundLogger
 
-    async def run(self, job: Job, *, traceparent: str | None = None) -> TrainingResult:
+    async def run(
+        self, job: Job, *, traceparent: str | None = None, waiting_s: float | None = None
+    ) -> TrainingResult:
         """Run a job to its result and write it down; nothing is published yet but progress.
 
         Args:
             job: What to do.
             traceparent: The trace of its result.
+            waiting_s: Seconds from its last sample to its start, where that is known.
         """
+        seconds = {} if waiting_s is None else {"waiting": round(waiting_s, 3)}
         base = self.incumbent.bundle
         if base is None or base.digest != job.base.digest:
             now = "none" if base is None else f"v{base.manifest.version}"
@@ -96,7 +102,7 @@ class Campaign:
             holdout=len(spec.new_holdout),
             base=base.manifest.version,
         )
-        outcome = await self._attempt(job, spec)
+        outcome = await self._attempt(job, spec, seconds)
         # What nobody has labelled was not learnt, and stays to be.
         waiting = frozenset(outcome.waiting)
         used = tuple(sample for sample in spec.train if sample.id not in waiting)
@@ -157,16 +163,26 @@ class Campaign:
             gate=gate,
         )
 
-    async def _attempt(self, job: Job, spec: JobSpec) -> JobOutcome:
-        """Run the job's process; again after a crash, so often."""
-        train = self.settings.train
+    async def _attempt(self, job: Job, spec: JobSpec, before: dict[str, float]) -> JobOutcome:
+        """Run the job's process; again after a crash, so often.
+
+        Args:
+            job: What to do.
+            spec: What its process is given.
+            before: Seconds of what was before it.
+        """
+        train, began = self.settings.train, time.monotonic()
         for attempt in range(job.attempts, train.max_attempts + 1):
             teller = ProgressTeller(
                 self.bus, self.identity, job=job.id, model=job.base, log=self.log
             )
             try:
                 async with asyncio.timeout(train.timeout_s):
-                    return await run_process(spec, on_event=teller.tell)
+                    outcome = await run_process(spec, on_event=teller.tell)
+                heard = teller.first
+                starting = {} if heard is None else {"starting": round(heard - began, 3)}
+                seconds = before | starting | outcome.seconds
+                return outcome.model_copy(update={"seconds": seconds})
             except TimeoutError:
                 reason = f"it took longer than {train.timeout_s:g} s (retrainer.train.timeout_s)"
                 return JobOutcome(outcome="failed", reason=reason)
@@ -188,6 +204,7 @@ class Campaign:
         traceparent: str | None,
     ) -> TrainingResult:
         """Keep the candidate, write the result down, tidy up."""
+        began = time.monotonic()
         candidate: ModelRef | None = None
         if outcome.outcome == "accepted":
             outcome, candidate = await self._keep_candidate(job, outcome)
@@ -196,6 +213,7 @@ class Campaign:
         result = TrainingResult(
             traceparent=traceparent,
             traces=await self.disk(_traces, used),
+            collected=await self.disk(self._collected, used),
             source=self.identity.source,
             job=job.id,
             model=job.base,
@@ -208,7 +226,7 @@ class Campaign:
             gate=outcome.gate,
             labels=outcome.labels,
             update_bytes=outcome.update_bytes,
-            seconds=outcome.seconds,
+            seconds=outcome.seconds | {"keeping": round(time.monotonic() - began, 3)},
             started=job.started,
         )
         await self.disk(
@@ -231,6 +249,13 @@ class Campaign:
             self.log.warning("not used", job=job.id, what=text)
         await self._tidy(keep=candidate)
         return result
+
+    def _collected(self, used: tuple[SampleFile, ...]) -> Collected | None:
+        try:
+            return self.samples.collected([sample.id for sample in used])
+        except (OSError, PayloadError):
+            # The job has said what is wrong with it.
+            return None
 
     async def _measurable(self) -> int:
         since = await self.disk(self.samples.new_domain_since, self.model) or _EVER

@@ -46,10 +46,14 @@ class ProgressTeller:
         self._began = self._phase_began = time.monotonic()
         self._told = float("-inf")
         self._phase: PhaseName = "preparing"
+        self.first: float | None = None
+        """When the job's process was first heard of, on the steady clock."""
 
     async def tell(self, event: JobEvent) -> None:
         """Publish an event, or leave it out where the last one is too recent."""
         now = time.monotonic()
+        if self.first is None:
+            self.first = now
         if isinstance(event, JobOutcome):
             return
         if isinstance(event, Phase):

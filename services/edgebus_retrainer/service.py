@@ -75,6 +75,7 @@ class Retrainer(Service[RetrainerSettings]):
         self._drifted: dict[tuple[str, str, str], int] = {}
         self._running = False
         self._trouble = ""
+        self._last_sample: float | None = None
         self._status: StoreFields | None = None
         self._offered: ModelRef | None = None
         self._offered_at = self._ended_at = time.monotonic()
@@ -133,6 +134,7 @@ class Retrainer(Service[RetrainerSettings]):
     async def on_sample(self, event: Event[Sample]) -> None:
         """Keep a sample; it is acknowledged when it is on disk."""
         sample = event.payload
+        came = time.monotonic()
         while True:
             try:
                 added = await self.disk(self.samples.add, sample, received=event.received)
@@ -146,6 +148,8 @@ class Retrainer(Service[RetrainerSettings]):
                 continue
             break
         self.metrics.counter(f"samples.{added}")
+        if added == "added" and sample.record.split == "train":
+            self._last_sample = came
         await self._set_trouble(self.incumbent.trouble)
 
     @on(topics.RELEASE, where=_releases)
@@ -233,11 +237,15 @@ class Retrainer(Service[RetrainerSettings]):
             await self._due.wait()
             self._due.clear()
             job = await self._next_job()
+            last, self._last_sample = self._last_sample, None
+            waiting = None if last is None else time.monotonic() - last
             self.metrics.counter("jobs.started")
             self.metrics.gauge("jobs.running", 1)
             attributes = {"job": job.id, "trigger": job.trigger}
             with self.tracer.step("train", identifier=job.id, attributes=attributes) as step:
-                result = await self._campaign.run(job, traceparent=step.traceparent)
+                result = await self._campaign.run(
+                    job, traceparent=step.traceparent, waiting_s=waiting
+                )
             self.metrics.gauge("jobs.running", 0)
             self.metrics.counter(f"jobs.{result.outcome}")
             await self._campaign.offer(result)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Engine, func, select, true
 from sqlalchemy.orm import Session
 
-from edgebus.contracts import Sample, Split
+from edgebus.contracts import Collected, Sample, Split
 from edgebus_retrainer.claims import LabelSet
 from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.samples._labelbook import newest_labels
@@ -203,6 +203,30 @@ class SampleStore:
                 )
             )
             return count or 0
+
+    def collected(self, ids: Sequence[str]) -> Collected | None:
+        """When some samples were taken, sent and received; None where none of them is here.
+
+        Raises:
+            OSError: The file of the last one cannot be read.
+            PayloadError: It is no sample any more.
+        """
+        mine = SampleRow.id.in_(ids)
+        with Session(self._engine) as session:
+            first = session.scalar(select(func.min(SampleRow.captured)).where(mine))
+            last = session.scalars(
+                select(SampleRow).where(mine).order_by(SampleRow.received.desc()).limit(1)
+            ).first()
+            if first is None or last is None:
+                return None
+            record = Sample.decode(self._pictures.path(last.file).read_bytes()).record
+            return Collected(
+                first_captured=EPOCH + timedelta(microseconds=first),
+                last_captured=record.captured,
+                last_sent=record.time,
+                last_source=record.source,
+                last_received=EPOCH + timedelta(microseconds=last.received),
+            )
 
     def all(self, model: str) -> list[StoredSample]:
         """Every sample of a model, oldest first."""
