@@ -37,7 +37,17 @@ from edgebus_camera.view import View
 from edgebus_collector import Example
 from edgebus_collector.policies import TruthPolicy, TruthSettings
 
-__all__ = ["SCRIPTS", "Moment", "Stream", "make_stream"]
+__all__ = [
+    "SCRIPTS",
+    "Moment",
+    "Picture",
+    "Stream",
+    "frame_id",
+    "make_stream",
+    "read_picture",
+    "read_video",
+    "read_yolo",
+]
 
 _BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 _SOURCE = "bench/edge/camera"
@@ -85,7 +95,9 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
+class Picture:
+    """A picture, what is really in it, and where even those who say so are unsure."""
+
     image: Image
     boxes: tuple[Box, ...]
     drifted: bool
@@ -133,7 +145,7 @@ def _bundle(data: Path | None, work: Path) -> Path:
             data / "models" / "yolox_nano_416.onnx", name="yolox-nano", out=work / "imported"
         )
         folder = data / "datasets" / "coco128" / "images" / "train2017"
-        pictures = (_read(path) for path in sorted(folder.glob("*.jpg")))
+        pictures = (read_picture(path) for path in sorted(folder.glob("*.jpg")))
     add_novelty(plain, pictures, out=out)
     return out
 
@@ -146,13 +158,14 @@ def _other_streets() -> Iterator[Image]:
             yield scene.render(slot)[0]
 
 
-def _read(path: Path) -> Image:
+def read_picture(path: Path) -> Image:
+    """A picture from a file, BGR."""
     return np.asarray(cv2.imread(str(path)), np.uint8)
 
 
 def _moment(
     model: DetectionModel,
-    picture: _Picture,
+    picture: Picture,
     judge: TruthPolicy,
     *,
     camera: str,
@@ -162,7 +175,7 @@ def _moment(
     height, width = picture.image.shape[:2]
     at = _BEGIN + timedelta(seconds=index / 8)
     record = FrameRecord(
-        id=_uuid(camera, seed, index), source=_SOURCE, camera=camera, index=index,
+        id=frame_id(camera, seed, index), source=_SOURCE, camera=camera, index=index,
         time=at, captured=at, width=width, height=height,
     )  # fmt: skip
     frame = Frame.build(encode_jpeg(picture.image, quality=85), record)
@@ -199,13 +212,13 @@ def _inside(box: Box, region: Box) -> bool:
     return width > 0 and height > 0 and width * height > 0.5 * area
 
 
-def _uuid(camera: str, seed: int, index: int) -> str:
+def frame_id(camera: str, seed: int, index: int) -> str:
     """An id that is the same in every run, in the form of a UUIDv7."""
     text = hashlib.sha256(f"{camera}/{seed}/{index}".encode()).hexdigest()
     return f"{text[:8]}-{text[8:12]}-7{text[12:15]}-8{text[15:18]}-{text[18:30]}"
 
 
-def _dusk(seed: int, _data: Path, quick: bool) -> Iterator[_Picture]:
+def _dusk(seed: int, _data: Path, quick: bool) -> Iterator[Picture]:
     day, dark = (240, 80) if quick else (720, 240)
     fps = 8.0
     step = DriftStep(effect="dusk", start_s=day / fps, ramp_s=4, to=0.8)
@@ -215,10 +228,10 @@ def _dusk(seed: int, _data: Path, quick: bool) -> Iterator[_Picture]:
         shot = view.develop(source.read(slot), time_s=slot / fps)
         image = cv2.imdecode(np.frombuffer(shot.jpeg, np.uint8), cv2.IMREAD_COLOR)
         assert image is not None
-        yield _Picture(np.asarray(image, np.uint8), shot.boxes or (), slot >= day)
+        yield Picture(np.asarray(image, np.uint8), shot.boxes or (), slot >= day)
 
 
-def _infrared(seed: int, data: Path, quick: bool) -> Iterator[_Picture]:
+def _infrared(seed: int, data: Path, quick: bool) -> Iterator[Picture]:
     folder = data / "datasets" / "llvip-night"
     names = sorted(path.stem for path in (folder / "images" / "visible").iterdir())
     random = Random(seed)
@@ -231,17 +244,20 @@ def _infrared(seed: int, data: Path, quick: bool) -> Iterator[_Picture]:
             random.shuffle(names)
             for name in names:
                 path = next((folder / "images" / kind).glob(f"{name}.*"))
-                image = cv2.resize(_read(path), (640, 512))
-                boxes = _yolo(folder / "labels" / "visible" / f"{name}.txt", width=640, height=512)
+                image = cv2.resize(read_picture(path), (640, 512))
+                boxes = read_yolo(
+                    folder / "labels" / "visible" / f"{name}.txt", width=640, height=512
+                )
                 # No two pictures of a sensor are the same.
                 noisy, moved = effects.apply(
                     np.asarray(image, np.uint8), boxes, {"noise": 0.1}, index=number
                 )
                 number += 1
-                yield _Picture(noisy, tuple(moved), kind == "infrared")
+                yield Picture(noisy, tuple(moved), kind == "infrared")
 
 
-def _yolo(path: Path, *, width: int, height: int) -> tuple[Box, ...]:
+def read_yolo(path: Path, *, width: int, height: int) -> tuple[Box, ...]:
+    """The persons of a picture."""
     boxes = []
     for line in path.read_text().splitlines():
         _, x, y, wide, high = (float(part) for part in line.split()[:5])
@@ -257,20 +273,21 @@ def _yolo(path: Path, *, width: int, height: int) -> tuple[Box, ...]:
     return tuple(boxes)
 
 
-def _car_park(seed: int, data: Path, quick: bool) -> Iterator[_Picture]:
+def _car_park(seed: int, data: Path, quick: bool) -> Iterator[Picture]:
     share = 3 if quick else 1
     random = Random(seed)
     homes = [("vtest.avi", 5), ("one-by-one-person-detection.mp4", 20)]
     random.shuffle(homes)
     for name, every in homes:
-        yield from list(_video(data, name, every=every, drifted=False))[::share]
-    new = list(_video(data, "person-bicycle-car-detection.mp4", every=3, drifted=True))
+        yield from list(read_video(data, name, every=every, drifted=False))[::share]
+    new = list(read_video(data, "person-bicycle-car-detection.mp4", every=3, drifted=True))
     length = 100 // share
     begin = random.randrange(len(new) - length)
     yield from new[begin : begin + length]
 
 
-def _video(data: Path, name: str, *, every: int, drifted: bool) -> Iterator[_Picture]:
+def read_video(data: Path, name: str, *, every: int, drifted: bool) -> Iterator[Picture]:
+    """One frame in `every` of a video, with the labels of a larger model."""
     path = data / "videos" / name
     labels: dict[int, list[tuple[float, Box]]] = {}
     for line in path.with_suffix(".teacher-yolov8m.txt").read_text().splitlines():
@@ -289,7 +306,7 @@ def _video(data: Path, name: str, *, every: int, drifted: bool) -> Iterator[_Pic
             rows = [(score, _clipped(box, width, height)) for score, box in labels.get(number, ())]
             sure = tuple(box for score, box in rows if score >= _ACCEPT and box.label != "other")
             unsure = tuple(box for score, box in rows if score < _ACCEPT or box.label == "other")
-            yield _Picture(np.asarray(image, np.uint8), sure, drifted, unsure)
+            yield Picture(np.asarray(image, np.uint8), sure, drifted, unsure)
         number += 1
 
 
@@ -297,7 +314,7 @@ def _clipped(box: Box, width: int, height: int) -> Box:
     return box.model_copy(update={"x2": min(box.x2, width), "y2": min(box.y2, height)})
 
 
-_Play = Callable[[int, Path, bool], Iterator[_Picture]]
+_Play = Callable[[int, Path, bool], Iterator[Picture]]
 
 SCRIPTS: dict[str, tuple[bool, _Play, tuple[str, ...] | None]] = {
     "dusk": (False, _dusk, None),

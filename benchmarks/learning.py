@@ -1,9 +1,11 @@
-"""What the learning loop is worth: errors found at a budget, and changes noticed.
+"""What the learning loop is worth: errors found at a budget, changes noticed, accuracy regained.
 
-    python benchmarks/learning.py --data DATA [--out FOLDER] [--quick]
+    python benchmarks/learning.py --data DATA [--out FOLDER] [--parts PART …] [--quick] [--resume]
 
 Without ``--data`` only the script ``dusk`` is played, which needs no recordings. Prints tables and
-writes `learning.json` and `mining.png`.
+writes `learning.json`, `mining.png` and `regain.png`; parts that are not run stay in it as they
+were. The part ``regain`` trains models: each is written down when it is done, and ``--resume``
+goes on with those that are missing.
 """
 
 from __future__ import annotations
@@ -35,7 +37,17 @@ from benchmarks._learning_mining import (  # noqa: E402
     measure_mining,
     summarise,
 )
+from benchmarks._learning_regain_report import (  # noqa: E402
+    Plan,
+    measure_regain,
+    plot_regain,
+    regain_table,
+    report_of,
+    seeds_table,
+)
 from benchmarks._learning_streams import SCRIPTS, make_stream  # noqa: E402
+
+PARTS = ("mining", "drift", "regain")
 
 
 def mining_table(rows: Sequence[Recall]) -> Table:
@@ -115,6 +127,62 @@ def plot_mining(rows: Sequence[Recall], out: Path) -> None:
     plt.close(figure)
 
 
+def play_streams(
+    options: argparse.Namespace, scripts: Sequence[str], console: Console
+) -> dict[str, Any]:
+    """The parts that look at streams of frames: mining and drift."""
+    recalls: list[Recall] = []
+    alarms: list[Alarm] = []
+    facts: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as work:
+        for script in scripts:
+            for seed in options.seeds:
+                stream = make_stream(
+                    script, seed=seed, data=options.data, work=Path(work), quick=options.quick
+                )
+                errors = statistics.mean(moment.wrong > 0.5 for moment in stream.moments)
+                facts.append({
+                    "script": script, "seed": seed, "frames": len(stream.moments),
+                    "onset": stream.onset, "errors": errors,
+                })  # fmt: skip
+                console.print(f"[dim]{facts[-1]}")
+                if "mining" in options.parts:
+                    recalls += measure_mining(stream)
+                if "drift" in options.parts:
+                    alarms += measure_drift(
+                        stream, stationary=STATIONARY_FRAMES // (50 if options.quick else 1)
+                    )
+    report: dict[str, Any] = {"streams": facts}
+    if recalls:
+        console.print(mining_table(recalls))
+        plot_mining(recalls, options.out / "mining.png")
+        report["mining"] = [asdict(row) for row in recalls]
+    if alarms:
+        console.print(drift_table(alarms))
+        report["drift"] = [asdict(row) for row in alarms]
+    return report
+
+
+def play_loop(
+    options: argparse.Namespace, scripts: Sequence[str], console: Console
+) -> dict[str, Any]:
+    """The part that lets the loop learn: what it regains."""
+    plan = Plan(
+        scripts=("dusk",) if options.quick else scripts,
+        seeds=options.seeds,
+        data=options.data,
+        out=options.out,
+        quick=options.quick,
+        resume=options.resume,
+        workers=options.workers,
+    )
+    outcomes = measure_regain(plan, echo=lambda line: console.print(f"[dim]{line}"))
+    console.print(seeds_table(outcomes))
+    console.print(regain_table(outcomes))
+    plot_regain(outcomes, options.out / "regain.png")
+    return {"regain": report_of(outcomes)}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Play the scripts, measure, tell."""
     parser = argparse.ArgumentParser(
@@ -124,41 +192,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=HERE / "results" / "learning")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--scripts", nargs="+", choices=list(SCRIPTS))
-    parser.add_argument("--quick", action="store_true", help="one seed, a third of the frames")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument(
+        "--quick", action="store_true", help="one seed, fewer frames; regain: dusk, few steps"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="regain: keep what an earlier run has written"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1,
+        help="regain: trainings at a time, one thread each",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    data = None if options.data is None else Path(options.data)
-    scripts = options.scripts or [n for n, (needs, *_) in SCRIPTS.items() if data or not needs]
-    seeds = options.seeds[:1] if options.quick else options.seeds
-    recalls: list[Recall] = []
-    alarms: list[Alarm] = []
-    facts: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as work:
-        for script in scripts:
-            for seed in seeds:
-                stream = make_stream(
-                    script, seed=seed, data=data, work=Path(work), quick=options.quick
-                )
-                errors = statistics.mean(moment.wrong > 0.5 for moment in stream.moments)
-                facts.append({
-                    "script": script, "seed": seed, "frames": len(stream.moments),
-                    "onset": stream.onset, "errors": errors,
-                })  # fmt: skip
-                console.print(f"[dim]{facts[-1]}")
-                recalls += measure_mining(stream)
-                alarms += measure_drift(
-                    stream, stationary=STATIONARY_FRAMES // (50 if options.quick else 1)
-                )
-    console.print(mining_table(recalls))
-    console.print(drift_table(alarms))
+    options.data = None if options.data is None else Path(options.data).resolve()
+    options.out = options.out.resolve()
     options.out.mkdir(parents=True, exist_ok=True)
-    plot_mining(recalls, options.out / "mining.png")
-    report = {
-        "streams": facts,
-        "mining": [asdict(row) for row in recalls],
-        "drift": [asdict(row) for row in alarms],
-    }
-    (options.out / "learning.json").write_text(json.dumps(report, indent=1) + "\n")
+    scripts = options.scripts or [
+        n for n, (needs, *_) in SCRIPTS.items() if options.data or not needs
+    ]
+    if options.quick:
+        options.seeds = options.seeds[:1]
+    file = options.out / "learning.json"
+    report: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    if {"mining", "drift"} & set(options.parts):
+        report |= play_streams(options, scripts, console)
+    if "regain" in options.parts:
+        report |= play_loop(options, scripts, console)
+    file.write_text(json.dumps(report, indent=1) + "\n")
     console.print(f"written to {options.out}")
     return 0
 
