@@ -57,10 +57,7 @@ async def run_process(
     log_path = spec.folder / "log.txt"
     with log_path.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "edgebus_retrainer.worker",
-            str(path),
+            *_command(spec, path),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
@@ -89,6 +86,15 @@ async def _listen(
             return event
         await on_event(event)
     return None
+
+
+def _command(spec: JobSpec, path: Path) -> tuple[str, ...]:
+    """One process, or `torchrun` with one for each device."""
+    several: tuple[str, ...] = ()
+    if spec.settings.devices > 1:
+        count = f"--nproc-per-node={spec.settings.devices}"
+        several = ("-m", "torch.distributed.run", "--standalone", count)
+    return (sys.executable, *several, "-m", "edgebus_retrainer.worker", str(path))
 
 
 def _environment() -> dict[str, str]:

@@ -146,6 +146,9 @@ class TrainSettings(ServiceSettings):
     """Decides order and augmentation."""
     device: str = "auto"
     """A torch device; auto takes CUDA where there is one."""
+    devices: AtLeastOne = 1
+    """So many devices share the pictures of each batch, by a process each (torchrun). Pays where a
+    step is long: all weights of a large model, large batches."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: mixed precision, on CUDA only."""
     threads: AtLeastOne | None = None

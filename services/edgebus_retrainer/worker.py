@@ -3,6 +3,9 @@
 Training holds the interpreter and the cores for minutes; in a process of its own it cannot delay
 the bus, can be ended at any time, and gives all of its memory back. Standard output carries one
 JSON event per line. The process ends with its parent: its standard input is a pipe from it.
+
+Where `torchrun` starts several of these, one for each device, the first does the job and the others
+take its training steps with it.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import cv2
 from edgebus.artifacts import ArtifactError
 from edgebus.inference import InferenceError
 from edgebus.vision import VisionError
-from edgebus_retrainer.jobs import TrainingFailedError, UntrainableError, run_job
+from edgebus_retrainer.jobs import TrainingFailedError, UntrainableError, assist, run_job
 from edgebus_retrainer.material import FolderError, TeacherMissingError
 from edgebus_retrainer.spec import JobEvent, JobOutcome, JobSpec
 
@@ -35,7 +38,11 @@ def main(arguments: list[str]) -> int:
     threading.Thread(target=_end_with_parent, name="parent watch", daemon=True).start()
     os.nice(spec.settings.nice)
     threads = spec.settings.threads or max(1, (os.cpu_count() or 2) - 1)
+    threads = max(1, threads // spec.settings.devices)
     cv2.setNumThreads(threads)
+    if int(os.environ.get("RANK", "0")) > 0:
+        assist(spec)
+        return 0
 
     def report(event: JobEvent) -> None:
         os.write(out, event.model_dump_json(exclude_none=True).encode() + b"\n")

@@ -133,7 +133,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
     from training_scenes import HEAD, SETTINGS, SIDE, Same, network
 
     from edgebus.inference.graph import TorchGraph
-    from edgebus_retrainer.training import LabelledImage, finetune
+    from edgebus_retrainer.training import LabelledImage, alone, finetune
 
     def prepare(image):
         small = cv2.resize(image, (SIDE, SIDE))
@@ -155,7 +155,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
             prepare=prepare,
             new=images[:count],
             settings=SETTINGS.model_copy(update={"steps": steps, "batch": 4}),
-            device="cpu",
+            team=alone("cpu"),
             on_step=lambda _: seen.append(psutil.Process().memory_info().rss),
         )
         return max(seen)

@@ -10,7 +10,7 @@ import torch
 from training_scenes import HEAD, SETTINGS, network, prepare, scene, train
 
 from edgebus.inference.graph import TorchGraph
-from edgebus_retrainer.training import FinetuneSettings, TrainingDivergedError, finetune
+from edgebus_retrainer.training import FinetuneSettings, TrainingDivergedError, alone, finetune
 from edgebus_retrainer.training._average import WeightAverage
 from edgebus_retrainer.training._batches import Batches, repeat_factors
 from edgebus_retrainer.training._settings import rate_at
@@ -92,7 +92,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run():
             new=DAY,
             validation=[poison],
             settings=SETTINGS,
-            device="cpu",
+            team=alone("cpu"),
         )
 
 

@@ -9,6 +9,7 @@ from edgebus_retrainer.training import (
     FinetuneSettings,
     LabelledImage,
     YoloxHead,
+    alone,
     finetune,
 )
 
@@ -106,7 +107,7 @@ SETTINGS = FinetuneSettings(
 )
 
 
-_ARGUMENTS = ("on_step", "stop", "head", "validation", "checkpoints")
+_ARGUMENTS = ("on_step", "stop", "head", "validation", "checkpoints", "team")
 
 
 def train(graph, new, replay=(), **changes):
@@ -117,6 +118,5 @@ def train(graph, new, replay=(), **changes):
         new=new,
         replay=replay,
         settings=FinetuneSettings(**(SETTINGS.model_dump() | changes)),
-        device="cpu",
-        **({"head": HEAD} | more),
+        **({"head": HEAD, "team": alone("cpu")} | more),
     )

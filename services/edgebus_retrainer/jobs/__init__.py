@@ -3,7 +3,7 @@
 from edgebus_retrainer.jobs._card import CARD, ModelCard
 from edgebus_retrainer.jobs._curves import draw_curves
 from edgebus_retrainer.jobs._job import UntrainableError, run_job
-from edgebus_retrainer.jobs._learning import CHECKPOINT, TrainingFailedError
+from edgebus_retrainer.jobs._learning import CHECKPOINT, TrainingFailedError, assist
 
 __all__ = [
     "CARD",
@@ -11,6 +11,7 @@ __all__ = [
     "ModelCard",
     "TrainingFailedError",
     "UntrainableError",
+    "assist",
     "draw_curves",
     "run_job",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,9 @@ from edgebus_retrainer.material import Material, set_aside
 from edgebus_retrainer.spec import JobSpec, Phase, StepDone
 
 if TYPE_CHECKING:
-    from edgebus_retrainer.training import LabelledImage
+    from edgebus_retrainer.training import FinetuneResult, FinetuneSettings, LabelledImage, Team
 
-__all__ = ["CHECKPOINT", "Learnt", "TrainingFailedError", "learn"]
+__all__ = ["CHECKPOINT", "Learnt", "TrainingFailedError", "assist", "learn"]
 
 CHECKPOINT = "checkpoint.safetensors"
 """File in a job's folder."""
@@ -48,6 +49,16 @@ class Learnt:
     resumed_at: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What the processes of a job that train together have to agree on."""
+
+    new: list[LabelledImage]
+    replay: list[LabelledImage]
+    validation: list[LabelledImage]
+    settings: FinetuneSettings
+
+
 def learn(
     spec: JobSpec, base: Bundle, material: Material, *, threads: int, report: Report
 ) -> Learnt:
@@ -61,62 +72,45 @@ def learn(
         report: Told of each step.
 
     Raises:
-        TrainingFailedError: It diverged, or no picture can be read.
+        TrainingFailedError: It diverged, no picture can be read, or devices are missing.
     """
     # torch takes seconds to import and is of no use to the service itself.
-    from edgebus.inference.graph import TorchGraph
-    from edgebus.vision import Preprocessor
     from edgebus_retrainer.training import (
         AugmentSettings,
-        Checkpoints,
         FinetuneSettings,
         TrainingError,
-        YoloxHead,
-        finetune,
-        pick_device,
+        join_team,
     )
 
-    manifest, settings = base.manifest, spec.settings
-    device = str(pick_device(settings.device))
+    settings = spec.settings
     new, replay, validation = _parts(spec, material)
-    words = f"{settings.scope} on {device}, {threads} threads"
-    report(Phase(phase="training", detail=f"{words}, {len(validation)} pictures to validate on"))
+    plan = _Plan(
+        new=_pictures(new),
+        replay=_pictures(replay),
+        validation=_pictures(validation),
+        settings=FinetuneSettings(
+            steps=settings.steps,
+            batch=settings.batch,
+            replay_share=settings.replay_share if replay else 0.0,
+            balance=settings.balance,
+            learning_rate=settings.learning_rate,
+            average=settings.average,
+            patience=settings.patience,
+            precision=settings.precision,
+            threads=threads,
+            seed=settings.seed,
+            augment=AugmentSettings(**settings.augment.model_dump()),
+        ),
+    )
     try:
-        result = finetune(
-            TorchGraph(base.graph_bytes(), base.tensors(), scope=settings.scope),
-            head=YoloxHead(
-                height=manifest.input.height,
-                width=manifest.input.width,
-                classes=len(manifest.classes),
-                strides=manifest.decoder.strides,
-            ),
-            prepare=Preprocessor(manifest.input).prepare,
-            new=_pictures(new),
-            replay=_pictures(replay),
-            validation=_pictures(validation),
-            settings=FinetuneSettings(
-                steps=settings.steps,
-                batch=settings.batch,
-                replay_share=settings.replay_share if replay else 0.0,
-                balance=settings.balance,
-                learning_rate=settings.learning_rate,
-                average=settings.average,
-                patience=settings.patience,
-                precision=settings.precision,
-                threads=threads,
-                seed=settings.seed,
-                augment=AugmentSettings(**settings.augment.model_dump()),
-            ),
-            device=device,
-            checkpoints=Checkpoints(
-                spec.folder / CHECKPOINT,
-                every_s=settings.checkpoint_s,
-                every_steps=settings.checkpoint_steps,
-            ),
-            on_step=lambda step: report(
-                StepDone(step=step.step, steps=step.steps, loss=round(step.loss, 5))
-            ),
-        )
+        with join_team(settings.device) as team:
+            devices = str(team.device) if team.size == 1 else f"{team.size} x {team.device.type}"
+            detail = (
+                f"{settings.scope} on {devices}, {threads} threads, "
+                f"{len(validation)} pictures to validate on"
+            )
+            report(Phase(phase="training", detail=detail))
+            result = _train(spec, base, team.hear(plan), team, report=report)
     except TrainingError as error:
         raise TrainingFailedError(str(error)) from error
     material.unusable.extend(result.warnings)
@@ -128,6 +122,51 @@ def learn(
         validated_on=len(validation),
         best_step=result.best_step,
         resumed_at=result.resumed_at,
+    )
+
+
+def assist(spec: JobSpec) -> None:
+    """Be one of the further processes of a job: wait for the first one's plan, and train with it.
+
+    What goes wrong, goes wrong at the first one too, who tells it.
+    """
+    from edgebus_retrainer.training import TrainingError, join_team
+
+    with suppress(TrainingError), join_team(spec.settings.device) as team:
+        plan = team.hear(None)
+        _train(spec, Bundle.open(spec.base), plan, team, report=lambda event: None)
+
+
+def _train(
+    spec: JobSpec, base: Bundle, plan: _Plan, team: Team, *, report: Report
+) -> FinetuneResult:
+    from edgebus.inference.graph import TorchGraph
+    from edgebus.vision import Preprocessor
+    from edgebus_retrainer.training import Checkpoints, YoloxHead, finetune
+
+    manifest, settings = base.manifest, spec.settings
+    return finetune(
+        TorchGraph(base.graph_bytes(), base.tensors(), scope=settings.scope),
+        head=YoloxHead(
+            height=manifest.input.height,
+            width=manifest.input.width,
+            classes=len(manifest.classes),
+            strides=manifest.decoder.strides,
+        ),
+        prepare=Preprocessor(manifest.input).prepare,
+        new=plan.new,
+        replay=plan.replay,
+        validation=plan.validation,
+        settings=plan.settings,
+        team=team,
+        checkpoints=Checkpoints(
+            spec.folder / CHECKPOINT,
+            every_s=settings.checkpoint_s,
+            every_steps=settings.checkpoint_steps,
+        ),
+        on_step=lambda step: report(
+            StepDone(step=step.step, steps=step.steps, loss=round(step.loss, 5))
+        ),
     )
 
 

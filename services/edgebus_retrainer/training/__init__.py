@@ -5,18 +5,20 @@ from edgebus_retrainer.training._batches import Batch, Batches
 from edgebus_retrainer.training._checkpoint import Checkpoints, Snapshot
 from edgebus_retrainer.training._errors import (
     CheckpointError,
+    DeviceError,
     HeadMismatchError,
     NothingToTrainOnError,
     TrainingDivergedError,
     TrainingError,
     UnreadableImageError,
 )
-from edgebus_retrainer.training._finetune import FinetuneResult, finetune, pick_device
+from edgebus_retrainer.training._finetune import FinetuneResult, finetune
 from edgebus_retrainer.training._head import Anchors, YoloxHead, decode_boxes
 from edgebus_retrainer.training._images import LabelledImage, Places, Prepare
 from edgebus_retrainer.training._loss import LossParts, Target, targets_of, yolox_loss
 from edgebus_retrainer.training._run import Step
 from edgebus_retrainer.training._settings import FinetuneSettings
+from edgebus_retrainer.training._team import Team, alone, join_team, pick_device
 
 __all__ = [
     "Anchors",
@@ -25,6 +27,7 @@ __all__ = [
     "Batches",
     "CheckpointError",
     "Checkpoints",
+    "DeviceError",
     "FinetuneResult",
     "FinetuneSettings",
     "HeadMismatchError",
@@ -36,12 +39,15 @@ __all__ = [
     "Snapshot",
     "Step",
     "Target",
+    "Team",
     "TrainingDivergedError",
     "TrainingError",
     "UnreadableImageError",
     "YoloxHead",
+    "alone",
     "decode_boxes",
     "finetune",
+    "join_team",
     "pick_device",
     "targets_of",
     "yolox_loss",

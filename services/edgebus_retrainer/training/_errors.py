@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["CheckpointError", "HeadMismatchError", "NothingToTrainOnError",
+__all__ = ["CheckpointError", "DeviceError", "HeadMismatchError", "NothingToTrainOnError",
            "TrainingDivergedError", "TrainingError", "UnreadableImageError"]  # fmt: skip
 
 
@@ -51,6 +51,18 @@ class CheckpointError(TrainingError):
         self.path = path
         self.reason = reason
         super().__init__(f"checkpoint {path.name} {reason}; training starts over")
+
+
+class DeviceError(TrainingError):
+    """The devices do not suit what they are asked to do together.
+
+    Attributes:
+        reason: What does not fit.
+    """
+
+    def __init__(self, *, reason: str, hint: str) -> None:
+        self.reason = reason
+        super().__init__(f"{reason}; {hint}")
 
 
 class HeadMismatchError(TrainingError):

@@ -16,8 +16,9 @@ from edgebus_retrainer.training._head import YoloxHead
 from edgebus_retrainer.training._images import LabelledImage, Prepare
 from edgebus_retrainer.training._run import Run, Step
 from edgebus_retrainer.training._settings import FinetuneSettings
+from edgebus_retrainer.training._team import Team, alone
 
-__all__ = ["FinetuneResult", "finetune", "pick_device"]
+__all__ = ["FinetuneResult", "finetune"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class FinetuneResult:
         unreadable: Names of pictures that were left out.
         warnings: What went wrong without ending the run.
         trainable: How many numbers were trained.
-        device: Where, for example ``cpu``.
+        device: Where, for example ``cpu`` or ``cuda:0``.
     """
 
     update: Update
@@ -52,13 +53,6 @@ class FinetuneResult:
     device: str
 
 
-def pick_device(device: str = "auto") -> torch.device:
-    """The named device; "auto" takes CUDA where there is one, else the CPU."""
-    if device != "auto":
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def finetune(
     graph: TorchGraph,
     *,
@@ -68,7 +62,7 @@ def finetune(
     replay: Sequence[LabelledImage] = (),
     validation: Sequence[LabelledImage] = (),
     settings: FinetuneSettings | None = None,
-    device: str = "auto",
+    team: Team | None = None,
     checkpoints: Checkpoints | None = None,
     on_step: Callable[[Step], None] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -87,20 +81,23 @@ def finetune(
         validation: Pictures that are not trained on: the weights with the lowest loss on them are
             the outcome, and where it falls no more the run ends.
         settings: How to train.
-        device: Torch device, or "auto".
+        team: The processes that train together, each of which calls this with the same arguments;
+            None: this one, on CUDA where there is one. Only the first writes checkpoints.
         checkpoints: Where an interrupted run is kept: called again with the same arguments, it
             goes on there and, on a CPU with the same number of threads, comes to the same weights
             to the bit.
         on_step: Called after each step.
-        stop: Asked after each step; true ends the run early with what was learnt so far.
+        stop: Asked after each step; true ends the run early with what was learnt so far. All of a
+            team have to be told the same.
 
     Raises:
         NothingToTrainOnError: There is no readable picture.
         HeadMismatchError: The output does not have the head's shape.
         TrainingDivergedError: A loss or a gradient is not finite, or the loss grew too far.
+        DeviceError: The team has more devices than a batch has pictures.
     """
     config = FinetuneSettings() if settings is None else settings
-    where = pick_device(device)
+    together = alone() if team is None else team
     warnings: list[str] = []
     stopped = False
     with _threads(config.threads):
@@ -112,13 +109,13 @@ def finetune(
             replay=replay,
             validation=validation,
             settings=config,
-            device=where,
+            team=together,
         )
         resumed_at = _take_up(run, checkpoints, warnings)
         while run.done < config.steps and not run.exhausted:
             step = run.step()
             over = step.step == config.steps or run.exhausted
-            if checkpoints is not None and (over or checkpoints.due(step.step)):
+            if together.first and checkpoints is not None and (over or checkpoints.due(step.step)):
                 checkpoints = _keep(run, checkpoints, warnings)
             if on_step is not None:
                 on_step(step)
@@ -137,7 +134,7 @@ def finetune(
         unreadable=tuple(run.batches.unreadable),
         warnings=tuple(warnings),
         trainable=graph.trainable,
-        device=str(where),
+        device=str(together.device),
     )
 
 

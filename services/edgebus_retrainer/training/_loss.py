@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +58,13 @@ def targets_of(batch: Batch, device: torch.device) -> list[Target]:
     ]
 
 
-def yolox_loss(raw: Tensor, targets: Sequence[Target], anchors: Anchors) -> LossParts:
+def yolox_loss(
+    raw: Tensor,
+    targets: Sequence[Target],
+    anchors: Anchors,
+    *,
+    add_up: Callable[[Sequence[float]], list[float]] | None = None,
+) -> LossParts:
     """Box, objectness and class loss (arXiv:2107.08430, section 2.1).
 
     Boxes: 1 - IoU^2, weight 5. Classes: binary cross-entropy of the assigned predictions against
@@ -71,6 +77,8 @@ def yolox_loss(raw: Tensor, targets: Sequence[Target], anchors: Anchors) -> Loss
         raw: Output of the graph with logits in place of scores, [B, N, 5 + C].
         targets: What is on each of the B pictures.
         anchors: The cells.
+        add_up: Sums of numbers over the processes that have a share of the batch each: what is
+            divided by counts for the whole batch; None: this is the batch.
     """
     predicted = decode_boxes(raw[..., :4], anchors)
     objectness, classes = raw[..., 4], raw[..., 5:]
@@ -100,7 +108,8 @@ def yolox_loss(raw: Tensor, targets: Sequence[Target], anchors: Anchors) -> Loss
                 )
             )
     count = sum(len(row[0]) for row in owned)
-    norm = max(count, len(targets))
+    counts: Sequence[float] = (count, len(targets))
+    norm = max(counts if add_up is None else add_up(counts))
     object_loss = (
         F.binary_cross_entropy_with_logits(objectness, wanted, weight=judged, reduction="sum")
         / norm

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from edgebus_retrainer.training._head import YoloxHead
 from edgebus_retrainer.training._images import LabelledImage, Prepare
 from edgebus_retrainer.training._loss import LossParts, targets_of, yolox_loss
 from edgebus_retrainer.training._settings import LEARNING_RATES, FinetuneSettings, rate_at
+from edgebus_retrainer.training._team import Team
 
 __all__ = ["Run", "Step"]
 
@@ -64,7 +66,7 @@ class Run:
         replay: Pictures of what the model knew before.
         validation: Pictures that say when to stop.
         settings: How to train.
-        device: Where.
+        team: The processes that take the steps together, and where this one computes.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Run:
         replay: Sequence[LabelledImage],
         validation: Sequence[LabelledImage],
         settings: FinetuneSettings,
-        device: torch.device,
+        team: Team,
     ) -> None:
         self.losses: list[float] = []
         self.validation: list[tuple[int, float]] = []
@@ -91,19 +93,20 @@ class Run:
             seed=settings.seed,
             balance=settings.balance,
         )
-        self._graph = graph.to(device)
+        self._team = team
+        self._graph = graph.to(team.device)
         self._head = head
         self._prepare = prepare
         self._to_validate = tuple(validation)
         self._settings = settings
-        self._device = device
+        self._device = team.device
         self._peak = settings.learning_rate or LEARNING_RATES[graph.scope]
-        self._anchors = head.anchors(device)
+        self._anchors = head.anchors(team.device)
         self._parameters = list(graph.parameters())
         self._optimizer = torch.optim.AdamW(self._parameters, lr=self._peak, weight_decay=0.0)
         self._average = WeightAverage(self._parameters, horizon=settings.average * settings.steps)
         self._best: list[Tensor] | None = None
-        self._identity = _identity(graph, settings, device, (new, replay, validation))
+        self._identity = _identity(graph, settings, team, (new, replay, validation))
 
     @property
     def done(self) -> int:
@@ -133,11 +136,16 @@ class Run:
         rate = self._peak * rate_at(number, self._settings)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        parts = self._loss(self.batches.next())
+        parts = self._loss(self._team.share(self.batches.next()), together=self._team)
         self._optimizer.zero_grad(set_to_none=True)
         parts.total.backward()  # type: ignore[no-untyped-call]
+        self._team.add_gradients(self._parameters)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.clip_norm)
-        self.losses.append(float(parts.total.detach()))
+        parts_here = (parts.total.detach(), parts.box, parts.objectness, parts.classes)
+        loss, box, objectness, classes, matched = self._team.add_up(
+            [*(float(part) for part in parts_here), parts.matched]
+        )
+        self.losses.append(loss)
         self._check(finite=math.isfinite(float(norm)))
         self._optimizer.step()
         self._average.add(number)
@@ -148,11 +156,11 @@ class Run:
         return Step(
             step=number,
             steps=self._settings.steps,
-            loss=self.losses[-1],
-            box=float(parts.box),
-            objectness=float(parts.objectness),
-            classes=float(parts.classes),
-            matched=parts.matched,
+            loss=loss,
+            box=box,
+            objectness=objectness,
+            classes=classes,
+            matched=round(matched),
             learning_rate=rate,
         )
 
@@ -209,21 +217,24 @@ class Run:
     def _tensor(self, arrays: dict[str, np.ndarray[Any, Any]], kind: str, index: int) -> Tensor:
         return torch.from_numpy(arrays[f"{kind}.{index}"].copy()).to(self._device)
 
-    def _loss(self, batch: Batch) -> LossParts:
+    def _loss(self, batch: Batch, *, together: Team | None = None) -> LossParts:
         inputs = torch.from_numpy(batch.inputs).to(self._device)
         # On the CPU bfloat16 is slower where it is not emulated, and exact nowhere.
         mixed = self._settings.precision == "bfloat16" and self._device.type == "cuda"
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=mixed):
             raw = _raw(self._graph, self._head, inputs)
-        return yolox_loss(raw.float(), targets_of(batch, self._device), self._anchors)
+        targets = targets_of(batch, self._device)
+        add_up = None if together is None or together.size == 1 else together.add_up
+        return yolox_loss(raw.float(), targets, self._anchors, add_up=add_up)
 
     def _validate(self, number: int) -> None:
         total = pictures = 0.0
         batches = plain_batches(self._to_validate, size=self._settings.batch, prepare=self._prepare)
         with self._average.applied(), torch.no_grad():
-            for batch in batches:
+            for batch in islice(batches, self._team.rank, None, self._team.size):
                 total += float(self._loss(batch).total) * len(batch.boxes)
                 pictures += len(batch.boxes)
+        total, pictures = self._team.add_up([total, pictures])
         if not pictures:
             return
         loss = total / pictures
@@ -269,12 +280,13 @@ def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
 def _identity(
     graph: TorchGraph,
     settings: FinetuneSettings,
-    device: torch.device,
+    team: Team,
     groups: Sequence[Sequence[LabelledImage]],
 ) -> str:
     """SHA-256 of what decides a run's outcome."""
     digest = hashlib.sha256(settings.model_dump_json().encode())
-    digest.update(f"{graph.scope} {device} torch {torch.__version__}\n".encode())
+    where = f"{team.device.type} x {team.size}"
+    digest.update(f"{graph.scope} {where} torch {torch.__version__}\n".encode())
     for name, value in sorted(graph.initial_tensors().items()):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(value).data)
