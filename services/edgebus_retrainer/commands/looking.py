@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -14,22 +15,7 @@ import typer
 
 from edgebus.cli.console import table
 from edgebus.vision import Image
-from edgebus_retrainer.commands.options import (
-    Accept,
-    Before,
-    By,
-    Camera,
-    Conflict,
-    Data,
-    Labelled,
-    Model,
-    Policy,
-    Since,
-    SplitOption,
-    Which,
-    query_of,
-    report_unreadable,
-)
+from edgebus_retrainer.commands.options import Accept, Data, Which, choosing, report_unreadable
 from edgebus_retrainer.files import write_atomically
 from edgebus_retrainer.pictures import contact_sheet, one_picture, sample_page
 from edgebus_retrainer.samples import Catalog, Entry, Query, Sight
@@ -37,18 +23,11 @@ from edgebus_retrainer.samples import Catalog, Entry, Query, Sight
 __all__ = ["list_samples", "sheet", "show"]
 
 
+@choosing
 def list_samples(
     *,
     data: Data,
-    model: Model = None,
-    camera: Camera = None,
-    policy: Policy = None,
-    split: SplitOption = None,
-    since: Since = None,
-    before: Before = None,
-    labelled: Labelled = None,
-    by: By = None,
-    conflict: Conflict = False,
+    query: Query,
     accept: Accept = 0.4,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
@@ -58,17 +37,6 @@ def list_samples(
     Example: edgebus samples list --data /var/lib/edgebus/retrainer --camera front --unlabelled
     """
     catalog = Catalog(data, accept=accept)
-    query = query_of(
-        model=model,
-        camera=camera,
-        policy=policy,
-        split=split,
-        since=since,
-        before=before,
-        labelled=labelled,
-        by=by,
-        conflict=conflict,
-    )
     unreadable: list[str] = []
     found = list(_listed(catalog, query, limit, unreadable))
     if as_json:
@@ -77,9 +45,9 @@ def list_samples(
     elif found:
         headers = ["sample", "captured", "camera", "frame", "split", "policy", "score", "labels"]
         rows = [_row(catalog, entry, sight) for entry, sight in found]
-        table((*headers, "conflicts") if conflict else headers, rows)
+        table((*headers, "conflicts") if query.conflict else headers, rows)
         # A conflict is known once the files are read: then there is no total.
-        total = "" if conflict else f" of {catalog.count(query)}"
+        total = "" if query.conflict else f" of {catalog.count(query)}"
         print(f"{len(found)}{total} samples")
     else:
         print("no such sample")
@@ -142,19 +110,12 @@ def show(
     print(f"written: {out}")
 
 
+@choosing
 def sheet(
     *,
     data: Data,
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write: .jpg or .png.")],
-    model: Model = None,
-    camera: Camera = None,
-    policy: Policy = None,
-    split: SplitOption = None,
-    since: Since = None,
-    before: Before = None,
-    labelled: Labelled = None,
-    by: By = None,
-    conflict: Conflict = False,
+    query: Query,
     accept: Accept = 0.4,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=400, help="Most tiles.")] = 24,
     columns: Annotated[int | None, typer.Option(min=1, max=40, help="Tiles per row.")] = None,
@@ -171,21 +132,10 @@ def sheet(
     Example: edgebus samples sheet --data /var/lib/edgebus/retrainer --conflict --out sheet.jpg
     """
     catalog = Catalog(data, accept=accept)
-    query = query_of(
-        model=model,
-        camera=camera,
-        policy=policy,
-        split=split,
-        since=since,
-        before=before,
-        labelled=labelled,
-        by=by,
-        conflict=conflict,
-        distinct=not every,
-    )
+    query = replace(query, distinct=not every)
     unreadable: list[str] = []
     sights = catalog.sights(query, limit=limit, unreadable=unreadable)
-    title = f"{catalog.count(query)} samples" + (", conflicts only" if conflict else "")
+    title = f"{catalog.count(query)} samples" + (", conflicts only" if query.conflict else "")
     title = f"newest of {title}{'' if every else ', one of each 20 consecutive frames'}"
     drawn = contact_sheet(sights, title=title, columns=columns, tile=tile, unreadable=unreadable)
     report_unreadable(unreadable)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,21 +12,7 @@ import typer
 
 from edgebus.contracts import utc_now
 from edgebus_retrainer.commands.labelling import AnyClass, Who
-from edgebus_retrainer.commands.options import (
-    Accept,
-    Before,
-    By,
-    Camera,
-    Conflict,
-    Data,
-    Labelled,
-    Model,
-    Policy,
-    Since,
-    SplitOption,
-    query_of,
-    report_unreadable,
-)
+from edgebus_retrainer.commands.options import Accept, Data, choosing, report_unreadable
 from edgebus_retrainer.exchange import (
     ExportPicture,
     Style,
@@ -34,7 +21,7 @@ from edgebus_retrainer.exchange import (
     read_dataset,
     write_dataset,
 )
-from edgebus_retrainer.samples import Catalog, Sight
+from edgebus_retrainer.samples import Catalog, Query, Sight
 
 __all__ = ["export", "import_"]
 
@@ -62,6 +49,7 @@ _STYLES: dict[Format, Style] = {
 }
 
 
+@choosing
 def export(
     *,
     data: Data,
@@ -74,15 +62,7 @@ def export(
             "or all."
         ),
     ] = Include.LABELLED,
-    model: Model = None,
-    camera: Camera = None,
-    policy: Policy = None,
-    split: SplitOption = None,
-    since: Since = None,
-    before: Before = None,
-    labelled: Labelled = None,
-    by: By = None,
-    conflict: Conflict = False,
+    query: Query,
     every: Annotated[
         bool,
         typer.Option("--every/--distinct", help="Or one of each 20 consecutive frames only."),
@@ -96,18 +76,7 @@ def export(
     --include all --out to-label
     """
     catalog = Catalog(data, accept=accept)
-    query = query_of(
-        model=model,
-        camera=camera,
-        policy=policy,
-        split=split,
-        since=since,
-        before=before,
-        labelled=labelled,
-        by=by,
-        conflict=conflict,
-        distinct=not every,
-    )
+    query = replace(query, distinct=not every)
     unreadable: list[str] = []
     sights = catalog.sights(query, limit=limit, unreadable=unreadable)
     # All classes of the model, so that a labelling tool offers those that were missed, too.

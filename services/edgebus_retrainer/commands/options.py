@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import wraps
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from edgebus.contracts import Split
 from edgebus_retrainer.samples import Query
 
-__all__ = [
-    "Accept",
-    "Before",
-    "By",
-    "Camera",
-    "Conflict",
-    "Data",
-    "Labelled",
-    "LabelledBy",
-    "Model",
-    "Policy",
-    "Since",
-    "SplitName",
-    "SplitOption",
-    "Which",
-    "query_of",
-    "report_unreadable",
-    "utc",
-]
+__all__ = ["Accept", "Data", "Which", "choosing", "report_unreadable"]
 
 _SHOWN = 10
 
@@ -57,64 +41,71 @@ Data = Annotated[
     ),
 ]
 Which = Annotated[str, typer.Argument(metavar="ID", help="A sample's id, or an end of it.")]
-Model = Annotated[str | None, typer.Option("--model", help="Only samples of this model.")]
-Camera = Annotated[str | None, typer.Option("--camera", help="Only of this camera.")]
-Policy = Annotated[str | None, typer.Option("--policy", help="Only those this policy chose.")]
-SplitOption = Annotated[SplitName | None, typer.Option("--split", help="Only of this split.")]
-Since = Annotated[datetime | None, typer.Option("--since", help="Captured then or later (UTC).")]
-Before = Annotated[datetime | None, typer.Option("--before", help="Captured earlier (UTC).")]
-Labelled = Annotated[
-    bool | None,
-    typer.Option(
-        "--labelled/--unlabelled", help="Only those that truth or an operator has labelled, or not."
-    ),
-]
-By = Annotated[LabelledBy | None, typer.Option("--by", help="Only those labelled by these.")]
-Conflict = Annotated[
-    bool, typer.Option("--conflict", help="Only those of which voices contradict each other.")
-]
 Accept = Annotated[
     float,
     typer.Option("--accept", min=0, max=1, help="A teacher is sure of boxes from this score on."),
 ]
 
 
-def utc(time: datetime | None) -> datetime | None:
-    """A time of the command line; without a zone it is UTC."""
-    if time is None or time.tzinfo is not None:
-        return time
-    return time.replace(tzinfo=UTC)
+def choosing(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that choose samples, in place of its parameter `query`.
+
+    Typer reads a command's options off its signature, so that is where they have to stand.
+    """
+    choice = signature(_query, eval_str=True).parameters
+    own = signature(command, eval_str=True)
+    shown: list[Parameter] = []
+    for name, parameter in own.parameters.items():
+        shown += choice.values() if name == "query" else [parameter]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        command(query=_query(**{name: given.pop(name) for name in choice}), **given)
+
+    run.__annotations__ = {one.name: one.annotation for one in shown}
+    run.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
+    return run
 
 
-def query_of(
+def _query(
     *,
-    model: str | None = None,
-    camera: str | None = None,
-    policy: str | None = None,
-    split: SplitName | None = None,
-    since: datetime | None = None,
-    before: datetime | None = None,
-    labelled: bool | None = None,
-    by: LabelledBy | None = None,
-    conflict: bool = False,
-    distinct: bool = False,
+    model: Annotated[str | None, typer.Option(help="Only samples of this model.")] = None,
+    camera: Annotated[str | None, typer.Option(help="Only of this camera.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Only those this policy chose.")] = None,
+    split: Annotated[SplitName | None, typer.Option(help="Only of this split.")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Captured then or later (UTC).")] = None,
+    before: Annotated[datetime | None, typer.Option(help="Captured earlier (UTC).")] = None,
+    labelled: Annotated[
+        bool | None,
+        typer.Option(
+            "--labelled/--unlabelled",
+            help="Only those that truth or an operator has labelled, or not.",
+        ),
+    ] = None,
+    by: Annotated[LabelledBy | None, typer.Option(help="Only those labelled by these.")] = None,
+    conflict: Annotated[
+        bool, typer.Option("--conflict", help="Only those of which voices contradict each other.")
+    ] = False,
 ) -> Query:
     """The query that the options make."""
-    which: Split | None = None
-    if split is not None:
-        which = "train" if split is SplitName.TRAIN else "holdout"
     return Query(
         model=model,
         camera=camera,
         policy=policy,
-        split=which,
-        since=utc(since),
-        before=utc(before),
+        split=None if split is None else split.value,
+        since=_utc(since),
+        before=_utc(before),
         labelled=labelled,
-        by=None if by is None else ("operator" if by is LabelledBy.OPERATOR else "truth"),
+        by=None if by is None else by.value,
         conflict=conflict,
-        distinct=distinct,
     )
+
+
+def _utc(time: datetime | None) -> datetime | None:
+    """A time of the command line; without a zone it is UTC."""
+    if time is None or time.tzinfo is not None:
+        return time
+    return time.replace(tzinfo=UTC)
 
 
 def report_unreadable(lines: list[str]) -> None:
