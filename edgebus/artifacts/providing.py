@@ -90,7 +90,9 @@ class ArtifactProvider:
         if size is None:
             return
         now = asyncio.get_running_loop().time()
-        if self._sender.want(request.digest, request.missing, size=size, now=now):
+        if self._sender.want(
+            request.digest, request.missing, size=size, now=now, who=request.source
+        ):
             self._wake.set()
 
     async def _size(self, digest: str) -> int | None:

@@ -1,8 +1,9 @@
 """What a provider of blocks does, without sockets or clocks.
 
 Each block is sent once for all who asked for it: a request for a block that waits, is being sent,
-or was sent a moment ago adds nothing. Blobs take turns, so a manifest does not wait behind
-somebody's weights.
+or was sent a moment ago adds nothing. Whoever asks for a blob for the first time is an exception:
+it listens only since then, so what was on its way before may have passed it. Blobs take turns, so a
+manifest does not wait behind somebody's weights.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from edgebus.artifacts.index import BLOCK_SIZE
 from edgebus.contracts import BlockRange
 
 __all__ = ["Block", "BlockSender", "SenderStats"]
+
+_LISTENERS = 4096
+"""So many of the latest pairs of blob and listener are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,8 @@ class BlockSender:
 
     Args:
         settle: Seconds after a block was sent in which a request for it is taken for one that
-            crossed it. Whoever missed the block asks again, later than this.
+            crossed it, if it comes from somebody who listened then. Whoever missed the block asks
+            again, later than this.
     """
 
     def __init__(self, *, settle: float = 0.25) -> None:
@@ -57,6 +62,9 @@ class BlockSender:
         self._settle = settle
         self._queues: OrderedDict[str, deque[int]] = OrderedDict()
         self._busy: set[Block] = set()  # waits or is being sent
+        self._leaving: set[Block] = set()  # is being sent
+        self._again: set[Block] = set()  # and is to be sent once more
+        self._listens: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._sent: OrderedDict[Block, float] = OrderedDict()
 
     def want(
@@ -66,12 +74,14 @@ class BlockSender:
         *,
         size: int,
         now: float,
+        who: str = "",
         block_size: int = BLOCK_SIZE,
     ) -> int:
         """Somebody asks for blocks.
 
         Args:
             digest: The blob, which the provider has.
+            who: Who asks, and hears what is sent of this blob from the first time on.
             wanted: Which blocks.
             size: Bytes of the blob.
             now: Monotonic seconds.
@@ -81,6 +91,8 @@ class BlockSender:
             How many blocks were added to the queue.
         """
         self._forget(now)
+        fresh = (digest, who) not in self._listens
+        since = self._heard_since(digest, who, now)
         count = -(-size // block_size)
         added = 0
         spans: list[tuple[int, int]] = []
@@ -95,7 +107,9 @@ class BlockSender:
             self.stats.coalesced += max(0, min(done, end) - first)
             for index in range(max(first, done), end):
                 block = Block(digest, index)
-                if block in self._busy or block in self._sent:
+                if fresh and block in self._leaving:
+                    self._again.add(block)
+                if block in self._busy or self._sent.get(block, float("-inf")) >= since:
                     self.stats.coalesced += 1
                     continue
                 self._busy.add(block)
@@ -114,11 +128,13 @@ class BlockSender:
             self._queues.move_to_end(digest)
         else:
             del self._queues[digest]
-        return Block(digest, index)
+        block = Block(digest, index)
+        self._leaving.add(block)
+        return block
 
     def sent(self, block: Block, *, size: int, now: float) -> None:
         """A block is with the broker."""
-        self._busy.discard(block)
+        self._done(block)
         self._sent[block] = now
         self._sent.move_to_end(block)
         self.stats.sent += 1
@@ -126,12 +142,29 @@ class BlockSender:
 
     def failed(self, block: Block) -> None:
         """A block could not be sent; whoever needs it asks again."""
-        self._busy.discard(block)
+        self._again.discard(block)
+        self._done(block)
 
     @property
     def waiting(self) -> int:
         """Blocks in the queue."""
         return sum(len(queue) for queue in self._queues.values())
+
+    def _done(self, block: Block) -> None:
+        self._leaving.discard(block)
+        self._busy.discard(block)
+        if block in self._again:
+            self._again.discard(block)
+            self._busy.add(block)
+            self._queues.setdefault(block.digest, deque()).append(block.index)
+
+    def _heard_since(self, digest: str, who: str, now: float) -> float:
+        """Since when somebody hears what is sent of a blob: its first request."""
+        since = self._listens.setdefault((digest, who), now)
+        self._listens.move_to_end((digest, who))
+        if len(self._listens) > _LISTENERS:
+            self._listens.popitem(last=False)
+        return since
 
     def _forget(self, now: float) -> None:
         while self._sent:

@@ -166,6 +166,40 @@ def test_a_late_edge_gets_what_it_missed():
     assert sender.want("d", whole, size=len(DATA), now=0.6, block_size=BLOCK) == COUNT
 
 
+def test_a_newcomer_does_not_wait_for_what_passed_before_it_listened():
+    sender = BlockSender(settle=0.5)
+    one = [BlockRange(first=0, count=1)]
+
+    def want(who: str, now: float) -> int:
+        return sender.want("d", one, size=16, now=now, who=who, block_size=BLOCK)
+
+    assert want("a", 0.0) == 1
+    assert want("b", 0.01) == 0  # it waits in the queue, for both
+    first = sender.next()
+    assert want("c", 0.02) == 0  # being sent: c may have begun to listen just after
+    sender.sent(first, size=16, now=0.03)
+    again = sender.next()
+    assert again == first
+    sender.sent(again, size=16, now=0.04)
+    assert sender.next() is None
+    # All three listened: their requests crossed the block.
+    assert [want(who, 0.1) for who in "abc"] == [0, 0, 0]
+    assert want("d", 0.1) == 1
+    sender.sent(sender.next(), size=16, now=0.11)
+    assert want("d", 0.2) == 0
+    assert sender.stats.sent == 3
+
+
+def test_a_newcomer_adds_nothing_where_sending_fails():
+    sender = BlockSender()
+    one = [BlockRange(first=0, count=1)]
+    sender.want("d", one, size=16, now=0.0, who="a", block_size=BLOCK)
+    leaving = sender.next()
+    sender.want("d", one, size=16, now=0.0, who="b", block_size=BLOCK)
+    sender.failed(leaving)
+    assert sender.next() is None
+
+
 def test_blobs_take_turns():
     sender = BlockSender()
     sender.want("weights", [BlockRange(first=0, count=3)], size=48, now=0.0, block_size=BLOCK)
