@@ -124,6 +124,9 @@ class TrainSettings(ServiceSettings):
     """Pictures per step."""
     replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Part of each batch that comes from earlier data."""
+    remember: Annotated[float, Field(ge=0)] = 1.0
+    """On earlier pictures the model is held to what it said before the job, with this weight; 0: it
+    learns their labels instead, and forgets more."""
     balance: Fraction = 0.0
     """Pictures of a class that is on less than this part of them are drawn more often; 0: all
     equally often."""

@@ -92,6 +92,8 @@ def learn(
             steps=settings.steps,
             batch=settings.batch,
             replay_share=settings.replay_share if replay else 0.0,
+            remember=settings.remember,
+            classes=_spoken_of(spec, base),
             balance=settings.balance,
             learning_rate=settings.learning_rate,
             average=settings.average,
@@ -168,6 +170,13 @@ def _train(
             StepDone(step=step.step, steps=step.steps, loss=round(step.loss, 5))
         ),
     )
+
+
+def _spoken_of(spec: JobSpec, base: Bundle) -> tuple[int, ...] | None:
+    """The classes that labels of samples speak of; None: all of the model."""
+    if spec.labels.classes is None:
+        return None
+    return tuple(base.manifest.classes.index(name) for name in spec.labels.classes)
 
 
 def _parts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,12 +29,14 @@ class Batch:
         boxes: Per picture, in pixels of the input.
         labels: Per picture.
         ignore: Per picture, in pixels of the input.
+        earlier: Whether each picture is of earlier data; empty: none is.
     """
 
     inputs: npt.NDArray[np.float32]
     boxes: tuple[Boxes, ...]
     labels: tuple[Labels, ...]
     ignore: tuple[Boxes, ...]
+    earlier: tuple[bool, ...] = ()
 
 
 class _Pool:
@@ -143,7 +145,9 @@ class Batches:
         Raises:
             NothingToTrainOnError: No readable picture is left.
         """
-        return _batch([self._example() for _ in range(self._size)])
+        drawn = [self._example() for _ in range(self._size)]
+        batch = _batch([row for row, _ in drawn])
+        return replace(batch, earlier=tuple(earlier for _, earlier in drawn))
 
     def state(self) -> dict[str, Any]:
         """Where the source is, as JSON can hold it: what `restore` takes."""
@@ -177,7 +181,7 @@ class Batches:
             return self._replay
         return self._new
 
-    def _example(self) -> Row:
+    def _example(self) -> tuple[Row, bool]:
         while True:
             pool = self._pool()
             number, labelled = pool.draw()
@@ -188,7 +192,8 @@ class Batches:
                 self.unreadable.append(labelled.name)
                 continue
             example = Example(image, labelled.boxes, labelled.labels, labelled.ignore)
-            return _row(augment(example, self._augmentation, self._rng), self._prepare)
+            row = _row(augment(example, self._augmentation, self._rng), self._prepare)
+            return row, pool is self._replay
 
 
 def plain_batches(

@@ -63,6 +63,7 @@ def yolox_loss(
     targets: Sequence[Target],
     anchors: Anchors,
     *,
+    unjudged: Tensor | None = None,
     add_up: Callable[[Sequence[float]], list[float]] | None = None,
 ) -> LossParts:
     """Box, objectness and class loss (arXiv:2107.08430, section 2.1).
@@ -77,13 +78,14 @@ def yolox_loss(
         raw: Output of the graph with logits in place of scores, [B, N, 5 + C].
         targets: What is on each of the B pictures.
         anchors: The cells.
+        unjudged: Predictions that are not called background where no box owns them, bool [B, N].
         add_up: Sums of numbers over the processes that have a share of the batch each: what is
             divided by counts for the whole batch; None: this is the batch.
     """
     predicted = decode_boxes(raw[..., :4], anchors)
     objectness, classes = raw[..., 4], raw[..., 5:]
     wanted = torch.zeros_like(objectness)
-    judged = torch.ones_like(objectness)
+    judged = torch.ones_like(objectness) if unjudged is None else (~unjudged).to(objectness.dtype)
     owned: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for index, target in enumerate(targets):
         found = assign(
@@ -95,7 +97,7 @@ def yolox_loss(
             labels=target.labels,
         )
         if len(target.ignore):
-            judged[index] = (~_ignored(predicted[index].detach(), anchors, target.ignore)).float()
+            judged[index] *= (~_ignored(predicted[index].detach(), anchors, target.ignore)).float()
         if len(found.predictions):
             wanted[index, found.predictions] = 1.0
             judged[index, found.predictions] = 1.0
@@ -109,7 +111,7 @@ def yolox_loss(
             )
     count = sum(len(row[0]) for row in owned)
     counts: Sequence[float] = (count, len(targets))
-    norm = max(counts if add_up is None else add_up(counts))
+    norm = max(1.0, *(counts if add_up is None else add_up(counts)))
     object_loss = (
         F.binary_cross_entropy_with_logits(objectness, wanted, weight=judged, reduction="sum")
         / norm

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -22,6 +22,7 @@ from edgebus_retrainer.training._errors import HeadMismatchError, TrainingDiverg
 from edgebus_retrainer.training._head import YoloxHead
 from edgebus_retrainer.training._images import LabelledImage, Prepare
 from edgebus_retrainer.training._loss import LossParts, targets_of, yolox_loss
+from edgebus_retrainer.training._memory import frozen_copy, memory_loss, other_classes
 from edgebus_retrainer.training._settings import LEARNING_RATES, FinetuneSettings, rate_at
 from edgebus_retrainer.training._team import Team
 
@@ -105,6 +106,8 @@ class Run:
         self._parameters = list(graph.parameters())
         self._optimizer = torch.optim.AdamW(self._parameters, lr=self._peak, weight_decay=0.0)
         self._average = WeightAverage(self._parameters, horizon=settings.average * settings.steps)
+        remembers = settings.remember > 0 or settings.classes is not None
+        self._frozen = frozen_copy(self._graph) if remembers else None
         self._best: list[Tensor] | None = None
         self._identity = _identity(graph, settings, team, (new, replay, validation))
 
@@ -222,10 +225,38 @@ class Run:
         # On the CPU bfloat16 is slower where it is not emulated, and exact nowhere.
         mixed = self._settings.precision == "bfloat16" and self._device.type == "cuda"
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=mixed):
-            raw = _raw(self._graph, self._head, inputs)
+            raw = _raw(self._graph, self._head, inputs).float()
         targets = targets_of(batch, self._device)
         add_up = None if together is None or together.size == 1 else together.add_up
-        return yolox_loss(raw.float(), targets, self._anchors, add_up=add_up)
+        if self._frozen is None:
+            return yolox_loss(raw, targets, self._anchors, add_up=add_up)
+        earlier = torch.tensor(batch.earlier or (False,) * len(targets), device=self._device)
+        weight, classes = self._settings.remember, self._settings.classes
+        # What the graph shall remember it does not learn, and the other way round.
+        kept = earlier & (weight > 0)
+        asked = kept if classes is None else torch.ones_like(kept)
+        was = torch.zeros_like(raw)
+        if asked.any():
+            with (
+                torch.no_grad(),
+                torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=mixed),
+            ):
+                was[asked] = _raw(self._frozen, self._head, inputs[asked]).float()
+        unjudged = None
+        if classes is not None:
+            # Earlier pictures are labelled with all classes.
+            unjudged = (other_classes(was, classes) & ~earlier[:, None])[~kept]
+        parts = yolox_loss(
+            raw[~kept],
+            [target for target, keep in zip(targets, kept.tolist(), strict=True) if not keep],
+            self._anchors,
+            unjudged=unjudged,
+            add_up=add_up,
+        )
+        if not weight:
+            return parts
+        held = memory_loss(raw[kept], was[kept], add_up=add_up)
+        return replace(parts, total=parts.total + weight * held)
 
     def _validate(self, number: int) -> None:
         total = pictures = 0.0

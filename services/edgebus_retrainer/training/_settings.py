@@ -28,6 +28,10 @@ class FinetuneSettings(BaseModel):
         steps: Optimiser steps.
         batch: Pictures per step.
         replay_share: Part of each batch that comes from earlier data.
+        remember: On earlier pictures the graph is held to what it said before the run, with this
+            weight, so that nothing is forgotten; 0: their labels are learnt instead.
+        classes: Classes that labels of new pictures speak of: where the graph saw others before the
+            run, these pictures do not say that there is nothing; None: all.
         balance: Pictures of a class that is on less than this part of a pool are drawn more often,
             by the square root of what it lacks (repeat factor sampling); 0: all equally often.
         learning_rate: Peak; None takes what suits the graph's scope.
@@ -52,6 +56,8 @@ class FinetuneSettings(BaseModel):
     steps: int = Field(default=200, ge=1)
     batch: int = Field(default=8, ge=1, le=1024)
     replay_share: float = Field(default=0.5, ge=0, lt=1)
+    remember: float = Field(default=1.0, ge=0)
+    classes: tuple[int, ...] | None = None
     balance: float = Field(default=0.0, ge=0, le=1)
     learning_rate: float | None = Field(default=None, gt=0)
     warmup: float = Field(default=0.05, ge=0, le=1)

@@ -62,6 +62,7 @@ class Team:
             boxes=batch.boxes[mine],
             labels=batch.labels[mine],
             ignore=batch.ignore[mine],
+            earlier=batch.earlier[mine],
         )
 
     def add_up(self, numbers: Sequence[float]) -> list[float]:
