@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -13,9 +13,18 @@ from typing import Protocol
 from benchmarks._learning_streams import Moment, Stream
 from edgebus.contracts import Box
 from edgebus_collector import Example
-from edgebus_collector.policies import Combination, PolicyChain, make_policies
+from edgebus_collector.policies import PolicyChain, make_policies
 
-__all__ = ["BUDGETS", "CONFIDENCE_RULES", "OURS", "Recall", "measure_mining"]
+__all__ = [
+    "BUDGETS",
+    "CONFIDENCE_RULES",
+    "ORACLE",
+    "OURS",
+    "RULES",
+    "Recall",
+    "measure_mining",
+    "summarise",
+]
 
 BUDGETS = (0.02, 0.05, 0.10)
 """Share of the frames that may be sent."""
@@ -27,8 +36,12 @@ _DRAWS = 50
 class Rule(Protocol):
     """Says of one frame after the other whether it is worth sending."""
 
-    def __call__(self, example: Example, /) -> bool:
+    def wants(self, example: Example, /) -> bool:
         """Whether this frame is."""
+        ...
+
+    def sent(self, example: Example, /) -> None:
+        """It was worth it, and was sent."""
         ...
 
 
@@ -62,14 +75,25 @@ def measure_mining(stream: Stream, *, budgets: Sequence[float] = BUDGETS) -> lis
         for name, make in RULES.items():
             found.append(_recall(stream, name, budget, _send(stream, make(budget), budget)))
         found.append(_at_random(stream, budget))
+        found.append(_recall(stream, ORACLE, budget, _errors_first(stream, budget)))
     return found
 
 
 def _send(stream: Stream, rule: Rule, budget: float) -> list[int]:
     sent: list[int] = []
     for number, moment in enumerate(stream.moments):
-        wanted = rule(moment.example)  # asked each time: it may remember
+        wanted = rule.wants(moment.example)  # asked each time: it may remember
         if wanted and len(sent) + 1 <= budget * (number + 1):
+            sent.append(number)
+            rule.sent(moment.example)
+    return sent
+
+
+def _errors_first(stream: Stream, budget: float) -> list[int]:
+    """What one would send who knows the truth: the most errors that the budget lets through."""
+    sent: list[int] = []
+    for number, moment in enumerate(stream.moments):
+        if _is_error(moment) and len(sent) + 1 <= budget * (number + 1):
             sent.append(number)
     return sent
 
@@ -119,78 +143,117 @@ def _at_least(box: Box, least: float) -> bool:
     return box.score is not None and box.score >= least
 
 
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """A rule that does not remember what was sent."""
+
+    says: Callable[[Example], bool]
+
+    def wants(self, example: Example, /) -> bool:
+        return self.says(example)
+
+    def sent(self, example: Example, /) -> None:
+        """It does not matter."""
+
+
 # After hard-example policies of KubeEdge Sedna, at their defaults, on boxes of at least 0.3. There,
 # cross entropy is of class probabilities, which a box does not have: here, of the boxes' scores.
 def _mean_below(_budget: float) -> Rule:
     """Threshold: the mean score is below one half; no boxes: easy."""
 
-    def rule(example: Example) -> bool:
+    def says(example: Example) -> bool:
         scores = _scores(example)
         return bool(scores) and statistics.mean(scores) < 0.5
 
-    return rule
+    return _Plain(says)
 
 
 def _share_below(_budget: float) -> Rule:
     """IBT: half of the boxes score at most one half; no boxes: easy."""
 
-    def rule(example: Example) -> bool:
+    def says(example: Example) -> bool:
         scores = _scores(example)
         return bool(scores) and sum(s <= 0.5 for s in scores) / len(scores) >= 0.5
 
-    return rule
+    return _Plain(says)
 
 
 def _cross_entropy(_budget: float) -> Rule:
     """CrossEntropy: one minus the normalised entropy of the scores is below one half."""
 
-    def rule(example: Example) -> bool:
+    def says(example: Example) -> bool:
         scores = [s for s in _scores(example) if s > 0]
         if len(scores) < 2:
             return False
         return 1 + sum(s * math.log(s) for s in scores) / math.log(len(scores)) < 0.5
 
-    return rule
+    return _Plain(says)
 
 
-def _chain(
-    policies: dict[str, dict[str, object]], combination: Combination = "any"
-) -> Callable[[float], Rule]:
-    """The collector's own policies, at their defaults, or combined without thresholds."""
+class _Chain:
+    """The collector's own policies."""
+
+    def __init__(self, policies: dict[str, dict[str, object]]) -> None:
+        self._policies = PolicyChain(make_policies(policies), combination="any")
+
+    def wants(self, example: Example, /) -> bool:
+        return self._policies.judge(example).judgement is not None
+
+    def sent(self, example: Example, /) -> None:
+        self._policies.taken(example)
+
+
+def _policy(name: str) -> Callable[[float], Rule]:
+    """A policy at its defaults."""
+    return lambda _budget: _Chain({name: {}})
+
+
+def _expected(budget: float) -> Rule:
+    """The policy of expected errors, told what the budget is; all else at its defaults."""
+    return _Chain({"expected": {"share": budget}})
+
+
+def _ranked(name: str) -> Callable[[float], Rule]:
+    """The worst share of the last 512 frames by a policy's score, whatever its threshold."""
 
     def make(budget: float) -> Rule:
-        chain = PolicyChain(
-            make_policies(policies),
-            combination=combination,
-            share=budget,
-        )
-        return lambda example: chain.judge(example).judgement is not None
+        (policy,) = make_policies({name: {}})
+        recent: deque[float] = deque(maxlen=512)
+
+        def says(example: Example) -> bool:
+            judgement = policy.judge(example)
+            if judgement is None:
+                return False
+            equal = sum(score == judgement.score for score in recent)
+            above = sum(score > judgement.score for score in recent)
+            worst = len(recent) >= 20 and above + equal / 2 <= budget * len(recent)
+            recent.append(judgement.score)
+            return worst
+
+        return _Plain(says)
 
     return make
 
 
 CONFIDENCE_RULES = ("mean < .5", "half <= .5", "cross entropy", "confidence", "confidence, ranked")
 """Rules on confidence alone; the first three are after policies of Sedna."""
-OURS = "feature + confidence, surprise"
+OURS = "expected"
 """What the benchmark's targets are about."""
+ORACLE = "oracle"
+"""The most that the budget lets through."""
 
 RULES: dict[str, Callable[[float], Rule]] = {
     "mean < .5": _mean_below,
     "half <= .5": _share_below,
     "cross entropy": _cross_entropy,
-    "confidence": _chain({"confidence": {}}),
-    "confidence, ranked": _chain({"confidence": {}}, "weighted"),
-    "confidence, surprise": _chain({"confidence": {}}, "surprise"),
-    "margin, ranked": _chain({"margin": {}}, "weighted"),
-    "entropy, ranked": _chain({"entropy": {}}, "weighted"),
-    "temporal": _chain({"temporal": {}}),
-    "feature": _chain({"feature": {}}),
-    "feature + confidence, ranked": _chain({"feature": {}, "confidence": {}}, "weighted"),
-    "feature + margin, surprise": _chain({"feature": {}, "margin": {}}, "surprise"),
-    "feature + confidence + temporal, surprise": _chain(
-        {"feature": {}, "confidence": {}, "temporal": {}}, "surprise"
-    ),
-    OURS: _chain({"feature": {}, "confidence": {}}, "surprise"),
+    "confidence": _policy("confidence"),
+    "confidence, ranked": _ranked("confidence"),
+    "margin, ranked": _ranked("margin"),
+    "entropy, ranked": _ranked("entropy"),
+    "temporal": _policy("temporal"),
+    "feature": _policy("feature"),
+    "expected, ranked": _ranked("expected"),
+    OURS: _expected,
 }
 
 

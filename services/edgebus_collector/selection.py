@@ -188,6 +188,8 @@ class Selector:
         if not self._budget.take(size=size, kind=_kind(choice), camera=example.camera, now=now):
             return Suppressed(cause="budget", policy=choice.policy)
         self._duplicates.remember(_key(choice), fingerprint)
+        if choice.policy in self._chain.names:
+            self._chain.taken(example)
         return choice
 
 

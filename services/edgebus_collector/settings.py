@@ -25,7 +25,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 def _default_policies() -> dict[str, dict[str, Any]]:
-    return {"truth": {}, "confidence": {}}
+    return {"truth": {}, "expected": {}}
 
 
 class BudgetSettings(ServiceSettings):
@@ -129,18 +129,7 @@ class CollectorSettings(ServiceSettings):
     """Policies with their own settings, in order of authority."""
     combine: Combination = "first"
     """first: the first policy that can tell decides; any: the first that says wrong; all: those
-    that can tell have to agree; weighted: the worst share of the frames, by their ranks; surprise:
-    the frames that are unlike the camera's first ones, by all policies together."""
-    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    """For weighted: how much each policy counts, 1 by default."""
-    worst_share: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """For weighted: the share of each camera's frames that is taken for wrong."""
-    worst_memory: Annotated[int, Field(ge=20, le=100_000)] = 512
-    """For weighted: the frames of each camera that are compared with."""
-    surprise_level: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    """For surprise: a frame counts as wrong where its p-value is at most this."""
-    surprise_frames: Annotated[int, Field(ge=20, le=100_000)] = 100
-    """For surprise: the first frames of each camera that the others are held against."""
+    that can tell have to agree."""
     second: SecondSettings | None = None
     """A second model, for the policy disagreement."""
     drift: DriftSettings | None = None
@@ -184,15 +173,7 @@ class CollectorSettings(ServiceSettings):
         Raises:
             PolicyError: One is not known, or its settings are wrong.
         """
-        return PolicyChain(
-            make_policies(self.policies),
-            combination=self.combine,
-            weights=self.weights,
-            share=self.worst_share,
-            memory=self.worst_memory,
-            level=self.surprise_level,
-            calibration=self.surprise_frames,
-        )
+        return PolicyChain(make_policies(self.policies), combination=self.combine)
 
     def of_camera(self, name: str) -> CameraSettings:
         """What may be done with the pictures of a camera."""

@@ -9,8 +9,16 @@ import pytest
 from collector_examples import box, example
 
 from benchmarks._learning_drift import measure_drift
-from benchmarks._learning_mining import BUDGETS, OURS, measure_mining
+from benchmarks._learning_mining import (
+    BUDGETS,
+    ORACLE,
+    OURS,
+    RULES,
+    measure_mining,
+    summarise,
+)
 from benchmarks._learning_streams import Moment, Stream, make_stream
+from benchmarks.learning import _apart, mining_table
 from edgebus.contracts import GroundTruth
 from edgebus_collector import Example
 
@@ -39,14 +47,42 @@ def stream(*, home: int = 300, away: int = 100) -> Stream:
     return Stream("made up", 0, Path(), tuple(moments))
 
 
-def test_no_rule_sends_more_than_its_budget_and_surprise_saves_it_for_the_change() -> None:
+def test_no_rule_sends_more_than_its_budget_and_ours_saves_it_for_the_change() -> None:
     rows = {(row.rule, row.budget): row for row in measure_mining(stream())}
     for row in rows.values():
         assert row.sent <= row.budget + 1e-9
     for budget in BUDGETS:
         best = budget * 400 / 100  # so many errors fit
+        assert rows[ORACLE, budget].recall == pytest.approx(best)
         assert rows[OURS, budget].recall > 0.8 * best
         assert rows["random", budget].recall == pytest.approx(budget, abs=0.02)
+        for rule in RULES:
+            assert rows[rule, budget].recall <= best + 1e-9
+
+
+def test_the_oracle_too_can_only_send_what_has_been_saved_up() -> None:
+    first_wrong = Stream("made up", 0, Path(), tuple(reversed(stream().moments)))
+    rows = {row.budget: row for row in measure_mining(first_wrong) if row.rule == ORACLE}
+    assert rows[0.10].recall == pytest.approx(10 / 100)  # of the first hundred frames a tenth
+
+
+def test_a_summary_is_a_mean_over_seeds() -> None:
+    moments = stream(home=40, away=10).moments
+    rows = [
+        row
+        for seed in (0, 1)
+        for row in measure_mining(Stream("made up", seed, Path(), moments), budgets=[0.1])
+    ]
+    means = summarise(rows)
+    one, two = (row.recall for row in rows if row.rule == "random")
+    assert means["made up", "random", 0.1] == pytest.approx((one + two) / 2)
+    table = mining_table(measure_mining(stream()))
+    assert table.row_count == len(RULES) + 5
+
+
+def test_labels_do_not_overlap() -> None:
+    placed = _apart({"b": 0.11, "a": 0.1, "c": 0.5}, 0.05)
+    assert placed == pytest.approx({"a": 0.1, "b": 0.15, "c": 0.5})
 
 
 def test_a_change_that_is_there_is_noticed_and_none_that_is_not() -> None:

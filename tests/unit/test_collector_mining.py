@@ -1,11 +1,10 @@
 """The policies that look at uncertainty, time, features and a second model; how they combine."""
 
-import numpy as np
 import pytest
 from collector_examples import box, example
 
 from edgebus.contracts import ModelRef
-from edgebus_collector import Example, Judgement, Policy, PolicyError, PolicySettings
+from edgebus_collector import Example
 from edgebus_collector.policies import (
     ConfidencePolicy,
     ConfidenceSettings,
@@ -18,12 +17,9 @@ from edgebus_collector.policies import (
     MarginPolicy,
     MarginSettings,
     PolicyChain,
-    Ranks,
     TemporalPolicy,
     TemporalSettings,
-    make_policies,
 )
-from edgebus_collector.policies.surprise import fisher
 from edgebus_collector.tracking import Tracker
 
 
@@ -157,106 +153,9 @@ def test_boxes_go_to_the_tracks_that_fit_best_together():
     assert [track.box.x1 for track in tracker.tracks] == [2.0, 17.0]
 
 
-def test_ranks_compare_with_the_last_scores_of_the_same_key():
-    ranks = Ranks(memory=4, least=2)
-    assert [ranks.rank("a", score) for score in (1, 2, 3, 2)] == [None, None, 1.0, 0.5]
-    assert ranks.rank("b", 9) is None
-    assert ranks.rank("a", 0) == 0.0  # and pushes the 1 out
-    assert ranks.rank("a", 1) == 0.25
-
-
-class Told(Policy[PolicySettings]):
-    """Says what the test has written into the detections."""
-
-    name = "told"
-    settings_type = PolicySettings
-
-    def judge(self, example):
-        score = example.detections.feature
-        return None if score is None else Judgement(wrong=False, score=score, reason="told")
-
-
 def test_all_need_to_agree_that_can_tell():
     policies = [ConfidencePolicy(ConfidenceSettings()), MarginPolicy(MarginSettings())]
     both = PolicyChain(policies, combination="all")
     assert both.judge(example(said=[box(score=0.4)])).policy == "confidence"
     assert both.judge(example(said=[box(score=0.1)])).policy is None
     assert both.judge(example()).policy is None
-
-
-def test_weighted_always_finds_the_worst_share():
-    rng = np.random.default_rng(2)
-    chain = PolicyChain(
-        [Told(PolicySettings()), ConfidencePolicy(ConfidenceSettings(threshold=0.01))],
-        combination="weighted",
-        weights={"told": 3.0},
-        share=0.1,
-        memory=200,
-    )
-    # A model that is sure of everything: no threshold on confidence would find anything.
-    scores = rng.uniform(0.9, 1.0, 800), rng.uniform(0, 1, 800)
-    rulings = [
-        chain.judge(changed(example(said=[box(score=s)]), feature=f))
-        for s, f in zip(*scores, strict=True)
-    ]
-    wrong = [r for r in rulings if r.judgement is not None]
-    assert 0.06 * 800 < len(wrong) < 0.14 * 800
-    assert np.mean([r.scores["told"] for r in wrong]) > 0.8
-    assert wrong[-1].policy in {"told", "confidence"}
-    assert "among the worst 10% of front" in wrong[-1].judgement.reason
-
-
-def test_weighted_compares_each_camera_with_itself():
-    chain = PolicyChain([Told(PolicySettings())], combination="weighted", share=0.2, memory=50)
-    found = {"dark": 0, "bright": 0}
-    rng = np.random.default_rng(4)
-    for _ in range(200):
-        for camera, level in (("dark", 10.0), ("bright", 0.0)):
-            of = changed(example(camera=camera), feature=level + float(rng.uniform()))
-            found[camera] += chain.judge(of).judgement is not None
-    assert all(15 < count < 70 for count in found.values())
-
-
-def surprising(rng, count, *, camera="front", mean=0.0):
-    """Examples of a camera whose policy tells normal numbers."""
-    return [
-        changed(example(camera=camera), feature=float(abs(10 + rng.normal(mean, 1))))
-        for _ in range(count)
-    ]
-
-
-def test_surprise_keeps_still_until_a_camera_is_no_longer_what_it_was():
-    rng = np.random.default_rng(5)
-    chain = PolicyChain([Told(PolicySettings())], combination="surprise", calibration=400)
-    first = [chain.judge(of) for of in surprising(rng, 400)]
-    assert all(ruling.judgement is None for ruling in first)  # what is normal is not known yet
-    calm = [chain.judge(of).judgement is not None for of in surprising(rng, 500)]
-    assert sum(calm) < 0.05 * len(calm)
-    changed_ = [chain.judge(of) for of in surprising(rng, 50, mean=5)]
-    found = [ruling for ruling in changed_ if ruling.judgement is not None]
-    assert len(found) > 45
-    assert found[0].policy == "told"
-    assert "unlike the first frames of front (p 0.0" in found[0].judgement.reason
-
-
-def test_surprise_begins_anew_with_another_model():
-    rng = np.random.default_rng(6)
-    chain = PolicyChain([Told(PolicySettings())], combination="surprise", calibration=20)
-    for of in surprising(rng, 30):
-        chain.judge(of)
-    other = ModelRef(name="m", version=2, digest="b" * 64)
-    strange = surprising(rng, 20, mean=50)
-    rulings = [chain.judge(changed(of, model=other)) for of in strange]
-    assert all(ruling.judgement is None for ruling in rulings)
-
-
-@pytest.mark.parametrize(
-    ("values", "wanted"), [([0.3], 0.3), ([1.0, 1.0], 1.0), ([0.05, 0.1], 0.0315)]
-)
-def test_fishers_method(values, wanted):
-    assert fisher(values) == pytest.approx(wanted, abs=5e-4)
-
-
-def test_weights_are_for_policies_that_are_there():
-    with pytest.raises(PolicyError, match=r"'trut' has weight 1; weights are from 0 on, for truth"):
-        PolicyChain(make_policies({"truth": {}}), combination="weighted", weights={"trut": 1.0})

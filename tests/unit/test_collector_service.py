@@ -69,12 +69,12 @@ async def test_other_nodes_cameras_are_not_its_business():
         assert (await h.expect(topics.SAMPLES)).payload.record.index == TRAIN[1]
 
 
-async def test_without_truth_confidence_decides():
-    async with harness() as h:
+async def test_without_truth_the_expected_error_decides():
+    async with harness(settings(policies={"truth": {}, "expected": {"share": 1.0}})) as h:
         await film(h, TRAIN[0], said=[box(score=0.9)])
-        await film(h, TRAIN[1], said=[box(score=0.35)])
+        await film(h, TRAIN[1], said=[box(score=0.35), box(x=60.0, score=0.2)])
         record = (await h.expect(topics.SAMPLES)).payload.record
-        assert (record.index, record.policy, record.truth) == (TRAIN[1], "confidence", None)
+        assert (record.index, record.policy, record.truth) == (TRAIN[1], "expected", None)
 
 
 async def test_a_command_takes_the_next_frame():

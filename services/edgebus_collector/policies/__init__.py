@@ -11,9 +11,9 @@ from edgebus_collector.policies.chain import Combination, PolicyChain, Ruling
 from edgebus_collector.policies.confidence import ConfidencePolicy, ConfidenceSettings
 from edgebus_collector.policies.disagreement import DisagreementPolicy, DisagreementSettings
 from edgebus_collector.policies.entropy import EntropyPolicy, EntropySettings
+from edgebus_collector.policies.expected import ExpectedPolicy, ExpectedSettings
 from edgebus_collector.policies.feature import FeaturePolicy, FeatureSettings
 from edgebus_collector.policies.margin import MarginPolicy, MarginSettings
-from edgebus_collector.policies.ranks import Ranks
 from edgebus_collector.policies.temporal import TemporalPolicy, TemporalSettings
 from edgebus_collector.policies.truth import TruthPolicy, TruthSettings
 
@@ -25,6 +25,8 @@ __all__ = [
     "DisagreementSettings",
     "EntropyPolicy",
     "EntropySettings",
+    "ExpectedPolicy",
+    "ExpectedSettings",
     "FeaturePolicy",
     "FeatureSettings",
     "MarginPolicy",
@@ -33,7 +35,6 @@ __all__ = [
     "PolicyChain",
     "PolicyError",
     "PolicySettings",
-    "Ranks",
     "Ruling",
     "TemporalPolicy",
     "TemporalSettings",

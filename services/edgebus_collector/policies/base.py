@@ -72,6 +72,12 @@ class Policy(ABC, Generic[S]):
     def judge(self, example: Example) -> Judgement | None:
         """What it thinks of an example; None where it cannot tell."""
 
+    def taken(self, example: Example) -> None:
+        """Some policy found this frame wrong, and it became a sample.
+
+        A frame that is wrong may still be a near-duplicate or too expensive.
+        """
+
 
 def find_policies() -> dict[str, type[Policy[Any]]]:
     """Every policy that is installed, by name: ours, and those of other packages.
@@ -82,6 +88,7 @@ def find_policies() -> dict[str, type[Policy[Any]]]:
     from edgebus_collector.policies.confidence import ConfidencePolicy
     from edgebus_collector.policies.disagreement import DisagreementPolicy
     from edgebus_collector.policies.entropy import EntropyPolicy
+    from edgebus_collector.policies.expected import ExpectedPolicy
     from edgebus_collector.policies.feature import FeaturePolicy
     from edgebus_collector.policies.margin import MarginPolicy
     from edgebus_collector.policies.temporal import TemporalPolicy
@@ -89,6 +96,7 @@ def find_policies() -> dict[str, type[Policy[Any]]]:
 
     ours: tuple[type[Policy[Any]], ...] = (
         TruthPolicy,
+        ExpectedPolicy,
         ConfidencePolicy,
         MarginPolicy,
         EntropyPolicy,
