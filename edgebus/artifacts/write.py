@@ -137,6 +137,7 @@ def derive_bundle(
     change: Update | Mapping[str, Array],
     *,
     out: Path | str,
+    name: str | None = None,
     version: int | None = None,
     metrics: Mapping[str, float] | None = None,
     trained_on: TrainedOn | None = None,
@@ -154,6 +155,7 @@ def derive_bundle(
         parent: The version that the change is relative to.
         change: An update, or all tensors of the new version.
         out: Folder of the new bundle.
+        name: Name of its model; the parent's by default.
         version: Its version; the parent's plus one by default.
         metrics: Figures of the gate.
         trained_on: Lineage of the weights.
@@ -179,6 +181,7 @@ def derive_bundle(
         if len(patch) > _PATCH_WORTH * len(weights):
             patch = None
     changes: dict[str, Any] = {
+        "name": parent.manifest.name if name is None else name,
         "version": version if version is not None else parent.manifest.version + 1,
         "metrics": dict(metrics or {}),
         "parent": parent.digest,

@@ -43,7 +43,14 @@ from edgebus.contracts.models import (
     TrainingProgress,
     TrainingResult,
 )
-from edgebus.contracts.names import Digest, Identity, Segment, check_segment
+from edgebus.contracts.names import (
+    Digest,
+    Identity,
+    Segment,
+    camera_model,
+    check_segment,
+    shared_model,
+)
 from edgebus.contracts.payload import (
     Count,
     Message,
@@ -141,11 +148,13 @@ __all__ = [
     "TrainingProgress",
     "TrainingResult",
     "Verdict",
+    "camera_model",
     "check_segment",
     "explain",
     "new_id",
     "rfc3339",
     "schema",
+    "shared_model",
     "split_of",
     "topics",
     "utc_now",

@@ -177,6 +177,9 @@ class ModelStatus(Message):
     model: Segment | None = Field(
         default=None, description="Name of the model whose releases it follows."
     )
+    camera: Segment | None = Field(
+        default=None, description="The camera whose own model this is; absent: the shared one."
+    )
     serving: ModelRef | None = Field(default=None, description="Absent before the first model.")
     since: Timestamp | None = Field(default=None, description="When it began to serve.")
     previous: ModelRef | None = Field(
@@ -228,7 +231,11 @@ class TrainingProgress(Message):
 
     schema_: Literal["progress/1"] = schema("progress/1")
     job: str
-    model: ModelRef = Field(description="The incumbent that is trained further.")
+    model: ModelRef = Field(description="The model that is trained further.")
+    camera_model: Segment | None = Field(
+        default=None, description="Name of the camera's own model that is made; absent: shared."
+    )
+    why: str = Field(default="", description="What started the job, with its figures.")
     phase: Literal["preparing", "training", "evaluating", "publishing"]
     step: Count
     steps: Count
@@ -254,11 +261,17 @@ class TrainingResult(Message):
 
     schema_: Literal["training/1"] = schema("training/1")
     job: str
-    model: ModelRef = Field(description="The incumbent.")
+    model: ModelRef = Field(description="The model that was trained further.")
+    camera_model: Segment | None = Field(
+        default=None, description="Name of the camera's own model that it was for; absent: shared."
+    )
     candidate: ModelRef | None = None
     outcome: TrainingOutcome
     reason: str
-    trigger: str = Field(description="What started it: count, drift, interval, command.")
+    trigger: str = Field(
+        description="What started it: count, edge, drift, rebase, interval, command."
+    )
+    why: str = Field(default="", description="The same with its figures.")
     samples: Count = Field(description="New samples that were trained on.")
     replay: Count = Field(description="Earlier samples that were mixed in.")
     gate: GateReport | None = None
@@ -294,3 +307,9 @@ class StoreStatus(Message):
     untrained: Count = Field(description="Training samples that no job has used yet.")
     trigger: str
     needed: Count | None = Field(default=None, description="Untrained samples that start a job.")
+    untrained_per_edge: dict[str, Count] = Field(
+        default_factory=dict, description="The untrained ones by the node that collected them."
+    )
+    camera_models: dict[str, str] = Field(
+        default_factory=dict, description="What each camera's own model waits for, by its name."
+    )

@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 
 from edgebus.contracts.errors import NameRefusedError
 
-__all__ = ["Digest", "Identity", "Segment", "check_segment"]
+__all__ = ["Digest", "Identity", "Segment", "camera_model", "check_segment", "shared_model"]
 
 _MAX_LENGTH = 96
 # MQTT 5.0 §4.7 reserves the first three; `*` and `>` are the wildcards of NATS, which may carry
@@ -64,6 +64,28 @@ def check_segment(value: str, *, what: str = "segment") -> str:
                 reason=f"holds white space or a control character ({character!r}); use '-'",
             )
     return value
+
+
+def camera_model(model: str, place: str) -> str:
+    """Name of a camera's own model, ``model@node.camera``: made from a shared one, for it alone.
+
+    Args:
+        model: Name of the shared model.
+        place: Node and camera, ``node.camera``.
+
+    Raises:
+        NameRefusedError: It is too long, or holds what no name may.
+    """
+    return check_segment(f"{model}@{place}", what="model")
+
+
+def shared_model(name: str) -> tuple[str, str]:
+    """The shared model that a name stands for, and the place of the camera whose own it is.
+
+    The place is empty where the model is no camera's own.
+    """
+    model, _, place = name.partition("@")
+    return (model, place) if model and place else (name, "")
 
 
 def _check(value: str) -> str:

@@ -61,6 +61,13 @@ MODEL_STATUS: Final = Topic(
     retain=True,
     doc="Which model version a service serves, and how far it is with the next.",
 )
+CAMERA_MODEL: Final = Topic(
+    "{node}/{service}/cameras/{camera}/model",
+    ModelStatus,
+    qos=1,
+    retain=True,
+    doc="As the above, of a camera that has a model of its own.",
+)
 SAMPLES: Final = Topic(
     "{node}/collector/samples",
     Sample,

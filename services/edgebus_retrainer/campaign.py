@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,9 +57,11 @@ class Campaign:
         samples: The sample store.
         journal: Remembers jobs.
         bundles: Gets the candidates.
-        incumbent: What is trained further.
+        shared: What is trained further.
+        incumbent: What serves and has to be beaten: the same, but for a camera's own model.
         disk: Where stores are used.
         folder: The retrainer's data folder.
+        kept: Digests of the bundles that any model of this retrainer needs.
         log: A logger.
     """
 
@@ -69,23 +72,31 @@ class Campaign:
     samples: SampleStore
     journal: JobJournal
     bundles: Store
+    shared: Incumbent
     incumbent: Incumbent
     disk: DiskThread
     folder: Path
+    kept: Callable[[], Awaitable[set[str]]]
     log: FilteringBoundLogger
 
     async def run(
-        self, job: Job, *, traceparent: str | None = None, waiting_s: float | None = None
+        self,
+        job: Job,
+        *,
+        taken: Callable[[], None],
+        traceparent: str | None = None,
+        waiting_s: float | None = None,
     ) -> TrainingResult:
         """Run a job to its result and write it down; nothing is published yet but progress.
 
         Args:
             job: What to do.
+            taken: Called when it is decided which samples the job is given.
             traceparent: The trace of its result.
             waiting_s: Seconds from its last sample to its start, where that is known.
         """
         seconds = {} if waiting_s is None else {"waiting": round(waiting_s, 3)}
-        base = self.incumbent.bundle
+        base = self.shared.bundle
         if base is None or base.digest != job.base.digest:
             now = "none" if base is None else f"v{base.manifest.version}"
             outcome = JobOutcome(
@@ -94,10 +105,14 @@ class Campaign:
             )
             return await self._finish(job, outcome, used=(), traceparent=traceparent)
         spec = await self._specify(job, base)
+        against = self.incumbent.bundle
+        taken()
         self.log.info(
             "job started",
             job=job.id,
+            model=job.model,
             trigger=job.trigger,
+            why=job.why,
             samples=len(spec.train),
             holdout=len(spec.new_holdout),
             base=base.manifest.version,
@@ -106,6 +121,10 @@ class Campaign:
         # What nobody has labelled was not learnt, and stays to be.
         waiting = frozenset(outcome.waiting)
         used = tuple(sample for sample in spec.train if sample.id not in waiting)
+        own = self.incumbent is not self.shared
+        if own and outcome.outcome == "accepted" and not _same(against, self.incumbent.bundle):
+            reason = "another version serves now than the candidate was measured against"
+            outcome = outcome.model_copy(update={"outcome": "refused", "reason": reason})
         return await self._finish(job, outcome, used=used, traceparent=traceparent)
 
     async def offer(self, result: TrainingResult) -> None:
@@ -131,16 +150,27 @@ class Campaign:
         settings, samples, model = self.settings, self.samples, self.model
         since = await self.disk(samples.new_domain_since, model) or _EVER
         gate, train = settings.gate, settings.train
-        folder = await self.incumbent.folder_of(base)
+        folder, serving = await self.shared.folder_of(base), await self._serving()
+        if settings.specialise is not None and settings.specialise.min_gain is not None:
+            own = {"min_gain": settings.specialise.min_gain} if job.camera_model else {}
+            gate = gate.model_copy(update=own)
         if job.attempts > 1:
             begun = await self.disk(_begun, self._job_folder(job.id))
             if begun is not None:
                 # The very samples that it began with, or its checkpoint would be of no use.
-                now = {"base": folder, "labels": settings.labels, "settings": train, "gate": gate}
+                now = {
+                    "base": folder,
+                    "incumbent": serving,
+                    "labels": settings.labels,
+                    "settings": train,
+                    "gate": gate,
+                }
                 return begun.model_copy(update=now)
         return JobSpec(
             job=job.id,
             base=folder,
+            model=job.camera_model,
+            incumbent=serving,
             folder=self._job_folder(job.id),
             version=job.version,
             train=_files(
@@ -163,6 +193,13 @@ class Campaign:
             gate=gate,
         )
 
+    async def _serving(self) -> Path | None:
+        """Folder of what serves, where that is not what is trained further."""
+        serving = self.incumbent.bundle
+        if serving is None or self.incumbent is self.shared:
+            return None
+        return await self.incumbent.folder_of(serving)
+
     async def _attempt(self, job: Job, spec: JobSpec, before: dict[str, float]) -> JobOutcome:
         """Run the job's process; again after a crash, so often.
 
@@ -173,9 +210,7 @@ class Campaign:
         """
         train, began = self.settings.train, time.monotonic()
         for attempt in range(job.attempts, train.max_attempts + 1):
-            teller = ProgressTeller(
-                self.bus, self.identity, job=job.id, model=job.base, log=self.log
-            )
+            teller = ProgressTeller(self.bus, self.identity, job=job, log=self.log)
             try:
                 async with asyncio.timeout(train.timeout_s):
                     outcome = await run_process(spec, on_event=teller.tell)
@@ -217,10 +252,12 @@ class Campaign:
             source=self.identity.source,
             job=job.id,
             model=job.base,
+            camera_model=job.camera_model,
             candidate=candidate,
             outcome=outcome.outcome,
             reason=outcome.reason,
             trigger=job.trigger,
+            why=job.why,
             samples=outcome.samples,
             replay=outcome.replay,
             gate=outcome.gate,
@@ -233,12 +270,13 @@ class Campaign:
             self.journal.finish,
             result,
             untrained=counts.untrained,
-            measurable=await self._measurable(),
+            lacking=outcome.lacking,
             trained=[sample.id for sample in used] if accepted else [],
         )
         self.log.info(
             "job ended",
             job=job.id,
+            model=job.model,
             outcome=result.outcome,
             reason=result.reason,
             seconds=round(sum(result.seconds.values()), 1),
@@ -257,14 +295,10 @@ class Campaign:
             # The job has said what is wrong with it.
             return None
 
-    async def _measurable(self) -> int:
-        since = await self.disk(self.samples.new_domain_since, self.model) or _EVER
-        return await self.disk(self.samples.measurable, self.model, since=since)
-
     async def _keep_candidate(
         self, job: Job, outcome: JobOutcome
     ) -> tuple[JobOutcome, ModelRef | None]:
-        now = self.incumbent.bundle
+        now = self.shared.bundle
         if now is not None and now.digest != job.base.digest:
             reason = (
                 f"the incumbent changed from v{job.base.version} to v{now.manifest.version} "
@@ -297,13 +331,18 @@ class Campaign:
         for old in results[limit:]:
             await self.bus.clear(topics.TRAINING_RESULT.at(self.identity, job=old.job))
             shutil.rmtree(self._job_folder(old.job), ignore_errors=True)
-        kept = {r.candidate.digest for r in results[:limit] if r.candidate is not None}
+        kept = await self.kept()
         if keep is not None:
             kept.add(keep.digest)
         await self.disk(self.incumbent.tidy, keep=kept)
 
     def _job_folder(self, job: str) -> Path:
         return self.folder / "jobs" / job
+
+
+def _same(first: Bundle | None, second: Bundle | None) -> bool:
+    digests = [None if bundle is None else bundle.digest for bundle in (first, second)]
+    return digests[0] == digests[1]
 
 
 def _begun(folder: Path) -> JobSpec | None:

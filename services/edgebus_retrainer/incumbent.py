@@ -84,6 +84,12 @@ class Incumbent:
         own = self.bundle.manifest.version if self.bundle is not None else 0
         return max(own, self._pointer.highest)
 
+    @property
+    def digests(self) -> set[str]:
+        """Digests of the bundles that it needs, on their way or here."""
+        found = set() if self.bundle is None else {self.bundle.digest}
+        return found | (set() if self._wanted is None else {self._wanted.bundle.model.digest})
+
     def restore(self) -> None:
         """Take up what the last run had; reads the disk."""
         path = self._folder / "incumbent.json"
@@ -139,14 +145,14 @@ class Incumbent:
     async def folder_of(self, bundle: Bundle) -> Path:
         """The bundle as a folder, for the trainer's process."""
         path = self._folder / "bundles" / bundle.digest[:16]
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_dir():
             await asyncio.to_thread(self._store.checkout, bundle.digest, path)
         return path
 
     def tidy(self, *, keep: set[str]) -> None:
         """Forget bundles that nobody needs; writes the disk."""
-        if self.bundle is not None:
-            keep = keep | {self.bundle.digest}
+        keep = keep | self.digests
         self._store.gc(keep=keep)
         folders = self._folder / "bundles"
         for path in folders.iterdir() if folders.is_dir() else ():

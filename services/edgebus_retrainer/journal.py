@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Engine, func, select, update
 from sqlalchemy.orm import Session
 
-from edgebus.contracts import ModelRef, TrainingResult
-from edgebus_retrainer.samples import JobRow, SampleRow
+from edgebus.contracts import ModelRef, TrainingResult, shared_model
+from edgebus_retrainer.samples import JobRow, SampleRow, UseRow
 
 __all__ = ["Job", "JobJournal"]
 
@@ -24,19 +24,29 @@ class Job:
 
     Attributes:
         id: Its id, UUIDv7.
-        base: The incumbent that it trains further.
+        model: Name of the model that it makes a candidate of.
+        base: What it trains further: the newest of that model, or of the shared one where the
+            model is a camera's own.
         version: Version of its candidate.
         trigger: What started it.
+        why: The same with its figures.
         started: When.
         attempts: How often it was started; above 1 after a crash.
     """
 
     id: str
+    model: str
     base: ModelRef
     version: int
     trigger: str
     started: datetime
     attempts: int
+    why: str = ""
+
+    @property
+    def camera_model(self) -> str | None:
+        """Name of the camera's own model that it is for; None: the shared one."""
+        return self.model if shared_model(self.model)[1] else None
 
 
 class JobJournal:
@@ -55,11 +65,13 @@ class JobJournal:
             session.add(
                 JobRow(
                     id=job.id,
-                    model=job.base.name,
+                    model=job.model,
+                    base_name=job.base.name,
                     base_version=job.base.version,
                     base_digest=job.base.digest,
                     version=job.version,
                     trigger=job.trigger,
+                    why=job.why,
                     started=(job.started - _EPOCH) // timedelta(microseconds=1),
                     attempts=job.attempts,
                     finished=None,
@@ -82,7 +94,7 @@ class JobJournal:
         result: TrainingResult,
         *,
         untrained: int,
-        measurable: int = 0,
+        lacking: int = 0,
         trained: Sequence[str] = (),
     ) -> None:
         """Write down how a job ended, and what its candidate was trained on, at once.
@@ -90,30 +102,36 @@ class JobJournal:
         Args:
             result: As it is published.
             untrained: Samples that no accepted job had used so far; counts after a refusal.
-            measurable: Held-out samples of the new domain so far; counts after a job that was
+            lacking: Held-out pictures that there were too few; counts after a job that was
                 skipped.
             trained: Ids of the samples that its accepted candidate was trained on.
         """
         with Session(self._engine) as session, session.begin():
+            row = session.get_one(JobRow, result.job)
             for start in range(0, len(trained), _CHUNK):
                 ids = trained[start : start + _CHUNK]
-                session.execute(
-                    update(SampleRow).where(SampleRow.id.in_(ids)).values(job=result.job)
-                )
-            row = session.get_one(JobRow, result.job)
+                if shared_model(row.model)[1]:
+                    # Some may have been evicted meanwhile.
+                    there = session.scalars(select(SampleRow.id).where(SampleRow.id.in_(ids)))
+                    for sample in there.all():
+                        session.merge(UseRow(sample=sample, model=row.model, job=row.id))
+                else:
+                    session.execute(
+                        update(SampleRow).where(SampleRow.id.in_(ids)).values(job=result.job)
+                    )
             row.finished = (result.time - _EPOCH) // timedelta(microseconds=1)
             row.outcome = result.outcome
             row.reason = result.reason
             row.untrained = untrained
-            row.measurable = measurable
+            row.lacking = lacking
             row.result = result.encode().decode()
 
-    def unfinished(self, model: str) -> Job | None:
-        """The job that a crash interrupted, if any."""
+    def unfinished(self, models: Sequence[str]) -> Job | None:
+        """The job of one of these models that a crash interrupted."""
         with Session(self._engine) as session:
             row = session.scalar(
                 select(JobRow)
-                .where(JobRow.model == model, JobRow.outcome.is_(None))
+                .where(JobRow.model.in_(models), JobRow.outcome.is_(None))
                 .order_by(JobRow.started.desc(), JobRow.id.desc())
                 .limit(1)
             )
@@ -139,6 +157,16 @@ class JobJournal:
                 if result is not None
             ]
 
+    def candidates(self, models: Sequence[str], *, limit: int) -> set[str]:
+        """Digests of the candidates among the newest results of each model."""
+        found = [self.results(model, limit=limit) for model in models]
+        return {
+            result.candidate.digest
+            for results in found
+            for result in results
+            if result.candidate is not None
+        }
+
     def accepted(self, model: str) -> int:
         """Jobs whose candidate passed the gate."""
         condition = JobRow.model == model, JobRow.outcome == "accepted"
@@ -156,10 +184,30 @@ class JobJournal:
         row = self._ended_last(model)
         return row.untrained if row is not None and row.outcome in {"refused", "failed"} else None
 
-    def measurable_at_skip(self, model: str) -> int | None:
-        """Held-out samples when the last job was skipped for their lack; None if it was not."""
+    def lacked(self, model: str) -> tuple[int, datetime] | None:
+        """Held-out pictures that the last job lacked, and when it began; None if it did not."""
         row = self._ended_last(model)
-        return row.measurable if row is not None and row.outcome == "skipped" else None
+        if row is None or row.outcome != "skipped" or not row.lacking:
+            return None
+        return row.lacking, _EPOCH + timedelta(microseconds=row.started)
+
+    def was_tried(self, model: str, *, base: str) -> bool:
+        """Whether a job of this model from this version has come to an end.
+
+        Args:
+            model: Name of the model.
+            base: Digest of what was trained further.
+        """
+        ended = JobRow.outcome.in_(("accepted", "refused", "failed"))
+        query = select(func.count()).where(JobRow.model == model, JobRow.base_digest == base, ended)
+        with Session(self._engine) as session:
+            return bool(session.scalar(query))
+
+    def models(self, model: str) -> list[str]:
+        """The cameras' own models, made from a shared one, that there ever was a job for."""
+        query = select(JobRow.model).where(JobRow.model.startswith(f"{model}@", autoescape=True))
+        with Session(self._engine) as session:
+            return list(session.scalars(query.distinct().order_by(JobRow.model)))
 
     def _ended_last(self, model: str) -> JobRow | None:
         with Session(self._engine) as session:
@@ -174,9 +222,13 @@ class JobJournal:
 def _job(row: JobRow) -> Job:
     return Job(
         id=row.id,
-        base=ModelRef(name=row.model, version=row.base_version, digest=row.base_digest),
+        model=row.model,
+        base=ModelRef(
+            name=row.base_name or row.model, version=row.base_version, digest=row.base_digest
+        ),
         version=row.version,
         trigger=row.trigger,
         started=_EPOCH + timedelta(microseconds=row.started),
         attempts=row.attempts,
+        why=row.why,
     )

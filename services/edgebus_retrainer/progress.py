@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 from edgebus.bus import Bus
-from edgebus.contracts import Identity, ModelRef, TrainingProgress, topics
+from edgebus.contracts import Identity, TrainingProgress, topics
+from edgebus_retrainer.journal import Job
 from edgebus_retrainer.spec import JobEvent, JobOutcome, Phase, PhaseName, StepDone
 
 if TYPE_CHECKING:
@@ -23,8 +24,7 @@ class ProgressTeller:
     Args:
         bus: The bus.
         identity: Who publishes.
-        job: Id of the job.
-        model: The incumbent.
+        job: What is done.
         log: A logger; phases are logged.
     """
 
@@ -33,15 +33,13 @@ class ProgressTeller:
         bus: Bus,
         identity: Identity,
         *,
-        job: str,
-        model: ModelRef,
+        job: Job,
         log: FilteringBoundLogger,
     ) -> None:
         self._bus = bus
         self._identity = identity
-        self._address = topics.TRAINING_PROGRESS.at(identity, job=job)
+        self._address = topics.TRAINING_PROGRESS.at(identity, job=job.id)
         self._job = job
-        self._model = model
         self._log = log
         self._began = self._phase_began = time.monotonic()
         self._told = float("-inf")
@@ -60,7 +58,7 @@ class ProgressTeller:
             if event.phase != self._phase:
                 self._phase_began = now
             self._phase = event.phase
-            self._log.info("job phase", job=self._job, phase=event.phase, detail=event.detail)
+            self._log.info("job phase", job=self._job.id, phase=event.phase, detail=event.detail)
             await self._publish(StepDone(step=0, steps=0), now)
         elif now - self._told >= _INTERVAL_S or event.step == event.steps:
             await self._publish(event, now)
@@ -72,8 +70,10 @@ class ProgressTeller:
             remaining = (now - self._phase_began) / step.step * (step.steps - step.step)
         progress = TrainingProgress(
             source=self._identity.source,
-            job=self._job,
-            model=self._model,
+            job=self._job.id,
+            model=self._job.base,
+            camera_model=self._job.camera_model,
+            why=self._job.why,
             phase=self._phase,
             step=step.step,
             steps=step.steps,

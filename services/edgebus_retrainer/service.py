@@ -5,34 +5,36 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
-from datetime import datetime
 from typing import TypedDict
 
 import cv2
 from sqlalchemy.exc import DBAPIError
 
-from edgebus.artifacts import ArtifactError, ArtifactFetcher, ArtifactProvider, Bundle, Store
+from edgebus.artifacts import ArtifactProvider, Bundle, Store
 from edgebus.bus import Event
 from edgebus.contracts import (
     Drift,
-    ModelRef,
     Release,
     Reply,
     RetrainCommand,
     Sample,
+    SampleRecord,
     StoreStatus,
     new_id,
+    shared_model,
     topics,
     utc_now,
 )
 from edgebus.service import CommandRefusedError, Service, command, every, on
-from edgebus_retrainer.campaign import Campaign
+from edgebus_retrainer.drifts import Drifts
+from edgebus_retrainer.family import Family
 from edgebus_retrainer.files import DiskThread, PictureStore
-from edgebus_retrainer.incumbent import Incumbent, WrongModelError
+from edgebus_retrainer.incumbent import WrongModelError
 from edgebus_retrainer.journal import Job, JobJournal
-from edgebus_retrainer.samples import SampleRefusedError, SampleStore, open_database
+from edgebus_retrainer.lines import Line, Standing, rules_of
+from edgebus_retrainer.samples import SampleRefusedError, SampleStore, edge_of, open_database
 from edgebus_retrainer.settings import RetrainerSettings
-from edgebus_retrainer.triggers import Facts, Trigger, needed, trigger
+from edgebus_retrainer.triggers import Facts, Trigger, needed, reason, trigger, waits_for
 
 __all__ = ["Retrainer"]
 
@@ -47,15 +49,19 @@ class StoreFields(TypedDict):
     per_policy: dict[str, int]
     bytes: int
     untrained: int
+    untrained_per_edge: dict[str, int]
     trigger: str
     needed: int | None
+    camera_models: dict[str, str]
 
 
 _DISK_REST_S = 5.0
-_MOST_DRIFTED = 4096  # cameras and statistics
 
 
 def _releases(service: Retrainer) -> dict[str, str]:
+    # A camera's own model is named after the shared one, which no filter can say.
+    if service.settings.specialise is not None:
+        return {"channel": service.settings.channel}
     return {"model": service.model, "channel": service.settings.channel}
 
 
@@ -70,15 +76,16 @@ class Retrainer(Service[RetrainerSettings]):
         cv2.setNumThreads(1)
         self.disk = DiskThread()
         self._due = asyncio.Event()
-        self._trigger: Trigger = "command"
-        self._asked = False
-        self._drifted: dict[tuple[str, str, str], int] = {}
+        self._taken = asyncio.Event()
+        self._taken.set()
+        self._next: tuple[Line, Trigger, str] | None = None
         self._running = False
         self._trouble = ""
         self._last_sample: float | None = None
         self._status: StoreFields | None = None
-        self._offered: ModelRef | None = None
-        self._offered_at = self._ended_at = time.monotonic()
+        self._facts: Facts | None = None
+        self._places: dict[str, int] = {}
+        self._drifts = Drifts(by=settings.trigger.drift_by)
         given = None
         if settings.bundle is not None:
             given = await asyncio.to_thread(Bundle.open, settings.bundle)
@@ -88,12 +95,12 @@ class Retrainer(Service[RetrainerSettings]):
                 path=settings.bundle, found=given.manifest.name, wanted=self.model
             )
         await self.disk(self._open_stores)
-        if given is not None and self.incumbent.bundle is None:
-            await self.disk(self.incumbent.adopt, given)
-        self._resumed = await self.disk(self.journal.unfinished, self.model)
-        await self._offer_again()
+        incumbent = self._shared.incumbent
+        if given is not None and incumbent.bundle is None:
+            await self.disk(incumbent.adopt, given)
+        await self._family.start()
+        self._resumed = await self.disk(self.journal.unfinished, list(self._family.lines))
         self.spawn(self._provider.run(), name="provide candidates")
-        self.spawn(self.incumbent.follow(), name="follow releases")
         self.spawn(self._jobs(), name="jobs")
 
     def _open_stores(self) -> None:
@@ -109,14 +116,7 @@ class Retrainer(Service[RetrainerSettings]):
         self.journal = JobJournal(engine)
         self.bundles = Store(self.data_dir / "store")
         self._provider = ArtifactProvider(self.bus, self.identity, self.bundles)
-        self.incumbent = Incumbent(
-            folder=self.data_dir,
-            store=self.bundles,
-            fetcher=ArtifactFetcher(self.bus, self.identity, self.bundles),
-            changed=self._incumbent_changed,
-        )
-        self.incumbent.restore()
-        self._campaign = Campaign(
+        self._family = Family(
             bus=self.bus,
             identity=self.identity,
             settings=settings,
@@ -124,10 +124,20 @@ class Retrainer(Service[RetrainerSettings]):
             samples=self.samples,
             journal=self.journal,
             bundles=self.bundles,
-            incumbent=self.incumbent,
             disk=self.disk,
             folder=self.data_dir,
+            changed=self._incumbent_changed,
+            spawn=self.spawn,
             log=self.log,
+        )
+        self._shared = self._family.shared
+        self._standing = Standing(
+            settings=settings,
+            shared=self._shared,
+            samples=self.samples,
+            journal=self.journal,
+            drifts=self._drifts,
+            disk=self.disk,
         )
 
     @on(topics.SAMPLES)
@@ -135,6 +145,8 @@ class Retrainer(Service[RetrainerSettings]):
         """Keep a sample; it is acknowledged when it is on disk."""
         sample = event.payload
         came = time.monotonic()
+        # A job that starts is given what made it start; what comes then is for the next.
+        await self._taken.wait()
         while True:
             try:
                 added = await self.disk(self.samples.add, sample, received=event.received)
@@ -148,32 +160,28 @@ class Retrainer(Service[RetrainerSettings]):
                 continue
             break
         self.metrics.counter(f"samples.{added}")
+        self._drifts.look_at(sample.record)
         if added == "added" and sample.record.split == "train":
             self._last_sample = came
-        await self._set_trouble(self.incumbent.trouble)
+            if self._completes(sample.record):
+                await self.look()
+        await self._set_trouble(self._shared.incumbent.trouble)
 
     @on(topics.RELEASE, where=_releases)
     async def on_release(self, event: Event[Release]) -> None:
         """What is released is what has to be improved."""
-        self.incumbent.release(event.payload)
+        await self._family.release(event.payload)
 
     @on(topics.DRIFT)
     async def on_drift(self, event: Event[Drift]) -> None:
         """A camera shows what the model does not know, or is back to what it does."""
         drift = event.payload
-        where = (drift.source, drift.camera, drift.statistic)
-        if drift.model.name != self.model or not self.settings.trigger.on_drift:
+        if shared_model(drift.model.name)[0] != self.model or not self.settings.trigger.on_drift:
             return
-        if drift.returned:
-            self._drifted.pop(where, None)
-            return
-        if where not in self._drifted:
+        if self._drifts.hear(drift):
             self.log.info(
                 "drift", camera=drift.camera, statistic=drift.statistic, source=drift.source
             )
-        self._drifted[where] = drift.model.version
-        while len(self._drifted) > _MOST_DRIFTED:
-            self._drifted.pop(next(iter(self._drifted)))
 
     @command(topics.CMD_RETRAIN)
     async def retrain(self, event: Event[RetrainCommand]) -> Reply:
@@ -181,14 +189,14 @@ class Retrainer(Service[RetrainerSettings]):
         if self._running:
             msg = "a job is running; its samples are taken, the next starts by itself or on command"
             raise CommandRefusedError(msg)
-        if self.incumbent.bundle is None:
+        if self._shared.incumbent.bundle is None:
             msg = f"there is no version of {self.model} yet to train further; release one first"
             raise CommandRefusedError(msg)
         counts = await self.disk(self.samples.counts, self.model)
         if not counts.untrained:
             msg = f"there is no untrained sample of {self.model}; {counts.train} were used already"
             raise CommandRefusedError(msg)
-        self._asked = True
+        self._shared.asked = True
         return Reply(
             source=self.identity.source,
             request=event.payload.id,
@@ -199,36 +207,90 @@ class Retrainer(Service[RetrainerSettings]):
     @every(seconds="tick_s")
     async def look(self) -> None:
         """Say what lies here, and start what is due."""
-        incumbent = self.incumbent.bundle
-        offered = self._offered
-        if offered is not None and incumbent is not None:
-            self._offered = offered if incumbent.manifest.version < offered.version else None
-        facts, status = await self._facts()
+        for line in self._family.lines.values():
+            line.settle()
+        due: list[tuple[Line, Trigger, str]] = []
+        rules = rules_of(self.settings, self._shared)
+        counts = await self.disk(self.samples.counts, self.model)
+        facts = await self._standing.facts(self._shared, counts, running=self._running)
+        self._facts = facts
+        what = trigger(facts, rules)
+        if what is not None:
+            due.append((self._shared, what, reason(what, facts, rules)))
+        own, of_cameras = await self._look_at_cameras()
+        status = StoreFields(
+            samples=counts.samples,
+            train=counts.train,
+            holdout=counts.holdout,
+            per_camera=counts.per_camera,
+            per_policy=counts.per_policy,
+            bytes=counts.bytes,
+            untrained=counts.untrained,
+            untrained_per_edge=counts.untrained_per_edge,
+            trigger=facts.waiting if self._running else waits_for(facts, rules),
+            needed=needed(facts, rules),
+            camera_models=of_cameras,
+        )
         if status != self._status:
             self._status = status
             message = StoreStatus(source=self.identity.source, **status)
             await self.bus.publish(topics.STORE_STATUS.at(self.identity), message)
         if self._running:
             return
-        if self._resumed is not None and incumbent is not None:
-            self._start("command")
+        if self._resumed is not None and self._shared.incumbent.bundle is not None:
+            self._start(self._shared, "command", "")
             return
-        rules = self.settings.trigger
-        what = trigger(
-            facts,
-            min_samples=rules.min_samples,
-            cooldown_samples=rules.cooldown_samples,
-            interval_s=rules.interval_s,
-            max_jobs=rules.max_jobs,
-            drift_samples=rules.drift_samples,
-        )
-        if what is not None:
-            self._start(what)
+        # Whoever has waited longest; a model's own turn comes before the second of another.
+        for line, what, why in sorted((*due, *own), key=lambda job: job[0].ended_at)[:1]:
+            self._start(line, what, why)
 
-    def _start(self, what: Trigger) -> None:
+    async def _look_at_cameras(self) -> tuple[list[tuple[Line, Trigger, str]], dict[str, str]]:
+        """The cameras' own models: jobs that are due, and what each waits for."""
+        due: list[tuple[Line, Trigger, str]] = []
+        words: dict[str, str] = {}
+        self._places = await self._standing.places()
+        places = self._places.keys() | {
+            line.place for line in self._family.lines.values() if line.place
+        }
+        for place in sorted(places):
+            line = await self._family.of(place)
+            if line is None:
+                continue
+            rules, untrained = rules_of(self.settings, line), self._places.get(place, 0)
+            waiting = self._standing.waiting(line, running=self._running)
+            facts = Facts(untrained=untrained, waiting=waiting)
+            # Few of many cameras are due at a time: only these are looked at closely.
+            if self._standing.may_start(line, untrained) and not waiting:
+                counts = await self.disk(self.samples.counts, line.name)
+                facts = await self._standing.facts(line, counts, running=self._running)
+                what = trigger(facts, rules)
+                if what is not None:
+                    due.append((line, what, reason(what, facts, rules)))
+            words[line.name] = waiting if self._running else waits_for(facts, rules)
+        return due, words
+
+    def _completes(self, record: SampleRecord) -> bool:
+        """Whether a sample that was just kept may be the last one that a job needs."""
+        facts = self._facts
+        if facts is None or self._running:
+            return False
+        edge = edge_of(record.source)
+        counts = {**facts.per_edge, edge: facts.per_edge.get(edge, 0) + 1}
+        self._facts = replace(facts, untrained=facts.untrained + 1, per_edge=counts)
+        if trigger(self._facts, rules_of(self.settings, self._shared)) is not None:
+            return True
+        own = self.settings.specialise
+        if own is None or own.min_samples is None:
+            return False
+        place = f"{edge}.{record.camera}"
+        self._places[place] = self._places.get(place, 0) + 1
+        return self._places[place] == own.min_samples
+
+    def _start(self, line: Line, what: Trigger, why: str) -> None:
         self._running = True
-        self._asked = False
-        self._trigger = what
+        self._taken.clear()
+        line.asked = False
+        self._next = line, what, why
         self._due.set()
 
     async def _jobs(self) -> None:
@@ -237,21 +299,26 @@ class Retrainer(Service[RetrainerSettings]):
             await self._due.wait()
             self._due.clear()
             job = await self._next_job()
+            line = self._family.lines[job.model]
             last, self._last_sample = self._last_sample, None
             waiting = None if last is None else time.monotonic() - last
             self.metrics.counter("jobs.started")
             self.metrics.gauge("jobs.running", 1)
             attributes = {"job": job.id, "trigger": job.trigger}
             with self.tracer.step("train", identifier=job.id, attributes=attributes) as step:
-                result = await self._campaign.run(
-                    job, traceparent=step.traceparent, waiting_s=waiting
+                result = await line.campaign.run(
+                    job,
+                    taken=self._taken.set,
+                    traceparent=step.traceparent,
+                    waiting_s=waiting,
                 )
+            self._taken.set()
             self.metrics.gauge("jobs.running", 0)
             self.metrics.counter(f"jobs.{result.outcome}")
-            await self._campaign.offer(result)
-            self._ended_at = time.monotonic()
+            await line.campaign.offer(result)
+            line.ended_at = time.monotonic()
             if result.candidate is not None:
-                self._offered, self._offered_at = result.candidate, self._ended_at
+                line.offered, line.offered_at = result.candidate, line.ended_at
             self._running = False
 
     async def _next_job(self) -> Job:
@@ -261,121 +328,28 @@ class Retrainer(Service[RetrainerSettings]):
             await self.disk(self.journal.again, job.id)
             self.log.info("job taken up again", job=job.id, attempts=job.attempts + 1)
             return replace(job, attempts=job.attempts + 1)
-        bundle = self.incumbent.bundle
-        assert bundle is not None
-        highest = await self.disk(self.journal.highest_version, self.model)
+        assert self._next is not None
+        line, what, why = self._next
+        base = self._shared.incumbent.bundle
+        assert base is not None
+        highest = await self.disk(self.journal.highest_version, line.name)
+        # A camera's own version is newer than the shared one that it is made of.
+        newest = max(highest, line.incumbent.highest_version, base.manifest.version)
         job = Job(
             id=new_id(),
-            base=bundle.ref,
-            version=max(highest, self.incumbent.highest_version) + 1,
-            trigger=self._trigger,
+            model=line.name,
+            base=base.ref,
+            version=newest + 1,
+            trigger=what,
+            why=why,
             started=utc_now(),
             attempts=1,
         )
         await self.disk(self.journal.begin, job)
         return job
 
-    async def _offer_again(self) -> None:
-        """Publish the last result again: a crash may have come before."""
-        last = await self.disk(self.journal.last, self.model)
-        if last is None:
-            return
-        try:
-            await self._campaign.offer(last)
-        except ArtifactError as error:
-            self.log.warning("candidate lost", job=last.job, error=str(error))
-            return
-        self._offered = last.candidate
-
-    async def _facts(self) -> tuple[Facts, StoreFields]:
-        """What the triggers look at, and what is said of it."""
-        rules = self.settings.trigger
-        counts = await self.disk(self.samples.counts, self.model)
-        since = await self.disk(self.samples.new_domain_since, self.model)
-        lacking = "" if since is None else await self._lacking(since)
-        facts = Facts(
-            untrained=counts.untrained,
-            untrained_at_refusal=await self.disk(self.journal.untrained_at_refusal, self.model),
-            since_last_s=time.monotonic() - self._ended_at,
-            drifted=self._has_drifted(),
-            accepted=await self.disk(self.journal.accepted, self.model),
-            asked=self._asked,
-            waiting=self._waiting(),
-            lacking=lacking,
-        )
-        wanted = needed(
-            facts,
-            min_samples=rules.min_samples,
-            cooldown_samples=rules.cooldown_samples,
-            drift_samples=rules.drift_samples,
-        )
-        status = StoreFields(
-            samples=counts.samples,
-            train=counts.train,
-            holdout=counts.holdout,
-            per_camera=counts.per_camera,
-            per_policy=counts.per_policy,
-            bytes=counts.bytes,
-            untrained=counts.untrained,
-            trigger=self._words(facts, wanted),
-            needed=wanted,
-        )
-        return facts, status
-
-    async def _lacking(self, since: datetime) -> str:
-        """What the gate would miss; a job without it could only be refused."""
-        settings, model = self.settings, self.model
-        wanted = settings.gate.min_images
-        # Held-out samples that wait for a teacher may turn out to be empty; then for more.
-        skipped = await self.disk(self.journal.measurable_at_skip, model)
-        if skipped is not None:
-            wanted += skipped
-        new = await self.disk(self.samples.measurable, model, since=since)
-        if new < wanted:
-            return f"held-out samples: {new} of {wanted}"
-        wanted = settings.gate.min_images
-        if settings.replay is None and settings.replay_holdout is None:
-            old = await self.disk(self.samples.measurable, model, before=since)
-            if old < wanted and (old or settings.gate.require_old):
-                return f"held-out samples of the old domain: {old} of {wanted}"
-        return ""
-
-    def _has_drifted(self) -> bool:
-        """Whether the cameras of the incumbent have; what older versions could not see is over."""
-        bundle = self.incumbent.bundle
-        if bundle is None:
-            return False
-        oldest = bundle.manifest.version
-        return any(version >= oldest for version in self._drifted.values())
-
-    def _waiting(self) -> str:
-        if self._running:
-            return "a job is running"
-        if self.incumbent.bundle is None:
-            return f"a first version of {self.model}"
-        offered = self._offered
-        patience = self.settings.trigger.release_wait_s
-        waited = time.monotonic() - self._offered_at
-        if offered is not None and not self._asked and waited < patience:
-            return f"the release of v{offered.version}"
-        return ""
-
-    def _words(self, facts: Facts, wanted: int | None) -> str:
-        rules = self.settings.trigger
-        if self._running:
-            return facts.waiting
-        if facts.waiting:
-            return f"waits for {facts.waiting}"
-        if rules.max_jobs is not None and facts.accepted >= rules.max_jobs:
-            return f"{facts.accepted} of {rules.max_jobs} candidates made; command only"
-        if wanted is not None and facts.untrained < wanted:
-            return f"waits for untrained samples: {facts.untrained} of {wanted}"
-        if facts.lacking:
-            return f"waits for {facts.lacking}"
-        return "command only" if wanted is None and rules.interval_s is None else "due"
-
     async def _incumbent_changed(self) -> None:
-        await self._set_trouble(self.incumbent.trouble)
+        await self._set_trouble(self._shared.incumbent.trouble)
 
     async def _set_trouble(self, trouble: str) -> None:
         if trouble == self._trouble:

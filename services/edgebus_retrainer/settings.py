@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from edgebus.contracts import Segment
+from edgebus.contracts import Segment, shared_model
 from edgebus.service import ServiceSettings
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "GateSettings",
     "LabelSettings",
     "RetrainerSettings",
+    "SpecialiseSettings",
     "StoreSettings",
     "TrainSettings",
     "TriggerSettings",
@@ -28,11 +29,19 @@ class TriggerSettings(ServiceSettings):
     """When a job starts. `edgebus retrain` starts one in any case."""
 
     min_samples: AtLeastOne | None = 50
-    """So many untrained training samples start a job; null: their number starts none."""
+    """So many untrained training samples, of all edges, start a job; null: their number starts
+    none."""
+    min_per_edge: AtLeastOne | None = None
+    """So many untrained training samples of one edge (node) start a job; null: the number of an
+    edge starts none."""
     cooldown_samples: AtLeastOne = 20
     """So many more are waited for after a job that was refused or failed."""
     on_drift: bool = True
     """Whether a camera that has drifted, as its collector says, lowers what is waited for."""
+    drift_by: Literal["best", "any"] = "best"
+    """Which statistic of a camera may tell: any; or the best that its collector watches, which is
+    `feature` where there is one, since `confidence` is blind where the model is sure of its
+    mistakes, and cries wolf where it is not."""
     drift_samples: AtLeastOne = 20
     """So many untrained samples are enough then; and so many more after a refusal."""
     interval_s: Seconds | None = None
@@ -41,6 +50,30 @@ class TriggerSettings(ServiceSettings):
     """After so many accepted candidates none is made without a command; null: no limit."""
     release_wait_s: Annotated[float, Field(ge=0)] = 120.0
     """Seconds to wait for the release of an accepted candidate before training further without."""
+
+
+class SpecialiseSettings(ServiceSettings):
+    """Cameras get models of their own, each made from the shared one; see ADR 11."""
+
+    per: Literal["camera"] = "camera"
+    """What gets a model of its own."""
+    min_samples: AtLeastOne | None = 50
+    """So many untrained training samples of a camera start a job for it; null: their number
+    starts none."""
+    cooldown_samples: AtLeastOne = 20
+    """So many more are waited for after a job of that camera that was refused or failed."""
+    cameras: tuple[Annotated[str, Field(pattern=r"^[^/\s.]+(\.[^/\s]+)?$")], ...] | None = None
+    """Only these cameras, each as `camera` or `node.camera`; null: all."""
+    max_models: AtLeastOne = 64
+    """At most so many cameras have one. Each is one more model in the memory of its detector."""
+    min_gain: Fraction | None = None
+    """mAP50 that it has to gain over what serves that camera now; null: as `gate.min_gain`."""
+
+    def takes(self, place: str) -> bool:
+        """Whether a camera, as `node.camera`, may have a model of its own."""
+        if self.cameras is None:
+            return True
+        return place in self.cameras or place.partition(".")[2] in self.cameras
 
 
 class LabelSettings(ServiceSettings):
@@ -241,6 +274,8 @@ class RetrainerSettings(ServiceSettings):
     at which the model was never at home."""
     trigger: TriggerSettings = TriggerSettings()
     """When a job starts."""
+    specialise: SpecialiseSettings | None = None
+    """Which cameras get models of their own, and when; null: none."""
     labels: LabelSettings = LabelSettings()
     """Where labels come from."""
     train: TrainSettings = TrainSettings()
@@ -256,5 +291,11 @@ class RetrainerSettings(ServiceSettings):
     def _knows_its_model(self) -> "RetrainerSettings":
         if self.model is None and self.bundle is None:
             msg = "it needs to know its model: set model (to wait for a release) or bundle"
+            raise ValueError(msg)
+        if self.model is not None and shared_model(self.model)[1]:
+            msg = (
+                f"model {self.model!r} is a camera's own: name the shared one, "
+                f"{shared_model(self.model)[0]!r}, and set specialise"
+            )
             raise ValueError(msg)
         return self

@@ -35,7 +35,10 @@ class JobSpec(_Line):
 
     Attributes:
         job: Id of the job.
-        base: Folder of the incumbent's bundle.
+        base: Folder of the bundle that is trained further.
+        model: Name of the candidate; None: that of the base.
+        incumbent: Folder of the bundle that serves now, which the candidate has to beat; None: the
+            base.
         folder: The job's own folder, for candidates and checkpoints.
         version: Version of the candidate.
         train: New samples to train on.
@@ -49,6 +52,8 @@ class JobSpec(_Line):
 
     job: str
     base: Path
+    model: str | None = None
+    incumbent: Path | None = None
     folder: Path
     version: Annotated[int, Field(ge=1)]
     train: tuple[SampleFile, ...]
@@ -96,6 +101,7 @@ class JobOutcome(_Line):
         seconds: Per phase.
         unusable: Pictures and labels that were left out, and why.
         waiting: Ids of samples that were left out until somebody labels them.
+        lacking: Held-out pictures with boxes that there were too few to measure on.
     """
 
     event: Literal["outcome"] = "outcome"
@@ -110,6 +116,7 @@ class JobOutcome(_Line):
     seconds: dict[str, float] = Field(default_factory=dict)
     unusable: tuple[str, ...] = ()
     waiting: tuple[str, ...] = ()
+    lacking: int = 0
 
 
 JobEvent = Phase | StepDone | JobOutcome

@@ -8,7 +8,7 @@ import sqlite3
 import struct
 
 import pytest
-from retrainer_samples import DUSK, sample, write_day
+from retrainer_samples import DUSK, sample, square, write_day
 
 from edgebus.artifacts import (
     ArtifactFetcher,
@@ -34,8 +34,10 @@ from edgebus.inference.testing import tiny_bundle
 from edgebus.service import ServiceFailedError
 from edgebus.service.testing import ServiceHarness
 from edgebus_retrainer import Retrainer, RetrainerSettings
+from edgebus_retrainer.claims import Claim, LabelSet, operator
+from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.journal import JobJournal
-from edgebus_retrainer.samples import open_database
+from edgebus_retrainer.samples import LabelBook, SampleStore, open_database
 
 ASK = RetrainCommand(source="lab/test/test")
 TRAIN = [index for index in range(400) if split_of("front", index) == "train"]
@@ -178,6 +180,12 @@ async def test_too_few_held_out_samples_hold_a_job_back_but_not_a_command(world,
         assert (status.untrained, status.needed) == (12, 12)
 
 
+def by_hand():
+    truth = square("car", 1, 1)
+    claim = Claim(box=truth, by=operator("ann"))
+    return LabelSet(claims=(claim,), by=operator("ann"), time=utc_now())
+
+
 async def test_held_out_samples_that_turn_out_to_be_empty_are_not_counted_again(world, tmp_path):
     teacher = {"teacher": world / "base", "source": "teacher", "reject": 0.2}
     async with harness(settings(world, labels=teacher), data_dir=tmp_path) as h:
@@ -185,8 +193,26 @@ async def test_held_out_samples_that_turn_out_to_be_empty_are_not_counted_again(
         await send(h, *at_dusk(HOLDOUT[:5], truth=False), *at_dusk(TRAIN[:12], truth=False))
         result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
         assert result.outcome == "skipped"
-        status = await status_with(h, trigger="waits for held-out samples: 5 of 9")
+        words = "waits for held-out samples, new or labelled since the last job"
+        status = await status_with(h, trigger=f"{words}: 0 of 4")
         assert status.needed == 12
+        # What lies there already counts as soon as somebody says what is on it.
+        engine = open_database(tmp_path / "retrainer" / "samples.db")
+        kept = SampleStore(
+            engine,
+            PictureStore(tmp_path / "retrainer" / "pictures"),
+            max_samples=99,
+            max_bytes=9**9,
+        )
+        held_out = kept.holdout("tiny", limit=9)
+        labels = {each.id: by_hand() for each in held_out}
+        LabelBook(engine).write(dict(list(labels.items())[:3]))
+        await status_with(h, trigger=f"{words}: 3 of 4")
+        LabelBook(engine).write(labels)
+        await h.expect(topics.TRAINING_PROGRESS)
+        again = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
+        assert again.trigger == "count"
+        assert again.why == "12 untrained samples, of all edges; 12 are enough"
 
 
 async def test_after_a_refusal_further_samples_are_waited_for(world, tmp_path):

@@ -47,9 +47,10 @@ def environment():
     return {"PYTHONPATH": f"{here}:{root}:{root / 'services'}", "OMP_NUM_THREADS": "1"}
 
 
-def begin(journal, *, job=None, version=2):
+def begin(journal, *, job=None, version=2, model=MODEL.name):
     job = Job(
         id=job or new_id(),
+        model=model,
         base=MODEL,
         version=version,
         trigger="count",
@@ -212,13 +213,75 @@ def test_a_store_of_the_first_version_is_upgraded(tmp_path):
     samples = fill(open_store(tmp_path), 3)
     connection = sqlite3.connect(tmp_path / "samples.db")
     connection.execute("DROP TABLE label")
+    connection.execute("DROP TABLE used")
+    connection.execute("ALTER TABLE sample DROP COLUMN place")
+    for column in ("base_name", "why", "lacking"):
+        connection.execute(f"ALTER TABLE job DROP COLUMN {column}")
     connection.execute("PRAGMA user_version=1")
     connection.close()
     store = open_store(tmp_path)
     assert store.counts("tiny").samples == 3
+    assert store.counts("tiny@pi-01.front").samples == 3
+    assert begin(JobJournal(open_database(tmp_path / "samples.db"))).why == ""
     book = LabelBook(open_database(tmp_path / "samples.db"))
     book.write({samples[0].record.id: labels("ann")})
     assert [s.labels for s in store.all("tiny")] == [labels("ann"), None, None]
+
+
+def of_camera(index, *, node="pi-01", camera="front", **changes):
+    one = sample(index, split="train", **changes)
+    update = {"source": f"lab/{node}/collector", "camera": camera}
+    return Sample(jpeg=one.jpeg, record=one.record.model_copy(update=update))
+
+
+def test_a_cameras_own_model_has_the_samples_of_that_camera_alone(tmp_path):
+    store = open_store(tmp_path)
+    north = [of_camera(index) for index in range(3)]
+    south = [of_camera(index, node="pi-02") for index in range(10, 12)]
+    side = of_camera(20, camera="side", model=MODEL.model_copy(update={"name": "tiny@pi-01.side"}))
+    for each in (*north, *south, side, of_camera(30, policy="audit")):
+        store.add(each, received=START)
+    other = MODEL.model_copy(update={"name": "tiny2"})
+    store.add(of_camera(40, model=other), received=START)
+    shared = store.counts("tiny")
+    assert (shared.samples, shared.untrained) == (7, 6)
+    assert shared.untrained_per_edge == {"pi-01": 4, "pi-02": 2}
+    own = "tiny@pi-01.front"
+    assert (store.counts(own).samples, store.counts(own).untrained) == (4, 3)
+    places = {"pi-01.front": 3, "pi-02.front": 2, "pi-01.side": 1}
+    assert store.untrained_per_place("tiny") == places
+    journal = JobJournal(open_database(tmp_path / "samples.db"))
+    ids = [each.record.id for each in north]
+    journal.finish(result(begin(journal, model=own)), untrained=3, trained=ids)
+    assert store.counts(own).untrained == 0
+    assert store.untrained_per_place("tiny") == {"pi-02.front": 2, "pi-01.side": 1}
+    # The shared model has not seen them, and the own one begins with the shared one's weights.
+    assert store.counts("tiny").untrained == 6
+    assert [s.id for s in store.fresh(own, since=START, limit=9)][:3] == ids
+    assert journal.models("tiny") == [own]
+    assert journal.was_tried(own, base=MODEL.digest)
+    assert not journal.was_tried(own, base="b" * 64)
+
+
+def test_held_out_samples_that_came_or_were_labelled_are_news(tmp_path):
+    store = open_store(tmp_path)
+    kept = [sample(index, split="holdout", truth=False) for index in range(3)]
+    for each in kept:
+        store.add(each, received=START)
+    skipped = START + timedelta(minutes=1)
+    assert store.measurable_news("tiny", since=skipped) == 0
+    later = skipped + timedelta(seconds=1)
+    store.add(sample(4, split="holdout"), received=later)
+    store.add(sample(5, split="holdout", boxes=()), received=later)
+    assert store.measurable_news("tiny", since=skipped) == 1
+    first, second, third = (each.record.id for each in kept)
+    said = labels("ann", square("car", 1, 1)).model_copy(update={"time": later})
+    empty = labels("ann").model_copy(update={"time": later})
+    old = labels("ann", square("car", 1, 1))
+    LabelBook(open_database(tmp_path / "samples.db")).write(
+        {first: said, second: empty, third: old}
+    )
+    assert store.measurable_news("tiny", since=skipped) == 2
 
 
 def test_the_newest_labels_count_and_the_older_ones_are_history(tmp_path):
@@ -313,24 +376,24 @@ def test_kill_minus_nine_loses_nothing_that_was_added(tmp_path):
 def test_the_journal_knows_an_interrupted_job(tmp_path):
     engine = open_database(tmp_path / "samples.db")
     journal = JobJournal(engine)
-    assert journal.unfinished("tiny") is None
+    assert journal.unfinished(["tiny"]) is None
     job = begin(journal)
     again = JobJournal(open_database(tmp_path / "samples.db"))
-    assert again.unfinished("tiny") == job
+    assert again.unfinished(["tiny"]) == job
     again.again(job.id)
-    assert again.unfinished("tiny").attempts == 2
+    assert again.unfinished(["tiny"]).attempts == 2
     again.finish(result(job), untrained=3)
-    assert again.unfinished("tiny") is None
+    assert again.unfinished(["tiny"]) is None
     assert again.last("tiny").outcome == "accepted"
     assert again.untrained_at_refusal("tiny") is None
     second = begin(journal, version=3)
     journal.finish(result(second, "refused"), untrained=7)
     assert journal.untrained_at_refusal("tiny") == 7
-    assert journal.measurable_at_skip("tiny") is None
+    assert journal.lacked("tiny") is None
     third = begin(journal, version=3)
-    journal.finish(result(third, "skipped"), untrained=7, measurable=5)
+    journal.finish(result(third, "skipped"), untrained=7, lacking=5)
     assert journal.untrained_at_refusal("tiny") is None
-    assert journal.measurable_at_skip("tiny") == 5
+    assert journal.lacked("tiny") == (5, START)
     assert (journal.accepted("tiny"), journal.highest_version("tiny")) == (1, 3)
     assert journal.highest_version("other") == 0
     assert {r.outcome for r in journal.results("tiny", limit=9)} == {

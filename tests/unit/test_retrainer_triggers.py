@@ -8,17 +8,11 @@ from hypothesis import strategies as st
 from edgebus.contracts import DomainReport
 from edgebus.vision import MapResult, Matches
 from edgebus_retrainer.gate import GateRules, Measured, decide, domain_report, goes_too_far, too_few
-from edgebus_retrainer.triggers import Facts, needed, trigger
+from edgebus_retrainer.triggers import Facts, Rules, needed, reason, trigger, waits_for
 
 
 def what_starts(facts, **rules):
-    defaults = {
-        "min_samples": 50,
-        "cooldown_samples": 20,
-        "interval_s": None,
-        "max_jobs": None,
-    }
-    return trigger(facts, **(defaults | rules))
+    return trigger(facts, Rules(**rules))
 
 
 @pytest.mark.parametrize(("untrained", "expected"), [(0, None), (49, None), (50, "count")])
@@ -29,10 +23,7 @@ def test_count(untrained, expected):
 def test_after_a_refusal_further_samples_are_needed():
     assert what_starts(Facts(untrained=60, untrained_at_refusal=55)) is None
     assert what_starts(Facts(untrained=75, untrained_at_refusal=55)) == "count"
-    assert (
-        needed(Facts(untrained=0, untrained_at_refusal=5), min_samples=50, cooldown_samples=20)
-        == 50
-    )
+    assert needed(Facts(untrained=0, untrained_at_refusal=5), Rules()) == 50
 
 
 def test_without_a_number_none_starts():
@@ -54,8 +45,8 @@ def test_a_drift_lowers_what_is_waited_for():
     lacking = Facts(untrained=20, drifted=True, lacking="held-out samples: 3 of 10")
     assert what_starts(lacking, **rules) is None
     facts = Facts(untrained=0, drifted=True)
-    assert needed(facts, min_samples=50, cooldown_samples=20, drift_samples=20) == 20
-    assert needed(facts, min_samples=10, cooldown_samples=20, drift_samples=20) == 10
+    assert needed(facts, Rules(min_samples=50, drift_samples=20)) == 20
+    assert needed(facts, Rules(min_samples=10, drift_samples=20)) == 10
 
 
 def test_interval_needs_something_new():
@@ -88,6 +79,75 @@ def test_retrain_counts_are_exact(arrivals, threshold):
                 jobs += 1
                 untrained = 0
     assert jobs == sum(arrivals) // threshold
+
+
+PER_EDGE = Rules(min_samples=None, min_per_edge=50)
+
+
+def test_one_edge_with_enough_starts_a_job():
+    facts = Facts(untrained=147, per_edge={"a": 49, "b": 49, "c": 49})
+    assert trigger(facts, PER_EDGE) is None
+    assert waits_for(facts, PER_EDGE) == "waits for untrained samples of one edge: 49 of 50 (a)"
+    facts = Facts(untrained=148, per_edge={"a": 49, "b": 50, "c": 49})
+    assert trigger(facts, PER_EDGE) == "edge"
+    assert waits_for(facts, PER_EDGE) == "due"
+    words = "50 untrained samples of b; 50 of one edge are enough"
+    assert reason("edge", facts, PER_EDGE) == words
+
+
+def test_after_a_refusal_an_edge_with_enough_waits_for_more_of_any():
+    edges = {"a": 60, "b": 10}
+    refused = Facts(untrained=70, per_edge=edges, untrained_at_refusal=60)
+    assert trigger(refused, PER_EDGE) is None
+    assert waits_for(refused, PER_EDGE) == "waits for untrained samples: 70 of 80"
+    enough = replace(refused, untrained=80, per_edge={"a": 60, "b": 20})
+    assert trigger(enough, PER_EDGE) == "edge"
+
+
+def test_either_number_starts_a_job():
+    rules = Rules(min_samples=100, min_per_edge=50)
+    facts = Facts(untrained=60, per_edge={"a": 40, "b": 20})
+    assert trigger(facts, rules) is None
+    words = "waits for untrained samples: 60 of 100, or untrained samples of one edge: 40 of 50 (a)"
+    assert waits_for(facts, rules) == words
+    assert trigger(replace(facts, untrained=100), rules) == "count"
+    assert trigger(replace(facts, per_edge={"a": 50, "b": 10}), rules) == "edge"
+
+
+def test_a_new_shared_model_is_a_reason_of_its_own():
+    facts = Facts(untrained=0, rebase="the shared model is v3 now")
+    assert trigger(facts, Rules()) == "rebase"
+    assert reason("rebase", facts, Rules()) == "the shared model is v3 now"
+    assert trigger(replace(facts, lacking="held-out samples: 3 of 10"), Rules()) is None
+
+
+def count_jobs(rules, arrivals):
+    """Jobs, and what is left, where each job takes all that is there in no time."""
+    jobs, there = [], {}
+    for edge in arrivals:
+        there[edge] = there.get(edge, 0) + 1
+        facts = Facts(untrained=sum(there.values()), per_edge=there, accepted=len(jobs))
+        if trigger(facts, rules):
+            jobs.append(facts.untrained)
+            there = {}
+    return jobs, sum(there.values())
+
+
+@pytest.mark.parametrize(
+    ("rules", "jobs", "left"),
+    [
+        # 3 edges in turn, 120 samples each: 360 in all.
+        (Rules(min_samples=1), [1] * 360, 0),
+        (Rules(min_samples=100), [100, 100, 100], 60),
+        # The 50th of the first edge is number 3 * 49 + 1 = 148. The second edge's next is the
+        # first of the next round, and so is its 50th number 148 of that.
+        (PER_EDGE, [148, 148], 64),
+        (Rules(min_samples=None, min_per_edge=10), [28] * 12, 24),
+    ],
+)
+def test_the_thresholds_of_the_first_loop(rules, jobs, left):
+    arrivals = [("a", "b", "c")[number % 3] for number in range(360)]
+    assert count_jobs(rules, arrivals) == (jobs, left)
 
 
 def domain(name, before, after, images=50):

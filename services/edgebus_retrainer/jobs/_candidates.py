@@ -55,7 +55,9 @@ class Candidate:
             f"{domain.name} domain mAP50 {domain.map50_before:.3f} -> {domain.map50_after:.3f}"
             for domain in self.gate.domains
         ]
-        if self.alpha < 1:
+        if self.alpha == 0:
+            parts.append("the shared model as it is")
+        elif self.alpha < 1:
             parts.append(f"{self.alpha:g} of the way from the old weights to the new")
         return "gate passed: " + ", ".join(parts)
 
@@ -76,16 +78,22 @@ class Candidates:
 
     def measure(self, update: Update, *, alpha: float) -> Candidate:
         """A candidate part of the way, measured as the bundle that it is on disk."""
-        if alpha < 1:
+        if alpha == 0:
+            update = Update()
+        elif alpha < 1:
             from edgebus.inference.graph import interpolate
 
             update = interpolate(self.base.tensors(), update, alpha)
         with self.clock.phase("evaluating", f"{alpha:g} of the way"):
             draft = self.spec.folder / f"draft-{alpha:g}"
             shutil.rmtree(draft, ignore_errors=True)
-            written = derive_bundle(self.base, update, version=self.spec.version, out=draft)
+            spec = self.spec
+            written = derive_bundle(
+                self.base, update, name=spec.model, version=spec.version, out=draft
+            )
             if self.incumbent is None:
-                self.incumbent = DetectionModel.load(self.base, self.engine)
+                serving = self.base if spec.incumbent is None else Bundle.open(spec.incumbent)
+                self.incumbent = DetectionModel.load(serving, self.engine)
                 self.before = self._measure(self.incumbent)
             model = DetectionModel.load(Bundle.open(draft), self.engine)
             after = self._measure(model)
@@ -117,6 +125,7 @@ class Candidates:
         bundle = derive_bundle(
             self.base,
             candidate.update,
+            name=spec.model,
             version=spec.version,
             metrics=metrics,
             trained_on=TrainedOn(

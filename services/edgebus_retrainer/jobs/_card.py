@@ -105,7 +105,7 @@ def make_card(
 
     Args:
         spec: The job.
-        base: The incumbent.
+        base: What was trained further.
         material: What was trained on and measured on.
         learnt: The training run.
         outcome: How it ended; it has a gate's report.
@@ -121,7 +121,7 @@ def make_card(
     assert gate is not None
     bundle = None if outcome.bundle is None else Bundle.open(outcome.bundle)
     return ModelCard(
-        model=base.manifest.name,
+        model=spec.model or base.manifest.name,
         version=spec.version,
         parent=base.ref,
         weights=None if bundle is None else bundle.index.file("weights.safetensors").digest,

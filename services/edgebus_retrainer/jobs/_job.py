@@ -61,7 +61,9 @@ def run_job(spec: JobSpec, *, threads: int, report: Report) -> JobOutcome:
         apart = keep_apart(material, distance=distance)
     if lacking:
         gate = _unmeasured(lacking, rules)
-        return _outcome(clock, material, "skipped", "; ".join(lacking), gate)
+        return _outcome(clock, material, "skipped", "; ".join(lacking), gate).model_copy(
+            update={"lacking": _shortage(material, rules)}
+        )
     leaky = [_leaky(leak, spec) for leak in apart.leaks if leak.share > spec.gate.max_leaking]
     if leaky:
         gate = _unmeasured(leaky, rules)
@@ -77,6 +79,10 @@ def run_job(spec: JobSpec, *, threads: int, report: Report) -> JobOutcome:
         if not goes_too_far(candidate.gate, rules):
             break
         candidate = tried.measure(learnt.update, alpha=alpha)
+    if spec.incumbent is not None and not candidate.gate.passed:
+        # A camera's own model, and the shared one may have overtaken it.
+        shared = tried.measure(learnt.update, alpha=0.0)
+        candidate = shared if shared.gate.passed else candidate
     if candidate.gate.passed:
         with clock.phase("publishing"):
             bundle = tried.write(candidate)
@@ -165,6 +171,14 @@ def _lacking(new: Sequence[Labelled], old: Sequence[Labelled], rules: GateRules)
         too_few(OLD, count_with_boxes(old), rules),
     )
     return [reason for reason in found if reason is not None]
+
+
+def _shortage(material: Material, rules: GateRules) -> int:
+    """Pictures with boxes that the emptier of the held-out sets lacks."""
+    sets = ((NEW, material.new_holdout), (OLD, material.old_holdout))
+    counts = ((name, count_with_boxes(pictures)) for name, pictures in sets)
+    lacking = [rules.min_images - count for name, count in counts if too_few(name, count, rules)]
+    return max(1, *lacking)
 
 
 def _outcome(

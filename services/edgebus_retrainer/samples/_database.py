@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 
+from edgebus_retrainer.samples._rows import place_of
 from edgebus_retrainer.samples._tables import SCHEMA_VERSION, TableBase
 
 __all__ = ["StoreVersionError", "open_database"]
@@ -54,7 +55,30 @@ def open_database(path: Path) -> Engine:
         if found > SCHEMA_VERSION:
             raise StoreVersionError(path=path, found=found)
         if found < SCHEMA_VERSION:
-            # An older version lacks tables, and nothing else.
+            # An older version lacks tables and columns, and nothing else.
             TableBase.metadata.create_all(connection)
+            if found:
+                _add_columns(connection)
             connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
     return engine
+
+
+def _add_columns(connection: Connection) -> None:
+    """Bring the tables of an older version up to date."""
+    inspector = inspect(connection)
+    for table in TableBase.metadata.sorted_tables:
+        there = {column["name"] for column in inspector.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in there:
+                kind = column.type.compile(connection.dialect)
+                assert column.server_default is not None
+                default = column.server_default.arg  # type: ignore[attr-defined]
+                connection.exec_driver_sql(
+                    f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind} "
+                    f"NOT NULL DEFAULT '{default}'"
+                )
+    for source, camera in connection.exec_driver_sql("SELECT DISTINCT source, camera FROM sample"):
+        connection.execute(
+            text("UPDATE sample SET place = :place WHERE source = :source AND camera = :camera"),
+            {"place": place_of(source, camera), "source": source, "camera": camera},
+        )

@@ -11,7 +11,15 @@ import numpy as np
 from edgebus.contracts import Sample
 from edgebus_retrainer.samples._tables import SampleRow
 
-__all__ = ["EPOCH", "SampleRefusedError", "check_picture", "micros", "row_of"]
+__all__ = [
+    "EPOCH",
+    "SampleRefusedError",
+    "check_picture",
+    "edge_of",
+    "micros",
+    "place_of",
+    "row_of",
+]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -39,6 +47,7 @@ def row_of(sample: Sample, *, file: str, received: datetime) -> SampleRow:
         captured=micros(record.captured),
         source=record.source,
         camera=record.camera,
+        place=place_of(record.source, record.camera),
         frame=record.frame,
         frame_index=record.index,
         model=record.model.name,
@@ -81,3 +90,14 @@ def check_picture(sample: Sample) -> None:
 def micros(time: datetime) -> int:
     """Microseconds since 1970, as the tables keep times."""
     return (time - EPOCH) // timedelta(microseconds=1)
+
+
+def edge_of(source: str) -> str:
+    """The node of a collector, ``site/node/collector``."""
+    parts = source.split("/")
+    return parts[1] if len(parts) > 1 else source
+
+
+def place_of(source: str, camera: str) -> str:
+    """Node and camera, as in the name of that camera's own model."""
+    return f"{edge_of(source)}.{camera}"

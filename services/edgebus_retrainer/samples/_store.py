@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Engine, func, select, true
 from sqlalchemy.orm import Session
 
-from edgebus.contracts import Collected, Sample, Split
+from edgebus.contracts import Collected, Sample, Split, shared_model
 from edgebus_retrainer.claims import LabelSet
 from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.samples._labelbook import newest_labels
@@ -19,10 +19,11 @@ from edgebus_retrainer.samples._onset import onset
 from edgebus_retrainer.samples._rows import (
     EPOCH,
     check_picture,
+    edge_of,
     micros,
     row_of,
 )
-from edgebus_retrainer.samples._tables import LabelRow, SampleRow
+from edgebus_retrainer.samples._tables import LabelRow, SampleRow, UseRow
 
 __all__ = [
     "Counts",
@@ -35,13 +36,8 @@ Added = Literal["added", "duplicate"]
 AUDIT = "audit"
 """The policy name of samples that collectors drew by share, easy ones included."""
 
-_UNTRAINED = (
-    SampleRow.split == "train",
-    SampleRow.job.is_(None),
-    SampleRow.policy != AUDIT,
-)
-"""Samples that show what the model got wrong and that no accepted job has used."""
-
+_ERROR = (SampleRow.split == "train") & (SampleRow.policy != AUDIT)
+"""Samples that show what the model got wrong."""
 
 _ERRORS = 5000  # so many of the newest decide when the new domain began
 
@@ -70,6 +66,7 @@ class Counts:
     train: int
     holdout: int
     untrained: int
+    untrained_per_edge: dict[str, int]
     bytes: int
     per_camera: dict[str, int]
     per_policy: dict[str, int]
@@ -77,6 +74,11 @@ class Counts:
 
 class SampleStore:
     """Samples of every model, once each, within a quota.
+
+    A shared model learns from every camera whose answers it, or an own model made from it, gave.
+    The name of a camera's own model (`camera_model`) stands for the samples of that camera alone.
+    The own one is trained from the shared one each time, so all of its camera's samples are new to
+    it, whichever job has used them.
 
     Methods do disk I/O and block; one thread at a time.
 
@@ -127,20 +129,36 @@ class SampleStore:
 
     def counts(self, model: str) -> Counts:
         """What lies here of one model."""
-        mine = SampleRow.model == model
+        mine = _mine(model)
         with Session(self._engine) as session:
             splits = dict(_counts(session, SampleRow.split, mine))
-            untrained = session.scalar(select(func.count()).where(mine, *_UNTRAINED))
+            untrained: dict[str, int] = {}
+            for source, count in _counts(session, SampleRow.source, mine & _untrained(model)):
+                untrained[edge_of(source)] = untrained.get(edge_of(source), 0) + count
             size = session.scalar(select(func.coalesce(func.sum(SampleRow.size), 0)).where(mine))
             return Counts(
                 samples=sum(splits.values()),
                 train=splits.get("train", 0),
                 holdout=splits.get("holdout", 0),
-                untrained=untrained or 0,
+                untrained=sum(untrained.values()),
+                untrained_per_edge=untrained,
                 bytes=size or 0,
                 per_camera=dict(_counts(session, SampleRow.camera, mine)),
                 per_policy=dict(_counts(session, SampleRow.policy, mine)),
             )
+
+    def untrained_per_place(self, model: str) -> dict[str, int]:
+        """Untrained samples of each camera, as its own model would count them.
+
+        Args:
+            model: Name of the shared model.
+        """
+        own = SampleRow.place, func.count(SampleRow.id)
+        used = (UseRow.sample == SampleRow.id) & (UseRow.model == model + "@" + SampleRow.place)
+        query = select(*own).outerjoin(UseRow, used).where(_mine(model), _ERROR)
+        query = query.where(UseRow.sample.is_(None)).group_by(SampleRow.place)
+        with Session(self._engine) as session:
+            return {str(place): int(count) for place, count in session.execute(query)}
 
     def fresh(self, model: str, *, since: datetime, limit: int) -> list[StoredSample]:
         """The newest samples to learn from, oldest first.
@@ -149,7 +167,7 @@ class SampleStore:
         they show the new domain.
         """
         captured = SampleRow.captured >= micros(since)
-        condition = SampleRow.job.is_(None) & (captured | (SampleRow.policy != AUDIT))
+        condition = _unknown(model) & (captured | (SampleRow.policy != AUDIT))
         return self._pool(model, "train", condition, limit=limit)
 
     def earlier(self, model: str, *, before: datetime, limit: int) -> list[StoredSample]:
@@ -158,7 +176,7 @@ class SampleStore:
         Those of accepted jobs, and audited ones from before the new domain.
         """
         audited = (SampleRow.policy == AUDIT) & (SampleRow.captured < micros(before))
-        return self._pool(model, "train", SampleRow.job.is_not(None) | audited, limit=limit)
+        return self._pool(model, "train", ~_unknown(model) | audited, limit=limit)
 
     def holdout(
         self,
@@ -176,10 +194,10 @@ class SampleStore:
 
         That is the `onset` of errors, or the first sample where everything is new.
         """
-        mine = SampleRow.model == model
+        mine = _mine(model)
         errors = (
             select(SampleRow.captured)
-            .where(mine, *_UNTRAINED)
+            .where(mine, _ERROR, _unknown(model))
             .order_by(SampleRow.captured.desc())
             .limit(_ERRORS)
         )
@@ -196,7 +214,7 @@ class SampleStore:
         with Session(self._engine) as session:
             count = session.scalar(
                 select(func.count()).where(
-                    SampleRow.model == model,
+                    _mine(model),
                     SampleRow.split == "holdout",
                     SampleRow.boxes.is_(None) | (SampleRow.boxes > 0),
                     _captured(since, before),
@@ -228,10 +246,28 @@ class SampleStore:
                 last_received=EPOCH + timedelta(microseconds=last.received),
             )
 
+    def measurable_news(self, model: str, *, since: datetime) -> int:
+        """Held-out samples that have come, or that somebody has labelled, since a time.
+
+        Args:
+            model: Name of the model.
+            since: By the retrainer's clock. A label set counts if it is newer and has a box.
+        """
+        held_out = _mine(model) & (SampleRow.split == "holdout")
+        came = SampleRow.received > micros(since)
+        with Session(self._engine) as session:
+            may_have_boxes = SampleRow.boxes.is_(None) | (SampleRow.boxes > 0)
+            new = select(func.count()).where(held_out, came, may_have_boxes)
+            labelled = select(LabelRow.sample).distinct()
+            older = select(SampleRow.id).where(held_out, ~came, SampleRow.id.in_(labelled))
+            sets = newest_labels(session, session.scalars(older))
+            told = sum(labels.time > since and bool(labels.claims) for labels in sets.values())
+            return (session.scalar(new) or 0) + told
+
     def all(self, model: str) -> list[StoredSample]:
         """Every sample of a model, oldest first."""
         with Session(self._engine) as session:
-            query = select(SampleRow).where(SampleRow.model == model)
+            query = select(SampleRow).where(_mine(model))
             rows = session.scalars(query.order_by(SampleRow.captured, SampleRow.id))
             return self._stored(session, list(rows))
 
@@ -240,7 +276,7 @@ class SampleStore:
     ) -> list[StoredSample]:
         query = (
             select(SampleRow)
-            .where(SampleRow.model == model, SampleRow.split == split, condition)
+            .where(_mine(model), SampleRow.split == split, condition)
             .order_by(SampleRow.captured.desc(), SampleRow.id.desc())
             .limit(limit)
         )
@@ -297,6 +333,26 @@ class SampleStore:
             self.evicted += len(gone)
             for file in _unused(session, gone):
                 self._pictures.remove(file)
+
+
+def _mine(model: str) -> ColumnElement[bool]:
+    """Samples that a model learns from and is measured on."""
+    shared, place = shared_model(model)
+    family = (SampleRow.model == shared) | SampleRow.model.startswith(f"{shared}@", autoescape=True)
+    return family & (SampleRow.place == place) if place else family
+
+
+def _unknown(model: str) -> ColumnElement[bool]:
+    """Samples that the weights which are trained further have not seen."""
+    return true() if shared_model(model)[1] else SampleRow.job.is_(None)
+
+
+def _untrained(model: str) -> ColumnElement[bool]:
+    """Samples that show what is wrong and that no accepted job of this model has used."""
+    if not shared_model(model)[1]:
+        return _ERROR & SampleRow.job.is_(None)
+    used = select(UseRow.sample).where(UseRow.model == model)
+    return _ERROR & SampleRow.id.not_in(used)
 
 
 def _captured(since: datetime | None, before: datetime | None) -> ColumnElement[bool]:

@@ -1,0 +1,69 @@
+"""Which cameras have drifted, as their collectors say."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Literal
+
+from edgebus.contracts import Drift, ModelRef, SampleRecord
+from edgebus_retrainer.samples import place_of
+
+__all__ = ["Drifts"]
+
+_MOST = 4096  # cameras and statistics
+
+
+class Drifts:
+    """What was told of drifts and not taken back. No clock, no bus; forgotten with the process.
+
+    Args:
+        by: `best`: a camera's `confidence` counts only where its collector does not watch `feature`
+            too; `any`: each statistic counts.
+    """
+
+    def __init__(self, *, by: Literal["best", "any"]) -> None:
+        self._by = by
+        self._told: OrderedDict[tuple[str, str], ModelRef] = OrderedDict()
+        self._watched: OrderedDict[str, None] = OrderedDict()
+
+    def hear(self, drift: Drift) -> bool:
+        """A collector speaks; whether this is news that counts."""
+        place = place_of(drift.source, drift.camera)
+        if drift.statistic == "feature":
+            self._note(place)
+        where = place, drift.statistic
+        if drift.returned:
+            self._told.pop(where, None)
+            return False
+        new = where not in self._told and self._counts(*where)
+        self._told[where] = drift.model
+        while len(self._told) > _MOST:
+            self._told.popitem(last=False)
+        return new
+
+    def look_at(self, record: SampleRecord) -> None:
+        """A sample tells which statistics its camera's collector watches."""
+        if record.drift is not None and "feature" in record.drift.means:
+            self._note(place_of(record.source, record.camera))
+
+    def any(self, serving: ModelRef, *, place: str = "") -> bool:
+        """Whether a camera has drifted since the model serves.
+
+        Args:
+            serving: The model; what earlier versions could not see is over.
+            place: Of the only camera that matters; empty: any that the model answers.
+        """
+        return any(
+            told.name == serving.name and told.version >= serving.version
+            for (where, statistic), told in self._told.items()
+            if place in ("", where) and self._counts(where, statistic)
+        )
+
+    def _counts(self, place: str, statistic: str) -> bool:
+        return self._by == "any" or statistic != "confidence" or place not in self._watched
+
+    def _note(self, place: str) -> None:
+        self._watched[place] = None
+        self._watched.move_to_end(place)
+        while len(self._watched) > _MOST:
+            self._watched.popitem(last=False)
