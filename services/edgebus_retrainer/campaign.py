@@ -35,6 +35,7 @@ from edgebus_retrainer.runner import SPEC, JobCrashedError, run_process
 from edgebus_retrainer.samples import SampleStore, StoredSample
 from edgebus_retrainer.settings import RetrainerSettings
 from edgebus_retrainer.spec import JobOutcome, JobSpec, SampleFile
+from edgebus_retrainer.standby import Standby
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -62,6 +63,7 @@ class Campaign:
         disk: Where stores are used.
         folder: The retrainer's data folder.
         kept: Digests of the bundles that any model of this retrainer needs.
+        standby: Has a process ready for a job that is near.
         log: A logger.
     """
 
@@ -77,6 +79,7 @@ class Campaign:
     disk: DiskThread
     folder: Path
     kept: Callable[[], Awaitable[set[str]]]
+    standby: Standby
     log: FilteringBoundLogger
 
     async def run(
@@ -213,7 +216,7 @@ class Campaign:
             teller = ProgressTeller(self.bus, self.identity, job=job, log=self.log)
             try:
                 async with asyncio.timeout(train.timeout_s):
-                    outcome = await run_process(spec, on_event=teller.tell)
+                    outcome = await run_process(spec, on_event=teller.tell, standby=self.standby)
                 heard = teller.first
                 starting = {} if heard is None else {"starting": round(heard - began, 3)}
                 seconds = before | starting | outcome.seconds

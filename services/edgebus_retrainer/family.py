@@ -16,6 +16,7 @@ from edgebus_retrainer.journal import JobJournal
 from edgebus_retrainer.lines import Line
 from edgebus_retrainer.samples import SampleStore
 from edgebus_retrainer.settings import RetrainerSettings
+from edgebus_retrainer.standby import Standby
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -44,6 +45,7 @@ class Family:
         bundles: Gets the candidates.
         disk: Where stores are used.
         folder: The retrainer's data folder.
+        standby: Has a process ready for a job that is near.
         changed: Awaited after what serves has changed, or could not be had.
         spawn: Starts tasks.
         log: A logger.
@@ -61,6 +63,7 @@ class Family:
         bundles: Store,
         disk: DiskThread,
         folder: Path,
+        standby: Standby,
         changed: Callable[[], Awaitable[None]],
         spawn: Spawn,
         log: FilteringBoundLogger,
@@ -68,7 +71,7 @@ class Family:
         self._bus, self._identity, self._settings = bus, identity, settings
         self._samples, self._journal, self._bundles = samples, journal, bundles
         self._disk, self._folder, self._changed = disk, folder, changed
-        self._spawn, self._log = spawn, log
+        self._standby, self._spawn, self._log = standby, spawn, log
         self._fetcher = ArtifactFetcher(bus, identity, bundles)
         self._nameless: set[str] = set()
         self.lines: dict[str, Line] = {}
@@ -110,6 +113,7 @@ class Family:
             return
         line = await self.of(place) if place else self.shared
         if line is not None:
+            line.hear(release.bundle.model)
             line.incumbent.release(release)
 
     async def kept(self) -> set[str]:
@@ -122,11 +126,16 @@ class Family:
 
     def _make(self, name: str, place: str) -> Line:
         """A model to look after; reads the disk."""
+
+        async def changed() -> None:
+            line.settle(fetched=True)
+            await self._changed()
+
         incumbent = Incumbent(
             folder=self._folder / "cameras" / place if place else self._folder,
             store=self._bundles,
             fetcher=self._fetcher,
-            changed=self._changed,
+            changed=changed,
         )
         incumbent.restore()
         campaign = Campaign(
@@ -142,6 +151,7 @@ class Family:
             disk=self._disk,
             folder=self._folder,
             kept=self.kept,
+            standby=self._standby,
             log=self._log,
         )
         line = Line(name=name, place=place, incumbent=incumbent, campaign=campaign)

@@ -30,6 +30,7 @@ class Line:
         campaign: Its jobs.
         asked: Somebody wants a job now.
         offered: The candidate whose release is waited for.
+        released: Whether it was announced; it may still have to be fetched.
         offered_at: When it was offered, on the steady clock.
         ended_at: When its last job ended, on the steady clock.
     """
@@ -40,11 +41,27 @@ class Line:
     campaign: Campaign
     asked: bool = False
     offered: ModelRef | None = None
+    released: bool = False
     offered_at: float = field(default_factory=time.monotonic)
     ended_at: float = field(default_factory=time.monotonic)
 
-    def settle(self) -> None:
-        """What was offered is released, or overtaken."""
+    def offer(self, candidate: ModelRef) -> None:
+        """Wait for the release of a candidate."""
+        self.offered, self.offered_at, self.released = candidate, time.monotonic(), False
+
+    def hear(self, released: ModelRef) -> None:
+        """A version was announced."""
+        if self.offered is not None and released.version >= self.offered.version:
+            self.released = True
+
+    def settle(self, *, fetched: bool = False) -> None:
+        """Wait no longer for a release that is here.
+
+        Args:
+            fetched: What was announced has come, or what was announced instead.
+        """
+        if fetched and self.released:
+            self.offered = None
         bundle, offered = self.incumbent.bundle, self.offered
         if bundle is not None and offered and bundle.manifest.version >= offered.version:
             self.offered = None

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from edgebus_retrainer.files import write_atomically
 from edgebus_retrainer.spec import JobEvent, JobOutcome, JobSpec, read_event
+from edgebus_retrainer.standby import LINE, LOG, Standby, environment
 
 __all__ = ["SPEC", "JobCrashedError", "run_process"]
 
 SPEC = "spec.json"
 """File in a job's folder that says what the job is."""
 
-_LINE = 4 * 2**20  # a gate's report names every class
 _TAIL = 2000
 
 
@@ -37,7 +36,10 @@ class JobCrashedError(RuntimeError):
 
 
 async def run_process(
-    spec: JobSpec, *, on_event: Callable[[JobEvent], Awaitable[None]]
+    spec: JobSpec,
+    *,
+    on_event: Callable[[JobEvent], Awaitable[None]],
+    standby: Standby | None = None,
 ) -> JobOutcome:
     """Run a job to its outcome.
 
@@ -47,6 +49,7 @@ async def run_process(
     Args:
         spec: The job; its folder is made and gets `spec.json` and `log.txt`.
         on_event: Told of phases and steps.
+        standby: Has a process ready, perhaps; a job on several devices starts its own.
 
     Raises:
         JobCrashedError: The process ended without an outcome.
@@ -54,16 +57,12 @@ async def run_process(
     spec.folder.mkdir(parents=True, exist_ok=True)
     path = spec.folder / SPEC
     write_atomically(path, spec.model_dump_json(indent=1).encode())
-    log_path = spec.folder / "log.txt"
-    with log_path.open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
-            *_command(spec, path),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=log,
-            limit=_LINE,
-            env=_environment(),
-        )
+    log_path = spec.folder / LOG
+    process = None
+    if standby is not None and spec.settings.devices == 1:
+        process = await standby.take(path)
+    if process is None:
+        process = await _start(spec, path, log_path)
     try:
         outcome = await _listen(process, on_event)
         if outcome is None:
@@ -74,6 +73,18 @@ async def run_process(
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def _start(spec: JobSpec, path: Path, log_path: Path) -> asyncio.subprocess.Process:
+    with log_path.open("ab") as log:
+        return await asyncio.create_subprocess_exec(
+            *_command(spec, path),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+            limit=LINE,
+            env=environment(),
+        )
 
 
 async def _listen(
@@ -97,11 +108,6 @@ def _command(spec: JobSpec, path: Path) -> tuple[str, ...]:
     return (sys.executable, *several, "-m", "edgebus_retrainer.worker", str(path))
 
 
-def _environment() -> dict[str, str]:
-    """This process's environment, and its module path: the child must import the same packages."""
-    paths = [path for path in sys.path if path]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-
-
 def _tail(path: Path) -> str:
-    return path.read_bytes()[-_TAIL:].decode(errors="replace")
+    # A process that stood by and died before it had read its job has left nothing.
+    return path.read_bytes()[-_TAIL:].decode(errors="replace") if path.exists() else ""

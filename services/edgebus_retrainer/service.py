@@ -34,7 +34,8 @@ from edgebus_retrainer.journal import Job, JobJournal
 from edgebus_retrainer.lines import Line, Standing, rules_of
 from edgebus_retrainer.samples import SampleRefusedError, SampleStore, edge_of, open_database
 from edgebus_retrainer.settings import RetrainerSettings
-from edgebus_retrainer.triggers import Facts, Trigger, needed, reason, trigger, waits_for
+from edgebus_retrainer.standby import Standby
+from edgebus_retrainer.triggers import Facts, Trigger, near, needed, reason, trigger, waits_for
 
 __all__ = ["Retrainer"]
 
@@ -103,6 +104,10 @@ class Retrainer(Service[RetrainerSettings]):
         self.spawn(self._provider.run(), name="provide candidates")
         self.spawn(self._jobs(), name="jobs")
 
+    async def stop(self) -> None:
+        """Let go of the process that waits for a job."""
+        await self._standby.close()
+
     def _open_stores(self) -> None:
         settings = self.settings
         engine = open_database(self.data_dir / "samples.db")
@@ -116,6 +121,7 @@ class Retrainer(Service[RetrainerSettings]):
         self.journal = JobJournal(engine)
         self.bundles = Store(self.data_dir / "store")
         self._provider = ArtifactProvider(self.bus, self.identity, self.bundles)
+        self._standby = Standby(self.data_dir)
         self._family = Family(
             bus=self.bus,
             identity=self.identity,
@@ -126,6 +132,7 @@ class Retrainer(Service[RetrainerSettings]):
             bundles=self.bundles,
             disk=self.disk,
             folder=self.data_dir,
+            standby=self._standby,
             changed=self._incumbent_changed,
             spawn=self.spawn,
             log=self.log,
@@ -161,8 +168,9 @@ class Retrainer(Service[RetrainerSettings]):
             break
         self.metrics.counter(f"samples.{added}")
         self._drifts.look_at(sample.record)
-        if added == "added" and sample.record.split == "train":
-            self._last_sample = came
+        if added == "added":
+            if sample.record.split == "train":
+                self._last_sample = came
             if self._completes(sample.record):
                 await self.look()
         await self._set_trouble(self._shared.incumbent.trouble)
@@ -243,6 +251,12 @@ class Retrainer(Service[RetrainerSettings]):
         # Whoever has waited longest; a model's own turn comes before the second of another.
         for line, what, why in sorted((*due, *own), key=lambda job: job[0].ended_at)[:1]:
             self._start(line, what, why)
+            return
+        if near(facts, rules):
+            try:
+                await self._standby.prepare()
+            except OSError as error:
+                self.log.warning("no process stands by; the job starts one", error=str(error))
 
     async def _look_at_cameras(self) -> tuple[list[tuple[Line, Trigger, str]], dict[str, str]]:
         """The cameras' own models: jobs that are due, and what each waits for."""
@@ -274,10 +288,13 @@ class Retrainer(Service[RetrainerSettings]):
         facts = self._facts
         if facts is None or self._running:
             return False
+        rules = rules_of(self.settings, self._shared)
+        if record.split == "holdout":
+            return trigger(replace(facts, lacking=""), rules) is not None
         edge = edge_of(record.source)
         counts = {**facts.per_edge, edge: facts.per_edge.get(edge, 0) + 1}
         self._facts = replace(facts, untrained=facts.untrained + 1, per_edge=counts)
-        if trigger(self._facts, rules_of(self.settings, self._shared)) is not None:
+        if trigger(self._facts, rules) is not None:
             return True
         own = self.settings.specialise
         if own is None or own.min_samples is None:
@@ -315,10 +332,11 @@ class Retrainer(Service[RetrainerSettings]):
             self._taken.set()
             self.metrics.gauge("jobs.running", 0)
             self.metrics.counter(f"jobs.{result.outcome}")
-            await line.campaign.offer(result)
             line.ended_at = time.monotonic()
             if result.candidate is not None:
-                line.offered, line.offered_at = result.candidate, line.ended_at
+                # Before it is offered: its release may be here before the broker's answer.
+                line.offer(result.candidate)
+            await line.campaign.offer(result)
             self._running = False
 
     async def _next_job(self) -> Job:

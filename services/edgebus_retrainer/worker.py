@@ -1,5 +1,8 @@
 """``python -m edgebus_retrainer.worker SPEC``: one job in a process of its own.
 
+With ``-`` for SPEC it is started ahead of its job, whose path then comes as a line on its standard
+input (`edgebus_retrainer.standby`).
+
 Training holds the interpreter and the cores for minutes; in a process of its own it cannot delay
 the bus, can be ended at any time, and gives all of its memory back. Standard output carries one
 JSON event per line. The process ends with its parent: its standard input is a pipe from it.
@@ -24,6 +27,7 @@ from edgebus.vision import VisionError
 from edgebus_retrainer.jobs import TrainingFailedError, UntrainableError, assist, run_job
 from edgebus_retrainer.material import FolderError, TeacherMissingError
 from edgebus_retrainer.spec import JobEvent, JobOutcome, JobSpec
+from edgebus_retrainer.standby import LOG
 
 __all__ = ["main"]
 
@@ -33,7 +37,12 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 def main(arguments: list[str]) -> int:
     """Run the job whose specification is the one argument; returns the exit code."""
-    spec = JobSpec.model_validate_json(Path(arguments[0]).read_bytes())
+    path = Path(arguments[0])
+    if arguments[0] == "-":
+        path = _wait_for_job()
+        with (path.parent / LOG).open("ab") as log:
+            os.dup2(log.fileno(), 2)
+    spec = JobSpec.model_validate_json(path.read_bytes())
     out = _take_stdout()
     threading.Thread(target=_end_with_parent, name="parent watch", daemon=True).start()
     os.nice(spec.settings.nice)
@@ -74,6 +83,17 @@ def _words(error: OSError, spec: JobSpec) -> str:
         way_out = f"make room where {spec.folder} lies, or lower store.max_bytes"
         return f"the disk is full: {error}; {way_out}"
     return f"{type(error).__name__}: {error}"
+
+
+def _wait_for_job() -> Path:
+    """The path of the job's specification, once it is said."""
+    line = b""
+    while not line.endswith(b"\n"):
+        read = os.read(0, 4096)
+        if not read:
+            os._exit(_ORPHANED)
+        line += read
+    return Path(line.decode().rstrip("\n"))
 
 
 def _take_stdout() -> int:
