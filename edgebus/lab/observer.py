@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgebus.bus import Bus, DropOldest, Event
 from edgebus.contracts import (
+    Candidate,
     DeadLetter,
     Detections,
     Frame,
@@ -52,6 +53,7 @@ class Observer:
         await bus.subscribe(topics.SERVICE_STATE.any(**at), self._state)
         await bus.subscribe(topics.SERVICE_METRICS.any(**at), self._metrics)
         await bus.subscribe(topics.MODEL_STATUS.any(**at), self._model)
+        await bus.subscribe(topics.CANDIDATE.any(**at), self._candidate)
         await bus.subscribe(topics.RELEASE.any(**at), self._release)
         await bus.subscribe(topics.ROLLOUT.any(**at), self._rollout)
         await bus.subscribe(topics.STORE_STATUS.any(**at), self._store)
@@ -68,10 +70,16 @@ class Observer:
         self._tracker.on_state(event.names["node"], event.names["service"], event.payload)
 
     async def _metrics(self, event: Event[Metrics]) -> None:
-        self._tracker.on_metrics(event.names["node"], event.names["service"], event.payload)
+        metrics = event.payload
+        # Figures leave at once and are never kept by the broker: they tell how clocks differ.
+        self._tracker.rounds.on_clock(metrics.source, metrics.time, event.received)
+        self._tracker.on_metrics(event.names["node"], event.names["service"], metrics)
 
     async def _model(self, event: Event[ModelStatus]) -> None:
         self._tracker.on_model_status(event.names["node"], event.names["service"], event.payload)
+
+    async def _candidate(self, event: Event[Candidate]) -> None:
+        self._tracker.on_candidate(event.payload)
 
     async def _release(self, event: Event[Release]) -> None:
         self._tracker.on_release(event.payload)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from edgebus.contracts import (
+    Candidate,
     DeadLetter,
     Detections,
     FrameRecord,
@@ -25,6 +26,7 @@ from edgebus.contracts import (
     topics,
 )
 from edgebus.lab.frames import CameraTrack, LabelBook, severity_of
+from edgebus.lab.rounds import Rounds
 
 __all__ = ["EdgeTrack", "LogLine", "ServiceTrack", "Tracker"]
 
@@ -90,6 +92,7 @@ class Tracker:
 
     def __init__(self, *, on_line: Callable[[LogLine], None] = lambda _line: None) -> None:
         self.book = LabelBook()
+        self.rounds = Rounds()
         self.cameras: dict[str, CameraTrack] = {}
         self.edges: dict[str, EdgeTrack] = {}
         self.services: dict[str, ServiceTrack] = {}
@@ -171,6 +174,7 @@ class Tracker:
 
     def on_progress(self, progress: TrainingProgress) -> None:
         """A training job goes on."""
+        self.rounds.on_progress(progress)
         if self.progress is None or self.progress.job != progress.job:
             text = f"job {_short(progress.job)} starts from version {progress.model.version}"
             self.say(progress.time, _where(progress.source), "training", text)
@@ -178,6 +182,7 @@ class Tracker:
 
     def on_result(self, result: TrainingResult) -> None:
         """A training job ended."""
+        self.rounds.on_result(result)
         known = self.results.get(result.job)
         self.results[result.job] = result
         if self.progress is not None and self.progress.job == result.job:
@@ -186,8 +191,13 @@ class Tracker:
             text = f"job {_short(result.job)} {result.outcome}: {result.reason}"
             self.say(result.time, _where(result.source), "training", text)
 
+    def on_candidate(self, candidate: Candidate) -> None:
+        """A job's outcome was offered."""
+        self.rounds.on_candidate(candidate)
+
     def on_release(self, release: Release) -> None:
         """The distributor decided what the edges shall serve."""
+        self.rounds.on_release(release)
         model = release.bundle.model
         if release.sequence not in self.releases:
             text = f"{model.name} version {model.version} to channel {release.channel}"
@@ -208,6 +218,7 @@ class Tracker:
 
     def on_model_status(self, node: str, service: str, status: ModelStatus) -> None:
         """What an edge serves, and how far it is with the next."""
+        self.rounds.on_model_status(node, service, status)
         edge = self.edges.setdefault(f"{node}/{service}", EdgeTrack(f"{node}/{service}"))
         before = edge.statuses[-1] if edge.statuses else None
         if before is not None and before.id == status.id:  # retained, after a reconnect
