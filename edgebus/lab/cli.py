@@ -238,7 +238,7 @@ def _tell(finished: Finished, folder: Path) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=110)
-    console.print(closing_table(finished.summary))
+    console.print(closing_table(finished.summary, finished.rounds))
     console.print(f"report: {finished.files[0]}", markup=False, soft_wrap=True)
     if finished.summary.closed or not finished.summary.outcome.startswith("the loop is not closed"):
         return

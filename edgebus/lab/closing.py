@@ -11,6 +11,8 @@ from rich.text import Text
 
 from edgebus.contracts import DomainReport
 from edgebus.lab.report import DOMAINS, human_size
+from edgebus.lab.roundfiles import round_words
+from edgebus.lab.rounds import Round
 from edgebus.lab.summary import MapFigures, Summary
 
 __all__ = ["closing_table"]
@@ -20,8 +22,8 @@ _CLASSES = 8
 """More classes than these are left to the report."""
 
 
-def closing_table(summary: Summary) -> RenderableType:
-    """What the run found: accuracy per camera, then bytes, time and frames."""
+def closing_table(summary: Summary, rounds: Sequence[Round] = ()) -> RenderableType:
+    """What the run found: accuracy per camera, then bytes, time, frames and rounds."""
     parts: list[RenderableType] = []
     if _has_figures(summary.map50):
         parts.append(_phases(summary))
@@ -56,6 +58,8 @@ def closing_table(summary: Summary) -> RenderableType:
         "bytes", f"{human_size(summary.bytes.up)} up, {human_size(summary.bytes.down)} down"
     )
     grid.add_row("seconds", f"{seconds.total:.0f}: " + ", ".join(stages))
+    for one in rounds:
+        grid.add_row("round", round_words(one))
     return Group(*parts, grid)
 
 

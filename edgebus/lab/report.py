@@ -13,6 +13,13 @@ from edgebus.contracts import rfc3339, split_of
 from edgebus.lab.measure import PHASES
 from edgebus.lab.pictures import PictureKeeper, Shot, write_pictures
 from edgebus.lab.plots import plot_map
+from edgebus.lab.roundfiles import (
+    ROUND_COLUMNS,
+    plot_rounds,
+    round_rows,
+    round_words,
+    skew_words,
+)
 from edgebus.lab.summary import MapFigures, Summary
 from edgebus.lab.track import Tracker
 
@@ -69,14 +76,30 @@ def write_run(
             for time, value, version in camera.history
         ),
     )
+    rounds = tracker.rounds.all(since=summary.started)
+    _write_csv(folder / "rounds.csv", ROUND_COLUMNS, round_rows(rounds, tracker.rounds))
+    bars = plot_rounds(rounds, folder / "rounds.png")
     report = folder / "report.html"
-    report.write_text(render_report(tracker, summary, shots=shots, plot=plot))
-    names = ("summary.json", "map.png", "frames.csv", "events.csv", "map.csv")
+    report.write_text(render_report(tracker, summary, shots=shots, plot=plot, bars=bars))
+    names = (
+        "summary.json",
+        "map.png",
+        "rounds.png",
+        "frames.csv",
+        "events.csv",
+        "map.csv",
+        "rounds.csv",
+    )
     return [report, *(folder / name for name in names if (folder / name).exists())]
 
 
 def render_report(
-    tracker: Tracker, summary: Summary, *, shots: Sequence[Shot], plot: Path | None
+    tracker: Tracker,
+    summary: Summary,
+    *,
+    shots: Sequence[Shot],
+    plot: Path | None,
+    bars: Path | None = None,
 ) -> str:
     """The report as one HTML file: no script, nothing loaded from anywhere."""
     import jinja2
@@ -87,12 +110,17 @@ def render_report(
     environment.filters.update(
         figure=_figure, percent=_percent, size=human_size, clock=_clock, seconds=_seconds
     )
+    rounds = tracker.rounds.all(since=summary.started)
     text = (resources.files("edgebus.lab") / "assets" / "report.html.j2").read_text()
     return environment.from_string(text).render(
         summary=summary,
         judged=summary.judged,
         domains=DOMAINS,
         stages=_stages(summary),
+        bars=_data_uri(bars) if bars else None,
+        rounds=rounds,
+        round_words=round_words,
+        skew=skew_words(rounds),
         plot=_data_uri(plot) if plot else None,
         pictures=_rows_of_pictures(shots),
         lines=[line for line in tracker.lines if line.kind != "state"][-200:],

@@ -25,6 +25,7 @@ from edgebus.lab.observer import Observer
 from edgebus.lab.outcome import Verdict, judge
 from edgebus.lab.pictures import PictureKeeper
 from edgebus.lab.report import write_run
+from edgebus.lab.rounds import Round
 from edgebus.lab.summary import Summary
 from edgebus.lab.supervisor import (
     ProcessEvent,
@@ -54,11 +55,13 @@ class Finished:
     Attributes:
         summary: Its figures.
         files: The report first.
+        rounds: Its rounds of learning.
         failed: Whether a service could not start, or died again and again.
     """
 
     summary: Summary
     files: list[Path]
+    rounds: list[Round]
     failed: bool = False
 
 
@@ -128,7 +131,8 @@ class Run:
         files = await asyncio.to_thread(
             write_run, self._tracker, summary, self._keeper, self._folder
         )
-        return Finished(summary, files, self._failed)
+        rounds = self._tracker.rounds.all(since=summary.started)
+        return Finished(summary, files, rounds, self._failed)
 
     async def _broker(self, stack: AsyncExitStack) -> EmbeddedBroker | None:
         choice = self._topology.broker

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from random import Random
 
 import pytest
+from rich.console import Console
 
 from edgebus.contracts import (
     BundleRef,
@@ -21,7 +23,13 @@ from edgebus.contracts import (
     TrainingProgress,
     TrainingResult,
 )
+from edgebus.lab.closing import closing_table
+from edgebus.lab.measure import build_summary
+from edgebus.lab.pictures import PictureKeeper
+from edgebus.lab.report import write_run
+from edgebus.lab.roundfiles import round_words, skew_words
 from edgebus.lab.rounds import CLOUD_STAGES, EDGE_STAGES, Round, Rounds
+from edgebus.lab.track import Tracker
 
 START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 OLD = ModelRef(name="street", version=1, digest="1" * 64)
@@ -250,3 +258,51 @@ def test_rounds_of_an_earlier_run_are_left_out():
     rounds = tell(Rounds(), story())
     assert rounds.all(since=at(91)) == []
     assert len(rounds.all(since=at(0))) == 1
+
+
+def test_a_run_leaves_them_behind(tmp_path, capsys):
+    tracker = Tracker()
+    tell(tracker.rounds, story())
+    tracker.rounds.on_clock("demo/edge-1/detector", at(10), at(10.002))
+    summary = build_summary(
+        tracker, name="demo", started=at(0), finished=at(100), closed=True, outcome="done"
+    )
+    files = write_run(tracker, summary, PictureKeeper(), tmp_path)
+    assert {"rounds.csv", "rounds.png"} <= {file.name for file in files}
+    with (tmp_path / "rounds.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    stages = [row for row in rows if row["stage"] != "total"]
+    assert len(stages) == len(CLOUD_STAGES) + 2 * len(EDGE_STAGES)
+    totals = {row["edge"]: float(row["seconds"]) for row in rows if row["stage"] == "total"}
+    for edge, total in totals.items():
+        parts = [float(row["seconds"]) for row in stages if row["edge"] in ("", edge)]
+        assert sum(parts) == pytest.approx(total, abs=1e-4)
+    assert totals == {"edge-1/detector": 63.6, "edge-2/detector": 64.0}
+    lags = {row["clock"]: row["clock_lag_s"] for row in stages}
+    assert lags == {"edge-1": "0.002000", "edge-2": "", "cloud": ""}
+    page = (tmp_path / "report.html").read_text()
+    assert "Rounds of learning" in page
+    assert "v2: 64.0 s, of these 15.0 s neither collecting nor training" in page
+    Console(width=100, file=None).print(closing_table(summary, tracker.rounds.all()))
+    assert "v2: 64.0 s" in capsys.readouterr().out
+
+
+def test_a_run_without_rounds_has_an_empty_table(tmp_path):
+    tracker = Tracker()
+    summary = build_summary(
+        tracker, name="demo", started=at(0), finished=at(100), closed=False, outcome="stopped"
+    )
+    write_run(tracker, summary, PictureKeeper(), tmp_path)
+    assert (tmp_path / "rounds.csv").read_text().count("\n") == 1
+    assert not (tmp_path / "rounds.png").exists()
+    assert "Rounds of learning" not in (tmp_path / "report.html").read_text()
+
+
+def test_clocks_that_disagree_are_told():
+    found = only(story())
+    assert skew_words([found]) == ""
+    early = [m for m in story() if not isinstance(m, Release)] + [release(94)]
+    assert skew_words([only(early)]) == (
+        "Clocks disagree by 1.900 s or more: by that of edge-1, telling ended before it began."
+    )
+    assert round_words(found).endswith("(judging 4.0 s, labelling 3.0 s, releasing 1.5 s)")
