@@ -126,6 +126,20 @@ def prepare(work: Path, *, data: Path | None) -> None:
             folder=work,
             echo=lambda _: None,
         )
+    if data is not None:
+        _halve_coco(data / "datasets" / "coco128", work / "coco")
+
+
+def _halve_coco(coco: Path, out: Path) -> None:
+    """COCO's validation pictures, one for the gate and one for the judge, in turn."""
+    for number, picture in enumerate(sorted((coco / "images" / "val2017").glob("*.jpg"))):
+        half = out / ("gate", "judge")[number % 2]
+        labels = coco / "labels" / "val2017" / f"{picture.stem}.txt"
+        for kind, file in (("images", picture), ("labels", labels)):
+            link = half / kind / file.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if file.exists() and not link.exists():
+                link.symlink_to(file)
 
 
 def make_world(
@@ -185,8 +199,8 @@ def make_world(
         )
     old = tuple(groups["old"])
     if needs_data and data is not None:
-        coco = data / "datasets" / "coco128" / "images" / "val2017"
-        old = read_folder(coco, LabelBuilder(base.manifest.classes)).pictures
+        judge = work / "coco" / "judge" / "images"
+        old = read_folder(judge, LabelBuilder(base.manifest.classes)).pictures
     return World(
         name=name,
         base=base,
@@ -225,7 +239,11 @@ def _of_demo(work: Path) -> tuple[CollectorSettings, RetrainerSettings]:
 def _brought(
     work: Path, data: Path, classes: tuple[str, ...] | None, *, recorded: bool
 ) -> tuple[CollectorSettings, RetrainerSettings]:
-    """What `edgebus up --source … --model … --teacher … --classes … --replay …` sets."""
+    """What `edgebus up --source … --model … --teacher … --classes … --replay …` sets.
+
+    And a `replay_holdout`, as docs/learning.md has it: the model was trained on COCO's training
+    pictures, and on these every change looks like forgetting.
+    """
     given = Sources(
         sources=(str(data / "videos" / _CAR_PARK) if recorded else "0",),
         model=work / "model",
@@ -237,7 +255,9 @@ def _brought(
     nodes = compose(given, name="regain").nodes
     return (
         CollectorSettings.model_validate(nodes["edge-1"]["collector"]),
-        RetrainerSettings.model_validate(nodes["cloud"]["retrainer"]),
+        RetrainerSettings.model_validate(
+            nodes["cloud"]["retrainer"] | {"replay_holdout": work / "coco" / "gate" / "images"}
+        ),
     )
 
 

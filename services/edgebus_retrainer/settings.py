@@ -241,8 +241,9 @@ class GateSettings(ServiceSettings):
     max_leaking: Fraction = 0.5
     """Where more than this part of the training pictures is, the split is no split, and no job
     is run on it."""
-    interpolate: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5,)
-    """Where a candidate gains but forgets too much, so far between old and new is tried next."""
+    interpolate: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.75, 0.5, 0.25)
+    """Where a candidate gains but forgets too much, so far between old and new is tried next, one
+    after the other until one passes."""
 
 
 class StoreSettings(ServiceSettings):
