@@ -217,9 +217,13 @@ class Campaign:
             try:
                 async with asyncio.timeout(train.timeout_s):
                     outcome = await run_process(spec, on_event=teller.tell, standby=self.standby)
-                heard = teller.first
-                starting = {} if heard is None else {"starting": round(heard - began, 3)}
-                seconds = before | starting | outcome.seconds
+                seconds = before | outcome.seconds
+                if teller.first is not None and teller.last is not None:
+                    # A training process takes a moment to end.
+                    seconds |= {
+                        "starting": round(teller.first - began, 3),
+                        "keeping": time.monotonic() - teller.last,
+                    }
                 return outcome.model_copy(update={"seconds": seconds})
             except TimeoutError:
                 reason = f"it took longer than {train.timeout_s:g} s (retrainer.train.timeout_s)"
@@ -242,7 +246,7 @@ class Campaign:
         traceparent: str | None,
     ) -> TrainingResult:
         """Keep the candidate, write the result down, tidy up."""
-        began = time.monotonic()
+        began, keeping = time.monotonic(), outcome.seconds.get("keeping", 0.0)
         candidate: ModelRef | None = None
         if outcome.outcome == "accepted":
             outcome, candidate = await self._keep_candidate(job, outcome)
@@ -266,7 +270,7 @@ class Campaign:
             gate=outcome.gate,
             labels=outcome.labels,
             update_bytes=outcome.update_bytes,
-            seconds=outcome.seconds | {"keeping": round(time.monotonic() - began, 3)},
+            seconds=outcome.seconds | {"keeping": round(keeping + time.monotonic() - began, 3)},
             started=job.started,
         )
         await self.disk(

@@ -46,6 +46,8 @@ class ProgressTeller:
         self._phase: PhaseName = "preparing"
         self.first: float | None = None
         """When the job's process was first heard of, on the steady clock."""
+        self.last: float | None = None
+        """When it had said its outcome."""
 
     async def tell(self, event: JobEvent) -> None:
         """Publish an event, or leave it out where the last one is too recent."""
@@ -53,6 +55,7 @@ class ProgressTeller:
         if self.first is None:
             self.first = now
         if isinstance(event, JobOutcome):
+            self.last = now
             return
         if isinstance(event, Phase):
             if event.phase != self._phase:

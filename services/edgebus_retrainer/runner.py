@@ -48,7 +48,7 @@ async def run_process(
 
     Args:
         spec: The job; its folder is made and gets `spec.json` and `log.txt`.
-        on_event: Told of phases and steps.
+        on_event: Told of phases, steps and the outcome.
         standby: Has a process ready, perhaps; a job on several devices starts its own.
 
     Raises:
@@ -93,9 +93,9 @@ async def _listen(
     assert process.stdout is not None
     async for line in process.stdout:
         event = read_event(line)
+        await on_event(event)
         if isinstance(event, JobOutcome):
             return event
-        await on_event(event)
     return None
 
 
