@@ -15,7 +15,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count, cycle
@@ -51,7 +51,15 @@ from edgebus_retrainer.labels import LabelBuilder, Labelled, ignore_rare
 from edgebus_retrainer.material import read_folder
 from edgebus_retrainer.settings import RetrainerSettings
 
-__all__ = ["FPS", "WORLDS", "World", "car_park_camera", "make_world", "prepare"]
+__all__ = [
+    "FPS",
+    "WORLDS",
+    "World",
+    "car_park_camera",
+    "infrared_split",
+    "make_world",
+    "prepare",
+]
 
 FPS = 8.0
 UNSURE = "unsure"
@@ -315,13 +323,9 @@ def _infrared(seed: int, data: Path, quick: bool) -> _Film:
     """Each held-out picture is shown several times as others are, and measured once."""
     folder = data / "datasets" / "llvip-night"
     names = sorted(path.stem for path in (folder / "images" / "infrared").iterdir())
-    # Neighbours by name are neighbours in time: one third in a row is held out.
-    turned = 7 * (seed // 100)
-    names = names[turned:] + names[:turned]
-    third = len(names) // 3 + 1
-    held = names[third * (seed % 3) : third * (seed % 3 + 1)]
+    held, rest = infrared_split(names, seed)
     random = Random(seed)
-    pools = {"holdout": cycle(held), "train": _shuffled(names, without=held, random=random)}
+    pools = {"holdout": cycle(held), "train": _shuffled(rest, random)}
     effects, shown = Effects(seed=seed), Counter[str]()
     pictures, first = [], set()
     for index in range(80 if quick else 160):
@@ -347,8 +351,21 @@ def _infrared(seed: int, data: Path, quick: bool) -> _Film:
     )
 
 
-def _shuffled(names: list[str], *, without: list[str], random: Random) -> Iterator[str]:
-    rest = [name for name in names if name not in without]
+def infrared_split(names: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
+    """Pictures to hold out, and the others.
+
+    Neighbours by name are neighbours in time: a third in a row is held out, by three seeds each
+    picture once. Seeds from 100 on cut elsewhere.
+    """
+    turned = 7 * (seed // 100)
+    order = [*names[turned:], *names[:turned]]
+    third = -(-len(order) // 3)
+    first = third * (seed % 3)
+    return order[first : first + third], order[:first] + order[first + third :]
+
+
+def _shuffled(names: Sequence[str], random: Random) -> Iterator[str]:
+    rest = list(names)
     while True:
         random.shuffle(rest)
         yield from rest

@@ -18,7 +18,7 @@ from benchmarks._learning_regain_report import (
     report_of,
     seeds_table,
 )
-from benchmarks._learning_worlds import car_park_camera, make_world
+from benchmarks._learning_worlds import car_park_camera, infrared_split, make_world
 from edgebus.contracts import split_of
 
 
@@ -109,3 +109,13 @@ def test_frames_keep_blocks_of_the_recording_apart() -> None:
     assert not held[0] & held[1]
     assert not held[1] & held[2]
     assert not held[0] & held[2]
+
+
+def test_three_seeds_hold_out_each_infrared_picture_once() -> None:
+    names = [f"{number:02}" for number in range(44)]
+    parts = [infrared_split(names, seed) for seed in range(3)]
+    assert sorted(name for held, _ in parts for name in held) == names
+    for held, rest in parts:
+        assert not set(held) & set(rest)
+        assert sorted(held + rest) == names
+    assert infrared_split(names, 102)[0] not in [held for held, _ in parts]
