@@ -3,9 +3,10 @@
     python benchmarks/learning.py --data DATA [--out FOLDER] [--parts PART …] [--quick] [--resume]
 
 Without ``--data`` only the script ``dusk`` is played, which needs no recordings. Prints tables and
-writes `learning.json`, `mining.png` and `regain.png`; parts that are not run stay in it as they
+writes `learning.json` and a picture of each part; parts that are not run stay in it as they
 were. The part ``regain`` trains models: each is written down when it is done, and ``--resume``
-goes on with those that are missing.
+goes on with those that are missing. The part ``round`` starts services as processes: bytes and
+seconds of one round.
 """
 
 from __future__ import annotations
@@ -46,9 +47,13 @@ from benchmarks._learning_regain_report import (  # noqa: E402
     report_of,
     seeds_table,
 )
+from benchmarks._learning_round import measure_rounds, measure_uploads  # noqa: E402
+from benchmarks._learning_round_report import plot_rounds, tables  # noqa: E402
+from benchmarks._learning_round_report import report_of as report_of_rounds  # noqa: E402
 from benchmarks._learning_streams import SCRIPTS, make_stream  # noqa: E402
 
-PARTS = ("mining", "drift", "regain")
+PARTS = ("mining", "drift", "regain", "round")
+ROUNDS, QUICK_ROUNDS = 5, 2
 
 
 def mining_table(rows: Sequence[Recall]) -> Table:
@@ -196,6 +201,17 @@ def play_loop(
     return {"regain": report_of(outcomes)}
 
 
+def play_rounds(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Bytes and seconds of a round, real services on one broker."""
+    uploads = measure_uploads(options.data)
+    count = QUICK_ROUNDS if options.quick else ROUNDS
+    rounds = measure_rounds(count, say=lambda text: console.print(f"[dim]{text}"))
+    for table in tables(uploads, rounds):
+        console.print(table)
+    plot_rounds(rounds, options.out / "round.png")
+    return report_of_rounds(uploads, rounds)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Play the scripts, measure, tell."""
     parser = argparse.ArgumentParser(
@@ -232,6 +248,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report |= play_streams(options, scripts, console)
     if "regain" in options.parts:
         report |= play_loop(options, scripts, console)
+    if "round" in options.parts:
+        report["round"] = play_rounds(options, console)
     file.write_text(json.dumps(report, indent=1) + "\n")
     console.print(f"written to {options.out}")
     return 0
