@@ -152,6 +152,11 @@ class HotSwap:
             _retired, self._previous, self._current = self._previous, self._current, serving
         return (time.perf_counter() - began) * 1e3
 
+    def clear(self) -> None:
+        """Let no model serve."""
+        with self._lock:
+            self._current = self._previous = None
+
     def rollback(self) -> Serving:
         """Let the previous model serve again; the one that served is forgotten.
 

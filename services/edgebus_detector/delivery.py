@@ -59,6 +59,8 @@ class DeliverySettings:
         attempts: Tries per release when the disk or the store fails.
         retry_s: Seconds before the second try; doubled with each.
         probation_frames: Frames that a new model must answer before it is trusted.
+        camera: The camera whose own model it is; None: the shared one. Where an own model is taken
+            back and there is none before it, the shared one answers.
     """
 
     model: str
@@ -66,6 +68,7 @@ class DeliverySettings:
     attempts: int
     retry_s: float
     probation_frames: int
+    camera: str | None = None
 
 
 class ModelDelivery:
@@ -82,8 +85,12 @@ class ModelDelivery:
         fetch: Fetch,
         report: Callable[[ModelStatus], Awaitable[None]],
         log: FilteringBoundLogger,
+        needed: Callable[[], set[str]] | None = None,
     ) -> None:
-        """Put it together; `restore` comes next, then `run`."""
+        """Put it together; `restore` comes next, then `run`.
+
+        `needed` names the digests that others keep in the same store.
+        """
         self._settings = settings
         self._identity = identity
         self._store = store
@@ -92,6 +99,7 @@ class ModelDelivery:
         self._fetch = fetch
         self._report = report
         self._log = log
+        self._needed = needed
         self._memory = Memory(model=settings.model)
         self._wanted: Release | None = None
         self._traceparent: str | None = None
@@ -111,6 +119,12 @@ class ModelDelivery:
     def memory(self) -> Memory:
         """What is remembered at present."""
         return self._memory
+
+    @property
+    def digests(self) -> set[str]:
+        """Digests of the bundles that it needs, on their way or here."""
+        target = self._target
+        return self._memory.keeps() | (set() if target is None else {target.digest})
 
     async def restore(self, initial: Path | None) -> None:
         """Let a model serve at the start: the remembered one, the one before it, or `initial`."""
@@ -181,13 +195,21 @@ class ModelDelivery:
             return True
         on_probation = self._answered < self._settings.probation_frames
         previous = self._swap.previous
-        if not on_probation or previous is None:
+        own = self._settings.camera is not None
+        if not on_probation or (previous is None and not own):
             return False
-        back = self._swap.rollback()
         reason = f"taken back on its frame {self._answered + 1}: {error}"
         self._log.error("model taken back", model=_words(serving.ref), reason=str(error))
+        if previous is None:
+            self._swap.clear()
+        back = None if previous is None else self._swap.rollback()
         self._remember_if_possible(
-            current=back.ref, since=back.since, previous=None, failed=reason, loading=0, loads=0
+            current=None if back is None else back.ref,
+            since=None if back is None else back.since,
+            previous=None,
+            failed=reason,
+            loading=0,
+            loads=0,
         )
         self._state, self._target, self._error = "failed", serving.ref, reason
         self._answered = 0
@@ -234,7 +256,9 @@ class ModelDelivery:
             msg = f"the release names model {ref.name!r}, this node serves {self._settings.model!r}"
             raise ReleaseRefusedError(msg)
         self._seconds, self._stage_began = {}, time.monotonic()
-        await asyncio.to_thread(self._store.gc, keep=self._memory.keeps() | {ref.digest})
+        others = set() if self._needed is None else self._needed()
+        keep = self._memory.keeps() | others | {ref.digest}
+        await asyncio.to_thread(self._store.gc, keep=keep)
         self._progress, self._received = 0.0, 0
         await self._enter("downloading", target=ref)
         bundle = await self._download(release)
@@ -377,6 +401,7 @@ class ModelDelivery:
                 traceparent=continue_trace(self._traceparent),
                 source=self._identity.source,
                 model=self._settings.model,
+                camera=self._settings.camera,
                 serving=current.ref if current is not None else None,
                 since=self._memory.since if current is not None else None,
                 previous=self._memory.previous,

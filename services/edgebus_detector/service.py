@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from time import perf_counter
 
@@ -25,6 +25,7 @@ from edgebus.contracts import (
 from edgebus.inference import EngineError, HotSwap, Serving
 from edgebus.service import Service, on
 from edgebus.vision import Detected, ImageError, decode_jpeg, to_boxes
+from edgebus_detector.cameras import CameraModels
 from edgebus_detector.delivery import DeliverySettings, ModelDelivery
 from edgebus_detector.memory import MemoryFile
 from edgebus_detector.settings import DetectorSettings
@@ -42,6 +43,7 @@ class Answer:
         stages: Where the time went.
         detected: When the boxes were there.
         novelty: How unlike the model's reference pictures the frame is; None where unknown.
+        own: Whether the model is the camera's own.
     """
 
     serving: Serving
@@ -49,6 +51,7 @@ class Answer:
     stages: StageTimes
     detected: datetime
     novelty: float | None = None
+    own: bool = False
 
 
 class Detector(Service[DetectorSettings]):
@@ -62,35 +65,34 @@ class Detector(Service[DetectorSettings]):
         self._dropped: Counter[str] = Counter()
         self._waiting = False
         self.model = await self._model_name()
-        self.swap = HotSwap(
-            settings.engine,
-            threshold=settings.threshold,
-            nms_iou=settings.nms_iou,
-            novelty=settings.novelty,
-        )
+        self.swap = self._make_swap()
         # One thread for frames: inference has threads of its own, and two frames at a time only
         # delay each other. The event loop stays free for the bus.
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="detector")
         store = Store(self.data_dir / "store", quota=settings.store_quota_bytes)
-        fetcher = ArtifactFetcher(self.bus, self.identity, store)
-        self.delivery = ModelDelivery(
-            DeliverySettings(
-                model=self.model,
-                channel=settings.channel,
-                attempts=settings.fetch_attempts,
-                retry_s=settings.retry_s,
-                probation_frames=settings.probation_frames,
-            ),
+        self._store, self._fetcher = store, ArtifactFetcher(self.bus, self.identity, store)
+        self.cameras = CameraModels(
+            bus=self.bus,
             identity=self.identity,
-            store=store,
+            model=self.model,
+            channel=settings.channel,
+            folder=self.data_dir / "cameras",
+            make_swap=self._make_swap,
+            make_delivery=self._make_delivery,
+            spawn=lambda task, name: self.spawn(task, name=name),
+            log=self.log,
+        )
+        self.delivery = self._make_delivery(
+            model=self.model,
+            camera=None,
             memory=MemoryFile(self.data_dir / "current.json"),
             swap=self.swap,
-            fetch=fetcher.fetch,
-            report=self._report,
-            log=self.log,
         )
         await self.delivery.restore(settings.bundle)
         self.spawn(self.delivery.run(), name="releases")
+        if settings.camera_models:
+            await self.cameras.restore()
+            self.spawn(self.cameras.follow(), name="releases of cameras")
         scope = {"node": self.identity.node} if settings.scope == "node" else {}
         await self.bus.subscribe(
             topics.CAMERA_FRAME.any(base=self.identity.base, site=self.identity.site, **scope),
@@ -99,6 +101,38 @@ class Detector(Service[DetectorSettings]):
             # An old frame is not worth a second try.
             retry=RetryPolicy(attempts=1),
             name="frames",
+        )
+
+    def _make_swap(self) -> HotSwap:
+        settings = self.settings
+        return HotSwap(
+            settings.engine,
+            threshold=settings.threshold,
+            nms_iou=settings.nms_iou,
+            novelty=settings.novelty,
+        )
+
+    def _make_delivery(
+        self, *, model: str, camera: str | None, memory: MemoryFile, swap: HotSwap
+    ) -> ModelDelivery:
+        settings = self.settings
+        return ModelDelivery(
+            DeliverySettings(
+                model=model,
+                channel=settings.channel,
+                attempts=settings.fetch_attempts,
+                retry_s=settings.retry_s,
+                probation_frames=settings.probation_frames,
+                camera=camera,
+            ),
+            identity=self.identity,
+            store=self._store,
+            memory=memory,
+            swap=swap,
+            fetch=self._fetcher.fetch,
+            report=self._report if camera is None else self.cameras.report,
+            log=self.log,
+            needed=lambda: self.delivery.digests | self.cameras.digests,
         )
 
     async def stop(self) -> None:
@@ -123,19 +157,26 @@ class Detector(Service[DetectorSettings]):
         record = event.payload.record
         attributes: dict[str, str | int] = {"camera": record.camera, "index": record.index}
         with self.tracer.step("detect", parent=record.traceparent, attributes=attributes) as step:
-            answer = await self._answer(event.payload)
+            channel = self._channel(event)
+            self.cameras.see(channel)
+            answer = await self._answer(event.payload, channel)
             if answer is None:
                 self.metrics.counter("frames.unserved")
                 return
-            self.delivery.answered(answer.serving)
-            await self._tell(event, answer, step.traceparent)
+            if answer.own:
+                self.cameras.delivery(channel).answered(answer.serving)
+            else:
+                self.delivery.answered(answer.serving)
+            await self._tell(event, answer, channel, step.traceparent)
         self._measure(record, answer)
 
-    async def _tell(self, event: Event[Frame], answer: Answer, traceparent: str) -> None:
+    async def _tell(
+        self, event: Event[Frame], answer: Answer, channel: str, traceparent: str
+    ) -> None:
         """Publish an answer."""
         record = event.payload.record
         await self.bus.publish(
-            topics.DETECTIONS.at(self.identity, camera=self._channel(event)),
+            topics.DETECTIONS.at(self.identity, camera=channel),
             Detections(
                 traceparent=traceparent,
                 source=self.identity.source,
@@ -156,21 +197,24 @@ class Detector(Service[DetectorSettings]):
             ),
         )
 
-    async def _answer(self, frame: Frame) -> Answer | None:
+    async def _answer(self, frame: Frame, channel: str) -> Answer | None:
         """Answer a frame in the worker; None while there is no model."""
         loop = asyncio.get_running_loop()
         while True:
-            serving = self.swap.current
+            own = self.cameras.serving(channel)
+            serving = own or self.swap.current
             if serving is None:
                 return None
             try:
-                return await loop.run_in_executor(self._worker, _detect, serving, frame)
+                answer = await loop.run_in_executor(self._worker, _detect, serving, frame)
+                return replace(answer, own=own is not None)
             except ImageError:
                 self.metrics.counter("frames.failed")
                 raise
             except EngineError as error:
                 # A new model on probation is taken back, and the one before answers this frame.
-                if not await self.delivery.taken_back(serving, error):
+                delivery = self.delivery if own is None else self.cameras.delivery(channel)
+                if not await delivery.taken_back(serving, error):
                     self.metrics.counter("frames.failed")
                     raise
                 self.metrics.counter("model.taken_back")

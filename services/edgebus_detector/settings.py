@@ -24,6 +24,9 @@ class DetectorSettings(ServiceSettings):
     bundle: Path | None = None
     """Folder of the bundle to serve until a release says otherwise. Without it the detector waits
     for its first release."""
+    camera_models: bool = True
+    """Whether a camera that has a model of its own is answered by that one. Each is loaded beside
+    the shared one."""
     scope: Literal["node", "site"] = "node"
     """Whose cameras to watch: this node's own, or those of every node of the site."""
     threshold: Fraction | None = None

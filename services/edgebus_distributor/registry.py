@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Engine, delete, func, select
 from sqlalchemy.orm import Session
 
-from edgebus.contracts import BundleRef, ModelEntry, ModelRef, utc_now
+from edgebus.contracts import BundleRef, ModelEntry, ModelRef, shared_model, utc_now
 from edgebus_distributor.records import Decision, Intake, RegistryRefusedError
 from edgebus_distributor.tables import IntakeRow, ReleaseRow, VersionRow
 
@@ -37,7 +37,8 @@ class Registry:
 
         Raises:
             RegistryRefusedError: Its version is taken by another bundle, or, for a candidate, is
-                not new, or was derived from another version than the channel serves.
+                not new, or was derived from another version than the channel serves. A camera's own
+                model is derived from the shared one.
         """
         model = ref.model
         if self.find(digest=model.digest) is not None:
@@ -50,8 +51,9 @@ class Registry:
                 reason=f"is there already as {taken.model.digest[:12]}, this one is "
                 f"{model.digest[:12]}; give it the version {self.newest(model.name) + 1}",
             )
-        current = self.current(model.name, channel)
-        if not candidate or current is None:
+        shared, place = shared_model(model.name)
+        current = self.current(shared, channel)
+        if not candidate or (current is None and not place):
             return True
         if model.version <= self.newest(model.name):
             raise RegistryRefusedError(
@@ -59,12 +61,18 @@ class Registry:
                 version=model.version,
                 reason=f"is not newer than version {self.newest(model.name)}",
             )
+        if current is None:
+            raise RegistryRefusedError(
+                model=model.name,
+                version=model.version,
+                reason=f"is a camera's own, and channel {channel} serves no {shared} yet",
+            )
         if ref.parent != current.bundle.model.digest:
             raise RegistryRefusedError(
                 model=model.name,
                 version=model.version,
                 reason=f"was derived from {(ref.parent or 'nothing')[:12]}, channel {channel} "
-                f"serves version {current.bundle.model.version} "
+                f"serves {'' if not place else shared + ' '}version {current.bundle.model.version} "
                 f"({current.bundle.model.digest[:12]}); train again from that",
             )
         return True

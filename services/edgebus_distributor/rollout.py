@@ -20,14 +20,14 @@ class _Rollout:
 
 
 class Rollouts:
-    """The newest status of every edge, seen against what each channel shall serve.
+    """The newest status of every edge, and of its cameras' own models, against what is released.
 
     An edge is concerned by a release if it follows its model and channel. One that is off keeps
     its last word (it is retained), so a roll-out is not complete without it.
     """
 
     def __init__(self) -> None:
-        self._edges: dict[str, ModelStatus] = {}
+        self._edges: dict[tuple[str, str], ModelStatus] = {}
         self._rollouts: dict[Key, _Rollout] = {}
 
     @property
@@ -53,16 +53,17 @@ class Rollouts:
         Returns:
             The releases of which it changes something.
         """
-        before = self._edges.get(status.source)
+        edge = status.source, status.camera or ""
+        before = self._edges.get(edge)
         if before is not None and status.time < before.time:
             return set()
-        self._edges[status.source] = status
+        self._edges[edge] = status
         touched = {_follows(status)} | ({_follows(before)} if before is not None else set())
         return {key for key in touched if key is not None} & self._rollouts.keys()
 
-    def forget(self, source: str) -> set[Key]:
-        """An edge is gone for good: somebody cleared its status."""
-        before = self._edges.pop(source, None)
+    def forget(self, source: str, camera: str = "") -> set[Key]:
+        """An edge, or a camera of it, is gone for good: somebody cleared its status."""
+        before = self._edges.pop((source, camera), None)
         key = None if before is None else _follows(before)
         return {key} & self._rollouts.keys() if key is not None else set()
 
@@ -82,7 +83,7 @@ class Rollouts:
         decision = rollout.decision
         edges = tuple(
             _progress(status, decision)
-            for name, status in sorted(self._edges.items())
+            for _, status in sorted(self._edges.items())
             if _follows(status) == key
         )
         converged = sum(edge.state == "updated" for edge in edges)

@@ -135,7 +135,14 @@ class Distributor(Service[DistributorSettings]):
     @on(topics.MODEL_STATUS)
     async def on_status(self, event: Event[ModelStatus]) -> None:
         """An edge says how far it is."""
-        status = event.payload
+        await self._hear(event.payload)
+
+    @on(topics.CAMERA_MODEL)
+    async def on_camera_status(self, event: Event[ModelStatus]) -> None:
+        """An edge says how far it is with the own model of one of its cameras."""
+        await self._hear(event.payload)
+
+    async def _hear(self, status: ModelStatus) -> None:
         for key in self.rollouts.hear(status):
             decision = self.rollouts.decision(key)
             if status.sequence > decision.sequence:

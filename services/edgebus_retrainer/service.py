@@ -287,7 +287,7 @@ class Retrainer(Service[RetrainerSettings]):
         """Whether a sample that was just kept may be the last one that a job needs."""
         facts = self._facts
         if facts is None or self._running:
-            return False
+            return not self._running
         rules = rules_of(self.settings, self._shared)
         if record.split == "holdout":
             return trigger(replace(facts, lacking=""), rules) is not None
@@ -338,6 +338,8 @@ class Retrainer(Service[RetrainerSettings]):
                 line.offer(result.candidate)
             await line.campaign.offer(result)
             self._running = False
+            # What came meanwhile may be enough already.
+            await self.look()
 
     async def _next_job(self) -> Job:
         """The job that a crash interrupted, or a new one."""

@@ -53,7 +53,7 @@ class TriggerSettings(ServiceSettings):
 
 
 class SpecialiseSettings(ServiceSettings):
-    """Cameras get models of their own, each made from the shared one; see ADR 11."""
+    """Cameras get models of their own, each made from the shared one; see ADR 12."""
 
     per: Literal["camera"] = "camera"
     """What gets a model of its own."""

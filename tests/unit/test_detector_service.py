@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from edgebus.artifacts import ArtifactProvider, Bundle, Store, reference
+from edgebus.artifacts import (
+    ArtifactProvider,
+    Bundle,
+    Store,
+    Update,
+    derive_bundle,
+    reference,
+)
 from edgebus.bus import Event
 from edgebus.contracts import (
     Detections,
@@ -24,7 +31,7 @@ from edgebus.contracts import (
     topics,
     utc_now,
 )
-from edgebus.inference import EngineSettings
+from edgebus.inference import EngineError, EngineSettings
 from edgebus.inference.testing import tiny_bundle, tiny_picture
 from edgebus.service import ServiceFailedError
 from edgebus.service.testing import ServiceHarness
@@ -270,14 +277,14 @@ async def test_the_newest_frame_wins_and_drops_are_counted_per_camera(bundles) -
         service = cast("Detector", edge.service)
         gate = asyncio.Event()
         model = service.swap.current.model
-        detect = model.detect
+        look = model.look
         loop = asyncio.get_running_loop()
 
-        def slow(image, **kwargs):
+        def slow(image):
             asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(10)
-            return detect(image, **kwargs)
+            return look(image)
 
-        model.detect = slow
+        model.look = slow
         await show(
             edge, *(frame(n) for n in range(6)), *(frame(n, camera="back") for n in range(3))
         )
@@ -354,3 +361,88 @@ async def test_a_bundle_that_has_gone_stops_no_restart(bundles, tmp_path: Path) 
         assert cast("Detector", edge.service).swap.current.ref.version == 1
         await show(edge, frame(3))
         assert (await edge.expect(topics.DETECTIONS)).payload.index == 3
+
+
+def own_bundle(bundle: Bundle, folder: Path, *, version: int = 4) -> Bundle:
+    """A version of the front camera's own model, a little apart from the shared one."""
+    name = next(name for name in bundle.tensors() if name.endswith("bias"))
+    change = Update(replace={name: bundle.tensors()[name] + np.float32(1e-3 * version)})
+    return derive_bundle(
+        bundle, change, name="tiny@pi-01.front", version=version, out=folder / f"own-{version}"
+    )
+
+
+async def own_status(edge: ServiceHarness[DetectorSettings], state: str):
+    fits = lambda e: e.payload.state == state and e.payload.camera == "front"  # noqa: E731
+    return (await edge.expect(topics.CAMERA_MODEL, where=fits)).payload
+
+
+async def answer(edge: ServiceHarness[DetectorSettings], camera: str, index: int) -> Detections:
+    await show(edge, frame(index, camera=camera))
+    where = lambda e: (e.payload.camera, e.payload.index) == (camera, index)  # noqa: E731
+    return (await edge.expect(topics.DETECTIONS, where=where)).payload
+
+
+async def test_a_camera_with_a_model_of_its_own_is_answered_by_it_alone(bundles, tmp_path) -> None:
+    own = own_bundle(bundles[1], tmp_path)
+    async with harness(bundles[1], data_dir=tmp_path / "data") as edge:
+        assert (await answer(edge, "front", 0)).model.digest == bundles[1].digest
+        async with distributor(edge, tmp_path, own, bundles[2]) as cloud:
+            await cloud.release(own, 1)
+            done = await own_status(edge, "updated")
+            assert (done.model, done.sequence) == ("tiny@pi-01.front", 1)
+            # The weights are made of the shared ones, which are here: only the patch came.
+            assert 0 < done.received_bytes < len(own.weights.data)
+            said = await answer(edge, "front", 1)
+            assert said.model.name == "tiny@pi-01.front"
+            assert {box.label for box in said.boxes} == {"person", "car"}
+            assert (await answer(edge, "back", 1)).model.digest == bundles[1].digest
+            # The shared one moves on, and the camera keeps its own.
+            await cloud.release(bundles[2], 1)
+            assert (await cloud.until("updated", 1)).serving.version == 2
+            assert (await answer(edge, "back", 2)).model.digest == bundles[2].digest
+            assert (await answer(edge, "front", 2)).model.digest == own.digest
+    # It is remembered, and loaded before the first frame.
+    async with harness(bundles[1], data_dir=tmp_path / "data") as edge:
+        assert (await own_status(edge, "idle")).serving.digest == own.digest
+        assert (await answer(edge, "front", 3)).model.digest == own.digest
+        assert (await answer(edge, "back", 3)).model.digest == bundles[2].digest
+
+
+async def test_own_models_can_be_switched_off(bundles, tmp_path) -> None:
+    own = own_bundle(bundles[1], tmp_path)
+    async with harness(bundles[1], camera_models=False) as edge:
+        await answer(edge, "front", 0)
+        async with distributor(edge, tmp_path, own, bundles[2]) as cloud:
+            await cloud.release(own, 1)
+            await cloud.release(bundles[2], 1)
+            await cloud.until("updated", 1)
+            assert (await answer(edge, "front", 1)).model.digest == bundles[2].digest
+            assert edge.received(topics.CAMERA_MODEL) == []
+
+
+async def test_where_an_own_model_fails_the_shared_one_answers(bundles, tmp_path) -> None:
+    own = own_bundle(bundles[1], tmp_path)
+    async with harness(bundles[1], data_dir=tmp_path / "data") as edge:
+        await answer(edge, "front", 0)
+        async with distributor(edge, tmp_path, own) as cloud:
+            await cloud.release(own, 1)
+            await own_status(edge, "updated")
+            service = cast("Detector", edge.service)
+
+            def broken(image):
+                raise EngineError(engine="onnxruntime", reason="NaN")
+
+            service.cameras.serving("front").model.look = broken
+            said = await answer(edge, "front", 1)
+            assert said.model.digest == bundles[1].digest
+            failed = await own_status(edge, "failed")
+            assert failed.serving is None
+            assert failed.error.startswith("taken back on its frame 1")
+            assert counters(edge)["model.taken_back"] == 1
+            # The next version is another chance.
+            after = own_bundle(bundles[1], tmp_path, version=5)
+            cloud.store.put_bundle(after)
+            await cloud.release(after, 2)
+            assert (await own_status(edge, "updated")).serving.version == 5
+            assert (await answer(edge, "front", 2)).model.digest == after.digest

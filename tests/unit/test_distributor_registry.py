@@ -107,6 +107,36 @@ def test_a_candidate_must_be_newer_than_all_even_after_a_rollback(registry):
     assert registry.check(ref(3), channel="stable", candidate=False)
 
 
+OWN = "tiny@pi-01.front"
+
+
+def test_a_cameras_own_model_comes_from_the_shared_version_that_serves(registry):
+    first = ref(2, parent=1, model=OWN, salt="b")
+    with pytest.raises(RegistryRefusedError, match="camera's own, and channel stable serves no ti"):
+        registry.check(first, channel="stable", candidate=True)
+    accept(registry, ref(1))
+    assert accept(registry, first).key == (OWN, "stable")
+    accept(registry, ref(2, parent=1))
+    # From the shared version of now, not from the own one of before.
+    stale = ref(3, parent=1, model=OWN, salt="b")
+    with pytest.raises(RegistryRefusedError, match=r"derived from .* serves tiny version 2 "):
+        registry.check(stale, channel="stable", candidate=True)
+    chained = ref(3, model=OWN, salt="b").model_copy(update={"parent": first.model.digest})
+    with pytest.raises(RegistryRefusedError, match="serves tiny version 2 "):
+        registry.check(chained, channel="stable", candidate=True)
+    with pytest.raises(RegistryRefusedError, match="not newer than version 2"):
+        registry.check(ref(1, parent=2, model=OWN, salt="b"), channel="stable", candidate=True)
+    accept(registry, ref(3, parent=2, model=OWN, salt="b"))
+    # Its releases are its own: nobody else's move.
+    assert {(d.key, d.bundle.model.version) for d in registry.all_current()} == {
+        (("tiny", "stable"), 2),
+        ((OWN, "stable"), 3),
+    }
+    back = registry.before(OWN, "stable")
+    assert back is not None
+    assert back.model == first.model
+
+
 def test_rollback_goes_back_in_history_and_not_to_and_fro(registry):
     assert registry.before("tiny", "stable") is None
     for version in (1, 2, 3):
