@@ -52,13 +52,18 @@ def round_rows(rounds: Sequence[Round], book: Rounds) -> Iterator[tuple[str, ...
         for edge, stages in one.edges.items():
             for stage in stages:
                 yield (*head, edge, *_row(stage, book))
-        for edge in [*one.edges] or [None]:
+        for edge in _ways(one):
             path = one.path(edge)
             if not path:
                 continue
             total = sum(stage.seconds for stage in path)
             began, ended = rfc3339(path[0].began), rfc3339(path[-1].ended)
             yield (*head, edge or "", "", "total", began, ended, f"{total:.6f}", "", "", "")
+
+
+def _ways(one: Round) -> Sequence[str | None]:
+    """The edges that a round came to; None for one that came to none."""
+    return list(one.edges) or [None]
 
 
 def _row(stage: Stage, book: Rounds) -> tuple[str, ...]:
@@ -117,11 +122,12 @@ def plot_rounds(rounds: Sequence[Round], path: Path) -> Path | None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.patches import Patch
 
     bars = [
         (f"{number} {one.outcome if one.version is None else f'v{one.version}'}\n{edge or ''}", way)
         for number, one in enumerate(rounds, 1)
-        for edge in [*one.edges] or [None]
+        for edge in _ways(one)
         if (way := one.path(edge))
     ]
     figure, axes = plt.subplots(
@@ -141,7 +147,7 @@ def plot_rounds(rounds: Sequence[Round], path: Path) -> Path | None:
             axis.spines[["top", "right"]].set_visible(False)
         axes[0, 0].set_yticks(range(len(bars)), [name for name, _ in bars], fontsize=8)
         axes[0, 0].invert_yaxis()
-        handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in _COLORS]
+        handles = [Patch(color=color) for color in _COLORS]
         figure.tight_layout(rect=(0, 0.5 / figure.get_figheight(), 1, 1))
         figure.legend(handles, _NAMES, loc="lower center", ncols=8, fontsize=7, frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -98,6 +98,7 @@ class Campaign:
             traceparent: The trace of its result.
             waiting_s: Seconds from its last sample to its start, where that is known.
         """
+        began = time.monotonic()
         seconds = {} if waiting_s is None else {"waiting": round(waiting_s, 3)}
         base = self.shared.bundle
         if base is None or base.digest != job.base.digest:
@@ -120,7 +121,7 @@ class Campaign:
             holdout=len(spec.new_holdout),
             base=base.manifest.version,
         )
-        outcome = await self._attempt(job, spec, seconds)
+        outcome = await self._attempt(job, spec, before=seconds, began=began)
         # What nobody has labelled was not learnt, and stays to be.
         waiting = frozenset(outcome.waiting)
         used = tuple(sample for sample in spec.train if sample.id not in waiting)
@@ -203,15 +204,18 @@ class Campaign:
             return None
         return await self.incumbent.folder_of(serving)
 
-    async def _attempt(self, job: Job, spec: JobSpec, before: dict[str, float]) -> JobOutcome:
+    async def _attempt(
+        self, job: Job, spec: JobSpec, *, before: dict[str, float], began: float
+    ) -> JobOutcome:
         """Run the job's process; again after a crash, so often.
 
         Args:
             job: What to do.
             spec: What its process is given.
             before: Seconds of what was before it.
+            began: When it was begun with, on the steady clock.
         """
-        train, began = self.settings.train, time.monotonic()
+        train = self.settings.train
         for attempt in range(job.attempts, train.max_attempts + 1):
             teller = ProgressTeller(self.bus, self.identity, job=job, log=self.log)
             try:
