@@ -52,13 +52,13 @@ def round_rows(rounds: Sequence[Round], book: Rounds) -> Iterator[tuple[str, ...
         for edge, stages in one.edges.items():
             for stage in stages:
                 yield (*head, edge, *_row(stage, book))
-        for edge in _ways(one):
-            path = one.path(edge)
+        for way in _ways(one):
+            path = one.path(way)
             if not path:
                 continue
             total = sum(stage.seconds for stage in path)
             began, ended = rfc3339(path[0].began), rfc3339(path[-1].ended)
-            yield (*head, edge or "", "", "total", began, ended, f"{total:.6f}", "", "", "")
+            yield (*head, way or "", "", "total", began, ended, f"{total:.6f}", "", "", "")
 
 
 def _ways(one: Round) -> Sequence[str | None]:
