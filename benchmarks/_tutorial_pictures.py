@@ -80,10 +80,10 @@ def plot_drift(
         at = next((s for s, f in zip(seconds, frames, strict=True) if f["frame"] == drift["frame"]))
         words = "back to normal, told" if drift["returned"] else "drift, told"
         axis.axvline(at, color=_DRIFT, lw=1.5, ls=":" if drift["returned"] else "-", label=words)
-    for axis in (upper, lower):
+    for axis, place in ((upper, "center right"), (lower, "lower right")):
         handles, labels = axis.get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))
-        axis.legend(unique.values(), unique.keys(), fontsize=8, loc="center right")
+        axis.legend(unique.values(), unique.keys(), fontsize=8, loc=place)
     figure.align_ylabels()
     figure.tight_layout()
     figure.savefig(path, dpi=90)

@@ -74,7 +74,10 @@ STORIES = {
             "car-park.mp4": "videos/person-bicycle-car-detection.mp4",
         },
         classes=("person", "bicycle", "car"),
-        options=("--fps", "12", "--set", "edge-1.camera.cameras.door.stride=2"),
+        options=(
+            *("--fps", "12", "--set", "edge-1.camera.cameras.door.stride=2"),
+            *("--set", "until.after_frames=240"),
+        ),
         missed=Missed(part="car-park.mp4", label="bicycle", frames=(138, 144, 150)),
     ),
     "street": Story(
