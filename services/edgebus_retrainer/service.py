@@ -80,6 +80,7 @@ class Retrainer(Service[RetrainerSettings]):
         self._taken = asyncio.Event()
         self._taken.set()
         self._next: tuple[Line, Trigger, str] | None = None
+        self._looking = asyncio.Lock()
         self._running = False
         self._trouble = ""
         self._last_sample: float | None = None
@@ -215,6 +216,11 @@ class Retrainer(Service[RetrainerSettings]):
     @every(seconds="tick_s")
     async def look(self) -> None:
         """Say what lies here, and start what is due."""
+        # One at a time: what another one saw may have been used up by the job that it started.
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
         for line in self._family.lines.values():
             line.settle()
         due: list[tuple[Line, Trigger, str]] = []

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import struct
 
+import numpy as np
 import pytest
 from retrainer_samples import DUSK, sample, square, write_day
 
@@ -229,7 +230,7 @@ async def test_after_a_refusal_further_samples_are_waited_for(world, tmp_path):
 
 async def test_it_follows_releases_and_never_reuses_a_version(world, tmp_path):
     base = Bundle.open(world / "base")
-    bias = base.tensors()["conv.bias"] + 1
+    bias = base.tensors()["conv.bias"] + np.float32(0.01)
     other = derive_bundle(
         base, Update(replace={"conv.bias": bias}), version=7, out=tmp_path / "other"
     )

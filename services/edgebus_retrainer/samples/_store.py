@@ -338,7 +338,9 @@ class SampleStore:
 def _mine(model: str) -> ColumnElement[bool]:
     """Samples that a model learns from and is measured on."""
     shared, place = shared_model(model)
-    family = (SampleRow.model == shared) | SampleRow.model.startswith(f"{shared}@", autoescape=True)
+    # All that begins with "shared@", as a range, which the index serves: "A" comes after "@".
+    own = (SampleRow.model >= f"{shared}@") & (SampleRow.model < f"{shared}A")
+    family = (SampleRow.model == shared) | own
     return family & (SampleRow.place == place) if place else family
 
 
