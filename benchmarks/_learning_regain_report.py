@@ -26,7 +26,8 @@ from benchmarks._learning_regain import (
     run_arm,
     summarise,
 )
-from benchmarks._learning_worlds import WORLDS, make_world, prepare
+from benchmarks._learning_settings import prepare
+from benchmarks._learning_worlds import WORLDS, make_world
 
 __all__ = [
     "Plan",

@@ -12,8 +12,6 @@ pictures of LLVIP, other blocks of the recording. Seeds 0, 1 and 2 hold out diff
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ from random import Random
 import cv2
 import numpy as np
 
-import edgebus.lab
+from benchmarks._learning_settings import CAR_PARK, brought, of_demo
 from benchmarks._learning_streams import (
     Picture,
     frame_id,
@@ -36,9 +34,6 @@ from benchmarks._learning_streams import (
 from edgebus.artifacts import Bundle
 from edgebus.contracts import Box, Detections, Frame, FrameRecord, GroundTruth, split_of
 from edgebus.inference import DetectionModel, EngineSettings
-from edgebus.lab.bring import bring
-from edgebus.lab.compose import Sources, compose
-from edgebus.lab.topology import Topology, fill_placeholders
 from edgebus.vision import encode_jpeg, to_boxes
 from edgebus_camera.drift import DriftStep
 from edgebus_camera.effects import Effects
@@ -58,7 +53,6 @@ __all__ = [
     "car_park_camera",
     "infrared_split",
     "make_world",
-    "prepare",
 ]
 
 FPS = 8.0
@@ -67,7 +61,6 @@ UNSURE = "unsure"
 
 _BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 _MIN_BOXES = 5  # as the gate's: average precision of a class of fewer is chance
-_CAR_PARK = "person-bicycle-car-detection.mp4"
 _DETECTED = 0.05  # the score from which the edge reports boxes
 
 
@@ -119,37 +112,6 @@ class _Film:
     every: int = 1
 
 
-def prepare(work: Path, *, data: Path | None) -> None:
-    """Make what all worlds share: bundles of the models, and the street's old pictures."""
-    work.mkdir(parents=True, exist_ok=True)
-    day = work / "day"
-    if not (day / "annotations.json").is_file():
-        for command in _demo(work).setup:
-            subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
-    if data is not None and not (work / "teacher" / "manifest.json").is_file():
-        models = data / "models"
-        bring(
-            models / "yolox_nano_416.onnx",
-            teacher=models / "yolov8s_640_f16w.onnx",
-            folder=work,
-            echo=lambda _: None,
-        )
-    if data is not None:
-        _halve_coco(data / "datasets" / "coco128", work / "coco")
-
-
-def _halve_coco(coco: Path, out: Path) -> None:
-    """COCO's validation pictures, one for the gate and one for the judge, in turn."""
-    for number, picture in enumerate(sorted((coco / "images" / "val2017").glob("*.jpg"))):
-        half = out / ("gate", "judge")[number % 2]
-        labels = coco / "labels" / "val2017" / f"{picture.stem}.txt"
-        for kind, file in (("images", picture), ("labels", labels)):
-            link = half / kind / file.name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            if file.exists() and not link.exists():
-                link.symlink_to(file)
-
-
 def make_world(
     name: str, *, seed: int, data: Path | None, work: Path, frames: Path, quick: bool
 ) -> World:
@@ -171,9 +133,9 @@ def make_world(
         raise ValueError(f"the script {name!r} needs the folder of the test data: --data")
     film = play(seed, data or Path(), quick)
     collector, retrainer = (
-        _brought(work, data, classes, recorded=name == "car park")
+        brought(work, data, classes, recorded=name == "car park")
         if needs_data and data is not None
-        else _of_demo(work)
+        else of_demo(work)
     )
     assert retrainer.bundle is not None
     base = Bundle.open(retrainer.bundle)
@@ -229,46 +191,6 @@ def make_world(
     )
 
 
-def _demo(work: Path) -> Topology:
-    assets = Path(edgebus.lab.__file__).parent / "assets"
-    tree = Topology.load(assets / "demo.yaml").model_dump(exclude_unset=True)
-    values = {"run": str(work), "assets": str(assets), "start": "now"}
-    return Topology.parse(fill_placeholders(tree, values), source="demo.yaml")
-
-
-def _of_demo(work: Path) -> tuple[CollectorSettings, RetrainerSettings]:
-    nodes = _demo(work).nodes
-    return (
-        CollectorSettings.model_validate(nodes["edge-1"]["collector"]),
-        RetrainerSettings.model_validate(nodes["cloud"]["retrainer"]),
-    )
-
-
-def _brought(
-    work: Path, data: Path, classes: tuple[str, ...] | None, *, recorded: bool
-) -> tuple[CollectorSettings, RetrainerSettings]:
-    """What `edgebus up --source … --model … --teacher … --classes … --replay …` sets.
-
-    And a `replay_holdout`, as docs/learning.md has it: the model was trained on COCO's training
-    pictures, and on these every change looks like forgetting.
-    """
-    given = Sources(
-        sources=(str(data / "videos" / _CAR_PARK) if recorded else "0",),
-        model=work / "model",
-        model_name="yolox_nano_416",
-        teacher=work / "teacher",
-        classes=classes or (),
-        replay=data / "datasets" / "coco128" / "images" / "train2017",
-    )
-    nodes = compose(given, name="regain").nodes
-    return (
-        CollectorSettings.model_validate(nodes["edge-1"]["collector"]),
-        RetrainerSettings.model_validate(
-            nodes["cloud"]["retrainer"] | {"replay_holdout": work / "coco" / "gate" / "images"}
-        ),
-    )
-
-
 def _examples(film: _Film, base: Bundle, seed: int) -> Iterator[Example]:
     model = DetectionModel.load(base, EngineSettings(threads=1), threshold=_DETECTED)
     for number, picture in enumerate(film.pictures):
@@ -279,11 +201,11 @@ def _examples(film: _Film, base: Bundle, seed: int) -> Iterator[Example]:
             id=frame_id(film.camera, seed, index), source="bench/edge/camera", camera=film.camera,
             index=index, time=at, captured=at, width=width, height=height,
         )  # fmt: skip
-        found, _ = model.detect(picture.image)
+        look = model.look(picture.image)
         detections = Detections(
             source="bench/edge/detector", frame=record.id, camera=film.camera, index=index,
-            width=width, height=height, boxes=to_boxes(found, model.classes), model=model.ref,
-            captured=at, sent=at, received=at, detected=at,
+            width=width, height=height, boxes=to_boxes(look.found, model.classes), model=model.ref,
+            captured=at, sent=at, received=at, detected=at, feature=look.novelty,
         )  # fmt: skip
         truth = GroundTruth(
             source="bench/edge/camera", frame=record.id, camera=film.camera, index=index,
@@ -372,7 +294,7 @@ def _shuffled(names: Sequence[str], random: Random) -> Iterator[str]:
 
 
 def _car_park(seed: int, data: Path, quick: bool) -> _Film:
-    pictures = tuple(read_video(data, _CAR_PARK, every=3, drifted=True))
+    pictures = tuple(read_video(data, CAR_PARK, every=3, drifted=True))
     # A block is 20 frames of the recording in a row, 6 or 7 of which are here.
     return _Film(
         camera=car_park_camera(seed),
