@@ -263,23 +263,24 @@ def draw(story: Story, run: Path, told: Told, *, data: Path, out: Path) -> None:
     _sheet(store, out / "tutorial-door-operator.jpg", "--by", "operator", "--tile", "600")
     home, park = parts["room.mp4"], parts["car-park.mp4"]
     fullest = max(park, key=lambda picture: len(picture.labels))
-    views = [(home[len(home) // 2], "the room"), (fullest, "the car park")]
+    with_bicycle = [
+        picture for picture in park if any(label == "bicycle" for label, _, _ in picture.labels)
+    ]
+    # By what the third model sees in them, not by who is right: the middle one of those with a
+    # bicycle, and the fullest one.
+    shown = (with_bicycle[len(with_bicycle) // 2], fullest)
+    views = [(home[len(home) // 2], "the room"), (shown[0], "the car park")]
     drawing.draw_pairs(
         [[(p.image, boxes(before, p.image), f"{title}: old model") for p, title in views]],
         path=out / "tutorial-door-fails.jpg",
     )
-    with_bicycle = [
-        picture for picture in park if any(label == "bicycle" for label, _, _ in picture.labels)
-    ]
-    # By what the third model sees in them, not by who is right: the first with a bicycle, the
-    # fullest one.
     drawing.draw_pairs(
         [
             [
                 (picture.image, boxes(model, picture.image), title)
                 for model, title in ((before, "old model"), (after, "new model"))
             ]
-            for picture in (*with_bicycle[:1], fullest)
+            for picture in shown
         ],
         path=out / "tutorial-door-pairs.jpg",
     )
