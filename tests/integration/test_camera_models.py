@@ -154,7 +154,7 @@ class Site:
                 await self.bus.publish(topics.CAMERA_TRUTH.at(EDGE, camera=camera), truth)
                 await self.bus.publish(topics.CAMERA_FRAME.at(EDGE, camera=camera), frame)
             index += 1
-            await asyncio.sleep(0.08)
+            await asyncio.sleep(0.15)
 
     async def answer(self, camera: str, *, digest: str) -> Detections:
         """The next frame of a camera that a model answers with both objects."""
@@ -201,10 +201,10 @@ async def test_each_changed_camera_gets_a_model_of_its_own(mosquitto, tmp_path):
         new_domain="everything",
         replay=tmp_path / "day",
         trigger={"min_samples": None},
-        specialise={"min_samples": 24},
+        specialise={"min_samples": 20, "cooldown_samples": 5000},
         train={"steps": 300, "batch": 4, "learning_rate": 0.1, "threads": 1, "nice": 0},
         # Two squares on grey have few places to be: these pictures are near-duplicates.
-        gate={"min_images": 8, "max_images": 40, "leak_distance": -1},
+        gate={"min_images": 8, "max_images": 24, "leak_distance": -1},
         tick_s=0.2,
     )
     collector = CollectorSettings(
@@ -233,7 +233,7 @@ async def check_own_models(site: Site, base: Any) -> None:
         result = await site.until(TrainingResult, fits, f"result of {name}")
         assert result.outcome == "accepted", result.reason
         assert (result.trigger, result.model.digest) == ("count", base.digest)
-        assert result.why.endswith("untrained samples, of all edges; 24 are enough")
+        assert result.why.endswith("untrained samples, of all edges; 20 are enough")
         assert (result.candidate.name, result.candidate.version) == (name, 2)
         # Better than the shared one on held-out frames of that camera alone, the day not lost.
         new, old = result.gate.domains
@@ -262,22 +262,21 @@ async def check_a_new_shared_version(site: Site, base: Any, folder: Path) -> Non
     bias = next(name for name in base.tensors() if name.endswith("bias"))
     change = Update(replace={bias: base.tensors()[bias] + np.float32(1e-4)})
     second = derive_bundle(base, change, version=5, out=folder / "second")
-    before = {
-        name: [r for r in site.all(TrainingResult) if r.camera_model == name]
-        for name in OWN.values()
+    # What came while the first jobs ran may have started others, which found nothing to gain.
+    has = {
+        result.camera_model: result.candidate.digest
+        for result in site.all(TrainingResult)
+        if result.candidate is not None
     }
     await site.publish(second)
     await site.answer("east", digest=second.digest)
     for camera, name in OWN.items():
-        since = len(before[name])
         mine = lambda r, n=name: r.camera_model == n and r.trigger == "rebase"  # noqa: E731
         result = await site.until(TrainingResult, mine, f"{name} made from the new version")
-        assert since == 1
         assert result.model.digest == second.digest
         assert result.why == f"tiny is v5 now; {name} is of an older"
         # Whatever comes of it is measured against what the camera has.
-        first = before[name][0].candidate.digest
-        serves = first if result.candidate is None else result.candidate.digest
+        serves = has[name] if result.candidate is None else result.candidate.digest
         seen = await site.answer(camera, digest=serves)
         assert seen.model.name == name
 
