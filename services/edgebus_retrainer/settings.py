@@ -215,8 +215,8 @@ class GateSettings(ServiceSettings):
     min_images: AtLeastOne = 10
     """Held-out pictures with boxes that each domain must have at least."""
     min_boxes: AtLeastOne = 5
-    """Classes with fewer boxes on the held-out new pictures are not measured: mAP is a mean over
-    classes, and the precision of a class of two boxes is chance."""
+    """Classes with fewer boxes on the held-out pictures of a domain are not measured there: mAP is
+    a mean over classes, and the precision of a class of two boxes is chance."""
     max_images: AtLeastOne = 200
     """At most so many held-out pictures of each domain are measured."""
     require_old: bool = True

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from retrainer_jobs import TRAIN, files, job, make_world
+from retrainer_jobs import GATE, TRAIN, files, job, make_world
 from retrainer_samples import DUSK, jpeg_of, sample
 
 from edgebus.artifacts import Bundle
@@ -18,7 +18,7 @@ from edgebus_retrainer.files import write_atomically
 from edgebus_retrainer.gate import Measured
 from edgebus_retrainer.jobs import UntrainableError, run_job
 from edgebus_retrainer.jobs import _candidates as candidates_module
-from edgebus_retrainer.material import TeacherMissingError, UnknownClassError
+from edgebus_retrainer.material import TeacherMissingError, UnknownClassError, prepare
 from edgebus_retrainer.runner import JobCrashedError, run_process
 from edgebus_retrainer.settings import GateSettings, LabelSettings
 from edgebus_retrainer.spec import Phase, SampleFile, StepDone
@@ -144,6 +144,24 @@ def test_too_few_held_out_pictures_are_said_before_training(world, tmp_path):
     assert [event.phase for event in events if isinstance(event, Phase)] == ["preparing"]
     without_old = run(job(world, tmp_path, replay=None))
     assert "give a replay folder" in without_old.reason
+
+
+def test_classes_of_few_boxes_are_measured_in_neither_domain(world, tmp_path):
+    # 20 of the folder's 80 pictures are held out, with a box of each class.
+    for min_boxes, labelled, ignored in ((20, 40, 0), (21, 0, 40)):
+        spec = job(world, tmp_path, gate=GATE.model_copy(update={"min_boxes": min_boxes}))
+        manifest = Bundle.open(spec.base).manifest
+        material = prepare(
+            spec,
+            manifest,
+            teacher=None,
+            enough=lambda new, old: True,
+            on_picture=lambda done, total: None,
+        )
+        old = [picture.truth for picture in material.old_holdout]
+        assert len(old) == 20
+        assert sum(len(truth.labels) for truth in old) == labelled
+        assert sum(len(truth.ignore) for truth in old) == ignored
 
 
 def test_without_an_old_domain_it_passes_only_if_allowed(world, tmp_path):

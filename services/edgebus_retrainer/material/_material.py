@@ -114,7 +114,9 @@ def prepare(
     labeller.calibrate((*spec.train, *spec.replay_samples))
     new_holdout, old_holdout = labeller.label(spec.new_holdout), labeller.label(spec.old_holdout)
     replay, measured = _folders(spec, builder, labeller.unusable)
-    measured = _spread(old_holdout + measured, spec.gate.max_images)
+    measured = ignore_rare(
+        _spread(old_holdout + measured, spec.gate.max_images), min_boxes=spec.gate.min_boxes
+    )
     held_out = ignore_rare(new_holdout, min_boxes=spec.gate.min_boxes)
     nobody_knows = bool(labeller.waiting) and not labeller.report().pictures
     if not nobody_knows and not enough(held_out, measured):
