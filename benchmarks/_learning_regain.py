@@ -48,7 +48,7 @@ TARGET_SHARE, TARGET_LOST = 0.95, 0.02
 
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 _OFFLINE: Mapping[str, dict[str, Any]] = {
-    "dusk": {"steps": 1200, "learning_rate": 2e-3},
+    "dusk": {"steps": 600, "learning_rate": 2e-3},
     "infrared": {"steps": 300, "learning_rate": 5e-5},
     "car park": {"steps": 300, "learning_rate": 2e-5},
 }
