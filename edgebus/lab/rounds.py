@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal
 
 from edgebus.contracts import (
@@ -66,7 +66,6 @@ _ENDS_OF_STATES: dict[DeliveryState, str] = {
     "downloaded": "fetching",
     "updating": "checking",
 }
-_SAME_ATTEMPT = timedelta(seconds=0.25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +145,19 @@ class Round:
 
 @dataclass(slots=True)
 class _Job:
-    attempt: datetime | None = None
-    phases: dict[str, Stamp] = field(default_factory=dict)
+    said: dict[Stamp, tuple[str, float]] = field(default_factory=dict)
     result: TrainingResult | None = None
+
+    def phases(self) -> dict[str, Stamp]:
+        """Ends of the stages that its last attempt began others after."""
+        phases: dict[str, Stamp] = {}
+        before = 0.0
+        for stamp, (name, seconds) in sorted(self.said.items(), key=lambda one: one[0].time):
+            if seconds < before:  # they count from the beginning of an attempt: it crashed
+                phases = {}
+            before = seconds
+            phases.setdefault(name, stamp)
+        return phases
 
 
 @dataclass(slots=True)
@@ -183,14 +192,10 @@ class Rounds:
 
     def on_progress(self, progress: TrainingProgress) -> None:
         """A job is in a phase; the first word of each phase is its beginning."""
-        job = self._jobs.setdefault(progress.job, _Job())
-        attempt = progress.time - timedelta(seconds=progress.seconds)
-        if job.attempt is None or attempt > job.attempt + _SAME_ATTEMPT:
-            job.attempt, job.phases = attempt, {}  # the first, or a new one after a crash
-        elif attempt < job.attempt - _SAME_ATTEMPT:
-            return
         name = _ENDS_OF_PHASES.get(progress.phase, "judging")
-        _earliest(job.phases, name, Stamp(progress.time, _node(progress.source)))
+        stamp = Stamp(progress.time, _node(progress.source))
+        job = self._jobs.setdefault(progress.job, _Job())
+        job.said[stamp] = (name, progress.seconds)
 
     def on_result(self, result: TrainingResult) -> None:
         """A job ended."""
@@ -263,7 +268,7 @@ class Rounds:
     def _stamps(self, result: TrainingResult) -> tuple[datetime, dict[str, Stamp]]:
         """Where the chain begins, and the end of each stage that is known."""
         cloud = _node(result.source)
-        stamps = dict(self._jobs[result.job].phases)
+        stamps = self._jobs[result.job].phases()
         stamps["writing"] = Stamp(result.time, cloud)
         begin = result.started
         if result.collected is not None:

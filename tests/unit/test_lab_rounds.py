@@ -227,6 +227,15 @@ def test_a_job_that_crashed_counts_its_last_attempt():
         assert stages["labelling"] == 3
 
 
+def test_a_message_that_took_long_to_write_is_of_the_same_attempt():
+    # Between its two clocks a busy host may pause.
+    slow = progress(62.8, "preparing", began=62.8)
+    messages = [slow if isinstance(m, TrainingProgress) and m.time < at(63) else m for m in story()]
+    stages = {stage.name: stage.seconds for stage in only(messages).path()}
+    assert stages["starting"] == pytest.approx(1.8)
+    assert stages["training"] == 20
+
+
 def test_a_retrainer_that_says_nothing_of_its_samples():
     messages = [m for m in story() if not isinstance(m, TrainingResult)]
     found = only([*messages, result(collected=None, seconds={})])
