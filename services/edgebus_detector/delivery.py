@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from edgebus.artifacts import ArtifactError, Bundle, FetchProgress, Store, StoreError
 from edgebus.bus import BusError
 from edgebus.contracts import (
-    BundleRef,
     DeliveryState,
     Identity,
     ModelRef,
@@ -26,49 +24,14 @@ from edgebus.contracts import (
 from edgebus.contracts.trace import continue_trace
 from edgebus.inference import HotSwap, InferenceError, ModelRefusedError, Serving
 from edgebus_detector.memory import Memory, MemoryFile
+from edgebus_detector.terms import DeliverySettings, Fetch, ReleaseRefusedError
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-__all__ = ["DeliverySettings", "Fetch", "ModelDelivery", "ReleaseRefusedError"]
+__all__ = ["ModelDelivery"]
 
 _MAX_LOADS = 2
-
-
-class ReleaseRefusedError(Exception):
-    """A release that can never serve here; trying again would not help."""
-
-
-class Fetch(Protocol):
-    """Brings a bundle into the store; `edgebus.artifacts.ArtifactFetcher.fetch` behind it."""
-
-    def __call__(
-        self, ref: BundleRef, /, *, on_progress: Callable[[FetchProgress], None]
-    ) -> Coroutine[Any, Any, Bundle]:
-        """Fetch and verify a bundle; waits while its provider is away."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliverySettings:
-    """Which releases are followed, and how stubbornly.
-
-    Attributes:
-        model: Name of the model.
-        channel: Channel of its releases.
-        attempts: Tries per release when the disk or the store fails.
-        retry_s: Seconds before the second try; doubled with each.
-        probation_frames: Frames that a new model must answer before it is trusted.
-        camera: The camera whose own model it is; None: the shared one. Where an own model is taken
-            back and there is none before it, the shared one answers.
-    """
-
-    model: str
-    channel: str
-    attempts: int
-    retry_s: float
-    probation_frames: int
-    camera: str | None = None
 
 
 class ModelDelivery:

@@ -26,9 +26,10 @@ from edgebus.inference import EngineError, HotSwap, Serving
 from edgebus.service import Service, on
 from edgebus.vision import Detected, ImageError, decode_jpeg, to_boxes
 from edgebus_detector.cameras import CameraModels
-from edgebus_detector.delivery import DeliverySettings, ModelDelivery
+from edgebus_detector.delivery import ModelDelivery
 from edgebus_detector.memory import MemoryFile
 from edgebus_detector.settings import DetectorSettings
+from edgebus_detector.terms import DeliverySettings
 
 __all__ = ["Detector"]
 

@@ -11,8 +11,9 @@ from edgebus.artifacts import Bundle, DeliveryError, FetchProgress, QuotaExceede
 from edgebus.contracts import BundleRef, Identity, ModelRef, ModelStatus, Release
 from edgebus.inference import EngineError, EngineSettings, HotSwap, OrtEngine
 from edgebus.inference.testing import tiny_bundle, tiny_picture
-from edgebus_detector.delivery import DeliverySettings, ModelDelivery
+from edgebus_detector.delivery import ModelDelivery
 from edgebus_detector.memory import Memory, MemoryFile
+from edgebus_detector.terms import DeliverySettings
 
 IDENTITY = Identity(site="lab", node="pi-01", service="detector")
 PROVIDER = "lab/cloud/distributor"
