@@ -149,7 +149,7 @@ class _Job:
     result: TrainingResult | None = None
 
     def phases(self) -> dict[str, Stamp]:
-        """Ends of the stages that its last attempt began others after."""
+        """Ends of stages, by the last attempt: each phase ends the stage before it."""
         phases: dict[str, Stamp] = {}
         before = 0.0
         for stamp, (name, seconds) in sorted(self.said.items(), key=lambda one: one[0].time):

@@ -72,10 +72,11 @@ async def test_stages_measured_by_each_service_add_up_to_what_a_stranger_measure
     assert whole > 5
     # 1 %, and what two processes need to hear of each other on a busy machine.
     assert measured + hops == pytest.approx(whole, rel=0.01, abs=0.5)
-    # Nobody's figure hides another's: stage by stage they agree as well.
+    # Nobody's figure hides another's: stage by stage they agree as well, but for the pauses of a
+    # busy host between a step and its stamp.
     for name, stage in stages.items():
         if stage.told_s is not None:
-            assert stage.told_s == pytest.approx(stage.seconds, rel=0.02, abs=0.4), name
+            assert stage.told_s == pytest.approx(stage.seconds, rel=0.02, abs=1.0), name
 
     summary = build_summary(
         tracker, name="round", started=began, finished=utc_now(), closed=True, outcome="done"
