@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,13 +18,19 @@ from edgebus_retrainer.standby import LOG, Standby
 from edgebus_retrainer.triggers import Facts, Rules, near
 
 
+def workers() -> list[psutil.Process]:
+    """Job processes of this one, which may have other children: multiprocessing's, for example."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is none any more
+            if "edgebus_retrainer.worker" in child.cmdline():
+                found.append(child)
+    return found
+
+
 def waiting() -> list[psutil.Process]:
-    """Processes of this one that wait for a job."""
-    return [
-        child
-        for child in psutil.Process().children()
-        if child.cmdline()[-3:-1] == ["edgebus_retrainer.worker", "-"]
-    ]
+    """Those that wait for a job."""
+    return [child for child in workers() if child.cmdline()[-2] == "-"]
 
 
 @pytest.fixture
@@ -45,7 +52,7 @@ async def test_the_process_that_waits_takes_the_job(spec, tmp_path):
     used: list[int] = []
 
     async def on_event(_event: object) -> None:
-        used.extend(child.pid for child in psutil.Process().children())
+        used.extend(child.pid for child in workers())
 
     outcome = await run_process(spec, on_event=on_event, standby=standby)
     assert outcome.outcome == "skipped"
