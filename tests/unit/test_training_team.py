@@ -1,5 +1,6 @@
 """Several processes that train together come to what one would."""
 
+import contextlib
 import json
 import os
 import signal
@@ -57,11 +58,12 @@ async def test_a_job_on_two_devices_that_is_killed_goes_on_and_leaves_no_process
     steps, details = [], []
 
     def workers():
-        return [
-            process
-            for process in psutil.Process().children(recursive=True)
-            if str(spec.folder / "spec.json") in process.cmdline()
-        ]
+        found = []
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                if str(spec.folder / "spec.json") in process.cmdline():
+                    found.append(process)
+        return found
 
     async def on_event(event):
         if isinstance(event, Phase) and event.phase == "training":
