@@ -21,10 +21,8 @@ from edgebus.artifacts import Bundle, derive_bundle
 from edgebus.inference import DetectionModel, EngineSettings
 from edgebus.inference.graph import TorchGraph
 from edgebus.vision import Preprocessor
-from edgebus_collector.budget import Budget
-from edgebus_collector.hashing import NearDuplicates
 from edgebus_collector.samples import make_sample
-from edgebus_collector.selection import Choice, Selector
+from edgebus_collector.selection import Choice
 from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.gate import measure
 from edgebus_retrainer.jobs import run_job
@@ -283,23 +281,7 @@ def _changed(settings: TrainSettings, changes: Mapping[str, Any]) -> TrainSettin
 def _choose(world: World) -> Iterable[Choice]:
     """What the collector's selection takes, within its budget."""
     settings = world.collector
-    budget = settings.budget
-    selector = Selector(
-        chain=settings.chain(),
-        budget=Budget(
-            samples_per_minute=budget.samples_per_minute,
-            samples_per_hour=budget.samples_per_hour,
-            bytes_per_hour=budget.bytes_per_hour,
-            holdout_share=budget.holdout_share,
-            audit_share=budget.audit_share,
-            burst_s=budget.burst_s,
-        ),
-        duplicates=NearDuplicates(
-            distance=settings.duplicate_distance, memory=settings.duplicate_memory
-        ),
-        holdout_share=settings.holdout_share,
-        audit_share=settings.audit_share,
-    )
+    selector = settings.selector(settings.chain())
     begin = world.examples[0].frame.record.captured
     for example in world.examples:
         now = (example.frame.record.captured - begin).total_seconds()

@@ -24,16 +24,15 @@ from edgebus.contracts import (
 )
 from edgebus.service import CommandRefusedError, Service, command, every, on
 from edgebus.vision import PictureUnreadableError
-from edgebus_collector.budget import Budget, TokenBucket
+from edgebus_collector.budget import TokenBucket
 from edgebus_collector.drift import DriftWatch, make_detector
 from edgebus_collector.examples import Example
 from edgebus_collector.feedback import FeedbackRefusedError, resolve
-from edgebus_collector.hashing import NearDuplicates
 from edgebus_collector.history import History, Seen
 from edgebus_collector.joining import Joiner
 from edgebus_collector.samples import Surroundings, make_sample
 from edgebus_collector.second import SecondModel
-from edgebus_collector.selection import Choice, Selector, Suppressed
+from edgebus_collector.selection import Choice, Suppressed
 from edgebus_collector.sending import Sender
 from edgebus_collector.settings import CollectorSettings, DriftSettings
 from edgebus_collector.spool import Spool, SpoolFullError
@@ -63,23 +62,7 @@ class Collector(Service[CollectorSettings]):
             rate=budget.feedback_per_minute / 60, capacity=max(1.0, budget.feedback_per_minute)
         )
         chain = settings.chain()
-        self._selector = Selector(
-            chain=chain,
-            budget=Budget(
-                samples_per_minute=budget.samples_per_minute,
-                samples_per_hour=budget.samples_per_hour,
-                bytes_per_hour=budget.bytes_per_hour,
-                holdout_share=budget.holdout_share,
-                audit_share=budget.audit_share,
-                burst_s=budget.burst_s,
-            ),
-            duplicates=NearDuplicates(
-                distance=settings.duplicate_distance, memory=settings.duplicate_memory
-            ),
-            holdout_share=settings.holdout_share,
-            audit_share=settings.audit_share,
-            second_share=settings.second.share if settings.second else 0.0,
-        )
+        self._selector = settings.selector(chain)
         self._drift = None if settings.drift is None else await _watch(settings.drift)
         self._gauged: set[str] = set()
         self._trouble = ""

@@ -6,9 +6,12 @@ from pydantic import Field, model_validator
 
 from edgebus.contracts import Consent, Segment
 from edgebus.service import ServiceSettings
+from edgebus_collector.budget import Budget
 from edgebus_collector.drift import DetectorName, Statistic, check_parameter
+from edgebus_collector.hashing import NearDuplicates
 from edgebus_collector.policies import Combination, PolicyChain, make_policies
 from edgebus_collector.second import SecondSettings
+from edgebus_collector.selection import Selector
 
 __all__ = [
     "BudgetSettings",
@@ -166,6 +169,27 @@ class CollectorSettings(ServiceSettings):
             msg = "no policy looks at the second model: add disagreement to policies"
             raise ValueError(msg)
         return self
+
+    def selector(self, chain: PolicyChain) -> Selector:
+        """The selection that these settings describe."""
+        budget = self.budget
+        return Selector(
+            chain=chain,
+            budget=Budget(
+                samples_per_minute=budget.samples_per_minute,
+                samples_per_hour=budget.samples_per_hour,
+                bytes_per_hour=budget.bytes_per_hour,
+                holdout_share=budget.holdout_share,
+                audit_share=budget.audit_share,
+                burst_s=budget.burst_s,
+            ),
+            duplicates=NearDuplicates(
+                distance=self.duplicate_distance, memory=self.duplicate_memory
+            ),
+            holdout_share=self.holdout_share,
+            audit_share=self.audit_share,
+            second_share=self.second.share if self.second else 0.0,
+        )
 
     def chain(self) -> PolicyChain:
         """The policies, made anew.
