@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-SOURCES := edgebus services scripts tests $(wildcard benchmarks)
+SOURCES := edgebus workloads services scripts tests $(wildcard benchmarks)
 # System packages that the tests talk to: a real broker, a real time-series store, a browser.
 APT_PACKAGES := mosquitto mosquitto-clients influxdb chromium
 
@@ -43,9 +43,9 @@ unit: $(VENV)/.dev
 	$(BIN)/pytest
 
 soak: system $(VENV)/.dev  ## The long runs: a million hostile inputs, 100,000 events through faults, a cluster
-	$(BIN)/python -m benchmarks.soak fuzz
-	$(BIN)/python -m benchmarks.soak faults
-	$(BIN)/python -m benchmarks.soak cluster
+	$(BIN)/python -m tests.soak fuzz
+	$(BIN)/python -m tests.soak faults
+	$(BIN)/python -m tests.soak cluster
 
 schemas: $(VENV)/.all  ## Write schemas/ and docs/topics.md anew from the contracts
 	$(BIN)/python scripts/generate_schemas.py

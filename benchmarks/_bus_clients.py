@@ -13,8 +13,9 @@ from typing import Any, TypeAlias
 
 from benchmarks._bus_async import AsyncClient, Opened
 from benchmarks._bus_job import EVENT, FRAME, Job, Reading
-from edgebus.bus import BrokerSettings, Bus, BusSettings, Event, MqttTransport
+from edgebus.bus import BrokerSettings, Bus, BusSettings, Event
 from edgebus.contracts import Address, Identity
+from edgebus.mqtt import MqttTransport
 
 __all__ = ["CLIENTS"]
 

@@ -8,7 +8,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from edgebus.contracts import Frame, FrameRecord, Message, Qos, Topic, schema, utc_now
+from edgebus.contracts import Message, Qos, Topic, schema, utc_now
+from edgebus_detection.messages import Frame, FrameRecord
 
 __all__ = ["EVENT", "FRAME", "JPEG", "RAW", "Job", "Meter", "Pings", "Reading", "frame", "reading"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks._learning_streams import Stream
-from edgebus.contracts import Detections
 from edgebus_collector.drift import DetectorName, DriftWatch, Statistic, make_detector
 from edgebus_collector.settings import DriftSettings
+from edgebus_detection.messages import Detections
 
 __all__ = ["STATIONARY_FRAMES", "Alarm", "measure_drift"]
 

@@ -11,9 +11,9 @@ from random import Random
 from typing import Protocol
 
 from benchmarks._learning_streams import Moment, Stream
-from edgebus.contracts import Box
-from edgebus_collector import Example
-from edgebus_collector.policies import PolicyChain, make_policies
+from edgebus_detection.messages import Box
+from edgebus_detection.mining import Example
+from edgebus_detection.mining.policies import PolicyChain, make_policies
 
 __all__ = [
     "BUDGETS",

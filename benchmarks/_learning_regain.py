@@ -18,11 +18,12 @@ from typing import Any
 
 from benchmarks._learning_worlds import World
 from edgebus.artifacts import Bundle, derive_bundle
-from edgebus.inference import DetectionModel, EngineSettings
-from edgebus.inference.graph import TorchGraph
-from edgebus.vision import Preprocessor
+from edgebus.serving import EngineSettings
+from edgebus.training.graph import TorchGraph
 from edgebus_collector.samples import make_sample
 from edgebus_collector.selection import Choice
+from edgebus_detection.models import DetectionModel
+from edgebus_detection.vision import Preprocessor
 from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.gate import measure
 from edgebus_retrainer.jobs import run_job

@@ -28,28 +28,23 @@ import yaml
 
 import edgebus.lab
 from benchmarks._learning_round_report import EDGES, PACES, SAMPLES, LoopRound, Upload
-from benchmarks.soak.brokers import Mosquitto
-from edgebus.artifacts import Bundle, import_onnx
-from edgebus.bus import Bus, BusSettings, MqttTransport
-from edgebus.contracts import (
-    Identity,
-    Reply,
-    RollbackCommand,
-    Sample,
-    SampleRecord,
-    new_id,
-    topics,
-    utc_now,
-)
-from edgebus.lab.observer import Observer
-from edgebus.lab.pictures import PictureKeeper
-from edgebus.lab.rounds import Round
-from edgebus.lab.track import Tracker
-from edgebus_camera.drift import DriftStep
-from edgebus_camera.scene import Scene
+from edgebus.artifacts import Bundle
+from edgebus.bus import Bus, BusSettings
+from edgebus.contracts import Identity, Reply, RollbackCommand, new_id, topics, utc_now
+from edgebus.mqtt import MqttTransport
 from edgebus_camera.settings import ViewSettings
 from edgebus_camera.sources.street import StreetSource
 from edgebus_camera.view import View
+from edgebus_detection.emulation.drift import DriftStep
+from edgebus_detection.emulation.street import Scene
+from edgebus_detection.lab.observer import Observer
+from edgebus_detection.lab.pictures import PictureKeeper
+from edgebus_detection.lab.rounds import Round
+from edgebus_detection.lab.run_state import Tracker
+from edgebus_detection.messages import SAMPLES as SAMPLE_TOPIC
+from edgebus_detection.messages import Sample, SampleRecord
+from edgebus_detection.models import import_onnx
+from tests.soak.brokers import Mosquitto
 
 __all__ = ["measure_rounds", "measure_uploads"]
 
@@ -171,7 +166,7 @@ async def _upload(script: str, source: dict[str, Any], bundle: Path, folder: Pat
         async def hear(event: Any) -> None:
             found.append(event.payload)
 
-        await world.bus.subscribe(topics.SAMPLES.any(site=_SITE), hear, name="counted")
+        await world.bus.subscribe(SAMPLE_TOPIC.any(site=_SITE), hear, name="counted")
         services = {
             "collector": {
                 "receiver": None,
@@ -264,7 +259,7 @@ def _samples(bundle: Bundle, *, seed: int) -> Iterator[Sample]:
 async def _send(world: _World, sample: Sample, *, split: str) -> float:
     now = utc_now()
     record = sample.record.model_copy(update={"split": split, "captured": now, "time": now})
-    address = topics.SAMPLES.at(world.bus.identity)
+    address = SAMPLE_TOPIC.at(world.bus.identity)
     began = time.monotonic()
     await world.bus.publish(address, Sample.build(sample.jpeg, record))
     return began

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import edgebus.lab
-from edgebus.lab.bring import bring
-from edgebus.lab.compose import Sources, compose
-from edgebus.lab.home import with_reference
-from edgebus.lab.topology import Topology, fill_placeholders
+from edgebus.topology.topology import Topology, fill_placeholders
 from edgebus_collector import CollectorSettings
+from edgebus_detection.lab.compose import Sources, compose
+from edgebus_detection.lab.reference_pictures import with_reference
+from edgebus_detection.lab.user_models import bring
 from edgebus_retrainer.settings import RetrainerSettings
 
 __all__ = ["CAR_PARK", "brought", "of_demo", "prepare"]

@@ -24,18 +24,19 @@ import cv2
 import numpy as np
 
 import edgebus.lab
-from edgebus.artifacts import Bundle, import_onnx
-from edgebus.contracts import Box, Detections, Frame, FrameRecord, GroundTruth
-from edgebus.inference import DetectionModel, EngineSettings, add_novelty
-from edgebus.vision import Image, encode_jpeg, to_boxes
-from edgebus_camera.drift import DriftStep
-from edgebus_camera.effects import Effects
-from edgebus_camera.scene import Scene
+from edgebus.artifacts import Bundle
+from edgebus.serving import EngineSettings
 from edgebus_camera.settings import ViewSettings
 from edgebus_camera.sources.street import StreetSource
 from edgebus_camera.view import View
-from edgebus_collector import Example
-from edgebus_collector.policies import TruthPolicy, TruthSettings
+from edgebus_detection.emulation.drift import DriftStep
+from edgebus_detection.emulation.effects import Effects
+from edgebus_detection.emulation.street import Scene
+from edgebus_detection.messages import Box, Detections, Frame, FrameRecord, GroundTruth
+from edgebus_detection.mining import Example
+from edgebus_detection.mining.policies import TruthPolicy, TruthSettings
+from edgebus_detection.models import DetectionModel, add_novelty, import_onnx
+from edgebus_detection.vision import Image, encode_jpeg, to_boxes
 
 __all__ = [
     "SCRIPTS",

@@ -18,7 +18,6 @@ from edgebus.bus import (
     Event,
     IdentityTakenError,
     Latest,
-    MqttTransport,
     OutboxSettings,
     RawMessage,
     RetryPolicy,
@@ -38,6 +37,7 @@ from edgebus.contracts import (
     topics,
     utc_now,
 )
+from edgebus.mqtt import MqttTransport
 
 __all__ = ["EdgeBusDriver"]
 

@@ -20,8 +20,6 @@ import onnx
 
 from benchmarks._bus_job import frame
 from edgebus.artifacts import (
-    ArtifactFetcher,
-    ArtifactProvider,
     Bundle,
     DecoderSpec,
     EngineRequirements,
@@ -29,14 +27,16 @@ from edgebus.artifacts import (
     Manifest,
     OutputSpec,
     Store,
-    reference,
     write_bundle,
 )
 from edgebus.artifacts.graph import declare_external
 from edgebus.artifacts.tensors import TensorFile, dump_tensors
-from edgebus.bus import BrokerSettings, Bus, BusSettings, Event, Latest, MqttTransport
-from edgebus.contracts import BundleRef, Command, Frame, Identity, Reply, Topic, schema, topics
-from edgebus.inference.testing import tiny_onnx, tiny_tensors
+from edgebus.bus import BrokerSettings, Bus, BusSettings, Event, Latest
+from edgebus.contracts import BundleRef, Command, Identity, Reply, Topic, schema
+from edgebus.mqtt import MqttTransport
+from edgebus.transfer import ArtifactFetcher, ArtifactProvider, reference
+from edgebus_detection.messages import CAMERA_FRAME, Frame
+from edgebus_detection.models.testing import tiny_onnx, tiny_tensors
 
 __all__ = ["ASK", "Ask", "identity_of", "make_bundle"]
 
@@ -98,7 +98,7 @@ class Side:
         """Until the parent goes; without a peer whom it receives from it is a sender."""
         await self._bus.subscribe(ASK.any(node=self._bus.identity.node), self.answer)
         if peer is not None:
-            frames = topics.CAMERA_FRAME.any(node=peer)
+            frames = CAMERA_FRAME.any(node=peer)
             await self._bus.subscribe(frames, self.see, policy=Latest())
         reader = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
@@ -120,7 +120,7 @@ class Side:
         serving.cancel()
 
     async def _film(self) -> None:
-        address = topics.CAMERA_FRAME.at(self._bus.identity, camera="front")
+        address = CAMERA_FRAME.at(self._bus.identity, camera="front")
         begun, n = time.monotonic(), 0
         while True:
             await self._bus.publish(address, frame(n))

@@ -11,8 +11,8 @@ import cv2
 import matplotlib as mpl
 import numpy as np
 
-from edgebus.contracts import Box
-from edgebus.vision import Image, Style, caption, draw_boxes
+from edgebus_detection.messages import Box
+from edgebus_detection.vision import Image, Style, caption, draw_boxes
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from edgebus.artifacts import Bundle
-from edgebus.inference import EngineSettings, HotSwap, probe_picture
+from edgebus.serving import EngineSettings, HotSwap, probe_picture
 
 
 def main() -> None:

@@ -37,8 +37,9 @@ sys.path.insert(0, str(HERE.parent))
 from benchmarks._priorities_side import ASK, Ask, identity_of, make_bundle  # noqa: E402
 from benchmarks.bus import broker  # noqa: E402
 from edgebus.artifacts import Store  # noqa: E402
-from edgebus.bus import BrokerSettings, Bus, BusSettings, MqttTransport  # noqa: E402
+from edgebus.bus import BrokerSettings, Bus, BusSettings  # noqa: E402
 from edgebus.contracts import Identity, Reply  # noqa: E402
+from edgebus.mqtt import MqttTransport  # noqa: E402
 
 _TARGET = 2.0
 _PER_S = 100

@@ -31,9 +31,11 @@ import cv2
 import numpy as np
 
 from edgebus.artifacts import Bundle, Store
-from edgebus.contracts import Box, split_of
-from edgebus.inference import DetectionModel, EngineSettings
-from edgebus.vision import Detected, MapResult, Truth, mean_average_precision
+from edgebus.serving import EngineSettings
+from edgebus_detection.messages import Box, split_of
+from edgebus_detection.metrics import MapResult, mean_average_precision
+from edgebus_detection.models import DetectionModel
+from edgebus_detection.vision import Detected, Truth
 from edgebus_retrainer.labels import LabelBuilder
 from edgebus_retrainer.material import read_folder
 

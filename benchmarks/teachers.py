@@ -23,9 +23,9 @@ from typing import Any
 
 import cv2
 
-from edgebus.contracts import Box
-from edgebus.inference import EngineSettings
-from edgebus.vision import encode_jpeg
+from edgebus.serving import EngineSettings
+from edgebus_detection.messages import Box
+from edgebus_detection.vision import encode_jpeg
 from edgebus_retrainer.claims import pair_up
 from edgebus_retrainer.labels import (
     Answer,

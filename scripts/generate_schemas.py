@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from edgebus.cli.asyncapi_page import asyncapi_page
-from edgebus.cli.schema_files import asyncapi_document, schema_files, topics_page
-from edgebus.lab.summary import summary_schema
+from edgebus.schema.files import asyncapi_document, schema_files, topics_page
+from edgebus_detection.lab.summary import summary_schema
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,6 +1,6 @@
 """Make the demo's starting model: a small YOLOX-style detector that knows the street by day only.
 
-    python scripts/train_street_model.py --out edgebus/lab/assets/street-day
+    python scripts/train_street_model.py --out workloads/edgebus_detection/lab/assets/street-day
 
 Everything is seeded. It takes five to seven minutes on one CPU thread and writes a bundle of
 less than 1.5 MB, then measures it by day and at dusk on streets that it was not trained on.
@@ -21,12 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgebus.artifacts import Bundle, InputSpec, import_onnx
-from edgebus.inference import DetectionModel, EngineSettings, make_probe
-from edgebus.inference.graph import check_supported
-from edgebus.vision import Preprocessor, Truth, encode_jpeg, mean_average_precision
-from edgebus_camera.effects import Effects
-from edgebus_camera.scene import CLASSES, Scene
+from edgebus.artifacts import Bundle, InputSpec
+from edgebus.serving import EngineSettings, make_probe
+from edgebus.training.graph import check_supported
+from edgebus_detection.emulation.effects import Effects
+from edgebus_detection.emulation.street import CLASSES, Scene
+from edgebus_detection.metrics import mean_average_precision
+from edgebus_detection.models import DetectionModel, import_onnx
+from edgebus_detection.vision import Preprocessor, Truth, encode_jpeg
 from edgebus_retrainer.training import (
     AugmentSettings,
     Batches,
@@ -242,7 +244,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("edgebus/lab/assets/street-day"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("workloads/edgebus_detection/lab/assets/street-day")
+    )
     parser.add_argument("--onnx", type=Path, help="import this file instead of training")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=16)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from edgebus.bus import BrokerSettings, MqttTransport
+from edgebus.bus import BrokerSettings
+from edgebus.mqtt import MqttTransport
 
 _CONFIG = """\
 listener {port} 127.0.0.1

@@ -22,7 +22,7 @@ import typer
 import yaml
 
 from edgebus.cli.app import app
-from edgebus.contracts import topics
+from edgebus.contracts.registry import all_topics
 from edgebus.service import load_node, service_entry_points
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,7 +147,7 @@ def check_command(arguments: list[str]) -> None:
         assert name in command.commands, f"there is no command {name}"
         command = command.commands[name]
     if command.name == "up":
-        from edgebus.lab import cli
+        from edgebus_detection.lab import cli
 
         command = typer.main.get_command(cli.app)
     known = {
@@ -169,7 +169,7 @@ def check_filter(text: str) -> None:
     guide = ["edgebus", "s", "n", "person-counter", "x", "persons"]
     concrete = [
         ["edgebus" if level == "{base}" else level for level in topic.levels]
-        for topic in topics.all_topics().values()
+        for topic in all_topics().values()
     ]
     assert any(matches(levels, names) for names in [*concrete, guide]), text
 

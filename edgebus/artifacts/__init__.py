@@ -18,10 +18,7 @@ from edgebus.artifacts.errors import (
     StoreError,
     UnsupportedOperatorError,
 )
-from edgebus.artifacts.fetching import ArtifactFetcher, FetchProgress
 from edgebus.artifacts.graph import inspect_graph
-from edgebus.artifacts.heads import COCO_CLASSES, TRAINABLE_HEADS
-from edgebus.artifacts.importing import import_onnx
 from edgebus.artifacts.index import BLOCK_SIZE, BundleIndex, FileEntry, PatchEntry
 from edgebus.artifacts.manifest import (
     DecoderSpec,
@@ -33,9 +30,6 @@ from edgebus.artifacts.manifest import (
     ProbeSpec,
     TrainedOn,
 )
-from edgebus.artifacts.providing import ArtifactProvider, reference
-from edgebus.artifacts.receiving import BlockReceiver, Patience
-from edgebus.artifacts.sending import BlockSender
 from edgebus.artifacts.store import Collected, Store
 from edgebus.artifacts.tensors import Array
 from edgebus.artifacts.update import Update, apply_update
@@ -43,15 +37,9 @@ from edgebus.artifacts.write import Draft, ProbeMaker, derive_bundle, write_bund
 
 __all__ = [
     "BLOCK_SIZE",
-    "COCO_CLASSES",
-    "TRAINABLE_HEADS",
     "Array",
     "ArtifactError",
-    "ArtifactFetcher",
-    "ArtifactProvider",
     "BlobMissingError",
-    "BlockReceiver",
-    "BlockSender",
     "Bundle",
     "BundleDigestError",
     "BundleError",
@@ -66,7 +54,6 @@ __all__ = [
     "DeliveryError",
     "Draft",
     "EngineRequirements",
-    "FetchProgress",
     "FileEntry",
     "ImportRefusedError",
     "InputSpec",
@@ -77,7 +64,6 @@ __all__ = [
     "OutputSpec",
     "PatchEntry",
     "PatchError",
-    "Patience",
     "ProbeMaker",
     "ProbeSpec",
     "QuotaExceededError",
@@ -88,8 +74,6 @@ __all__ = [
     "Update",
     "apply_update",
     "derive_bundle",
-    "import_onnx",
     "inspect_graph",
-    "reference",
     "write_bundle",
 ]

@@ -134,7 +134,7 @@ class NoveltySpec(Record):
     """A graph that says how unlike the pictures that the model knows a picture is.
 
     It takes the model's own input and makes `novelty`, one number from 0; 1 is the 95th percentile
-    on the reference pictures. See `edgebus.inference.make_novelty`.
+    on the reference pictures. See `edgebus.serving.make_novelty`.
     """
 
     file: Literal["novelty.onnx"] = "novelty.onnx"

@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 ProbeMaker = Callable[[ModelSource], tuple[ProbeSpec, Mapping[str, Array]]]
-"""Runs a model on its probe input and gives what came out; `edgebus.inference.make_probe`."""
+"""Runs a model on its probe input and gives what came out; `edgebus.serving.make_probe`."""
 
 # A patch that is not much smaller than the file is not worth a second way to fail.
 _PATCH_WORTH = 0.5

@@ -22,7 +22,6 @@ from edgebus.bus.errors import (
 )
 from edgebus.bus.event import Cleared, ClearedHandler, Event, Handler, RawHandler, RawMessage
 from edgebus.bus.memory import MemoryBroker, MemoryTransport
-from edgebus.bus.mqtt import MqttTransport
 from edgebus.bus.outbox import OutboxState
 from edgebus.bus.policy import DropOldest, Latest, QueuePolicy, Wait
 from edgebus.bus.settings import BrokerSettings, BusSettings, OutboxSettings, RetryPolicy
@@ -59,7 +58,6 @@ __all__ = [
     "MemoryBroker",
     "MemoryTransport",
     "MessageTooLargeError",
-    "MqttTransport",
     "OutboxFileError",
     "OutboxFullError",
     "OutboxSettings",

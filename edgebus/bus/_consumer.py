@@ -20,11 +20,11 @@ from edgebus.bus.settings import RetryPolicy
 from edgebus.bus.stats import SubscriptionStats
 from edgebus.contracts import (
     Command,
-    JpegPayload,
     Message,
     Payload,
     PayloadError,
     RawBytes,
+    RecordPayload,
     utc_now,
 )
 
@@ -365,7 +365,7 @@ class Consumer:
 def _message_id(payload: Payload) -> str | None:
     if isinstance(payload, Message):
         return payload.id
-    if isinstance(payload, JpegPayload):
+    if isinstance(payload, RecordPayload):
         return cast("str", payload.record.id)
     return None
 

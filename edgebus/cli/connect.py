@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from edgebus.bus import Bus, Event, MqttTransport
+from edgebus.bus import Bus, Event
 from edgebus.contracts import Filter, Identity, ServiceState, topics
+from edgebus.mqtt import MqttTransport
 from edgebus.service import ServiceError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from edgebus.cli.options import Broker, Config, Overrides, node_settings
 
 if TYPE_CHECKING:
     from edgebus.bus import Bus, RawMessage
-    from edgebus.cli.letters import Letter, Pile
+    from edgebus.inspect.letters import Letter, Pile
     from edgebus.service import NodeSettings
 
 __all__ = ["add_to"]
@@ -94,7 +94,7 @@ def show(
 
     Example: edgebus deadletter show 3f2a90bc --out frame.jpg
     """
-    from edgebus.cli.letters import check_replayable
+    from edgebus.inspect.letters import check_replayable
 
     node = node_settings(config=config, overrides=overrides, broker=broker)
     found = asyncio.run(_collect(node, recording)).find(letter)
@@ -157,7 +157,7 @@ async def _replay(
     keep: bool,
     recording: Path | None,
 ) -> None:
-    from edgebus.cli.letters import check_replayable
+    from edgebus.inspect.letters import check_replayable
 
     async with _connected(node) as bus:
         pile = await _collect(node, recording, bus=bus)
@@ -205,7 +205,7 @@ async def _connected(node: NodeSettings) -> AsyncIterator[Bus]:
 
 async def _collect(node: NodeSettings, recording: Path | None, *, bus: Bus | None = None) -> Pile:
     """The letters at the broker, or in a recording."""
-    from edgebus.cli.letters import Pile
+    from edgebus.inspect.letters import Pile
 
     pile = Pile()
     if recording is not None:
@@ -258,7 +258,7 @@ def _excerpt(letter: Letter, text: str | None) -> str:
 
 
 def _printable(text: str, *, lines: bool = False) -> str:
-    from edgebus.cli.describe import printable
+    from edgebus.inspect.describe import printable
 
     if lines:
         return "\n".join(printable(line) for line in text.split("\n"))

@@ -29,7 +29,7 @@ def up(context: typer.Context) -> None:
     `edgebus up --source street.mp4 --model yolox_nano_416.onnx --teacher better.onnx`.
     See `edgebus up --help`.
     """
-    from edgebus.lab import cli
+    from edgebus_detection.lab import cli
 
     # Not standalone: usage errors reach the outer program, and an exit comes back as its code.
     code = cli.app(args=context.args, prog_name="edgebus up", standalone_mode=False)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgebus.cli import novelty, registry
+from edgebus.cli import registry
 from edgebus.cli.console import quiet_logs, table
+from edgebus_detection.cli import novelty
 
 if TYPE_CHECKING:
     from edgebus.artifacts import Bundle
@@ -57,8 +58,8 @@ def import_(
 
     Example: edgebus model import yolox_nano_416.onnx --name yolox-nano
     """
-    from edgebus.artifacts import import_onnx
-    from edgebus.inference import make_probe
+    from edgebus.serving import make_probe
+    from edgebus_detection.models import import_onnx
 
     quiet_logs()
     chosen = name or onnx.stem.replace("_", "-")
@@ -93,13 +94,13 @@ def _trainability_check() -> Callable[[bytes], None] | None:
     """What says whether torch can train a graph; None where torch is not installed."""
     if importlib.util.find_spec("torch") is None:
         return None
-    from edgebus.inference.graph import check_supported
+    from edgebus.training.graph import check_supported
 
     return check_supported
 
 
 def _print_bundle(bundle: Bundle) -> None:
-    from edgebus.cli.describe import human_bytes
+    from edgebus.inspect.describe import human_bytes
 
     manifest = bundle.manifest
     shape = manifest.input

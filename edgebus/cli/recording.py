@@ -216,7 +216,7 @@ def _status(text: str) -> Iterator[Status | None]:
 
 
 async def _show(writer: RecordingWriter, status: Status | None) -> None:
-    from edgebus.cli.describe import human_bytes
+    from edgebus.inspect.describe import human_bytes
 
     while status is not None:
         status.update(
@@ -237,7 +237,7 @@ def _factor(text: str) -> float:
 
 
 def _record_line(file: Path, report: RecordReport) -> str:
-    from edgebus.cli.describe import human_bytes
+    from edgebus.inspect.describe import human_bytes
 
     return (
         f"{file}: {report.messages} messages on {report.channels} channels, "
@@ -246,7 +246,7 @@ def _record_line(file: Path, report: RecordReport) -> str:
 
 
 def _replay_line(report: ReplayReport) -> str:
-    from edgebus.cli.describe import human_bytes
+    from edgebus.inspect.describe import human_bytes
 
     left_out = f", {report.left_out} left out" if report.left_out else ""
     restored = f", {report.restored} retained topics put back" if report.restored else ""

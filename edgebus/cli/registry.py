@@ -216,9 +216,10 @@ async def _publish(
     bundle: Bundle, settings: NodeSettings, *, channel: str, node: str | None, timeout: float
 ) -> Reply:
     """Serve the bundle's blocks for as long as the distributor needs to take it over."""
-    from edgebus.artifacts import ArtifactProvider, Store, reference
+    from edgebus.artifacts import Store
     from edgebus.cli.connect import connect
     from edgebus.contracts import PublishCommand, Reply, topics
+    from edgebus.transfer import ArtifactProvider, reference
 
     with tempfile.TemporaryDirectory(prefix="edgebus-publish-") as folder:
         store = Store(folder)

@@ -24,11 +24,11 @@ def list_schemas() -> None:
     """List every message's schema."""
     import inspect
 
-    from edgebus.cli.schema_files import message_types
+    from edgebus.contracts.registry import all_messages
 
     rows = [
         (identifier, kind.__name__, inspect.cleandoc(kind.__doc__ or "").split("\n")[0])
-        for identifier, kind in message_types().items()
+        for identifier, kind in all_messages().items()
     ]
     table(("schema", "class", "what it says"), rows)
 
@@ -43,7 +43,7 @@ def export(
 
     Example: edgebus schema export build/schemas
     """
-    from edgebus.cli.schema_files import schema_files
+    from edgebus.schema.files import schema_files
 
     folder.mkdir(parents=True, exist_ok=True)
     files = schema_files()
@@ -76,8 +76,8 @@ def check(
 
     Example: edgebus schema check --against v0.1.0
     """
-    from edgebus.cli.compatibility import compare
-    from edgebus.cli.published import current, published
+    from edgebus.schema.compatibility import compare
+    from edgebus.schema.published import current, published
 
     changes = compare(published(against, folder=folder), current())
     shown = [c for c in changes if c.kind == "break" or not breaks_only]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from edgebus.bus import RawMessage
-    from edgebus.cli.traffic import Traffic, TrafficLine
+    from edgebus.inspect.traffic import Traffic, TrafficLine
     from edgebus.service import NodeSettings
 
 __all__ = ["stats"]
@@ -53,7 +53,7 @@ def stats(
 
 async def _stats(filter_: str, node: NodeSettings, *, seconds: float | None, every: float) -> None:
     from edgebus.cli.connect import connect
-    from edgebus.cli.traffic import Traffic
+    from edgebus.inspect.traffic import Traffic
 
     traffic = Traffic()
 
@@ -113,7 +113,7 @@ def _table(lines: list[TrafficLine]) -> Table:
 
 
 def _row(line: TrafficLine) -> tuple[str, ...]:
-    from edgebus.cli.describe import human_bytes, printable
+    from edgebus.inspect.describe import human_bytes, printable
 
     return (
         printable(line.name),

@@ -33,7 +33,7 @@ def add_to(app: typer.Typer) -> None:
 @commands.command("list")
 def list_topics() -> None:
     """List every topic: address, payload, QoS, whether it is retained, what it carries."""
-    from edgebus.contracts import topics
+    from edgebus.contracts.registry import all_topics
 
     rows = [
         (
@@ -43,7 +43,7 @@ def list_topics() -> None:
             "yes" if topic.retain else "",
             topic.doc,
         )
-        for topic in topics.all_topics().values()
+        for topic in all_topics().values()
     ]
     table(("topic", "payload", "QoS", "retained", "what it carries"), rows)
 
@@ -116,8 +116,8 @@ def _show_raw(message: RawMessage) -> None:
 
 
 def _show_json(message: RawMessage) -> None:
-    from edgebus.cli.describe import as_json
     from edgebus.contracts import rfc3339
+    from edgebus.inspect.describe import as_json
 
     circumstances = {
         "received": rfc3339(message.received),
@@ -131,7 +131,7 @@ def _show_json(message: RawMessage) -> None:
 def _pretty_printer() -> Show:
     from rich.text import Text
 
-    from edgebus.cli.describe import as_line
+    from edgebus.inspect.describe import as_line
 
     console = output()
 

@@ -13,7 +13,7 @@ from edgebus.cli.console import output
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from edgebus.recording import Hop
+    from edgebus.inspect import Hop
 
 __all__ = ["add_to"]
 
@@ -38,7 +38,8 @@ def trace(
     """
     import sys
 
-    from edgebus.recording import Recording, follow
+    from edgebus.inspect import follow
+    from edgebus.recording import Recording
 
     source = Recording(recording)
     hop = follow(source, frame)
@@ -63,7 +64,7 @@ def _grow(tree: Tree, hop: Hop, start: Hop) -> None:
 def _line(hop: Hop, start: Hop) -> Any:
     from rich.text import Text
 
-    from edgebus.cli.describe import printable
+    from edgebus.inspect.describe import printable
 
     line = Text()
     line.append(f"{hop.kind:<12}", style="bold")

@@ -4,9 +4,7 @@ This package imports nothing else of EdgeBus, so that a third party can depend o
 """
 
 from edgebus.contracts import topics
-from edgebus.contracts.boxes import Box
 from edgebus.contracts.control import (
-    CaptureCommand,
     Command,
     DeadLetter,
     Metrics,
@@ -21,8 +19,6 @@ from edgebus.contracts.control import (
     State,
 )
 from edgebus.contracts.errors import ContractError, NameRefusedError, PayloadError
-from edgebus.contracts.feedback import Feedback, Opinion, Verdict
-from edgebus.contracts.jpeg import JpegPayload, PictureRecord
 from edgebus.contracts.labels import LabelReport, TeacherThreshold
 from edgebus.contracts.models import (
     BlockRange,
@@ -47,9 +43,9 @@ from edgebus.contracts.names import (
     Digest,
     Identity,
     Segment,
-    camera_model,
     check_segment,
     shared_model,
+    stream_model,
 )
 from edgebus.contracts.payload import (
     Count,
@@ -58,6 +54,7 @@ from edgebus.contracts.payload import (
     Payload,
     RawBytes,
     Record,
+    RecordPayload,
     Timestamp,
     explain,
     new_id,
@@ -66,50 +63,25 @@ from edgebus.contracts.payload import (
     utc_now,
 )
 from edgebus.contracts.topic import Address, Filter, Qos, Topic
-from edgebus.contracts.vision import (
-    Consent,
-    Detections,
-    Drift,
-    DriftState,
-    Frame,
-    FrameRecord,
-    GroundTruth,
-    Sample,
-    SampleRecord,
-    Split,
-    StageTimes,
-    split_of,
-)
 
 __all__ = [
     "Address",
     "BlockRange",
     "BlockRequest",
-    "Box",
     "BundleRef",
     "Candidate",
-    "CaptureCommand",
     "Collected",
     "Command",
-    "Consent",
     "ContractError",
     "Count",
     "DeadLetter",
     "DeliveryState",
-    "Detections",
     "Digest",
     "DomainReport",
-    "Drift",
-    "DriftState",
     "EdgeProgress",
-    "Feedback",
     "Filter",
-    "Frame",
-    "FrameRecord",
     "GateReport",
-    "GroundTruth",
     "Identity",
-    "JpegPayload",
     "LabelReport",
     "Message",
     "Metrics",
@@ -119,26 +91,21 @@ __all__ = [
     "ModelRef",
     "ModelStatus",
     "NameRefusedError",
-    "Opinion",
     "Ordinal",
     "Payload",
     "PayloadError",
-    "PictureRecord",
     "PublishCommand",
     "Qos",
     "RawBytes",
     "Record",
+    "RecordPayload",
     "Release",
     "Reply",
     "RetrainCommand",
     "RollbackCommand",
     "RolloutStatus",
-    "Sample",
-    "SampleRecord",
     "Segment",
     "ServiceState",
-    "Split",
-    "StageTimes",
     "State",
     "StoreStatus",
     "TeacherThreshold",
@@ -147,15 +114,13 @@ __all__ = [
     "TrainingOutcome",
     "TrainingProgress",
     "TrainingResult",
-    "Verdict",
-    "camera_model",
     "check_segment",
     "explain",
     "new_id",
     "rfc3339",
     "schema",
     "shared_model",
-    "split_of",
+    "stream_model",
     "topics",
     "utc_now",
 ]

@@ -11,7 +11,6 @@ from edgebus.contracts.names import Digest, Segment
 from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp, schema
 
 __all__ = [
-    "CaptureCommand",
     "Command",
     "DeadLetter",
     "Metrics",
@@ -156,10 +155,3 @@ class ModelListReply(Reply):
 
     schema_: Literal["models/1"] = schema("models/1")
     models: tuple[ModelEntry, ...] = ()
-
-
-class CaptureCommand(Command):
-    """Ask a collector to send the next frame of a camera as a sample."""
-
-    schema_: Literal["capture/1"] = schema("capture/1")
-    camera: Segment

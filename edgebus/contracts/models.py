@@ -90,12 +90,12 @@ class DomainReport(Record):
     per_class_before: dict[str, Fraction] = Field(default_factory=dict)
     per_class_after: dict[str, Fraction] = Field(default_factory=dict)
     per_class_boxes: dict[str, Count] = Field(default_factory=dict)
-    per_camera_before: dict[str, Fraction] = Field(
+    per_stream_before: dict[str, Fraction] = Field(
         default_factory=dict,
         description="mAP50 on each camera (site/node/service/camera) or data set.",
     )
-    per_camera_after: dict[str, Fraction] = Field(default_factory=dict)
-    per_camera_boxes: dict[str, Count] = Field(default_factory=dict)
+    per_stream_after: dict[str, Fraction] = Field(default_factory=dict)
+    per_stream_boxes: dict[str, Count] = Field(default_factory=dict)
     gain_low: float | None = Field(
         default=None, description="Lower end of the interval of the gain in mAP50."
     )
@@ -177,8 +177,8 @@ class ModelStatus(Message):
     model: Segment | None = Field(
         default=None, description="Name of the model whose releases it follows."
     )
-    camera: Segment | None = Field(
-        default=None, description="The camera whose own model this is; absent: the shared one."
+    stream: Segment | None = Field(
+        default=None, description="The stream whose own model this is; absent: the shared one."
     )
     serving: ModelRef | None = Field(default=None, description="Absent before the first model.")
     since: Timestamp | None = Field(default=None, description="When it began to serve.")
@@ -232,7 +232,7 @@ class TrainingProgress(Message):
     schema_: Literal["progress/1"] = schema("progress/1")
     job: str
     model: ModelRef = Field(description="The model that is trained further.")
-    camera_model: Segment | None = Field(
+    stream_model: Segment | None = Field(
         default=None, description="Name of the camera's own model that is made; absent: shared."
     )
     why: str = Field(default="", description="What started the job, with its figures.")
@@ -262,7 +262,7 @@ class TrainingResult(Message):
     schema_: Literal["training/1"] = schema("training/1")
     job: str
     model: ModelRef = Field(description="The model that was trained further.")
-    camera_model: Segment | None = Field(
+    stream_model: Segment | None = Field(
         default=None, description="Name of the camera's own model that it was for; absent: shared."
     )
     candidate: ModelRef | None = None
@@ -301,7 +301,7 @@ class StoreStatus(Message):
     samples: Count
     train: Count
     holdout: Count
-    per_camera: dict[str, Count] = Field(default_factory=dict)
+    per_stream: dict[str, Count] = Field(default_factory=dict)
     per_policy: dict[str, Count] = Field(default_factory=dict)
     bytes: Count
     untrained: Count = Field(description="Training samples that no job has used yet.")
@@ -310,6 +310,6 @@ class StoreStatus(Message):
     untrained_per_edge: dict[str, Count] = Field(
         default_factory=dict, description="The untrained ones by the node that collected them."
     )
-    camera_models: dict[str, str] = Field(
+    stream_models: dict[str, str] = Field(
         default_factory=dict, description="What each camera's own model waits for, by its name."
     )

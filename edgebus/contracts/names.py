@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 
 from edgebus.contracts.errors import NameRefusedError
 
-__all__ = ["Digest", "Identity", "Segment", "camera_model", "check_segment", "shared_model"]
+__all__ = ["Digest", "Identity", "Segment", "check_segment", "shared_model", "stream_model"]
 
 _MAX_LENGTH = 96
 # MQTT 5.0 §4.7 reserves the first three; `*` and `>` are the wildcards of NATS, which may carry
@@ -66,7 +66,7 @@ def check_segment(value: str, *, what: str = "segment") -> str:
     return value
 
 
-def camera_model(model: str, place: str) -> str:
+def stream_model(model: str, place: str) -> str:
     """Name of a camera's own model, ``model@node.camera``: made from a shared one, for it alone.
 
     Args:

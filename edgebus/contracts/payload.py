@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Protocol, Self, TypeVar, cast, runtime_checkable
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    Protocol,
+    Self,
+    TypeVar,
+    cast,
+    runtime_checkable,
+)
 
 from pydantic import (
     AfterValidator,
@@ -28,6 +39,7 @@ __all__ = [
     "Payload",
     "RawBytes",
     "Record",
+    "RecordPayload",
     "Timestamp",
     "new_id",
     "rfc3339",
@@ -204,6 +216,51 @@ def explain(error: ValidationError, *, limit: int = 3) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+R = TypeVar("R", bound=Message)
+
+
+class RecordPayload(ABC, Generic[R]):
+    """Bytes of any format with their own record inside, so that they stand alone like a message.
+
+    A picture, a tensor or a table carries its record where its format has room for text. A kind
+    of payload implements `build`, `encode` and `decode` once; a class of it names the record.
+
+    Attributes:
+        record: The record inside.
+    """
+
+    content_type: ClassVar[str]
+    record_type: ClassVar[type[Message]]
+
+    record: R
+
+    @classmethod
+    def schema_id(cls) -> str:
+        """The schema of the record."""
+        return cls.record_type.schema_id()
+
+    @abstractmethod
+    def with_record(self, record: R) -> Self:
+        """The same bytes around another record.
+
+        Raises:
+            PayloadError: The record does not fit.
+        """
+
+    @abstractmethod
+    def encode(self) -> bytes:
+        """The whole, record included."""
+
+    @classmethod
+    @abstractmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read the bytes from the wire, the record checked.
+
+        Raises:
+            PayloadError: They are not this kind of payload, or have no valid record.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from edgebus.contracts.errors import PayloadError
-from edgebus.contracts.jpeg import JpegPayload
-from edgebus.contracts.payload import Message
-from edgebus.contracts.topics import topic_of
+from edgebus.contracts.payload import Message, RecordPayload
+from edgebus.contracts.registry import topic_of
 
 __all__ = ["instant_of", "json_object", "record_in", "sent_at"]
 
@@ -19,7 +18,7 @@ def sent_at(topic: str, payload: bytes) -> datetime | None:
 
     Args:
         topic: Its concrete topic.
-        payload: Its bytes: JSON with a `time`, or a JPEG with a record.
+        payload: Its bytes: JSON with a `time`, or bytes with a record inside.
     """
     record = record_in(topic, payload)
     if record is not None:
@@ -29,9 +28,9 @@ def sent_at(topic: str, payload: bytes) -> datetime | None:
 
 
 def record_in(topic: str, payload: bytes) -> Message | None:
-    """The record inside a picture, where the contracts know one."""
+    """The record inside a payload, where its topic is known to have one."""
     known = topic_of(topic)
-    if known is None or not issubclass(known.payload, JpegPayload):
+    if known is None or not issubclass(known.payload, RecordPayload):
         return None
     try:
         record: Message = known.payload.decode(payload).record

@@ -1,4 +1,4 @@
-"""Every topic of EdgeBus: the one place where a name on the wire is defined.
+"""The framework's own topics; those of workloads and third parties are found by `registry`.
 
 ``{base}/{site}`` stands in front of each pattern. The publisher's identity is the prefix, so one
 broker ACL (``edgebus/+/%u/#``) gives a device its own subtree and nothing else. Commands are the
@@ -7,11 +7,9 @@ exception: ``…/{service}/cmd/{verb}`` is written by controllers.
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, Final
+from typing import Final
 
 from edgebus.contracts.control import (
-    CaptureCommand,
     DeadLetter,
     Metrics,
     ModelListCommand,
@@ -21,7 +19,6 @@ from edgebus.contracts.control import (
     RollbackCommand,
     ServiceState,
 )
-from edgebus.contracts.feedback import Feedback
 from edgebus.contracts.models import (
     BlockRequest,
     Candidate,
@@ -34,26 +31,7 @@ from edgebus.contracts.models import (
 )
 from edgebus.contracts.payload import RawBytes
 from edgebus.contracts.topic import Topic
-from edgebus.contracts.vision import Detections, Drift, Frame, GroundTruth, Sample
 
-CAMERA_FRAME: Final = Topic(
-    "{node}/camera/{camera}/frame",
-    Frame,
-    qos=0,
-    doc="A picture: plain JPEG with its record in a comment segment.",
-)
-CAMERA_TRUTH: Final = Topic(
-    "{node}/camera/{camera}/truth",
-    GroundTruth,
-    qos=0,
-    doc="What is really in a frame; from emulated cameras only, sent before the frame.",
-)
-DETECTIONS: Final = Topic(
-    "{node}/detector/{camera}/detections",
-    Detections,
-    qos=0,
-    doc="What the model on this node saw in a frame.",
-)
 MODEL_STATUS: Final = Topic(
     "{node}/{service}/model",
     ModelStatus,
@@ -61,32 +39,12 @@ MODEL_STATUS: Final = Topic(
     retain=True,
     doc="Which model version a service serves, and how far it is with the next.",
 )
-CAMERA_MODEL: Final = Topic(
-    "{node}/{service}/cameras/{camera}/model",
+STREAM_MODEL: Final = Topic(
+    "{node}/{service}/streams/{stream}/model",
     ModelStatus,
     qos=1,
     retain=True,
-    doc="As the above, of a camera that has a model of its own.",
-)
-SAMPLES: Final = Topic(
-    "{node}/collector/samples",
-    Sample,
-    qos=1,
-    durable=False,  # the collector has its own spool
-    doc="A hard example: JPEG with its record in a comment segment.",
-)
-DRIFT: Final = Topic(
-    "{node}/collector/{camera}/drift",
-    Drift,
-    qos=1,
-    doc="The model's answers on a camera, or its pictures, are no longer what they were.",
-)
-FEEDBACK: Final = Topic(
-    "{node}/operator/feedback",
-    Feedback,
-    qos=1,
-    durable=False,  # it comes from people's devices, which do not keep it either
-    doc="An operator says that the model was wrong about a frame; {node} is the operator's own.",
+    doc="As the above, of a stream that has a model of its own.",
 )
 STORE_STATUS: Final = Topic(
     "{node}/retrainer/store",
@@ -195,31 +153,3 @@ CMD_ROLLBACK: Final = Topic(
 CMD_MODELS: Final = Topic(
     "{node}/distributor/cmd/models", ModelListCommand, qos=1, doc="List the registry's versions."
 )
-CMD_CAPTURE: Final = Topic(
-    "{node}/collector/cmd/capture",
-    CaptureCommand,
-    qos=1,
-    doc="Send the next frame of a camera as a sample.",
-)
-
-
-def all_topics() -> dict[str, Topic[Any]]:
-    """Every topic of this module by its constant's name, in the order of definition."""
-    return {name: value for name, value in globals().items() if isinstance(value, Topic)}
-
-
-def topic_of(name: str) -> Topic[Any] | None:
-    """The topic that a concrete name belongs to; None for a third party's."""
-    candidates = _by_length().get(name.count("/"), ())
-    matching = [topic for topic in candidates if topic.parse(name) is not None]
-    # "{node}/{service}/…" matches more than "{node}/detector/…" does: the most exact one counts.
-    return min(matching, key=lambda topic: len(topic.names), default=None)
-
-
-@cache
-def _by_length() -> dict[int, list[Topic[Any]]]:
-    """The topics by their number of slashes, so that few need to be tried."""
-    found: dict[int, list[Topic[Any]]] = {}
-    for topic in all_topics().values():
-        found.setdefault(len(topic.levels) - 1, []).append(topic)
-    return found

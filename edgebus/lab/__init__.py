@@ -1,6 +1,9 @@
 """A whole fleet on one machine: embedded broker, supervisor, observer, view and report."""
 
 from edgebus.lab.broker import BrokerNotInstalledError, BrokerStartError, EmbeddedBroker
-from edgebus.lab.cluster import EmbeddedCluster
 
-__all__ = ["BrokerNotInstalledError", "BrokerStartError", "EmbeddedBroker", "EmbeddedCluster"]
+__all__ = [
+    "BrokerNotInstalledError",
+    "BrokerStartError",
+    "EmbeddedBroker",
+]

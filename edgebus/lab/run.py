@@ -16,17 +16,9 @@ from pathlib import Path
 
 import yaml
 
-from edgebus.bus import BrokerSettings, Bus, BusSettings, MqttTransport
+from edgebus.bus import BrokerSettings, Bus, BusSettings
 from edgebus.contracts import Identity, rfc3339, utc_now
 from edgebus.lab.broker import EmbeddedBroker
-from edgebus.lab.measure import build_summary
-from edgebus.lab.nodes import MAX_PACKET_BYTES, node_configs
-from edgebus.lab.observer import Observer
-from edgebus.lab.outcome import Verdict, judge
-from edgebus.lab.pictures import PictureKeeper
-from edgebus.lab.report import write_run
-from edgebus.lab.rounds import Round
-from edgebus.lab.summary import Summary
 from edgebus.lab.supervisor import (
     ProcessEvent,
     ProcessSpec,
@@ -34,9 +26,18 @@ from edgebus.lab.supervisor import (
     Supervisor,
     run_setup,
 )
-from edgebus.lab.topology import Topology, fill_placeholders
-from edgebus.lab.track import LogLine, Tracker
-from edgebus.lab.view import LiveView, PlainView
+from edgebus.mqtt import MqttTransport
+from edgebus.topology.nodes import MAX_PACKET_BYTES, node_configs
+from edgebus.topology.topology import Topology, fill_placeholders
+from edgebus_detection.lab.end_condition import Verdict, judge
+from edgebus_detection.lab.measure import build_summary
+from edgebus_detection.lab.observer import Observer
+from edgebus_detection.lab.pictures import PictureKeeper
+from edgebus_detection.lab.report import write_run
+from edgebus_detection.lab.rounds import Round
+from edgebus_detection.lab.run_state import LogLine, Tracker
+from edgebus_detection.lab.summary import Summary
+from edgebus_detection.lab.view import LiveView, PlainView
 
 __all__ = ["Finished", "Run", "make_run_folder"]
 
@@ -220,7 +221,7 @@ class Run:
 
     def _filled(self, *, start_s: float) -> Topology:
         """The topology with its placeholders replaced."""
-        assets = Path(str(resources.files("edgebus.lab"))) / "assets"
+        assets = Path(str(resources.files("edgebus_detection.lab"))) / "assets"
         values = {
             "run": str(self._folder),
             "assets": str(assets),

@@ -6,7 +6,6 @@ from edgebus.recording.errors import (
     RecordingUnreadableError,
     RecordingWriteError,
 )
-from edgebus.recording.path import FrameNotFoundError, Hop, follow
 from edgebus.recording.reader import Recorded, Recording
 from edgebus.recording.record import RecordReport, record
 from edgebus.recording.replay import (
@@ -19,8 +18,6 @@ from edgebus.recording.replay import (
 from edgebus.recording.writer import RecordingWriter
 
 __all__ = [
-    "FrameNotFoundError",
-    "Hop",
     "MappingError",
     "PrefixMap",
     "RecordReport",
@@ -33,7 +30,6 @@ __all__ = [
     "RecordingWriter",
     "ReplayOptions",
     "ReplayReport",
-    "follow",
     "record",
     "replay",
 ]

@@ -18,8 +18,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from edgebus.bus import RawMessage
 from edgebus.contracts import Qos
 from edgebus.contracts.peek import instant_of, json_object, record_in
-from edgebus.contracts.topics import topic_of
-from edgebus.recording._schemas import IMAGE_SCHEMA, known_messages
+from edgebus.contracts.registry import all_messages, topic_of
+from edgebus.recording._schemas import IMAGE_SCHEMA
 
 __all__ = ["Form", "Laid", "circumstances_of", "lay", "lift", "nanoseconds"]
 
@@ -112,7 +112,7 @@ def lay(message: RawMessage) -> Laid:
     body = json_object(message.payload)
     if body is not None:
         name = body.get("schema")
-        if topic is None or not isinstance(name, str) or name not in known_messages():
+        if topic is None or not isinstance(name, str) or name not in all_messages():
             name = ""
         form = Form(kind="json", schema=name, content_type=_JSON, **common)
         time = instant_of(body.get("time"))

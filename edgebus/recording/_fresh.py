@@ -15,8 +15,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from edgebus.contracts import JpegPayload, PayloadError, rfc3339
-from edgebus.contracts.topics import topic_of
+from edgebus.contracts import PayloadError, RecordPayload, rfc3339
+from edgebus.contracts.registry import topic_of
 
 __all__ = ["Freshener"]
 
@@ -47,11 +47,11 @@ class Freshener:
     def payload(self, topic: str, data: bytes) -> bytes:
         """A payload with its ids and times renewed; what is no JSON and no picture stays."""
         known = topic_of(topic)
-        if known is not None and issubclass(known.payload, JpegPayload):
+        if known is not None and issubclass(known.payload, RecordPayload):
             try:
                 old = known.payload.decode(data)
                 record = known.payload.record_type.decode(self._json(old.record.encode()))
-                return known.payload.build(old.jpeg, record).encode()
+                return old.with_record(record).encode()
             except PayloadError:
                 return data
         if data.lstrip()[:1] != b"{":

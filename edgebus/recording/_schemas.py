@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from functools import cache
 from typing import Any
 
 from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-from edgebus import contracts
 from edgebus.contracts import Message
 
-__all__ = ["IMAGE_SCHEMA", "image_schema", "json_schema", "known_messages"]
+__all__ = ["IMAGE_SCHEMA", "image_schema", "json_schema"]
 
 IMAGE_SCHEMA = CompressedImage.DESCRIPTOR.full_name
 """The name by which Foxglove knows a picture."""
-
-
-@cache
-def known_messages() -> dict[str, type[Message]]:
-    """The contracts' messages by schema identifier."""
-    exported = (getattr(contracts, name) for name in contracts.__all__)
-    return {
-        kind.schema_id(): kind
-        for kind in exported
-        if inspect.isclass(kind) and issubclass(kind, Message) and kind is not Message
-    }
 
 
 def json_schema(kind: type[Message]) -> bytes:

@@ -11,8 +11,9 @@ from typing import IO, cast
 from mcap.writer import CompressionType, Writer
 
 from edgebus.bus import RawMessage
+from edgebus.contracts.registry import all_messages
 from edgebus.recording._forms import Form, lay, nanoseconds
-from edgebus.recording._schemas import IMAGE_SCHEMA, image_schema, json_schema, known_messages
+from edgebus.recording._schemas import IMAGE_SCHEMA, image_schema, json_schema
 from edgebus.recording._sink import Sink
 from edgebus.recording.errors import RecordingExistsError, RecordingWriteError
 
@@ -167,7 +168,7 @@ class RecordingWriter:
             if name == IMAGE_SCHEMA:
                 encoding, data = "protobuf", image_schema()
             else:
-                encoding, data = "jsonschema", json_schema(known_messages()[name])
+                encoding, data = "jsonschema", json_schema(all_messages()[name])
             number = self._writer.register_schema(name=name, encoding=encoding, data=data)
             self._schemas[name] = number
         return number

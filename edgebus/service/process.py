@@ -30,7 +30,7 @@ def run_service(
         The exit code: 0 stopped as asked, 1 a part of it failed, 3 another process already runs
         this service on this node.
     """
-    from edgebus.bus import MqttTransport
+    from edgebus.mqtt import MqttTransport
 
     configure_logging(node.log)
     log = structlog.get_logger().bind(service=service_type.name)

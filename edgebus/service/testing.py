@@ -3,7 +3,7 @@
 ::
 
     async with ServiceHarness(Counter, CounterSettings(), also=[PERSONS]) as harness:
-        await harness.publish(topics.DETECTIONS.at(harness.node("pi-01"), camera="front"), seen)
+        await harness.publish(DETECTIONS.at(harness.node("pi-01"), camera="front"), seen)
         event = await harness.expect(PERSONS)
         assert event.payload.count == 2
 """
@@ -30,6 +30,7 @@ from edgebus.contracts import (
     Topic,
     topics,
 )
+from edgebus.contracts.registry import all_topics
 from edgebus.service.runtime import Runtime
 from edgebus.service.service import Service
 from edgebus.service.settings import NodeSettings, ServiceSettings
@@ -210,7 +211,7 @@ class ServiceHarness(Generic[S]):
         await asyncio.wait_for(life, timeout)
 
     async def _record_everything(self, base: str) -> None:
-        for topic in (*topics.all_topics().values(), *self._also):
+        for topic in (*all_topics().values(), *self._also):
             await self.bus.subscribe(topic.any(base=base), self._see, deduplicate=False)
 
     async def _see(self, event: Event[Any]) -> None:

@@ -1,6 +1,6 @@
 """Cameras on the bus: an emulated street, videos, folders of pictures, RTSP and USB.
 
-The drawing parts (`edgebus_camera.scene`, `edgebus_camera.effects`) work without a bus.
+The drawing parts (`edgebus_detection.emulation`) work without a bus.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -9,14 +9,14 @@ from typing import Annotated
 import cv2
 import typer
 
-from edgebus.contracts import Box
-from edgebus.vision import encode_jpeg
-from edgebus_camera.drift import EFFECTS, EffectName
-from edgebus_camera.effects import Effects
-from edgebus_camera.scene import CLASSES, Scene
 from edgebus_camera.settings import ViewSettings
 from edgebus_camera.sources import PictureSkippedError, SourceError, open_source
 from edgebus_camera.view import View
+from edgebus_detection.emulation.drift import EFFECTS, EffectName
+from edgebus_detection.emulation.effects import Effects
+from edgebus_detection.emulation.street import CLASSES, Scene
+from edgebus_detection.messages import Box
+from edgebus_detection.vision import encode_jpeg
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 

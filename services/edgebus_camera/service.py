@@ -11,7 +11,7 @@ from datetime import datetime
 import cv2
 
 from edgebus.bus import MessageTooLargeError
-from edgebus.contracts import Frame, FrameRecord, GroundTruth, new_id, topics, utc_now
+from edgebus.contracts import new_id, utc_now
 from edgebus.contracts.trace import continue_trace
 from edgebus.service import Service
 from edgebus_camera.pacing import Pacer, Slot
@@ -25,6 +25,7 @@ from edgebus_camera.sources import (
 )
 from edgebus_camera.sources.opening import DEFAULT_FPS
 from edgebus_camera.view import Shot, View
+from edgebus_detection.messages import CAMERA_FRAME, CAMERA_TRUTH, Frame, FrameRecord, GroundTruth
 
 __all__ = ["Camera"]
 
@@ -109,8 +110,8 @@ class _Film:
         self._service, self._camera, self._settings = service, camera, settings
         self._source, self._executor = source, executor
         self._view = View(settings)
-        self._frame_topic = topics.CAMERA_FRAME.at(service.identity, camera=camera)
-        self._truth_topic = topics.CAMERA_TRUTH.at(service.identity, camera=camera)
+        self._frame_topic = CAMERA_FRAME.at(service.identity, camera=camera)
+        self._truth_topic = CAMERA_TRUTH.at(service.identity, camera=camera)
         self.fps = settings.fps or source.fps or (None if source.live else DEFAULT_FPS)
         self._took = self._lead = 0.0
         self._lost = 0

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from edgebus.contracts import Segment
 from edgebus.service import ServiceSettings
-from edgebus_camera.drift import DriftStep
+from edgebus_detection.emulation.drift import DriftStep
 
 __all__ = ["CameraSettings", "ViewSettings"]
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from edgebus.contracts import Box
-from edgebus.vision import Image, encode_jpeg
-from edgebus_camera.drift import DriftScript, EffectName, condition_of
-from edgebus_camera.effects import Effects
 from edgebus_camera.settings import ViewSettings
 from edgebus_camera.sources import SourceFrame
+from edgebus_detection.emulation.drift import DriftScript, EffectName, condition_of
+from edgebus_detection.emulation.effects import Effects
+from edgebus_detection.messages import Box
+from edgebus_detection.vision import Image, encode_jpeg
 
 __all__ = ["Shot", "View"]
 
@@ -64,7 +64,7 @@ class View:
             time_s: Seconds since the camera's first frame, for the drift script.
 
         Raises:
-            edgebus.vision.ImageError: It cannot be encoded.
+            edgebus_detection.vision.ImageError: It cannot be encoded.
         """
         image, boxes = self._fit(frame.image, frame.boxes)
         strengths = self._script.at(time_s)

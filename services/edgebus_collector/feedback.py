@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from edgebus.contracts import Feedback
 from edgebus_collector.history import History, Seen
+from edgebus_detection.messages import Feedback
 
 __all__ = ["FeedbackRefusedError", "resolve"]
 

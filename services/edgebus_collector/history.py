@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from edgebus.contracts import Verdict
-from edgebus_collector.examples import Example
+from edgebus_detection.messages import Verdict
+from edgebus_detection.mining.examples import Example
 
 __all__ = ["History", "Seen"]
 

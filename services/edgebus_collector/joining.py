@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from edgebus.contracts import Detections, Frame, GroundTruth
-from edgebus_collector.examples import Example
+from edgebus_detection.messages import Detections, Frame, GroundTruth
+from edgebus_detection.mining.examples import Example
 
 __all__ = ["Joiner"]
 

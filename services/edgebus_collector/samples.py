@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgebus.contracts import Consent, DriftState, Frame, Sample, SampleRecord, Verdict
 from edgebus_collector.selection import Choice
+from edgebus_detection.messages import Consent, DriftState, Frame, Sample, SampleRecord, Verdict
 
 __all__ = ["Surroundings", "make_sample"]
 

@@ -6,13 +6,13 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Literal
 
-from edgebus.contracts import Split, split_of
-from edgebus.vision import difference_hash
 from edgebus_collector.budget import Budget, Kind
-from edgebus_collector.examples import Example
-from edgebus_collector.hashing import NearDuplicates
 from edgebus_collector.history import Seen
-from edgebus_collector.policies import PolicyChain, Ruling
+from edgebus_detection.messages import Split, split_of
+from edgebus_detection.mining.examples import Example
+from edgebus_detection.mining.policies import PolicyChain, Ruling
+from edgebus_detection.vision import difference_hash
+from edgebus_detection.vision.near_duplicates import NearDuplicates
 
 __all__ = ["AUDIT", "COMMAND", "FEEDBACK", "Choice", "Selector", "Suppressed", "share_of"]
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebus.bus import Bus, MessageTooLargeError, PublishRefusedError
-from edgebus.contracts import Identity, PayloadError, Sample, topics
+from edgebus.contracts import Identity, PayloadError
 from edgebus.service import MetricsRegistry
 from edgebus_collector.spool import Spool, Spooled
+from edgebus_detection.messages import SAMPLES, Sample
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -118,7 +119,7 @@ class Sender:
         await self._bus.connected()
         session = self._bus.connection.session
         try:
-            await self._bus.publish(topics.SAMPLES.at(self._identity), sample)
+            await self._bus.publish(SAMPLES.at(self._identity), sample)
         except MessageTooLargeError as error:
             self._metrics.counter("dropped.too_large")
             self._log.warning("sample dropped", sample=item.id, error=str(error))

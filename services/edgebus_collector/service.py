@@ -11,31 +11,34 @@ from math import nan
 import cv2
 
 from edgebus.bus import DropOldest, Event
-from edgebus.contracts import (
+from edgebus.contracts import PayloadError, Reply, ServiceState, topics
+from edgebus.service import CommandRefusedError, Service, command, every, on
+from edgebus_collector.budget import TokenBucket
+from edgebus_collector.drift import DriftWatch, make_detector
+from edgebus_collector.feedback import FeedbackRefusedError, resolve
+from edgebus_collector.history import History, Seen
+from edgebus_collector.joining import Joiner
+from edgebus_collector.samples import Surroundings, make_sample
+from edgebus_collector.selection import Choice, Suppressed
+from edgebus_collector.sending import Sender
+from edgebus_collector.settings import CollectorSettings, DriftSettings
+from edgebus_collector.spool import Spool, SpoolFullError
+from edgebus_detection.messages import (
+    CAMERA_FRAME,
+    CAMERA_TRUTH,
+    CMD_CAPTURE,
+    DETECTIONS,
+    DRIFT,
+    FEEDBACK,
     CaptureCommand,
     Detections,
     Feedback,
     Frame,
     GroundTruth,
-    PayloadError,
-    Reply,
-    ServiceState,
-    topics,
 )
-from edgebus.service import CommandRefusedError, Service, command, every, on
-from edgebus.vision import PictureUnreadableError
-from edgebus_collector.budget import TokenBucket
-from edgebus_collector.drift import DriftWatch, make_detector
-from edgebus_collector.examples import Example
-from edgebus_collector.feedback import FeedbackRefusedError, resolve
-from edgebus_collector.history import History, Seen
-from edgebus_collector.joining import Joiner
-from edgebus_collector.samples import Surroundings, make_sample
-from edgebus_collector.second import SecondModel
-from edgebus_collector.selection import Choice, Suppressed
-from edgebus_collector.sending import Sender
-from edgebus_collector.settings import CollectorSettings, DriftSettings
-from edgebus_collector.spool import Spool, SpoolFullError
+from edgebus_detection.mining.examples import Example
+from edgebus_detection.mining.reference_model import SecondModel
+from edgebus_detection.vision import PictureUnreadableError
 
 __all__ = ["Collector"]
 
@@ -98,17 +101,17 @@ class Collector(Service[CollectorSettings]):
         self.log.info("collecting", policies=chain.names, spooled=len(spool))
         self.spawn(self._sender.run(), name="send samples")
 
-    @on(topics.CAMERA_TRUTH, scope="node")
+    @on(CAMERA_TRUTH, scope="node")
     async def on_truth(self, event: Event[GroundTruth]) -> None:
         """What is really in a frame."""
         await self._judge(self._joiner.add_truth(event.payload))
 
-    @on(topics.CAMERA_FRAME, scope="node", policy=_FRAMES)
+    @on(CAMERA_FRAME, scope="node", policy=_FRAMES)
     async def on_frame(self, event: Event[Frame]) -> None:
         """A picture."""
         await self._judge(self._joiner.add_frame(event.payload))
 
-    @on(topics.DETECTIONS, scope="node")
+    @on(DETECTIONS, scope="node")
     async def on_detections(self, event: Event[Detections]) -> None:
         """What the model saw in a frame."""
         await self._watch_drift(event.payload)
@@ -133,7 +136,7 @@ class Collector(Service[CollectorSettings]):
         else:
             self._receiver.clear()
 
-    @on(topics.FEEDBACK)
+    @on(FEEDBACK)
     async def on_feedback(self, event: Event[Feedback]) -> None:
         """An operator says that the model was wrong; the frame becomes a sample."""
         feedback = event.payload
@@ -154,7 +157,7 @@ class Collector(Service[CollectorSettings]):
         self.metrics.counter("feedback")
         await self._keep(self._selector.take_back(seen), seen)
 
-    @command(topics.CMD_CAPTURE)
+    @command(CMD_CAPTURE)
     async def capture(self, event: Event[CaptureCommand]) -> Reply:
         """Send the next frame of a camera, whatever it shows."""
         camera = event.payload.camera
@@ -205,7 +208,7 @@ class Collector(Service[CollectorSettings]):
                 after=round(drift.after, 3),
                 since=drift.since,
             )
-            address = topics.DRIFT.at(self.identity, camera=drift.camera)
+            address = DRIFT.at(self.identity, camera=drift.camera)
             await self.bus.publish(address, drift)
 
     async def _judge(self, examples: Sequence[Example]) -> None:
@@ -230,8 +233,8 @@ class Collector(Service[CollectorSettings]):
 
     async def _ask_second(self, model: SecondModel) -> None:
         """Show frames to the second model, one at a time, for ever."""
-        from edgebus.inference import EngineError
-        from edgebus.vision import ImageError
+        from edgebus.serving import EngineError
+        from edgebus_detection.vision import ImageError
 
         while True:
             example = await self._to_second.get()

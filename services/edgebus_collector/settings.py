@@ -4,14 +4,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from edgebus.contracts import Consent, Segment
+from edgebus.contracts import Segment
 from edgebus.service import ServiceSettings
 from edgebus_collector.budget import Budget
 from edgebus_collector.drift import DetectorName, Statistic, check_parameter
-from edgebus_collector.hashing import NearDuplicates
-from edgebus_collector.policies import Combination, PolicyChain, make_policies
-from edgebus_collector.second import SecondSettings
 from edgebus_collector.selection import Selector
+from edgebus_detection.messages import Consent
+from edgebus_detection.mining.policies import Combination, PolicyChain, make_policies
+from edgebus_detection.mining.reference_model import SecondSettings
+from edgebus_detection.vision.near_duplicates import NearDuplicates
 
 __all__ = [
     "BudgetSettings",

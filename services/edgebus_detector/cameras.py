@@ -14,11 +14,11 @@ from edgebus.contracts import (
     ModelStatus,
     NameRefusedError,
     Release,
-    camera_model,
     shared_model,
+    stream_model,
     topics,
 )
-from edgebus.inference import HotSwap, Serving
+from edgebus.serving import HotSwap, Serving
 from edgebus_detector.delivery import ModelDelivery
 from edgebus_detector.memory import MemoryFile
 
@@ -108,7 +108,7 @@ class CameraModels:
         while True:
             camera = await self._new.get()
             try:
-                name = camera_model(self._model, f"{self._identity.node}.{camera}")
+                name = stream_model(self._model, f"{self._identity.node}.{camera}")
             except NameRefusedError as error:
                 self._log.warning("no own model for this camera", camera=camera, error=str(error))
                 continue
@@ -152,7 +152,7 @@ class CameraModels:
 
     async def report(self, status: ModelStatus) -> None:
         """Publish where an own model stands."""
-        assert status.camera is not None
+        assert status.stream is not None
         await self._bus.publish(
-            topics.CAMERA_MODEL.at(self._identity, camera=status.camera), status
+            topics.STREAM_MODEL.at(self._identity, stream=status.stream), status
         )

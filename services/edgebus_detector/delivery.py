@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgebus.artifacts import ArtifactError, Bundle, FetchProgress, Store, StoreError
+from edgebus.artifacts import ArtifactError, Bundle, Store, StoreError
 from edgebus.bus import BusError
 from edgebus.contracts import (
     DeliveryState,
@@ -22,7 +22,8 @@ from edgebus.contracts import (
     utc_now,
 )
 from edgebus.contracts.trace import continue_trace
-from edgebus.inference import HotSwap, InferenceError, ModelRefusedError, Serving
+from edgebus.serving import HotSwap, InferenceError, ModelRefusedError, Serving
+from edgebus.transfer import FetchProgress
 from edgebus_detector.memory import Memory, MemoryFile
 from edgebus_detector.terms import DeliverySettings, Fetch, ReleaseRefusedError
 
@@ -364,7 +365,7 @@ class ModelDelivery:
                 traceparent=continue_trace(self._traceparent),
                 source=self._identity.source,
                 model=self._settings.model,
-                camera=self._settings.camera,
+                stream=self._settings.camera,
                 serving=current.ref if current is not None else None,
                 since=self._memory.since if current is not None else None,
                 previous=self._memory.previous,

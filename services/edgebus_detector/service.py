@@ -9,22 +9,21 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from time import perf_counter
 
-from edgebus.artifacts import ArtifactFetcher, Bundle, BundleError, Store
+from edgebus.artifacts import Bundle, BundleError, Store
 from edgebus.bus import Event, Latest, RawMessage, RetryPolicy
-from edgebus.contracts import (
+from edgebus.contracts import ModelStatus, Release, check_segment, topics, utc_now
+from edgebus.service import Service, on
+from edgebus.serving import EngineError, HotSwap, Serving
+from edgebus.transfer import ArtifactFetcher
+from edgebus_detection.messages import (
+    CAMERA_FRAME,
+    DETECTIONS,
     Detections,
     Frame,
     FrameRecord,
-    ModelStatus,
-    Release,
     StageTimes,
-    check_segment,
-    topics,
-    utc_now,
 )
-from edgebus.inference import EngineError, HotSwap, Serving
-from edgebus.service import Service, on
-from edgebus.vision import Detected, ImageError, decode_jpeg, to_boxes
+from edgebus_detection.vision import Detected, ImageError, decode_jpeg, to_boxes
 from edgebus_detector.cameras import CameraModels
 from edgebus_detector.delivery import ModelDelivery
 from edgebus_detector.memory import MemoryFile
@@ -91,12 +90,12 @@ class Detector(Service[DetectorSettings]):
         )
         await self.delivery.restore(settings.bundle)
         self.spawn(self.delivery.run(), name="releases")
-        if settings.camera_models:
+        if settings.stream_models:
             await self.cameras.restore()
             self.spawn(self.cameras.follow(), name="releases of cameras")
         scope = {"node": self.identity.node} if settings.scope == "node" else {}
         await self.bus.subscribe(
-            topics.CAMERA_FRAME.any(base=self.identity.base, site=self.identity.site, **scope),
+            CAMERA_FRAME.any(base=self.identity.base, site=self.identity.site, **scope),
             self._on_frame,
             policy=Latest(on_drop=self._on_drop),
             # An old frame is not worth a second try.
@@ -177,7 +176,7 @@ class Detector(Service[DetectorSettings]):
         """Publish an answer."""
         record = event.payload.record
         await self.bus.publish(
-            topics.DETECTIONS.at(self.identity, camera=channel),
+            DETECTIONS.at(self.identity, camera=channel),
             Detections(
                 traceparent=traceparent,
                 source=self.identity.source,

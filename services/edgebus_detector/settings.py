@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from edgebus.contracts import Segment
-from edgebus.inference import EngineSettings
 from edgebus.service import ServiceSettings
+from edgebus.serving import EngineSettings
 
 __all__ = ["DetectorSettings"]
 
@@ -24,7 +24,7 @@ class DetectorSettings(ServiceSettings):
     bundle: Path | None = None
     """Folder of the bundle to serve until a release says otherwise. Without it the detector waits
     for its first release."""
-    camera_models: bool = True
+    stream_models: bool = True
     """Whether a camera that has a model of its own is answered by that one. Each is loaded beside
     the shared one."""
     scope: Literal["node", "site"] = "node"

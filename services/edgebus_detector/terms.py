@@ -6,8 +6,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from edgebus.artifacts import Bundle, FetchProgress
+from edgebus.artifacts import Bundle
 from edgebus.contracts import BundleRef
+from edgebus.transfer import FetchProgress
 
 __all__ = ["DeliverySettings", "Fetch", "ReleaseRefusedError"]
 

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from edgebus.artifacts import ArtifactError, ArtifactFetcher, Store, reference
+from edgebus.artifacts import ArtifactError, Store
 from edgebus.bus import BusError
 from edgebus.contracts import Identity
+from edgebus.transfer import ArtifactFetcher, reference
 from edgebus_distributor.records import Decision, Intake, RegistryRefusedError
 from edgebus_distributor.registry import Registry
 

@@ -53,7 +53,7 @@ class Rollouts:
         Returns:
             The releases of which it changes something.
         """
-        edge = status.source, status.camera or ""
+        edge = status.source, status.stream or ""
         before = self._edges.get(edge)
         if before is not None and status.time < before.time:
             return set()

@@ -7,13 +7,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from edgebus.artifacts import (
-    ArtifactError,
-    ArtifactFetcher,
-    ArtifactProvider,
-    Bundle,
-    Store,
-)
+from edgebus.artifacts import ArtifactError, Bundle, Store
 from edgebus.bus import Event
 from edgebus.contracts import (
     BundleRef,
@@ -31,6 +25,7 @@ from edgebus.contracts import (
 )
 from edgebus.contracts.trace import continue_trace
 from edgebus.service import CommandRefusedError, Service, command, every, on
+from edgebus.transfer import ArtifactFetcher, ArtifactProvider
 from edgebus_distributor.arrivals import Arrivals
 from edgebus_distributor.records import Decision, Intake, RegistryRefusedError
 from edgebus_distributor.registry import Registry
@@ -137,7 +132,7 @@ class Distributor(Service[DistributorSettings]):
         """An edge says how far it is."""
         await self._hear(event.payload)
 
-    @on(topics.CAMERA_MODEL)
+    @on(topics.STREAM_MODEL)
     async def on_camera_status(self, event: Event[ModelStatus]) -> None:
         """An edge says how far it is with the own model of one of its cameras."""
         await self._hear(event.payload)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from edgebus.artifacts import ArtifactError, Bundle, Store, reference
+from edgebus.artifacts import ArtifactError, Bundle, Store
 from edgebus.bus import Bus
 from edgebus.contracts import (
     Candidate,
@@ -21,11 +21,12 @@ from edgebus.contracts import (
     Identity,
     ModelRef,
     PayloadError,
-    Sample,
     TrainingResult,
     topics,
 )
 from edgebus.contracts.trace import continue_trace
+from edgebus.transfer import reference
+from edgebus_detection.messages import Sample
 from edgebus_retrainer.files import DiskThread
 from edgebus_retrainer.incumbent import Incumbent
 from edgebus_retrainer.jobs import CARD, CHECKPOINT
@@ -156,7 +157,7 @@ class Campaign:
         gate, train = settings.gate, settings.train
         folder, serving = await self.shared.folder_of(base), await self._serving()
         if settings.specialise is not None and settings.specialise.min_gain is not None:
-            own = {"min_gain": settings.specialise.min_gain} if job.camera_model else {}
+            own = {"min_gain": settings.specialise.min_gain} if job.stream_model else {}
             gate = gate.model_copy(update=own)
         if job.attempts > 1:
             begun = await self.disk(_begun, self._job_folder(job.id))
@@ -173,7 +174,7 @@ class Campaign:
         return JobSpec(
             job=job.id,
             base=folder,
-            model=job.camera_model,
+            model=job.stream_model,
             incumbent=serving,
             folder=self._job_folder(job.id),
             version=job.version,
@@ -263,7 +264,7 @@ class Campaign:
             source=self.identity.source,
             job=job.id,
             model=job.base,
-            camera_model=job.camera_model,
+            stream_model=job.stream_model,
             candidate=candidate,
             outcome=outcome.outcome,
             reason=outcome.reason,

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from edgebus.contracts import Box, Record, Timestamp, Verdict
-from edgebus.vision import box_iou
+from edgebus.contracts import Record, Timestamp
+from edgebus_detection.messages import Box, Verdict
+from edgebus_detection.vision import box_iou
 
 __all__ = [
     "TRUTH",

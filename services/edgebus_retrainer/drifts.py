@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Literal
 
-from edgebus.contracts import Drift, ModelRef, SampleRecord
+from edgebus.contracts import ModelRef
+from edgebus_detection.messages import Drift, SampleRecord
 from edgebus_retrainer.samples import place_of
 
 __all__ = ["Drifts"]

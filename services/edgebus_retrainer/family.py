@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgebus.artifacts import ArtifactError, ArtifactFetcher, Store
+from edgebus.artifacts import ArtifactError, Store
 from edgebus.bus import Bus
-from edgebus.contracts import Identity, NameRefusedError, Release, camera_model, shared_model
+from edgebus.contracts import Identity, NameRefusedError, Release, shared_model, stream_model
+from edgebus.transfer import ArtifactFetcher
 from edgebus_retrainer.campaign import Campaign
 from edgebus_retrainer.files import DiskThread
 from edgebus_retrainer.incumbent import Incumbent
@@ -93,7 +94,7 @@ class Family:
         if own is None or place in self._nameless or not own.takes(place):
             return None
         try:
-            name = camera_model(self.shared.name, place)
+            name = stream_model(self.shared.name, place)
         except NameRefusedError as error:
             self._deny(place, str(error))
             return None

@@ -10,8 +10,9 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from edgebus.artifacts import ArtifactError, ArtifactFetcher, Bundle, Store
+from edgebus.artifacts import ArtifactError, Bundle, Store
 from edgebus.contracts import Record, Release
+from edgebus.transfer import ArtifactFetcher
 from edgebus_retrainer.files import write_atomically
 
 __all__ = ["Incumbent", "WrongModelError"]

@@ -44,7 +44,7 @@ class Job:
     why: str = ""
 
     @property
-    def camera_model(self) -> str | None:
+    def stream_model(self) -> str | None:
         """Name of the camera's own model that it is for; None: the shared one."""
         return self.model if shared_model(self.model)[1] else None
 

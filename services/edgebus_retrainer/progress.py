@@ -75,7 +75,7 @@ class ProgressTeller:
             source=self._identity.source,
             job=self._job.id,
             model=self._job.base,
-            camera_model=self._job.camera_model,
+            stream_model=self._job.stream_model,
             why=self._job.why,
             phase=self._phase,
             step=step.step,

@@ -10,15 +10,12 @@ from typing import TypedDict
 import cv2
 from sqlalchemy.exc import DBAPIError
 
-from edgebus.artifacts import ArtifactProvider, Bundle, Store
+from edgebus.artifacts import Bundle, Store
 from edgebus.bus import Event
 from edgebus.contracts import (
-    Drift,
     Release,
     Reply,
     RetrainCommand,
-    Sample,
-    SampleRecord,
     StoreStatus,
     new_id,
     shared_model,
@@ -26,6 +23,8 @@ from edgebus.contracts import (
     utc_now,
 )
 from edgebus.service import CommandRefusedError, Service, command, every, on
+from edgebus.transfer import ArtifactProvider
+from edgebus_detection.messages import DRIFT, SAMPLES, Drift, Sample, SampleRecord
 from edgebus_retrainer.drifts import Drifts
 from edgebus_retrainer.family import Family
 from edgebus_retrainer.files import DiskThread, PictureStore
@@ -46,14 +45,14 @@ class StoreFields(TypedDict):
     samples: int
     train: int
     holdout: int
-    per_camera: dict[str, int]
+    per_stream: dict[str, int]
     per_policy: dict[str, int]
     bytes: int
     untrained: int
     untrained_per_edge: dict[str, int]
     trigger: str
     needed: int | None
-    camera_models: dict[str, str]
+    stream_models: dict[str, str]
 
 
 _DISK_REST_S = 5.0
@@ -148,7 +147,7 @@ class Retrainer(Service[RetrainerSettings]):
             disk=self.disk,
         )
 
-    @on(topics.SAMPLES)
+    @on(SAMPLES)
     async def on_sample(self, event: Event[Sample]) -> None:
         """Keep a sample; it is acknowledged when it is on disk."""
         sample = event.payload
@@ -181,7 +180,7 @@ class Retrainer(Service[RetrainerSettings]):
         """What is released is what has to be improved."""
         await self._family.release(event.payload)
 
-    @on(topics.DRIFT)
+    @on(DRIFT)
     async def on_drift(self, event: Event[Drift]) -> None:
         """A camera shows what the model does not know, or is back to what it does."""
         drift = event.payload
@@ -236,14 +235,14 @@ class Retrainer(Service[RetrainerSettings]):
             samples=counts.samples,
             train=counts.train,
             holdout=counts.holdout,
-            per_camera=counts.per_camera,
+            per_stream=counts.per_stream,
             per_policy=counts.per_policy,
             bytes=counts.bytes,
             untrained=counts.untrained,
             untrained_per_edge=counts.untrained_per_edge,
             trigger=facts.waiting if self._running else waits_for(facts, rules),
             needed=needed(facts, rules),
-            camera_models=of_cameras,
+            stream_models=of_cameras,
         )
         if status != self._status:
             self._status = status

@@ -22,8 +22,8 @@ from pathlib import Path
 import cv2
 
 from edgebus.artifacts import ArtifactError
-from edgebus.inference import InferenceError
-from edgebus.vision import VisionError
+from edgebus.serving import InferenceError
+from edgebus_detection.vision import VisionError
 from edgebus_retrainer.jobs import TrainingFailedError, UntrainableError, assist, run_job
 from edgebus_retrainer.material import FolderError, TeacherMissingError
 from edgebus_retrainer.spec import JobEvent, JobOutcome, JobSpec

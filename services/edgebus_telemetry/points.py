@@ -6,14 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from edgebus.contracts import (
-    Detections,
-    Metrics,
-    ModelStatus,
-    RolloutStatus,
-    ServiceState,
-    TrainingResult,
-)
+from edgebus.contracts import Metrics, ModelStatus, RolloutStatus, ServiceState, TrainingResult
+from edgebus_detection.messages import Detections
 
 __all__ = [
     "Point",

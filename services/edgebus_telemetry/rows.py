@@ -11,7 +11,6 @@ from collections import Counter
 from datetime import datetime
 
 from edgebus.contracts import (
-    Detections,
     Metrics,
     ModelStatus,
     RolloutStatus,
@@ -19,6 +18,7 @@ from edgebus.contracts import (
     TrainingResult,
     rfc3339,
 )
+from edgebus_detection.messages import Detections
 
 __all__ = [
     "TABLES",

@@ -6,7 +6,6 @@ import asyncio
 
 from edgebus.bus import Event
 from edgebus.contracts import (
-    Detections,
     Metrics,
     ModelStatus,
     RolloutStatus,
@@ -15,6 +14,7 @@ from edgebus.contracts import (
     topics,
 )
 from edgebus.service import Service, every, on
+from edgebus_detection.messages import DETECTIONS, Detections
 from edgebus_telemetry import points, rows
 from edgebus_telemetry.csvfiles import CsvTable
 from edgebus_telemetry.influx import ClientSink, InfluxSink, InfluxWriter, PointBuffer
@@ -71,7 +71,7 @@ class Telemetry(Service[TelemetrySettings]):
             if len(self._buffer):
                 self.log.warning("points lost, InfluxDB is away", points=len(self._buffer))
 
-    @on(topics.DETECTIONS)
+    @on(DETECTIONS)
     async def detections(self, event: Event[Detections]) -> None:
         """One answered frame."""
         self._row("detections", rows.detection_row(event.received, event.names, event.payload))

@@ -19,7 +19,8 @@ from harness import (
     Site,
 )
 
-from edgebus.lab import EmbeddedBroker, EmbeddedCluster
+from edgebus.lab import EmbeddedBroker
+from nats_cluster import EmbeddedCluster
 
 KINDS = ["memory", "memory-copies", "mosquitto-5", "mosquitto-3.1.1", "nats"]
 

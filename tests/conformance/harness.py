@@ -15,12 +15,12 @@ from edgebus.bus import (
     Event,
     Loss,
     MemoryBroker,
-    MqttTransport,
     RawMessage,
     Transport,
 )
 from edgebus.contracts import Identity, Message, Topic, schema
-from edgebus.lab import EmbeddedCluster
+from edgebus.mqtt import MqttTransport
+from nats_cluster import EmbeddedCluster
 
 DEADLINE_S = 20.0
 

@@ -26,8 +26,10 @@ import numpy as np
 import psutil
 import pytest
 
-from edgebus.contracts import Frame, JpegPayload, Message, topics
-from edgebus.lab.summary import Summary, summary_schema
+from edgebus.contracts import Message
+from edgebus.contracts.registry import all_topics
+from edgebus_detection.lab.summary import Summary, summary_schema
+from edgebus_detection.messages import CAMERA_FRAME, Frame, JpegPayload
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -248,7 +250,7 @@ def test_the_summary_fits_its_published_schema(demo: Demo) -> None:
 
 
 def test_a_stranger_reads_everything_with_the_published_schemas(demo: Demo) -> None:
-    known = topics.all_topics().values()
+    known = all_topics().values()
     seen: set[str] = set()
     for topic, payload in demo.heard:
         kind = next((one.payload for one in known if one.parse(topic) is not None), None)
@@ -265,9 +267,7 @@ def test_a_stranger_reads_everything_with_the_published_schemas(demo: Demo) -> N
 
 
 def test_frames_open_in_any_image_viewer(demo: Demo) -> None:
-    frames = [
-        payload for topic, payload in demo.heard if topics.CAMERA_FRAME.parse(topic) is not None
-    ]
+    frames = [payload for topic, payload in demo.heard if CAMERA_FRAME.parse(topic) is not None]
     assert len(frames) > 50
     for jpeg in frames[::10]:
         image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)

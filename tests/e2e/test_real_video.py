@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from edgebus.lab.summary import Summary
+from edgebus_detection.lab.summary import Summary
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -22,7 +22,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edgebus.cli.app import app
-from edgebus.lab.summary import Summary
+from edgebus_detection.lab.summary import Summary
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -9,10 +9,12 @@ from typing import Literal
 
 import pytest
 
-from benchmarks.soak.on_cluster import ClusterPlan, soak_cluster
-from edgebus.bus import BrokerSettings, Bus, BusSettings, ConnectionChange, Event, MqttTransport
+from edgebus.bus import BrokerSettings, Bus, BusSettings, ConnectionChange, Event
 from edgebus.contracts import Identity, Message, Topic, schema
-from edgebus.lab import BrokerStartError, EmbeddedCluster
+from edgebus.lab import BrokerStartError
+from edgebus.mqtt import MqttTransport
+from nats_cluster import EmbeddedCluster
+from tests.soak.on_cluster import ClusterPlan, soak_cluster
 
 DEADLINE_S = 30.0
 

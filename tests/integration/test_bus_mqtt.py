@@ -20,13 +20,13 @@ from edgebus.bus import (
     BusSettings,
     ConnectOptions,
     Event,
-    MqttTransport,
     PublishRefusedError,
     RawMessage,
 )
 from edgebus.contracts import Identity, ServiceState, utc_now
 from edgebus.contracts.topics import SERVICE_STATE
 from edgebus.lab.broker import EmbeddedBroker
+from edgebus.mqtt import MqttTransport
 
 ME = Identity(site="t", node="n", service="s")
 OPTIONS = ConnectOptions(client_id="probe", session_expiry_s=0)

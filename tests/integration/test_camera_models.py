@@ -12,14 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from edgebus.artifacts import ArtifactProvider, Store, Update, derive_bundle, reference
+from edgebus.artifacts import Store, Update, derive_bundle
 from edgebus.bus import Bus, BusSettings
 from edgebus.contracts import (
-    Box,
-    Detections,
-    Frame,
-    FrameRecord,
-    GroundTruth,
     Identity,
     ModelStatus,
     PublishCommand,
@@ -31,11 +26,22 @@ from edgebus.contracts import (
     topics,
     utc_now,
 )
-from edgebus.inference.testing import tiny_bundle, tiny_picture
 from edgebus.service import NodeSettings
 from edgebus.service.runtime import Runtime
-from edgebus.vision import encode_jpeg
+from edgebus.transfer import ArtifactProvider, reference
 from edgebus_collector import Collector, CollectorSettings
+from edgebus_detection.messages import (
+    CAMERA_FRAME,
+    CAMERA_TRUTH,
+    DETECTIONS,
+    Box,
+    Detections,
+    Frame,
+    FrameRecord,
+    GroundTruth,
+)
+from edgebus_detection.models.testing import tiny_bundle, tiny_picture
+from edgebus_detection.vision import encode_jpeg
 from edgebus_detector import Detector, DetectorSettings
 from edgebus_distributor import Distributor, DistributorSettings
 from edgebus_retrainer import Retrainer, RetrainerSettings
@@ -104,9 +110,9 @@ class Site:
         for topic in (
             topics.TRAINING_RESULT,
             topics.MODEL_STATUS,
-            topics.CAMERA_MODEL,
+            topics.STREAM_MODEL,
             topics.ROLLOUT,
-            topics.DETECTIONS,
+            DETECTIONS,
             topics.STORE_STATUS,
             topics.SERVICE_STATE,
             topics.DEAD_LETTER,
@@ -137,8 +143,8 @@ class Site:
                             return found
                     await self._news.wait()
         except TimeoutError:
-            results = [(r.camera_model, r.outcome, r.reason) for r in self.all(TrainingResult)]
-            waits = [s.camera_models for s in self.all(StoreStatus)[-1:]]
+            results = [(r.stream_model, r.outcome, r.reason) for r in self.all(TrainingResult)]
+            waits = [s.stream_models for s in self.all(StoreStatus)[-1:]]
             raise AssertionError(f"no {what}; results {results}, waits {waits}") from None
 
     def all(self, kind: type) -> list[Any]:
@@ -151,8 +157,8 @@ class Site:
         while True:
             for camera in LOOKS:
                 frame, truth = frame_of(camera, index)
-                await self.bus.publish(topics.CAMERA_TRUTH.at(EDGE, camera=camera), truth)
-                await self.bus.publish(topics.CAMERA_FRAME.at(EDGE, camera=camera), frame)
+                await self.bus.publish(CAMERA_TRUTH.at(EDGE, camera=camera), truth)
+                await self.bus.publish(CAMERA_FRAME.at(EDGE, camera=camera), frame)
             index += 1
             await asyncio.sleep(0.15)
 
@@ -229,7 +235,7 @@ async def test_each_changed_camera_gets_a_model_of_its_own(mosquitto, tmp_path):
 async def check_own_models(site: Site, base: Any) -> None:
     digests = {}
     for camera, name in OWN.items():
-        fits = lambda result, name=name: result.camera_model == name  # noqa: E731
+        fits = lambda result, name=name: result.stream_model == name  # noqa: E731
         result = await site.until(TrainingResult, fits, f"result of {name}")
         assert result.outcome == "accepted", result.reason
         assert (result.trigger, result.model.digest) == ("count", base.digest)
@@ -238,7 +244,7 @@ async def check_own_models(site: Site, base: Any) -> None:
         # Better than the shared one on held-out frames of that camera alone, the day not lost.
         new, old = result.gate.domains
         assert new.map50_after > new.map50_before + 0.2
-        assert list(new.per_camera_after) == [f"{SITE}/pi-01/collector/{camera}"]
+        assert list(new.per_stream_after) == [f"{SITE}/pi-01/collector/{camera}"]
         assert old.map50_after >= old.map50_before - 0.02
         assert result.update_bytes < 20_000
         digests[camera] = result.candidate.digest
@@ -264,14 +270,14 @@ async def check_a_new_shared_version(site: Site, base: Any, folder: Path) -> Non
     second = derive_bundle(base, change, version=5, out=folder / "second")
     # What came while the first jobs ran may have started others, which found nothing to gain.
     has = {
-        result.camera_model: result.candidate.digest
+        result.stream_model: result.candidate.digest
         for result in site.all(TrainingResult)
         if result.candidate is not None
     }
     await site.publish(second)
     await site.answer("east", digest=second.digest)
     for camera, name in OWN.items():
-        mine = lambda r, n=name: r.camera_model == n and r.trigger == "rebase"  # noqa: E731
+        mine = lambda r, n=name: r.stream_model == n and r.trigger == "rebase"  # noqa: E731
         result = await site.until(TrainingResult, mine, f"{name} made from the new version")
         assert result.model.digest == second.digest
         assert result.why == f"tiny is v5 now; {name} is of an older"

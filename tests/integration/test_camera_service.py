@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgebus.contracts import Frame, GroundTruth, topics
 from edgebus.service.testing import ServiceHarness
-from edgebus.vision import decode_jpeg, encode_jpeg
 from edgebus_camera import Camera, CameraSettings
+from edgebus_detection.messages import CAMERA_FRAME, CAMERA_TRUTH, Frame, GroundTruth
+from edgebus_detection.vision import decode_jpeg, encode_jpeg
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,7 +71,7 @@ async def test_a_network_camera_may_vanish_and_come_back() -> None:
     )
     try:
         async with ServiceHarness(Camera, settings) as harness:
-            first = await harness.expect(topics.CAMERA_FRAME)
+            first = await harness.expect(CAMERA_FRAME)
             assert decode_jpeg(first.payload.jpeg).shape == (120, 160, 3)
             await asyncio.to_thread(camera.unplug)
             lost = await harness.wait_for_state("degraded", timeout=30)
@@ -80,10 +80,10 @@ async def test_a_network_camera_may_vanish_and_come_back() -> None:
             back = await harness.wait_for_state("ready", timeout=30)
             assert back.reason == ""
             again = await harness.expect(
-                topics.CAMERA_FRAME, where=lambda event: event.payload.record.captured > lost.time
+                CAMERA_FRAME, where=lambda event: event.payload.record.captured > lost.time
             )
             assert again.payload.record.index > first.payload.record.index
-            assert harness.received(topics.CAMERA_TRUTH) == []
+            assert harness.received(CAMERA_TRUTH) == []
     finally:
         camera.unplug()
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from edgebus.bus import Bus, BusSettings, Event
 from edgebus.contracts import Identity, Release, ServiceState, topics
-from edgebus.inference.testing import tiny_bundle
 from edgebus.service import NodeSettings, Runtime
+from edgebus_detection.models.testing import tiny_bundle
 from edgebus_distributor import Distributor, DistributorSettings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from edgebus.bus import Bus, BusSettings
-from edgebus.contracts import Frame, FrameRecord, Identity, topics, utc_now
-from edgebus.inference import EngineSettings, add_novelty
-from edgebus.inference.testing import tiny_bundle, tiny_picture
+from edgebus.contracts import Identity, topics, utc_now
 from edgebus.service import NodeSettings, Runtime, Service, ServiceSettings
-from edgebus.vision import decode_jpeg, encode_jpeg
+from edgebus.serving import EngineSettings
 from edgebus_collector import Collector, CollectorSettings
+from edgebus_detection.messages import CAMERA_FRAME, DETECTIONS, DRIFT, SAMPLES, Frame, FrameRecord
+from edgebus_detection.models import add_novelty
+from edgebus_detection.models.testing import tiny_bundle, tiny_picture
+from edgebus_detection.vision import decode_jpeg, encode_jpeg
 from edgebus_detector import Detector
 from edgebus_detector.settings import DetectorSettings
 
@@ -61,7 +63,7 @@ class Street:
         )
         self._index += 1
         frame = Frame.build(self.shoot(tint), record)
-        await self._bus.publish(topics.CAMERA_FRAME.at(self._me, camera="front"), frame)
+        await self._bus.publish(CAMERA_FRAME.at(self._me, camera="front"), frame)
         async with asyncio.timeout(20):
             while (said := await self.answers.get()).frame != record.id:
                 pass
@@ -119,12 +121,10 @@ async def test_a_camera_that_changes_is_told_to_anybody_and_a_person_can_answer(
     )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(bus)
+        await bus.subscribe(SAMPLES.any(site="lab"), lambda event: samples.put(event.payload))
+        await bus.subscribe(DRIFT.any(site="lab"), drifts.put)
         await bus.subscribe(
-            topics.SAMPLES.any(site="lab"), lambda event: samples.put(event.payload)
-        )
-        await bus.subscribe(topics.DRIFT.any(site="lab"), drifts.put)
-        await bus.subscribe(
-            topics.DETECTIONS.any(site="lab"), lambda event: street.answers.put(event.payload)
+            DETECTIONS.any(site="lab"), lambda event: street.answers.put(event.payload)
         )
         states: asyncio.Queue = asyncio.Queue()
         await bus.subscribe(topics.SERVICE_STATE.any(site="lab"), states.put)

@@ -13,18 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgebus.artifacts import (
-    ArtifactFetcher,
-    ArtifactProvider,
-    Bundle,
-    FetchProgress,
-    Patience,
-    Store,
-    Update,
-    derive_bundle,
-    import_onnx,
-    reference,
-)
+from edgebus.artifacts import Bundle, Store, Update, derive_bundle
 from edgebus.bus import Bus, BusSettings
 from edgebus.contracts import (
     Candidate,
@@ -36,6 +25,8 @@ from edgebus.contracts import (
     RolloutStatus,
     topics,
 )
+from edgebus.transfer import ArtifactFetcher, ArtifactProvider, FetchProgress, Patience, reference
+from edgebus_detection.models import import_onnx
 
 _RUN = """
 import json, sys

@@ -14,21 +14,13 @@ from typing import Any
 
 import pytest
 
-from edgebus.artifacts import ArtifactProvider, Bundle, Store, reference
+from edgebus.artifacts import Bundle, Store
 from edgebus.bus import Bus, BusSettings, Event
-from edgebus.contracts import (
-    Detections,
-    Frame,
-    FrameRecord,
-    Identity,
-    ModelStatus,
-    Release,
-    ServiceState,
-    topics,
-    utc_now,
-)
-from edgebus.inference.testing import tiny_bundle, tiny_picture
-from edgebus.vision import encode_jpeg
+from edgebus.contracts import Identity, ModelStatus, Release, ServiceState, topics, utc_now
+from edgebus.transfer import ArtifactProvider, reference
+from edgebus_detection.messages import CAMERA_FRAME, DETECTIONS, Detections, Frame, FrameRecord
+from edgebus_detection.models.testing import tiny_bundle, tiny_picture
+from edgebus_detection.vision import encode_jpeg
 
 _RUN = """
 import json, sys
@@ -69,7 +61,7 @@ class Site:
             )
         )
         for topic, kept in (
-            (topics.DETECTIONS, self.answers),
+            (DETECTIONS, self.answers),
             (topics.MODEL_STATUS, self.statuses),
             (topics.SERVICE_STATE, self.states),
         ):
@@ -145,7 +137,7 @@ class Site:
         )
         self._index += 1
         frame = Frame.build(encode_jpeg(tiny_picture(), quality=98), record)
-        await self.bus.publish(topics.CAMERA_FRAME.at(self.camera, camera="front"), frame)
+        await self.bus.publish(CAMERA_FRAME.at(self.camera, camera="front"), frame)
 
     def store(self) -> Store:
         """What the cloud has."""

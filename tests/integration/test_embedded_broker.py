@@ -14,10 +14,11 @@ import psutil
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edgebus.bus import BrokerSettings, Bus, BusSettings, Event, MqttTransport
+from edgebus.bus import BrokerSettings, Bus, BusSettings, Event
 from edgebus.contracts import Identity, Metrics, ServiceState, topics, utc_now
 from edgebus.lab import broker as broker_module
 from edgebus.lab.broker import BrokerNotInstalledError, BrokerStartError, EmbeddedBroker
+from edgebus.mqtt import MqttTransport
 
 HEARTBEAT = "edgebus/test/node/service/state"
 

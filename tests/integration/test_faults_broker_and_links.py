@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.soak.brokers import Mosquitto
-from benchmarks.soak.by_broker import mosquitto_killed, nats_killed
-from benchmarks.soak.by_link import link_cut, link_fragments, link_lossy, link_slow, link_stalled
-from benchmarks.soak.field import Field, Outcome, Scene
-from benchmarks.soak.ledger import Ledger
-from benchmarks.soak.proxy import LinkProfile, Proxy
+from tests.soak.brokers import Mosquitto
+from tests.soak.by_broker import mosquitto_killed, nats_killed
+from tests.soak.by_link import link_cut, link_fragments, link_lossy, link_slow, link_stalled
+from tests.soak.field import Field, Outcome, Scene
+from tests.soak.ledger import Ledger
+from tests.soak.proxy import LinkProfile, Proxy
 
 Phase = Callable[[Scene], Awaitable[Outcome]]
 

@@ -12,15 +12,15 @@ from unittest.mock import patch
 
 import pytest
 
-from benchmarks.soak import by_disk
-from benchmarks.soak.by_clock import clock_set
-from benchmarks.soak.by_disk import disk_full
-from benchmarks.soak.by_outage import outage_dropping, outage_refusing
-from benchmarks.soak.by_process import publisher_killed, reader_killed
-from benchmarks.soak.faults import PHASES
-from benchmarks.soak.field import Outcome, Scene
-from benchmarks.soak.virtual import Wall, run_virtually, wall_clock
 from edgebus.contracts import new_id, utc_now
+from tests.soak import by_disk
+from tests.soak.by_clock import clock_set
+from tests.soak.by_disk import disk_full
+from tests.soak.by_outage import outage_dropping, outage_refusing
+from tests.soak.by_process import publisher_killed, reader_killed
+from tests.soak.faults import PHASES
+from tests.soak.field import Outcome, Scene
+from tests.soak.virtual import Wall, run_virtually, wall_clock
 
 
 def scene(folder: Path, *, events: int, faults: int) -> Scene:

@@ -19,19 +19,16 @@ import pytest
 from edgebus.bus import Bus, BusSettings, Event
 from edgebus.contracts import (
     Address,
-    Box,
     DeadLetter,
     Identity,
     ModelRef,
-    Sample,
-    SampleRecord,
     ServiceState,
     StoreStatus,
-    split_of,
     topics,
 )
-from edgebus.inference.testing import tiny_bundle, tiny_picture
-from edgebus.vision import encode_jpeg
+from edgebus_detection.messages import SAMPLES, Box, Sample, SampleRecord, split_of
+from edgebus_detection.models.testing import tiny_bundle, tiny_picture
+from edgebus_detection.vision import encode_jpeg
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = "hostile"
@@ -180,7 +177,7 @@ async def listening(mosquitto: Any) -> AsyncIterator[tuple[Bus, Ear]]:
 async def test_no_good_sample_is_lost_among_bad_ones(mosquitto: Any, retrainer: Retrainer) -> None:
     good, bad = 60, 45
     collector = Identity(site=SITE, node="pi-01", service="collector")
-    where: Address[Any] = topics.SAMPLES.at(collector)
+    where: Address[Any] = SAMPLES.at(collector)
     async with listening(mosquitto) as (bus, ear):
         retrainer.start()
         await ear.until(lambda: any(state.state == "ready" for state in ear.states))

@@ -16,22 +16,21 @@ import numpy as np
 import pytest
 
 from edgebus.bus import Bus, BusSettings
-from edgebus.contracts import (
+from edgebus.contracts import Identity, ModelStatus, ServiceState, TrainingResult, topics, utc_now
+from edgebus_detection.messages import (
+    CAMERA_FRAME,
+    CAMERA_TRUTH,
+    DETECTIONS,
+    SAMPLES,
     Box,
     Detections,
     Frame,
     FrameRecord,
     GroundTruth,
-    Identity,
-    ModelStatus,
     SampleRecord,
-    ServiceState,
-    TrainingResult,
-    topics,
-    utc_now,
 )
-from edgebus.inference.testing import tiny_bundle, tiny_picture
-from edgebus.vision import encode_jpeg
+from edgebus_detection.models.testing import tiny_bundle, tiny_picture
+from edgebus_detection.vision import encode_jpeg
 from edgebus_retrainer.exchange import picture_of, write_dataset
 from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.samples import Catalog, Query, SampleStore, open_database
@@ -104,11 +103,11 @@ class Loop:
         bus = Bus(self.broker.transport(), identity=identity, settings=settings)
         self.bus = await self._stack.enter_async_context(bus)
         for topic in (
-            topics.SAMPLES,
+            SAMPLES,
             topics.TRAINING_PROGRESS,
             topics.TRAINING_RESULT,
             topics.MODEL_STATUS,
-            topics.DETECTIONS,
+            DETECTIONS,
             topics.SERVICE_STATE,
             topics.DEAD_LETTER,
         ):
@@ -211,8 +210,8 @@ class Loop:
         while True:
             frame, truth = frame_of(self.index, light=self.light)
             self.index += 1
-            await self.bus.publish(topics.CAMERA_TRUTH.at(identity, camera="front"), truth)
-            await self.bus.publish(topics.CAMERA_FRAME.at(identity, camera="front"), frame)
+            await self.bus.publish(CAMERA_TRUTH.at(identity, camera="front"), truth)
+            await self.bus.publish(CAMERA_FRAME.at(identity, camera="front"), frame)
             await asyncio.sleep(1 / _FPS)
 
     async def _hear(self, event: Any) -> None:

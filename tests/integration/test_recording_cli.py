@@ -13,21 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from edgebus.bus import Bus, BusSettings, Event
-from edgebus.contracts import (
-    Detections,
-    Frame,
-    FrameRecord,
-    Identity,
-    Metrics,
-    ServiceState,
-    topics,
-    utc_now,
-)
-from edgebus.inference import EngineSettings
-from edgebus.inference.testing import tiny_bundle, tiny_picture
+from edgebus.contracts import Identity, Metrics, ServiceState, topics, utc_now
 from edgebus.recording import Recording
 from edgebus.service import NodeSettings, Runtime
-from edgebus.vision import encode_jpeg
+from edgebus.serving import EngineSettings
+from edgebus_detection.messages import CAMERA_FRAME, DETECTIONS, Detections, Frame, FrameRecord
+from edgebus_detection.models.testing import tiny_bundle, tiny_picture
+from edgebus_detection.vision import encode_jpeg
 from edgebus_detector import Detector, DetectorSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,7 +120,7 @@ async def until(path: Path, count: int) -> list[Any]:
 async def film(bus: Bus, site: str, *, answers: asyncio.Queue[Detections]) -> dict[int, Any]:
     """Show frames one after the other; what the detector saw in each."""
     seen: dict[int, Any] = {}
-    address = topics.CAMERA_FRAME.at(camera(site), camera="front")
+    address = CAMERA_FRAME.at(camera(site), camera="front")
     for index in range(FRAMES):
         await bus.publish(address, picture(site, index))
         said = await asyncio.wait_for(answers.get(), 20)
@@ -150,7 +142,7 @@ async def test_a_recording_replayed_gives_the_same_detections(
         answers.put_nowait(event.payload)
 
     async with listener(mosquitto, site) as bus:
-        await bus.subscribe(topics.DETECTIONS.any(site=site), answer)
+        await bus.subscribe(DETECTIONS.any(site=site), answer)
         recorder = await Program.start("record", str(path), "-f", f"edgebus/{site}/#", *where)
         async with detector(mosquitto, site, tmp_path / "one", tmp_path / "bundle"):
             # The recorder has the detector's state: it listens.

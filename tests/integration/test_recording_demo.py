@@ -24,14 +24,16 @@ import jsonschema
 from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
 from mcap.reader import make_reader
 
-from edgebus.bus import BrokerSettings, Bus, BusSettings, Event, MqttTransport
-from edgebus.contracts import Detections, Frame, Identity, ServiceState, topics
-from edgebus.inference import EngineSettings
+from edgebus.bus import BrokerSettings, Bus, BusSettings, Event
+from edgebus.contracts import Identity, ServiceState, topics
+from edgebus.mqtt import MqttTransport
 from edgebus.service import NodeSettings, Runtime
+from edgebus.serving import EngineSettings
+from edgebus_detection.messages import DETECTIONS, Detections, Frame
 from edgebus_detector import Detector, DetectorSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = Path(str(resources.files("edgebus.lab"))) / "assets" / "street-day"
+MODEL = Path(str(resources.files("edgebus_detection.lab"))) / "assets" / "street-day"
 FRAMES = 32
 THRESHOLD = 0.05
 TOPOLOGY = """\
@@ -107,7 +109,7 @@ async def record_the_demo(path: Path, folder: Path) -> dict[str, Detections]:
             *("record", str(path), "--broker", url, "--set", "broker.version=3.1.1"), folder=folder
         )
         async with listener(url) as bus:
-            await bus.subscribe(topics.DETECTIONS.any(), see)
+            await bus.subscribe(DETECTIONS.any(), see)
             await asyncio.wait_for(enough.wait(), 60)
         code, out = await end(recorder)
         assert (code, "messages on" in out) == (0, True), out
@@ -202,7 +204,7 @@ async def replay(path: Path, wanted: set[str], broker: Any, folder: Path) -> dic
     stop = asyncio.Event()
     async with listener(broker.url) as bus:
         await bus.subscribe(topics.SERVICE_STATE.any(), state)
-        await bus.subscribe(topics.DETECTIONS.any(), see)
+        await bus.subscribe(DETECTIONS.any(), see)
         life = asyncio.create_task(runtime.run(stop, look_first=False))
         try:
             await asyncio.wait_for(ready.wait(), 30)

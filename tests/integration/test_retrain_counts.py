@@ -19,15 +19,15 @@ from edgebus.bus import Bus, BusSettings
 from edgebus.contracts import (
     GateReport,
     Identity,
-    Sample,
     ServiceState,
     StoreStatus,
     TrainingResult,
     topics,
 )
-from edgebus.inference.testing import tiny_bundle
 from edgebus.service import NodeSettings
 from edgebus.service.runtime import Runtime
+from edgebus_detection.messages import SAMPLES, Sample
+from edgebus_detection.models.testing import tiny_bundle
 from edgebus_retrainer import Retrainer, RetrainerSettings, campaign
 from edgebus_retrainer.spec import JobOutcome, JobSpec
 
@@ -114,7 +114,7 @@ class Site:
         source = Identity(site=self.site, node=edge, service="collector")
         record = one.record.model_copy(update={"source": source.source})
         jpeg, _ = jpeg_of(record.index)
-        await self.bus.publish(topics.SAMPLES.at(source), Sample.build(jpeg, record))
+        await self.bus.publish(SAMPLES.at(source), Sample.build(jpeg, record))
         return record.id
 
     async def until(self, fits: Any, *, timeout: float = 60) -> None:

@@ -9,13 +9,14 @@ import time
 import pytest
 from test_loop_learning import SITE, Loop
 
-from edgebus.contracts import ModelStatus, SampleRecord, topics, utc_now
-from edgebus.lab.measure import build_summary
-from edgebus.lab.observer import Observer
-from edgebus.lab.pictures import PictureKeeper
-from edgebus.lab.report import write_run
-from edgebus.lab.rounds import CLOUD_STAGES, EDGE_STAGES
-from edgebus.lab.track import Tracker
+from edgebus.contracts import ModelStatus, topics, utc_now
+from edgebus_detection.lab.measure import build_summary
+from edgebus_detection.lab.observer import Observer
+from edgebus_detection.lab.pictures import PictureKeeper
+from edgebus_detection.lab.report import write_run
+from edgebus_detection.lab.rounds import CLOUD_STAGES, EDGE_STAGES
+from edgebus_detection.lab.run_state import Tracker
+from edgebus_detection.messages import SAMPLES, SampleRecord
 
 _HOPS = ("uploading", "offering", "telling")
 """Stages that are nothing but a message's way; nobody can measure them by one steady clock."""
@@ -40,7 +41,7 @@ async def test_stages_measured_by_each_service_add_up_to_what_a_stranger_measure
 
     async with Loop(mosquitto, tmp_path) as loop:
         await Observer(loop.bus, site=SITE, tracker=tracker, keeper=PictureKeeper()).start()
-        for topic in (topics.SAMPLES, topics.MODEL_STATUS):
+        for topic in (SAMPLES, topics.MODEL_STATUS):
             await loop.bus.subscribe(topic.any(site=SITE), note, name=f"stranger {topic.address}")
         for service in ("distributor", "retrainer", "detector", "collector"):
             await loop.start(service)

@@ -17,22 +17,19 @@ from typer.testing import CliRunner
 from edgebus.bus import Bus, BusSettings, Event
 from edgebus.cli.app import app
 from edgebus.contracts import (
-    Box,
     Identity,
     ModelRef,
     RetrainCommand,
-    Sample,
-    SampleRecord,
     ServiceState,
     StoreStatus,
     TrainingResult,
-    split_of,
     topics,
 )
 from edgebus.contracts import Reply as ReplyMessage
-from edgebus.inference.testing import tiny_bundle, tiny_picture
 from edgebus.service import NodeSettings, Runtime
-from edgebus.vision import encode_jpeg
+from edgebus_detection.messages import SAMPLES, Box, Sample, SampleRecord, split_of
+from edgebus_detection.models.testing import tiny_bundle, tiny_picture
+from edgebus_detection.vision import encode_jpeg
 from edgebus_retrainer import Retrainer, RetrainerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,7 +172,7 @@ async def test_a_person_labels_while_the_retrainer_runs_and_the_next_job_learns_
         made = [at_dusk(index) for index in range(16, 56)]
         seen = {sample.record.id: boxes for sample, boxes in made}
         for sample, _ in made:
-            await site.bus.publish(topics.SAMPLES.at(site.bus.identity), sample)
+            await site.bus.publish(SAMPLES.at(site.bus.identity), sample)
         status = await site.wait(StoreStatus, lambda said: said.samples == 40)
         at = ("--data", site.data)
         coco = tmp_path / "coco"

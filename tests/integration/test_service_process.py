@@ -14,10 +14,8 @@ from typing import Any
 
 import pytest
 
-from edgebus.bus import BrokerSettings, Bus, BusSettings, Event, MqttTransport
+from edgebus.bus import BrokerSettings, Bus, BusSettings, Event
 from edgebus.contracts import (
-    Box,
-    Detections,
     Identity,
     ModelRef,
     RawBytes,
@@ -29,6 +27,8 @@ from edgebus.contracts import (
     utc_now,
 )
 from edgebus.lab.broker import EmbeddedBroker
+from edgebus.mqtt import MqttTransport
+from edgebus_detection.messages import DETECTIONS, Box, Detections
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs/guides/write-a-service.md"
@@ -168,7 +168,7 @@ async def test_the_guides_service_runs_and_stops(mosquitto: Any, processes: Proc
         assert born.version == "1.0.0"
         assert born.pid == process.pid
         detector = Identity(site="lab", node="pi-a", service="detector")
-        await ear.bus.publish(topics.DETECTIONS.at(detector, camera="front"), detections("pi-a", 2))
+        await ear.bus.publish(DETECTIONS.at(detector, camera="front"), detections("pi-a", 2))
         count = await asyncio.wait_for(counts.get(), 10)
         assert (count["persons"], count["camera"]) == (2, "front")
         assert count["source"] == "lab/pi-a/person-counter"

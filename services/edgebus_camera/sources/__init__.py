@@ -9,7 +9,6 @@ from edgebus_camera.sources.base import (
     SourceLostError,
 )
 from edgebus_camera.sources.folder import FolderSource
-from edgebus_camera.sources.labels import read_coco, read_mot, read_yolo
 from edgebus_camera.sources.listing import ListSource
 from edgebus_camera.sources.live import Capture, LiveSource
 from edgebus_camera.sources.opening import open_source
@@ -30,7 +29,4 @@ __all__ = [
     "StreetSource",
     "VideoSource",
     "open_source",
-    "read_coco",
-    "read_mot",
-    "read_yolo",
 ]

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from edgebus.contracts import Box
-from edgebus.vision import Image
-from edgebus_camera.scene import Lights
+from edgebus_detection.emulation.street import Lights
+from edgebus_detection.messages import Box
+from edgebus_detection.vision import Image
 
 __all__ = [
     "PASS_PERIOD",

@@ -10,15 +10,15 @@ from typing import Final
 import cv2
 import numpy as np
 
-from edgebus.contracts import Box
-from edgebus.vision import Image
 from edgebus_camera.sources.base import (
     PASS_PERIOD,
     PictureSkippedError,
     SourceError,
     SourceFrame,
 )
-from edgebus_camera.sources.labels import find_class_names, read_coco, read_yolo
+from edgebus_detection.datasets.labels import find_class_names, read_coco, read_yolo
+from edgebus_detection.messages import Box
+from edgebus_detection.vision import Image
 
 __all__ = ["PICTURES", "FolderSource", "load_picture", "pictures_below"]
 

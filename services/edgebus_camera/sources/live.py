@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgebus.vision import Image
 from edgebus_camera.sources.base import SourceFrame, SourceLostError
+from edgebus_detection.vision import Image
 
 __all__ = ["Capture", "LiveSource", "open_capture"]
 

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from edgebus_camera.coco import COCO_CLASSES
-from edgebus_camera.scene import Scene
 from edgebus_camera.settings import ViewSettings
 from edgebus_camera.sources.base import Source, SourceError
 from edgebus_camera.sources.folder import FolderSource
-from edgebus_camera.sources.labels import read_mot
 from edgebus_camera.sources.listing import ListSource
 from edgebus_camera.sources.live import LiveSource
 from edgebus_camera.sources.street import StreetSource
 from edgebus_camera.sources.video import VideoSource
+from edgebus_detection.datasets.coco import COCO_CLASSES
+from edgebus_detection.datasets.labels import read_mot
+from edgebus_detection.emulation.street import Scene
 
 __all__ = ["DEFAULT_FPS", "open_source"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from edgebus_camera.scene import Scene
 from edgebus_camera.sources.base import SourceFrame
+from edgebus_detection.emulation.street import Scene
 
 __all__ = ["StreetSource"]
 

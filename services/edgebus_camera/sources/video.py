@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edgebus.contracts import Box
 from edgebus_camera.sources.base import PASS_PERIOD, SourceError, SourceFrame
+from edgebus_detection.messages import Box
 
 __all__ = ["VideoSource"]
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
-from edgebus.contracts import Detections, Drift, DriftState
 from edgebus_collector.drift.changes import Change, ChangeMonitor
+from edgebus_detection.messages import Detections, Drift, DriftState
 
 if TYPE_CHECKING:
     from river.base import DriftDetector

@@ -14,7 +14,7 @@ import cv2
 import typer
 
 from edgebus.cli.console import table
-from edgebus.vision import Image
+from edgebus_detection.vision import Image
 from edgebus_retrainer.commands.options import Accept, Data, Which, choosing, report_unreadable
 from edgebus_retrainer.files import write_atomically
 from edgebus_retrainer.pictures import contact_sheet, one_picture, sample_page

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgebus.contracts import Sample
+from edgebus_detection.messages import Sample
 from edgebus_retrainer.claims import Claim
 from edgebus_retrainer.samples import Sight
 

@@ -9,7 +9,8 @@ from functools import partial
 
 from sqlalchemy.orm import Session
 
-from edgebus.contracts import PayloadError, Sample
+from edgebus.contracts import PayloadError
+from edgebus_detection.messages import Sample
 from edgebus_retrainer.claims import TRUTH, Claim, LabelSet, operator, pair_up
 from edgebus_retrainer.exchange._dataset import IncomingPicture
 from edgebus_retrainer.labels import (

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgebus.contracts import Box, Sample
+from edgebus_detection.messages import Box, Sample
 from edgebus_retrainer.claims import TRUTH, Claim
 from edgebus_retrainer.exchange._dataset import PROVENANCE_FILE, ExportPicture, Style
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgebus.vision import Matches
+from edgebus_detection.metrics import Matches
 
 __all__ = ["calibration_error", "gain_interval", "resampled_ap"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgebus.vision import Hash, PictureUnreadableError, difference_hash
+from edgebus_detection.vision import Hash, PictureUnreadableError, difference_hash
 from edgebus_retrainer.labels import Labelled
 from edgebus_retrainer.material import Material
 

@@ -10,17 +10,15 @@ from typing import Any, Protocol
 
 import cv2
 
-from edgebus.inference import DetectionModel
-from edgebus.vision import (
-    Detected,
-    Image,
+from edgebus_detection.metrics import (
     MapResult,
     Matches,
-    Truth,
     average_precision,
     match,
     mean_average_precision,
 )
+from edgebus_detection.models import DetectionModel
+from edgebus_detection.vision import Detected, Image, Truth
 from edgebus_retrainer.gate._evidence import calibration_error
 from edgebus_retrainer.labels import Labelled
 
@@ -47,7 +45,7 @@ class Measured:
     calibration: float | None
     cameras: tuple[str, ...]
 
-    def per_camera(self) -> dict[str, tuple[float, int]]:
+    def per_stream(self) -> dict[str, tuple[float, int]]:
         """Average precision, over classes, and true boxes on each camera that shows any."""
         found: dict[str, tuple[float, int]] = {}
         for name in dict.fromkeys(self.cameras):

@@ -74,7 +74,7 @@ def domain_report(
 ) -> DomainReport:
     """Incumbent (`before`) and candidate (`after`) on one held-out set, by somebody's `labels`."""
     old, new = before.result, after.result
-    cameras_before, cameras_after = before.per_camera(), after.per_camera()
+    cameras_before, cameras_after = before.per_stream(), after.per_stream()
     low = high = None
     if rules.confidence is not None:
         low, high = gain_interval(
@@ -96,9 +96,9 @@ def domain_report(
         per_class_before={label: _fraction(value) for label, value in old.per_class.items()},
         per_class_after={label: _fraction(value) for label, value in new.per_class.items()},
         per_class_boxes=after.boxes_of,
-        per_camera_before={name: _fraction(each[0]) for name, each in cameras_before.items()},
-        per_camera_after={name: _fraction(each[0]) for name, each in cameras_after.items()},
-        per_camera_boxes={name: each[1] for name, each in cameras_after.items()},
+        per_stream_before={name: _fraction(each[0]) for name, each in cameras_before.items()},
+        per_stream_after={name: _fraction(each[0]) for name, each in cameras_after.items()},
+        per_stream_boxes={name: each[1] for name, each in cameras_after.items()},
         gain_low=low,
         gain_high=high,
         calibration_before=before.calibration,
@@ -222,9 +222,9 @@ def _parts_lost(domain: DomainReport, rules: GateRules) -> Iterator[str]:
         ),
         (
             "camera",
-            domain.per_camera_before,
-            domain.per_camera_after,
-            domain.per_camera_boxes,
+            domain.per_stream_before,
+            domain.per_stream_after,
+            domain.per_stream_boxes,
             rules.camera_tolerance,
         ),
     ):

@@ -12,7 +12,8 @@ import cv2
 
 from edgebus.artifacts import Bundle, TrainedOn, Update, derive_bundle
 from edgebus.contracts import DomainReport, GateReport
-from edgebus.inference import DetectionModel, EngineSettings, make_probe
+from edgebus.serving import EngineSettings, make_probe
+from edgebus_detection.models import DetectionModel
 from edgebus_retrainer.gate import (
     NEW,
     OLD,
@@ -81,7 +82,7 @@ class Candidates:
         if alpha == 0:
             update = Update()
         elif alpha < 1:
-            from edgebus.inference.graph import interpolate
+            from edgebus.training.graph import interpolate
 
             update = interpolate(self.base.tensors(), update, alpha)
         with self.clock.phase("evaluating", f"{alpha:g} of the way"):

@@ -256,9 +256,9 @@ def _domain(domain: DomainReport, gate: GateReport) -> list[str]:
     for label, before in domain.per_class_before.items():
         boxes = domain.per_class_boxes.get(label, "")
         rows.append((label, *_both(before, domain.per_class_after.get(label, 0.0)), boxes))
-    for name, before in domain.per_camera_before.items():
-        boxes = domain.per_camera_boxes.get(name, "")
-        after = domain.per_camera_after.get(name, 0.0)
+    for name, before in domain.per_stream_before.items():
+        boxes = domain.per_stream_boxes.get(name, "")
+        after = domain.per_stream_after.get(name, 0.0)
         rows.append((f"camera {_plain(name)}", *_both(before, after), boxes))
     title = f"**{domain.name} domain**, {domain.images} pictures, labels: {domain.labels or '?'}"
     if domain.gain_low is not None and domain.gain_high is not None and gate.confidence:

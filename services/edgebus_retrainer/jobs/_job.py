@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgebus.artifacts import TRAINABLE_HEADS, Bundle
+from edgebus.artifacts import Bundle
 from edgebus.contracts import GateReport
-from edgebus.inference import EngineSettings
+from edgebus.serving import EngineSettings
+from edgebus_detection.models import TRAINABLE_HEADS
 from edgebus_retrainer.gate import NEW, OLD, GateRules, Leak, goes_too_far, keep_apart, too_few
 from edgebus_retrainer.jobs._candidates import Candidates
 from edgebus_retrainer.jobs._card import CARD, make_card, write_card

@@ -142,8 +142,8 @@ def assist(spec: JobSpec) -> None:
 def _train(
     spec: JobSpec, base: Bundle, plan: _Plan, team: Team, *, report: Report
 ) -> FinetuneResult:
-    from edgebus.inference.graph import TorchGraph
-    from edgebus.vision import Preprocessor
+    from edgebus.training.graph import TorchGraph
+    from edgebus_detection.vision import Preprocessor
     from edgebus_retrainer.training import Checkpoints, YoloxHead, finetune
 
     manifest, settings = base.manifest, spec.settings

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from edgebus.contracts import Box
+from edgebus_detection.messages import Box
 from edgebus_retrainer.labels._labelled import ImpossibleBoxError, checked_box
 
 __all__ = ["BoxesRefusedError", "check_boxes", "parse_words", "read_rows", "unknown_class"]

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from edgebus.contracts import Box, TeacherThreshold
-from edgebus.vision import box_iou
+from edgebus.contracts import TeacherThreshold
+from edgebus_detection.messages import Box
+from edgebus_detection.vision import box_iou
 from edgebus_retrainer.claims import SAME_OBJECT_IOU, box_array
 
 __all__ = ["Compared", "calibrate"]

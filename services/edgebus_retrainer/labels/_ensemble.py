@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from edgebus.contracts import Box
-from edgebus.inference import EngineSettings
-from edgebus.vision import box_iou
+from edgebus.serving import EngineSettings
+from edgebus_detection.messages import Box
+from edgebus_detection.vision import box_iou
 from edgebus_retrainer.claims import SAME_OBJECT_IOU, box_array, teacher
 from edgebus_retrainer.files import write_atomically
 from edgebus_retrainer.labels._teacher import Answer, Labeller, Teacher, answer_folder, open_model

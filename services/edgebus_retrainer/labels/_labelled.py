@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgebus.contracts import Box
-from edgebus.vision import Truth, to_truth
+from edgebus_detection.messages import Box
+from edgebus_detection.vision import Truth, to_truth
 
 __all__ = [
     "ImpossibleBoxError",

@@ -8,15 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from edgebus.contracts import (
-    Box,
-    LabelReport,
-    PayloadError,
-    Sample,
-    SampleRecord,
-    TeacherThreshold,
-)
-from edgebus.vision import Image, ImageError, decode_jpeg
+from edgebus.contracts import LabelReport, PayloadError, TeacherThreshold
+from edgebus_detection.messages import Box, Sample, SampleRecord
+from edgebus_detection.vision import Image, ImageError, decode_jpeg
 from edgebus_retrainer.claims import Claim, Resolved, Voices, count_conflicts, resolve
 from edgebus_retrainer.labels._calibration import Compared, calibrate
 from edgebus_retrainer.labels._labelled import LabelBuilder, Labelled

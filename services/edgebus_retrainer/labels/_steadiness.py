@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgebus.contracts import Box
-from edgebus.vision import Image
+from edgebus_detection.messages import Box
+from edgebus_detection.vision import Image
 from edgebus_retrainer.claims import pair_up
 
 __all__ = ["Grey", "Seen", "flips", "to_grey"]

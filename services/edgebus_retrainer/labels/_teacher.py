@@ -8,10 +8,12 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from edgebus.artifacts import Bundle, import_onnx
-from edgebus.contracts import Box, Record
-from edgebus.inference import DetectionModel, EngineSettings
-from edgebus.vision import decode_jpeg, to_boxes
+from edgebus.artifacts import Bundle
+from edgebus.contracts import Record
+from edgebus.serving import EngineSettings
+from edgebus_detection.messages import Box
+from edgebus_detection.models import DetectionModel, import_onnx
+from edgebus_detection.vision import decode_jpeg, to_boxes
 from edgebus_retrainer.claims import teacher
 from edgebus_retrainer.files import write_atomically
 

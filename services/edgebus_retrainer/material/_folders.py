@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import yaml
 
-from edgebus.contracts import Box, Split, split_of
+from edgebus_detection.messages import Box, Split, split_of
 from edgebus_retrainer.labels import ImpossibleBoxError, LabelBuilder, Labelled, checked_box
 
 __all__ = ["Folder", "FolderError", "read_folder"]

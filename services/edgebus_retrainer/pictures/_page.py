@@ -6,7 +6,7 @@ import base64
 import html
 import json
 
-from edgebus.contracts import Box
+from edgebus_detection.messages import Box
 from edgebus_retrainer.claims import LabelSet
 from edgebus_retrainer.pictures._strokes import LINES, Voice, boxes_of
 from edgebus_retrainer.samples import Sight

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import cv2
 import numpy as np
 
-from edgebus.vision import Image
+from edgebus_detection.vision import Image
 from edgebus_retrainer.claims import Voices
 from edgebus_retrainer.pictures._strokes import Voice, draw_voices, fit, legend, occurring
 from edgebus_retrainer.samples import SampleUnreadableError, Sight

@@ -9,8 +9,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from edgebus.contracts import Box
-from edgebus.vision import Image
+from edgebus_detection.messages import Box
+from edgebus_detection.vision import Image
 from edgebus_retrainer.claims import Voices
 
 __all__ = ["LINES", "Line", "Voice", "boxes_of", "draw_voices", "fit", "legend", "occurring"]

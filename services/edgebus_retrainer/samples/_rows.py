@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edgebus.contracts import Sample
+from edgebus_detection.messages import Sample
 from edgebus_retrainer.samples._tables import SampleRow
 
 __all__ = [

@@ -11,18 +11,13 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Engine, func, select, true
 from sqlalchemy.orm import Session
 
-from edgebus.contracts import Collected, Sample, Split, shared_model
+from edgebus.contracts import Collected, shared_model
+from edgebus_detection.messages import Sample, Split
 from edgebus_retrainer.claims import LabelSet
 from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.samples._labelbook import newest_labels
 from edgebus_retrainer.samples._onset import onset
-from edgebus_retrainer.samples._rows import (
-    EPOCH,
-    check_picture,
-    edge_of,
-    micros,
-    row_of,
-)
+from edgebus_retrainer.samples._rows import EPOCH, check_picture, edge_of, micros, row_of
 from edgebus_retrainer.samples._tables import LabelRow, SampleRow, UseRow
 
 __all__ = [
@@ -68,7 +63,7 @@ class Counts:
     untrained: int
     untrained_per_edge: dict[str, int]
     bytes: int
-    per_camera: dict[str, int]
+    per_stream: dict[str, int]
     per_policy: dict[str, int]
 
 
@@ -76,7 +71,7 @@ class SampleStore:
     """Samples of every model, once each, within a quota.
 
     A shared model learns from every camera whose answers it, or an own model made from it, gave.
-    The name of a camera's own model (`camera_model`) stands for the samples of that camera alone.
+    The name of a camera's own model (`stream_model`) stands for the samples of that camera alone.
     The own one is trained from the shared one each time, so all of its camera's samples are new to
     it, whichever job has used them.
 
@@ -143,7 +138,7 @@ class SampleStore:
                 untrained=sum(untrained.values()),
                 untrained_per_edge=untrained,
                 bytes=size or 0,
-                per_camera=dict(_counts(session, SampleRow.camera, mine)),
+                per_stream=dict(_counts(session, SampleRow.camera, mine)),
                 per_policy=dict(_counts(session, SampleRow.policy, mine)),
             )
 

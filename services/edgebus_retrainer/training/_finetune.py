@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from edgebus.artifacts import Update
-from edgebus.inference.graph import TorchGraph
+from edgebus.training.graph import TorchGraph
 from edgebus_retrainer.training._checkpoint import Checkpoints
 from edgebus_retrainer.training._errors import CheckpointError
 from edgebus_retrainer.training._head import YoloxHead

@@ -31,7 +31,7 @@ class Places(Protocol):
 
 
 class Prepare(Protocol):
-    """Makes the model's input of a picture, as `edgebus.vision.Preprocessor.prepare` does."""
+    """Makes the model's input of a picture, as `Preprocessor.prepare` does."""
 
     def __call__(self, image: Image, /) -> tuple[npt.NDArray[Any], Places]:
         """The tensor, float32 [1, C, H, W] or [C, H, W], and where the picture lies in it."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgebus.inference.graph import TorchGraph
+from edgebus.training.graph import TorchGraph
 
 __all__ = ["frozen_copy", "memory_loss", "other_classes"]
 

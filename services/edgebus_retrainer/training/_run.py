@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgebus.inference.graph import TorchGraph
+from edgebus.training.graph import TorchGraph
 from edgebus_retrainer.training._average import WeightAverage, assign
 from edgebus_retrainer.training._batches import Batch, Batches, plain_batches
 from edgebus_retrainer.training._checkpoint import Snapshot

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from edgebus.inference.graph import TrainScope
+from edgebus.training.graph import TrainScope
 from edgebus_retrainer.training._augment import AugmentSettings
 
 __all__ = ["LEARNING_RATES", "FinetuneSettings", "rate_at"]

@@ -1,0 +1,7 @@
+"""TODO ."""
+
+from nats_cluster import EmbeddedCluster
+
+__all__ = [
+    "EmbeddedCluster",
+]

@@ -1,1 +1,0 @@
-"""Long runs that look for what breaks: ``python -m benchmarks.soak --help``."""

@@ -1,0 +1,279 @@
+"""The published form of the contracts: JSON Schema per message, AsyncAPI, a page of topics.
+
+Everything here is derived from `edgebus.contracts`; the files are generated and checked, never
+edited.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+from pydantic.json_schema import models_json_schema
+
+from edgebus.contracts import Message, RecordPayload, Reply, Topic
+from edgebus.contracts.registry import all_messages, all_topics
+
+__all__ = [
+    "asyncapi_document",
+    "schema_documents",
+    "schema_files",
+    "topics_page",
+]
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_BINDING = "0.2.0"
+# What each payload on the wire has, though a reader would fill most of it in.
+_BASE_FIELDS = ("id", "time", "source", "schema")
+
+_PARAMETERS = {
+    "base": "Root of the bus on a shared broker, 'edgebus' by default.",
+    "site": "The place.",
+    "node": "The host that publishes; for commands, the host that is addressed.",
+    "service": "The service on that host.",
+    "camera": "Name of the camera.",
+    "stream": "Name of the series of inputs, such as a camera.",
+    "model": "Name of the model.",
+    "channel": "Release channel, 'stable' by default.",
+    "job": "Name of the training job.",
+    "digest": "SHA-256 of the blob, hexadecimal.",
+    "index": "Number of the block, from 0.",
+    "letter": "Place of the dead letter among those that are kept, from 0.",
+    "request": "id of the command that is answered.",
+}
+
+
+def schema_documents() -> dict[str, dict[str, Any]]:
+    """A JSON Schema (2020-12) per schema identifier."""
+    documents: dict[str, dict[str, Any]] = {}
+    for identifier, kind in all_messages().items():
+        body = kind.model_json_schema(by_alias=True, mode="validation")
+        _require_base(body)
+        name, _, major = identifier.partition("/")
+        documents[identifier] = {
+            "$schema": _DIALECT,
+            "$id": f"urn:edgebus:schema:{name}:{major}",
+            **body,
+        }
+    return documents
+
+
+def asyncapi_document() -> dict[str, Any]:
+    """The whole bus as AsyncAPI 3.0.
+
+    Channel bindings stay empty and QoS and retain stand at the operations, as the MQTT binding
+    0.2.0 asks for.
+    """
+    channels: dict[str, Any] = {}
+    operations: dict[str, Any] = {}
+    for constant, topic in all_topics().items():
+        channel = _camel(constant)
+        messages = {kind.__name__: _component("messages", kind) for kind in _carried(topic)}
+        channels[channel] = {
+            "address": topic.address,
+            "description": topic.doc,
+            "parameters": {
+                name: {"description": _PARAMETERS.get(name, f"The {name}.")} for name in topic.names
+            },
+            "messages": messages,
+        }
+        refs = [{"$ref": f"#/channels/{channel}/messages/{name}"} for name in messages]
+        for action in ("send", "receive"):
+            bindings: dict[str, Any] = {"qos": topic.qos, "bindingVersion": _BINDING}
+            if action == "send":
+                bindings["retain"] = topic.retain
+            operations[f"{action}{channel[0].upper()}{channel[1:]}"] = {
+                "action": action,
+                "channel": {"$ref": f"#/channels/{channel}"},
+                "summary": topic.doc,
+                "messages": refs,
+                "bindings": {"mqtt": bindings},
+            }
+    payloads = _unique(kind for topic in all_topics().values() for kind in _carried(topic))
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "EdgeBus",
+            # The contracts have versions of their own; a release that changes none of them
+            # changes nothing here.
+            "version": "1",
+            "description": "What services of EdgeBus say on an MQTT bus. Any MQTT tool may listen.",
+            "license": {
+                "name": "Apache-2.0",
+                "url": "https://www.apache.org/licenses/LICENSE-2.0",
+            },
+        },
+        "defaultContentType": "application/json",
+        "servers": {
+            "local": {
+                "host": "localhost:1883",
+                "protocol": "mqtt",
+                "description": "The site's broker; MQTT 5 or 3.1.1.",
+            }
+        },
+        "channels": channels,
+        "operations": operations,
+        "components": {
+            "messages": {kind.__name__: _message(kind) for kind in payloads},
+            "schemas": _shared_schemas(),
+        },
+    }
+
+
+def schema_files() -> dict[str, str]:
+    """Name and text of every file of the ``schemas`` folder."""
+    files = {
+        f"{identifier.replace('/', '-')}.json": json.dumps(document, indent=2, ensure_ascii=False)
+        + "\n"
+        for identifier, document in schema_documents().items()
+    }
+    head = "# Generated from edgebus.contracts by scripts/generate_schemas.py; do not edit.\n"
+    files["asyncapi.yaml"] = head + yaml.safe_dump(
+        asyncapi_document(), sort_keys=False, allow_unicode=True, width=100
+    )
+    return files
+
+
+def topics_page() -> str:
+    """The Markdown page of all topics and messages."""
+    lines = [
+        "<!-- Generated from edgebus.contracts by scripts/generate_schemas.py; do not edit. -->",
+        "# Topics and messages",
+        "",
+        "Every topic begins with `{base}/{site}/{node}/{service}` of its publisher; `base`",
+        "is `edgebus` by default. Commands (`…/cmd/…`) are the exception: they stand below the",
+        "service that is asked. JSON is flat UTF-8; fields without a value are left out; unknown",
+        "fields are to be ignored. Any message may have a `traceparent` (W3C Trace Context), which",
+        "tells what it was made because of. The same as files for tools: `schemas/*.json` (JSON",
+        "Schema 2020-12) and `schemas/asyncapi.yaml` (AsyncAPI 3.0).",
+        "",
+        "| topic | payload | QoS | retained | |",
+        "|---|---|---|---|---|",
+    ]
+    for topic in all_topics().values():
+        kinds = ", ".join(_link(kind) for kind in _carried(topic))
+        retained = "yes" if topic.retain else "no"
+        lines.append(f"| `{topic.address}` | {kinds} | {topic.qos} | {retained} | {topic.doc} |")
+    lines += ["", "## Messages", ""]
+    documents = schema_documents()
+    for identifier, kind in all_messages().items():
+        lines += _message_section(identifier, kind, documents[identifier])
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _message_section(
+    identifier: str, kind: type[Message], document: dict[str, Any]
+) -> Iterable[str]:
+    yield f"### {identifier}"
+    yield ""
+    yield inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0].replace("\n", " ")
+    yield ""
+    required = set(document.get("required", ()))
+    common = (*_BASE_FIELDS, "traceparent")
+    own = {k: v for k, v in document["properties"].items() if k not in common}
+    yield f"`id`, `time`, `source`, `schema` = `{identifier}`" + (", and:" if own else ".")
+    yield ""
+    if own:
+        yield "| field | type | |"
+        yield "|---|---|---|"
+        for name, field in own.items():
+            mark = "" if name in required else " (optional)"
+            meaning = str(field.get("description", "")).replace("\n", " ")
+            yield f"| `{name}` | {_type_words(field)}{mark} | {meaning} |"
+        yield ""
+    for name, part in document.get("$defs", {}).items():
+        fields = ", ".join(f"`{f}` {_type_words(s)}" for f, s in part.get("properties", {}).items())
+        yield f"`{name}`: {fields}"
+        yield ""
+
+
+def _type_words(field: dict[str, Any]) -> str:
+    """A JSON Schema's type in a few words."""
+    if "$ref" in field:
+        return str(field["$ref"]).rsplit("/", 1)[-1]
+    if "const" in field:
+        return f"`{field['const']}`"
+    if "enum" in field:
+        return " \\| ".join(f"`{value}`" for value in field["enum"])
+    if "anyOf" in field:
+        kinds = [part for part in field["anyOf"] if part.get("type") != "null"]
+        return " \\| ".join(_type_words(part) for part in kinds)
+    kind = str(field.get("type", "any"))
+    if kind == "array":
+        return f"list of {_type_words(field.get('items', {}))}"
+    if kind == "object" and isinstance(field.get("additionalProperties"), dict):
+        return f"mapping to {_type_words(field['additionalProperties'])}"
+    return str(field.get("format", kind))
+
+
+def _link(kind: type[Any]) -> str:
+    if issubclass(kind, Message):
+        return f"[{kind.schema_id()}](#{kind.schema_id().replace('/', '')})"
+    if issubclass(kind, RecordPayload):
+        return f"JPEG with {_link(kind.record_type)}"
+    return "bytes"
+
+
+def _carried(topic: Topic[Any]) -> list[type[Any]]:
+    """The payload types of a topic; the topic of replies carries more than one."""
+    if topic.payload is not Reply:
+        return [topic.payload]
+    return [kind for kind in all_messages().values() if issubclass(kind, Reply)]
+
+
+def _component(section: str, kind: type[Any]) -> dict[str, str]:
+    return {"$ref": f"#/components/{section}/{kind.__name__}"}
+
+
+def _message(kind: type[Any]) -> dict[str, Any]:
+    summary = inspect.cleandoc(kind.__doc__ or "").split("\n")[0]
+    bindings: dict[str, Any] = {"contentType": kind.content_type, "bindingVersion": _BINDING}
+    body: dict[str, Any] = {
+        "name": kind.schema_id(),
+        "title": kind.__name__,
+        "summary": summary,
+        "contentType": kind.content_type,
+    }
+    if issubclass(kind, Message):
+        bindings["payloadFormatIndicator"] = 1
+        body["payload"] = _component("schemas", kind)
+    else:
+        body["payload"] = {"type": "string", "format": "binary"}
+    if issubclass(kind, RecordPayload):
+        body["description"] = (
+            "A plain JPEG file. Its first comment segment (COM) holds a JSON record; the record's "
+            f"schema is components/schemas/{kind.record_type.__name__}."
+        )
+        body["x-edgebus-record"] = _component("schemas", kind.record_type)
+    body["bindings"] = {"mqtt": bindings}
+    return body
+
+
+def _shared_schemas() -> dict[str, Any]:
+    kinds = list(all_messages().values())
+    _, shared = models_json_schema(
+        [(kind, "validation") for kind in kinds],
+        by_alias=True,
+        ref_template="#/components/schemas/{model}",
+    )
+    schemas: dict[str, Any] = shared["$defs"]
+    for kind in kinds:
+        _require_base(schemas[kind.__name__])
+    return dict(sorted(schemas.items()))
+
+
+def _require_base(body: dict[str, Any]) -> None:
+    others = [name for name in body.get("required", ()) if name not in _BASE_FIELDS]
+    body["required"] = [*_BASE_FIELDS, *others]
+
+
+def _camel(constant: str) -> str:
+    first, *rest = constant.lower().split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def _unique(kinds: Iterable[type[Any]]) -> list[type[Any]]:
+    return list(dict.fromkeys(kinds))

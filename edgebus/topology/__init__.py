@@ -1,0 +1,1 @@
+"""Topologies: machines, the services on them and their settings."""

@@ -1,0 +1,1 @@
+"""Training: the ONNX graph in torch."""

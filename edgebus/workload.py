@@ -1,0 +1,69 @@
+"""The base of workloads: what the framework's generic services need to know of a kind of model.
+
+A workload ties its input message, model, output message, what counts as wrong, how it is trained
+and judged, and its views together. Object detection is one; a package adds another by naming a
+subclass of `Workload` in the entry-point group ``edgebus.workloads``, and its module of topics in
+``edgebus.topics``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from importlib.metadata import entry_points
+from typing import ClassVar
+
+__all__ = ["ENTRY_POINTS", "Workload", "WorkloadUnknownError", "load_workload"]
+
+ENTRY_POINTS = "edgebus.workloads"
+
+
+class WorkloadUnknownError(LookupError):
+    """No installed package brings this workload.
+
+    Attributes:
+        name: The name that was asked for.
+    """
+
+    exit_code = 2
+
+    def __init__(self, name: str) -> None:
+        known = sorted(point.name for point in entry_points(group=ENTRY_POINTS))
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        super().__init__(f"no workload {name!r}; {hint}installed: {', '.join(known) or 'none'}")
+        self.name = name
+
+
+class Workload:
+    """One kind of model, from its input to the judgement of its successor.
+
+    Attributes:
+        name: What it is called in settings, and as the `task` of its bundles.
+    """
+
+    name: ClassVar[str]
+
+    # Serving.
+
+    # Collecting.
+
+    # Training.
+
+    # Telemetry.
+
+    # Lab.
+
+
+@cache
+def load_workload(name: str) -> Workload:
+    """The workload of a name, imported when it is first asked for.
+
+    Raises:
+        WorkloadUnknownError: No installed package has one of that name.
+    """
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name == name:
+            workload: Workload = point.load()()
+            return workload
+    raise WorkloadUnknownError(name)

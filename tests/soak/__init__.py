@@ -1,0 +1,1 @@
+"""Long runs that look for what breaks: ``python -m tests.soak --help``."""

@@ -1,0 +1,155 @@
+"""The command line as a user types it: results on standard output, one line of trouble else."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgebus.cli.errors import describe
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def edgebus(
+    *arguments: str, cwd: Path | None = None, path: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the program as its own process."""
+    search = [str(part) for part in (path, ROOT, ROOT / "services") if part is not None]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("EDGEBUS_")}
+    return subprocess.run(
+        [sys.executable, "-c", "from edgebus.cli import main; main()", *arguments],
+        cwd=cwd or ROOT,
+        env={**clean, "PYTHONPATH": os.pathsep.join(search), "COLUMNS": "120", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_help_teaches_and_needs_nothing_heavy() -> None:
+    done = edgebus("--help")
+    assert done.returncode == 0
+    for word in ("up", "run", "topics", "model", "schema", "services", "edgebus run camera"):
+        assert word in done.stdout
+    code = (
+        "import sys; sys.argv = ['edgebus', '--help']\n"
+        "from edgebus.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'cv2', 'torch', 'onnx', 'paho', 'pydantic', 'edgebus.lab'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or None)"
+    )
+    clean = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (["run", "detectr"], 2, "no service 'detectr' is installed"),
+        (["model", "show", "gone"], 2, "gone is no folder"),
+        (["topics", "watch", "--set", "sight=x"], 2, "did you mean site?"),
+        (["topics", "watch", "--config", "gone.yaml"], 2, "gone.yaml"),
+        (["topics", "watch", "--broker", "http://x"], 2, "write mqtt://host:port"),
+        (["topics", "watch", "--broker", "mqtt://127.0.0.1:1"], 1, "no broker at"),
+        (["model", "list", "--broker", "mqtt://127.0.0.1:1"], 1, "no broker at"),
+        (["model", "import", "gone.onnx"], 2, "gone.onnx"),
+    ],
+)
+def test_a_failure_is_one_line(
+    arguments: list[str], code: int, reason: str, tmp_path: Path
+) -> None:
+    done = edgebus(*arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert reason in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("edgebus: ")
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = edgebus("--debug", "run", "detectr")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "UnknownServiceError" in done.stderr
+
+
+def test_lists() -> None:
+    topics = edgebus("topics", "list")
+    assert "{base}/{site}/{node}/detector/{camera}/detections" in topics.stdout
+    schemas = edgebus("schema", "list")
+    assert "detections/1" in schemas.stdout
+    assert edgebus("version").stdout.startswith("edgebus ")
+
+
+def test_schema_export_writes_what_is_published(tmp_path: Path) -> None:
+    """All but the schema of a run's summary, which is no message."""
+    done = edgebus("schema", "export", str(tmp_path / "out"))
+    assert done.returncode == 0
+    exported = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    published = {
+        path.name: path.read_text()
+        for path in (ROOT / "schemas").iterdir()
+        if path.suffix in {".json", ".yaml"} and path.name != "summary.json"
+    }
+    assert exported == published
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    # The table is larger than head takes; the writer finds the pipe closed.
+    code = "from edgebus.cli import main; main(['schema', 'list'])"
+    done = subprocess.run(
+        f'{sys.executable} -c "{code}" | true',
+        shell=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+def test_a_missing_extra_names_itself() -> None:
+    error = ModuleNotFoundError("No module named 'torch'", name="torch._C")
+    assert describe(error) == "torch is not installed; run: pip install 'edgebus[cloud]'"
+    group = ExceptionGroup("x", [ModuleNotFoundError("no", name="cv2"), OSError("disk")])
+    assert describe(group) == "cv2 is not installed; run: pip install 'edgebus[edge]'; disk"
+    assert "a bug?" in describe(KeyError("x"))
+
+
+def install(folder: Path, name: str, *, entry: str, version: str = "1.0.0") -> None:
+    """What pip leaves behind: a dist-info with the entry point."""
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(f"[edgebus.services]\n{entry}\n")
+
+
+def test_services_of_third_parties_are_listed(tmp_path: Path) -> None:
+    install(tmp_path, "good-thing", entry="thing = thing:Thing")
+    install(tmp_path, "bad-thing", entry="bad = thing:NotThere")
+    install(tmp_path, "other-thing", entry="other = thing:Thing")
+    install(tmp_path, "no-thing", entry="nothing = thing:Nothing")
+    (tmp_path / "thing.py").write_text(
+        "from edgebus.service import Service, ServiceSettings\n"
+        "class Thing(Service[ServiceSettings]):\n"
+        "    '''Does things.'''\n"
+        "    name = 'thing'\n"
+        "class Nothing: pass\n"
+    )
+    rows = edgebus("services", path=tmp_path).stdout.splitlines()
+    said = {row.split()[0]: row for row in rows}
+    assert "good-thing 1.0.0" in said["thing"]
+    assert "Does things." in said["thing"]
+    assert "cannot be loaded" in said["bad"]
+    assert "calls itself thing" in said["other"]
+    assert "no subclass of edgebus.service.Service" in said["nothing"]
+    near = edgebus("run", "thin", path=tmp_path)
+    assert "did you mean thing?" in near.stderr

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+
+from edgebus_detection.lab.frames import FrameEntry
+from edgebus_detection.lab.measure import build_summary, phase_of, recovered
+from edgebus_detection.lab.run_state import Tracker
+from edgebus_detection.lab.summary import Summary, summary_schema
+from lab_story import NEW, OLD, answer, at, letter, record, tell, truth
+
+
+def summarize(tracker: Tracker, *, end: float = 120) -> Summary:
+    return build_summary(
+        tracker, name="demo", started=at(-5), finished=at(end), closed=True, outcome="loop closed"
+    )
+
+
+@pytest.fixture(scope="module")
+def summary() -> Summary:
+    return summarize(tell(Tracker()))
+
+
+def test_map_falls_with_dusk_and_comes_back(summary: Summary) -> None:
+    figures = summary.map50
+    assert figures.before_drift is not None
+    assert figures.after_drift is not None
+    assert figures.after_drift < figures.before_drift - 0.2
+    assert figures.after_loop == pytest.approx(figures.before_drift, abs=0.03)
+    assert figures.recovered == pytest.approx(1.0, abs=0.15)
+    assert [camera.camera for camera in summary.cameras] == ["edge-1/north", "edge-2/south"]
+    assert all(camera.map.after_loop is not None for camera in summary.cameras)
+
+
+def test_frames_add_up(summary: Summary) -> None:
+    assert summary.frames.total == 2 * 120 * 8 == summary.frames.answered
+    assert (summary.frames.failed, summary.frames.torn, summary.frames.dropped) == (0, 0, 0)
+    assert 0 < summary.frames.held_out < summary.frames.total / 3
+    assert summary.cameras[0].versions == (1, 2)
+
+
+def test_bytes_and_stages(summary: Summary) -> None:
+    assert summary.bytes.up == 2 * 40 * 9_500
+    assert summary.bytes.down == 24_000  # not what the retrainer gave the distributor
+    seconds = summary.seconds
+    assert seconds.total == 125
+    assert seconds.until_drift == pytest.approx(30.125, abs=0.01)
+    assert seconds.collecting == pytest.approx(60 - 30.125, abs=0.01)
+    assert (seconds.training, seconds.releasing, seconds.delivering) == (20, 2, 2.9)
+    assert summary.edges.total == summary.edges.converged == 2
+    assert summary.nodes[0].received_bytes == 24_000
+    assert summary.model is not None
+    assert (summary.model.first_version, summary.model.last_version) == (1, 2)
+
+
+def test_the_file_fits_its_published_schema(summary: Summary) -> None:
+    tree = json.loads(summary.to_json())
+    jsonschema.validate(tree, summary_schema())
+    assert tree["schema"] == "summary/1"
+    assert Summary.model_validate_json(summary.to_json()) == summary
+    tree["frames"]["failed"] = -1
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(tree, summary_schema())
+
+
+def test_a_run_in_which_nothing_happened_still_has_a_summary() -> None:
+    summary = summarize(Tracker())
+    assert summary.map.before_drift is None
+    assert summary.frames.total == 0
+    assert summary.model is None
+    jsonschema.validate(json.loads(summary.to_json()), summary_schema())
+
+
+def test_dead_letters_of_frames_are_failed_frames() -> None:
+    tracker = tell(Tracker(), seconds=10)
+    tracker.on_dead_letter(letter("edgebus/demo/edge-1/camera/north/frame"))
+    tracker.on_dead_letter(letter("edgebus/demo/edge-1/collector/samples"))
+    summary = summarize(tracker, end=10)
+    assert summary.frames.failed == 1
+    assert summary.dead_letters == 2
+
+
+def frame(*, model: object = OLD, dusk: float = 0.0) -> FrameEntry:
+    seen = record("north", 1)
+    return FrameEntry(
+        seen.id,
+        1,
+        seen.captured,
+        truth("north", 1, dusk=dusk),
+        answer("north", 1, model=model),  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "final", "phase"),
+    [
+        (frame(), 1.0, "before_drift"),
+        (frame(dusk=0.5), 1.0, None),
+        (frame(dusk=1.0), 1.0, "after_drift"),
+        (frame(dusk=1.0, model=NEW), 1.0, "after_loop"),
+        (frame(dusk=0.5, model=NEW), 1.0, None),
+        (frame(model=NEW), 1.0, None),
+        (frame(), 0.0, "after_drift"),
+        (frame(model=NEW), 0.0, "after_loop"),
+    ],
+)
+def test_phases(entry: FrameEntry, final: float, phase: str | None) -> None:
+    assert phase_of(entry, first_version=1, final_severity=final) == phase
+
+
+def test_recovery() -> None:
+    assert recovered(0.9, 0.4, 0.8) == 0.8
+    assert recovered(0.9, 0.4, 0.3) == -0.2
+    assert recovered(0.9, 0.895, 0.9) is None  # drift cost nothing
+    assert recovered(None, 0.4, 0.8) is None

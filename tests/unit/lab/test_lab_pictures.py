@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import io
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.console import Console
+
+from edgebus.contracts import DomainReport, GateReport, ModelRef, TrainingResult
+from edgebus_detection.lab.measure import build_summary
+from edgebus_detection.lab.pictures import PictureKeeper, write_pictures
+from edgebus_detection.lab.report import render_report
+from edgebus_detection.lab.run_state import Tracker
+from edgebus_detection.lab.summary import Summary
+from edgebus_detection.lab.summary_table import closing_table
+from edgebus_detection.messages import Frame, split_of
+from lab_story import NEW, OLD, answer, at, picture, record, status, tell, truth
+
+PASS = 160
+"""Frames of the recording; a multiple of the period with which frames are held out."""
+
+
+def film(
+    tracker: Tracker, keeper: PictureKeeper, *, first: int, model: ModelRef, found: int
+) -> None:
+    """One pass of a recording without ground truth."""
+    for index in range(first, first + PASS):
+        frame = Frame.build(picture("north", index % PASS), record("north", index))
+        tracker.on_frame("edge-1", frame.record, size=len(frame.jpeg))
+        keeper.frame("edge-1/north", frame.record.id, frame.jpeg)
+        tracker.on_detections("edge-1", answer("north", index, model=model, found=found))
+        keeper.answered(tracker.camera("edge-1", "north"), frame.record.id)
+
+
+def recording() -> tuple[Tracker, PictureKeeper]:
+    tracker, keeper = Tracker(), PictureKeeper()
+    tracker.on_model_status("edge-1", "detector", status(0))
+    film(tracker, keeper, first=0, model=OLD, found=1)
+    film(tracker, keeper, first=PASS, model=OLD, found=1)
+    film(tracker, keeper, first=2 * PASS, model=NEW, found=2)
+    return tracker, keeper
+
+
+def judged(
+    tracker: Tracker, *, outcome: str = "accepted", job: str = "j", gain: float = 0.2
+) -> None:
+    domains = tuple(
+        DomainReport(
+            name=name,
+            labels=labels,
+            images=30,
+            boxes=40,
+            map50_before=0.5,
+            map50_after=0.5 + gain,
+            map_before=0.3,
+            map_after=0.4,
+            per_class_before={"car": 0.5},
+            per_class_after={"car": 0.5 + gain},
+        )
+        for name, labels in (("new", "teacher"), ("old", "coco"))
+    )
+    tracker.on_result(
+        TrainingResult(
+            time=at(50),
+            source="demo/cloud/retrainer",
+            job=job,
+            model=OLD,
+            outcome=outcome,
+            reason="why",
+            trigger="count",
+            samples=60,
+            replay=90,
+            gate=GateReport(passed=outcome == "accepted", domains=domains),
+            started=at(40 + len(tracker.results)),
+        )
+    )
+
+
+def summary_of(tracker: Tracker) -> Summary:
+    return build_summary(
+        tracker, name="own", started=at(0), finished=at(60), closed=True, outcome="closed"
+    )
+
+
+def text_of(tracker: Tracker) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(closing_table(summary_of(tracker)))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_recording_shows_old_and_new_model_on_the_same_held_out_pictures() -> None:
+    _, keeper = recording()
+    twins = keeper.twins("edge-1/north")
+    assert 1 <= len(twins) <= 3
+    for twin in twins:
+        assert twin.after.index == twin.before.index + 2 * PASS
+        assert twin.before.answer is not None
+        assert twin.after.answer is not None
+        assert (twin.before.answer.model.version, twin.after.answer.model.version) == (1, 2)
+        assert split_of("north", twin.before.index) == "holdout"
+    indices = [twin.before.index for twin in twins]
+    assert all(later - earlier >= 20 for earlier, later in pairwise(indices))
+
+
+def test_a_camera_that_never_shows_a_picture_twice_has_no_twins(tmp_path: Path) -> None:
+    tracker, keeper = Tracker(), PictureKeeper()
+    for index in range(2 * PASS):
+        image = np.full((240, 320, 3), index % 250, np.uint8)
+        image[:, : index + 1] = 0
+        jpeg = cv2.imencode(".jpg", image)[1].tobytes()
+        frame = Frame.build(jpeg, record("north", index))
+        tracker.on_frame("edge-1", frame.record, size=len(frame.jpeg))
+        keeper.frame("edge-1/north", frame.record.id, frame.jpeg)
+        model = OLD if index < PASS else NEW
+        tracker.on_detections("edge-1", answer("north", index, model=model))
+        keeper.answered(tracker.camera("edge-1", "north"), frame.record.id)
+    assert keeper.twins("edge-1/north") == []
+    shots = write_pictures(keeper, tracker, tmp_path)
+    assert [shot.phase for shot in shots] == ["after_drift", "after_loop"]
+
+
+def test_pictures_of_a_recording_are_pairs(tmp_path: Path) -> None:
+    tracker, keeper = recording()
+    shots = write_pictures(keeper, tracker, tmp_path)
+    assert {(shot.row, shot.phase) for shot in shots} >= {(0, "after_drift"), (0, "after_loop")}
+    assert len(shots) == 2 * len(keeper.twins("edge-1/north"))
+    row = cv2.imread(str(tmp_path / "edge-1-north-row.jpg"))
+    single = cv2.imread(str(shots[0].path))
+    assert row is not None
+    assert single is not None
+    assert row.shape[1] == 2 * single.shape[1]
+
+
+def test_a_scripted_run_shows_its_phases(tmp_path: Path) -> None:
+    tracker, keeper = tell(Tracker(), cameras={"north": "edge-1"}), PictureKeeper()
+    for frame in list(tracker.cameras["edge-1/north"].frames.values()):
+        keeper.frame("edge-1/north", frame.id, picture("north", frame.index))
+        keeper.answered(tracker.cameras["edge-1/north"], frame.id)
+    shots = write_pictures(keeper, tracker, tmp_path)
+    assert [shot.phase for shot in shots] == ["before_drift", "after_drift", "after_loop"]
+
+
+def test_without_truth_the_table_shows_what_the_gate_measured() -> None:
+    tracker, _ = recording()
+    judged(tracker)
+    text = text_of(tracker)
+    assert "what the cameras show now, labels: teacher" in text
+    assert "what the model knew before, labels: coco" in text
+    assert "0.700" in text
+    assert "before drift" not in text
+
+
+def test_with_truth_the_table_shows_the_phases() -> None:
+    tracker = tell(Tracker())
+    judged(tracker)
+    assert "before drift" in text_of(tracker)
+    assert "labels: teacher" not in text_of(tracker)
+
+
+def test_nothing_measured_is_no_empty_table() -> None:
+    tracker, _ = recording()
+    text = text_of(tracker)
+    assert "n/a" not in text
+    assert text.lstrip().startswith("outcome")
+    html = render_report(tracker, summary_of(tracker), shots=(), plot=None)
+    assert "mAP50" not in html
+
+
+def test_the_accepted_job_counts_before_a_later_refused_one() -> None:
+    tracker, _ = recording()
+    judged(tracker, job="first", outcome="refused", gain=0.0)
+    assert summary_of(tracker).judged is not None
+    judged(tracker, job="second")
+    judged(tracker, job="third", outcome="refused", gain=0.1)
+    found = summary_of(tracker).judged
+    assert found is not None
+    assert found.job == "second"
+
+
+def test_the_report_of_a_recording_has_its_pairs_and_the_gate(tmp_path: Path) -> None:
+    tracker, keeper = recording()
+    judged(tracker)
+    shots = write_pictures(keeper, tracker, tmp_path)
+    html = render_report(tracker, summary_of(tracker), shots=shots, plot=None)
+    assert html.count("<img src=") == len(shots)
+    assert "repeat(2, 1fr)" in html
+    assert "What the gate measured" in html
+    assert "0.500 &rarr; 0.700" in html
+    assert "Figures on held-out frames" not in html
+
+
+def test_truth_keeps_the_report_as_it_was() -> None:
+    tracker = tell(Tracker())
+    tracker.on_truth("edge-1", truth("north", 0))
+    html = render_report(tracker, summary_of(tracker), shots=(), plot=None)
+    assert "Figures on held-out frames" in html
+    assert "What the gate measured" not in html
+
+
+def test_without_a_script_there_are_two_columns_not_four() -> None:
+    tracker = Tracker()
+    tracker.on_model_status("edge-1", "detector", status(0))
+    for index in range(2 * PASS):
+        tracker.on_truth("edge-1", truth("north", index))
+        model, found = (OLD, 1) if index < PASS else (NEW, 2)
+        tracker.on_detections("edge-1", answer("north", index, model=model, found=found))
+    text = text_of(tracker)
+    assert "old model" in text
+    assert "recovered" not in text
+    assert "n/a" not in text
+    html = render_report(tracker, summary_of(tracker), shots=(), plot=None)
+    assert "with the old model, with the new one" in html
+    assert "won back" not in html

@@ -1,0 +1,71 @@
+from datetime import UTC, datetime
+
+from edgebus_detection.messages import Drift, DriftState
+from edgebus_retrainer.drifts import Drifts
+from retrainer_samples import MODEL, sample
+
+NOW = datetime(2026, 5, 4, tzinfo=UTC)
+
+
+def drift(statistic="confidence", *, camera="front", node="pi-01", model=MODEL, returned=False):
+    return Drift(
+        source=f"lab/{node}/collector",
+        camera=camera,
+        statistic=statistic,
+        detector="adwin",
+        before=0.8,
+        after=0.4,
+        frames=30,
+        frame="frame-1",
+        index=1,
+        since=NOW,
+        returned=returned,
+        model=model,
+    )
+
+
+def watched(*statistics):
+    state = DriftState(means=dict.fromkeys(statistics, 0.5))
+    return sample().record.model_copy(update={"drift": state})
+
+
+def test_confidence_counts_where_nothing_better_is_watched():
+    drifts = Drifts(by="best")
+    assert drifts.hear(drift())
+    assert not drifts.hear(drift())  # no news
+    assert drifts.any(MODEL)
+    drifts.look_at(watched("confidence"))
+    assert drifts.any(MODEL)
+    # It turns out that this camera's collector watches the feature too, which says nothing.
+    drifts.look_at(watched("confidence", "feature"))
+    assert not drifts.any(MODEL)
+    assert drifts.hear(drift("feature"))
+    assert drifts.any(MODEL)
+    assert not drifts.hear(drift("feature", returned=True))
+    assert not drifts.any(MODEL)
+    # Another camera's collector is another matter.
+    assert drifts.hear(drift(camera="side"))
+    assert drifts.any(MODEL)
+    assert not drifts.any(MODEL, place="pi-01.front")
+
+
+def test_any_statistic_may_be_told_to_count():
+    drifts = Drifts(by="any")
+    drifts.look_at(watched("confidence", "feature"))
+    assert drifts.hear(drift())
+    assert drifts.any(MODEL)
+
+
+def test_what_an_older_version_missed_is_over():
+    drifts = Drifts(by="best")
+    drifts.hear(drift())
+    assert not drifts.any(MODEL.model_copy(update={"version": 2}))
+    assert not drifts.any(MODEL.model_copy(update={"name": "tiny@pi-01.front"}))
+
+
+def test_what_is_remembered_is_bounded():
+    drifts = Drifts(by="best")
+    for number in range(5000):
+        drifts.hear(drift(node=f"pi-{number}"))
+    assert not drifts.any(MODEL, place="pi-0.front")
+    assert drifts.any(MODEL, place="pi-4999.front")

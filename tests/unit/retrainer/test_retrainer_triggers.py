@@ -1,0 +1,207 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgebus.contracts import DomainReport
+from edgebus_detection.metrics import MapResult, Matches
+from edgebus_retrainer.gate import GateRules, Measured, decide, domain_report, goes_too_far, too_few
+from edgebus_retrainer.triggers import Facts, Rules, needed, reason, trigger, waits_for
+
+
+def what_starts(facts, **rules):
+    return trigger(facts, Rules(**rules))
+
+
+@pytest.mark.parametrize(("untrained", "expected"), [(0, None), (49, None), (50, "count")])
+def test_count(untrained, expected):
+    assert what_starts(Facts(untrained=untrained)) == expected
+
+
+def test_after_a_refusal_further_samples_are_needed():
+    assert what_starts(Facts(untrained=60, untrained_at_refusal=55)) is None
+    assert what_starts(Facts(untrained=75, untrained_at_refusal=55)) == "count"
+    assert needed(Facts(untrained=0, untrained_at_refusal=5), Rules()) == 50
+
+
+def test_without_a_number_none_starts():
+    assert what_starts(Facts(untrained=10**6), min_samples=None) is None
+
+
+def test_a_drift_lowers_what_is_waited_for():
+    rules = {"drift_samples": 20}
+    assert what_starts(Facts(untrained=20), **rules) is None
+    assert what_starts(Facts(untrained=19, drifted=True), **rules) is None
+    assert what_starts(Facts(untrained=20, drifted=True), **rules) == "drift"
+    assert what_starts(Facts(untrained=50, drifted=True), **rules) == "count"
+    assert what_starts(Facts(untrained=20, drifted=True)) is None
+    assert what_starts(Facts(untrained=20, drifted=True), **rules, min_samples=None) == "drift"
+    # The same samples would be refused again, drift or not.
+    refused = Facts(untrained=39, untrained_at_refusal=20, drifted=True)
+    assert what_starts(refused, **rules) is None
+    assert what_starts(replace(refused, untrained=40), **rules) == "drift"
+    lacking = Facts(untrained=20, drifted=True, lacking="held-out samples: 3 of 10")
+    assert what_starts(lacking, **rules) is None
+    facts = Facts(untrained=0, drifted=True)
+    assert needed(facts, Rules(min_samples=50, drift_samples=20)) == 20
+    assert needed(facts, Rules(min_samples=10, drift_samples=20)) == 10
+
+
+def test_interval_needs_something_new():
+    rules = {"min_samples": None, "interval_s": 60}
+    assert what_starts(Facts(untrained=1, since_last_s=59), **rules) is None
+    assert what_starts(Facts(untrained=1, since_last_s=60), **rules) == "interval"
+    assert what_starts(Facts(untrained=0, since_last_s=600), **rules) is None
+    stale = Facts(untrained=5, untrained_at_refusal=5, since_last_s=600)
+    assert what_starts(stale, **rules) is None
+
+
+def test_a_command_overrules_the_limit_but_not_a_running_job():
+    asked = Facts(untrained=1, accepted=3, asked=True)
+    assert what_starts(asked, max_jobs=3) == "command"
+    assert what_starts(Facts(untrained=99, accepted=3), max_jobs=3) is None
+    assert what_starts(Facts(untrained=99, asked=True, waiting="a job runs")) is None
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=60),
+    st.integers(1, 60),
+)
+def test_retrain_counts_are_exact(arrivals, threshold):
+    """As many jobs as whole thresholds fit, when each job takes all that is there."""
+    untrained = jobs = 0
+    for arrived in arrivals:
+        for _ in range(arrived):
+            untrained += 1
+            if what_starts(Facts(untrained=untrained, accepted=jobs), min_samples=threshold):
+                jobs += 1
+                untrained = 0
+    assert jobs == sum(arrivals) // threshold
+
+
+PER_EDGE = Rules(min_samples=None, min_per_edge=50)
+
+
+def test_one_edge_with_enough_starts_a_job():
+    facts = Facts(untrained=147, per_edge={"a": 49, "b": 49, "c": 49})
+    assert trigger(facts, PER_EDGE) is None
+    assert waits_for(facts, PER_EDGE) == "waits for untrained samples of one edge: 49 of 50 (a)"
+    facts = Facts(untrained=148, per_edge={"a": 49, "b": 50, "c": 49})
+    assert trigger(facts, PER_EDGE) == "edge"
+    assert waits_for(facts, PER_EDGE) == "due"
+    words = "50 untrained samples of b; 50 of one edge are enough"
+    assert reason("edge", facts, PER_EDGE) == words
+
+
+def test_after_a_refusal_an_edge_with_enough_waits_for_more_of_any():
+    edges = {"a": 60, "b": 10}
+    refused = Facts(untrained=70, per_edge=edges, untrained_at_refusal=60)
+    assert trigger(refused, PER_EDGE) is None
+    assert waits_for(refused, PER_EDGE) == "waits for untrained samples: 70 of 80"
+    enough = replace(refused, untrained=80, per_edge={"a": 60, "b": 20})
+    assert trigger(enough, PER_EDGE) == "edge"
+
+
+def test_either_number_starts_a_job():
+    rules = Rules(min_samples=100, min_per_edge=50)
+    facts = Facts(untrained=60, per_edge={"a": 40, "b": 20})
+    assert trigger(facts, rules) is None
+    words = "waits for untrained samples: 60 of 100, or untrained samples of one edge: 40 of 50 (a)"
+    assert waits_for(facts, rules) == words
+    assert trigger(replace(facts, untrained=100), rules) == "count"
+    assert trigger(replace(facts, per_edge={"a": 50, "b": 10}), rules) == "edge"
+
+
+def test_a_new_shared_model_is_a_reason_of_its_own():
+    facts = Facts(untrained=0, rebase="the shared model is v3 now")
+    assert trigger(facts, Rules()) == "rebase"
+    assert reason("rebase", facts, Rules()) == "the shared model is v3 now"
+    assert trigger(replace(facts, lacking="held-out samples: 3 of 10"), Rules()) is None
+
+
+def count_jobs(rules, arrivals):
+    """Jobs, and what is left, where each job takes all that is there in no time."""
+    jobs, there = [], {}
+    for edge in arrivals:
+        there[edge] = there.get(edge, 0) + 1
+        facts = Facts(untrained=sum(there.values()), per_edge=there, accepted=len(jobs))
+        if trigger(facts, rules):
+            jobs.append(facts.untrained)
+            there = {}
+    return jobs, sum(there.values())
+
+
+@pytest.mark.parametrize(
+    ("rules", "jobs", "left"),
+    [
+        # 3 edges in turn, 120 samples each: 360 in all.
+        (Rules(min_samples=1), [1] * 360, 0),
+        (Rules(min_samples=100), [100, 100, 100], 60),
+        # The 50th of the first edge is number 3 * 49 + 1 = 148. The second edge's next is the
+        # first of the next round, and so is its 50th number 148 of that.
+        (PER_EDGE, [148, 148], 64),
+        (Rules(min_samples=None, min_per_edge=10), [28] * 12, 24),
+    ],
+)
+def test_the_thresholds_of_the_first_loop(rules, jobs, left):
+    arrivals = [("a", "b", "c")[number % 3] for number in range(360)]
+    assert count_jobs(rules, arrivals) == (jobs, left)
+
+
+def domain(name, before, after, images=50):
+    return DomainReport(
+        name=name,
+        images=images,
+        boxes=100,
+        map50_before=before,
+        map50_after=after,
+        map_before=before / 2,
+        map_after=after / 2,
+    )
+
+
+def test_a_candidate_that_gains_and_remembers_passes():
+    gate = decide([domain("new", 0.5, 0.9), domain("old", 0.9, 0.89)], GateRules())
+    assert gate.passed
+    assert gate.reasons == ()
+    assert not goes_too_far(gate, GateRules())
+
+
+def test_one_that_is_not_better_is_refused_with_its_figures():
+    gate = decide([domain("new", 0.5, 0.5), domain("old", 0.9, 0.9)], GateRules())
+    assert not gate.passed
+    assert "mAP50 0.500 -> 0.500 (+0.000)" in gate.reasons[0]
+    better = decide([domain("new", 0.5, 0.52), domain("old", 0.9, 0.9)], GateRules(min_gain=0.05))
+    assert "a gain of at least 0.050 is needed" in better.reasons[0]
+
+
+def test_one_that_forgets_is_refused_and_may_be_interpolated():
+    gate = decide([domain("new", 0.5, 0.9), domain("old", 0.9, 0.8)], GateRules())
+    assert not gate.passed
+    assert "old domain: mAP50 0.900 -> 0.800 (-0.100)" in gate.reasons[0]
+    assert goes_too_far(gate, GateRules())
+    worse = decide([domain("new", 0.5, 0.4), domain("old", 0.9, 0.8)], GateRules())
+    assert len(worse.reasons) == 2
+    assert not goes_too_far(worse, GateRules())
+
+
+def test_too_few_pictures_decide_nothing():
+    gate = decide([domain("new", 0.5, 0.9, images=3), domain("old", 0.9, 0.9)], GateRules())
+    assert "too few held-out pictures with boxes of the new domain: 3, 10" in gate.reasons[0]
+    without_old = decide([domain("new", 0.5, 0.9)], GateRules())
+    assert "replay folder" in without_old.reasons[0]
+    assert decide([domain("new", 0.5, 0.9)], GateRules(require_old=False)).passed
+    assert too_few("old", 3, GateRules(require_old=False)) is not None
+
+
+def test_rounding_above_one_is_still_a_fraction():
+    result = MapResult(map50=1.0000001, map=0.5, per_class={"car": 1.0000001}, images=1, boxes=1)
+    seen = Matches(np.float32([0.9]), np.array([0]), np.array([True]), np.array([0]))
+    measured = Measured(
+        result=result, matches=(seen,), boxes_of={"car": 1}, calibration=0.1, cameras=("a",)
+    )
+    report = domain_report("new", measured, measured, GateRules())
+    assert report.map50_after == 1.0
+    assert report.per_class_after == {"car": 1.0}

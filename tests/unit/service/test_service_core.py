@@ -1,0 +1,303 @@
+"""The parts of the service runtime that need no bus: metrics, presence, declarations, the lock."""
+
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import structlog
+
+from edgebus.bus import BusStats, SubscriptionStats
+from edgebus.contracts import Identity, ServiceState, topics
+from edgebus.service import (
+    DeclarationError,
+    DuplicateIdentityError,
+    MetricsRegistry,
+    Service,
+    ServiceSettings,
+    command,
+    every,
+    on,
+)
+from edgebus.service.declare import declarations_of
+from edgebus.service.lock import folder_lock
+from edgebus.service.log import configure_logging
+from edgebus.service.presence import Presence, judge
+from edgebus.service.settings import LogSettings
+from edgebus.service.vitals import Vitals, bus_figures
+from edgebus_detection.messages import CAMERA_FRAME, SAMPLES
+
+IDENTITY = Identity(site="lab", node="pi", service="camera")
+
+
+# Metrics
+
+
+def test_metrics_add_up() -> None:
+    metrics = MetricsRegistry()
+    metrics.counter("frames")
+    metrics.counter("frames", 2)
+    metrics.gauge("fps", 9.5)
+    for ms in range(1, 101):
+        metrics.observe("inference", ms)
+    snapshot = metrics.snapshot()
+    assert snapshot.counters == {"frames": 3, "inference.count": 100, "inference.ms": 5050}
+    assert snapshot.gauges == {
+        "fps": 9.5,
+        "inference.p50_ms": 51,
+        "inference.p95_ms": 96,
+        "inference.max_ms": 100,
+    }
+
+
+@pytest.mark.parametrize("by", [-1, float("nan"), float("inf")])
+def test_a_counter_only_grows(by: float) -> None:
+    with pytest.raises(ValueError, match="frames"):
+        MetricsRegistry().counter("frames", by)
+    with pytest.raises(ValueError, match="frames"):
+        MetricsRegistry().observe("frames", by)
+
+
+def test_what_is_not_finite_is_not_sent() -> None:
+    metrics = MetricsRegistry()
+    metrics.gauge("map", 0.5)
+    metrics.gauge("map", float("nan"))
+    message = Vitals(source="lab/pi/x", metrics=metrics).message(session=1, stats=BusStats())
+    assert "map" not in message.gauges
+    assert message.rss_bytes > 1_000_000
+
+
+def test_the_bus_tells_what_it_dropped_and_where() -> None:
+    stats = BusStats(connects=3, dead_letters=2)
+    stats.subscriptions["frames"] = SubscriptionStats(dropped=5, queued=1)
+    stats.subscriptions["events"] = SubscriptionStats(failed=1, invalid=1, queued=2)
+    counters, gauges = bus_figures(stats)
+    assert counters["bus.reconnects"] == 2
+    assert counters["bus.dropped"] == counters["bus.dropped.frames"] == 5
+    assert "bus.dropped.events" not in counters
+    assert counters["bus.dead_letters.events"] == 2
+    assert gauges["bus.queued"] == 3
+
+
+# Presence
+
+
+def presence(**changes: object) -> Presence:
+    one = Presence(identity=IDENTITY, version="1", state="ready")
+    one.session = 10
+    return replace(one, **changes)  # type: ignore[arg-type]
+
+
+def test_since_moves_with_the_state_and_not_with_the_reason() -> None:
+    one = presence()
+    first = one.since
+    assert not one.change("ready")
+    assert one.change("ready", "still")
+    assert one.since == first
+    assert one.change("degraded", "no model")
+    assert one.since > first
+    message = one.message()
+    assert (message.state, message.reason, message.session) == ("degraded", "no model", 10)
+    assert one.will(11).state == "offline"
+    assert one.will(11).instance == message.instance
+
+
+def seen(other: Presence, **changes: object) -> ServiceState:
+    return other.message().model_copy(update=changes)
+
+
+def test_an_older_process_stays_and_a_younger_one_yields() -> None:
+    older = presence()
+    younger = presence(instance=Presence(identity=IDENTITY, version="1").instance)
+    assert older.instance < younger.instance
+    assert judge(younger, seen(older), retained=False) == "yield"
+    assert judge(older, seen(younger), retained=False) == "reassert"
+
+
+def test_the_own_voice_is_ignored() -> None:
+    own = presence()
+    assert judge(own, own.message(), retained=False) == "ignore"
+    assert judge(own, own.will(11), retained=False) == "ignore"
+
+
+def test_a_late_will_is_answered() -> None:
+    own = presence()
+    assert judge(own, own.will(9), retained=False) == "reassert"
+    dead = presence(instance="0")
+    assert judge(own, dead.will(3), retained=False) == "reassert"
+    assert judge(presence(state="stopped"), dead.will(3), retained=False) == "ignore"
+
+
+def test_what_was_said_before_the_own_start_is_history() -> None:
+    own = presence()
+    dead = presence(instance="0")
+    assert judge(own, seen(dead), retained=True) == "ignore"
+    queued = seen(dead, time=own.started - timedelta(seconds=1))
+    assert judge(own, queued, retained=False) == "ignore"
+
+
+# The lock
+
+
+def test_a_folder_has_one_process(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from edgebus.service.lock import folder_lock\n"
+        "with folder_lock(Path(sys.argv[1]), identity='lab/pi/camera'):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "camera")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    with (
+        pytest.raises(DuplicateIdentityError, match=f"process {holder.pid} holds"),
+        folder_lock(tmp_path / "camera", identity="lab/pi/camera"),
+    ):
+        pass
+    holder.kill()
+    holder.communicate()
+    with folder_lock(tmp_path / "camera", identity="lab/pi/camera"):
+        pass
+
+
+# Declarations
+
+
+class Tuned(ServiceSettings):
+    pace_s: float = 1.0
+
+
+def test_declarations_are_found_in_order_and_inherited() -> None:
+    class Base(Service[Tuned]):
+        """First line.
+
+        More.
+        """
+
+        @on(CAMERA_FRAME, scope="node")
+        @on(SAMPLES)
+        async def see(self, event): ...
+
+        @every(seconds="pace_s")
+        async def tick(self): ...
+
+    class Child(Base):
+        name = "child"
+
+        @every(seconds=2)
+        async def tick(self): ...
+
+    found = declarations_of(Child)
+    assert [name for name, _ in found] == ["see", "see", "tick"]
+    assert found[0][1].topic is CAMERA_FRAME
+    assert found[2][1].seconds == 2
+    assert Child.settings_type is Tuned
+    assert Base.summary() == "First line."
+
+
+def test_a_wrong_declaration_is_refused_when_the_class_is_made() -> None:
+    with pytest.raises(DeclarationError, match="async def see"):
+
+        class Sync(Service[Tuned]):
+            @on(SAMPLES)
+            def see(self, event): ...
+
+    with pytest.raises(DeclarationError, match="carries Sample, no command"):
+
+        class NoCommand(Service[Tuned]):
+            name = "x"
+
+            @command(SAMPLES)
+            async def see(self, event): ...
+
+    with pytest.raises(DeclarationError, match="addressed to retrainer"):
+
+        class Wrong(Service[Tuned]):
+            name = "x"
+
+            @command(topics.CMD_RETRAIN)
+            async def see(self, event): ...
+
+    with pytest.raises(DeclarationError, match="no setting 'pase_s'"):
+
+        class Typo(Service[Tuned]):
+            name = "x"
+
+            @every(seconds="pase_s")
+            async def see(self): ...
+
+    with pytest.raises(DeclarationError, match="no interval"):
+
+        class Never(Service[Tuned]):
+            name = "x"
+
+            @every(seconds=0)
+            async def see(self): ...
+
+    with pytest.raises(DeclarationError, match="holds '/'"):
+
+        class Slash(Service[Tuned]):
+            name = "a/b"
+
+
+# Logs
+
+
+def test_logs_are_one_json_object_per_line() -> None:
+    stream = StringIO()
+    configure_logging(LogSettings(format="json"), stream=stream)
+    try:
+        log = structlog.get_logger().bind(service="x")
+        log.info("ready", model="yolox@3")
+        log.debug("not shown")
+        __import__("logging").getLogger("paho").warning("odd %s", "thing")
+    finally:
+        structlog.reset_defaults()
+        __import__("logging").basicConfig(handlers=[], force=True)
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert first["event"] == "ready"
+    assert first["level"] == "info"
+    assert first["model"] == "yolox@3"
+    assert first["time"].endswith("Z")
+    assert second["event"] == "odd thing"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_log_on_a_full_disk_ends_nobody() -> None:
+    stream = Path("/dev/full").open("w")  # noqa: SIM115 its own closing fails
+    configure_logging(LogSettings(format="json"), stream=stream)
+    try:
+        with pytest.raises(OSError, match="No space"):
+            print("x", file=stream, flush=True)
+        for _ in range(10):
+            structlog.get_logger().error("outbox in memory only")
+    finally:
+        structlog.reset_defaults()
+        __import__("logging").basicConfig(handlers=[], force=True)
+        with suppress(OSError):
+            stream.close()
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_a_traceback_shows_no_local_variables(style: str) -> None:
+    stream = StringIO()
+    configure_logging(LogSettings(format=style), stream=stream)  # type: ignore[arg-type]
+    password = "hunter2"
+    try:
+        raise OSError(len(password))
+    except OSError as error:
+        structlog.get_logger().error("went down", exc_info=error)
+    finally:
+        structlog.reset_defaults()
+        __import__("logging").basicConfig(handlers=[], force=True)
+    assert "OSError: 7" in stream.getvalue()
+    # The traceback quotes the line that raised, not what the variables held.
+    assert "hunter2" not in stream.getvalue()

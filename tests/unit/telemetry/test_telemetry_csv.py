@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import csv
+from datetime import timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from edgebus.contracts import Metrics
+from edgebus_telemetry import rows
+from edgebus_telemetry.csvfiles import CsvTable
+from lab_story import answer, at, born, status
+
+WHO = {"site": "demo", "node": "edge-1", "service": "detector", "camera": "north"}
+HEADER = b"a,b\n"
+
+
+def table(folder: Path, *, max_bytes: int = 10_000, keep: int = 3) -> CsvTable:
+    return CsvTable(folder, "t", ("a", "b"), max_bytes=max_bytes, keep=keep)
+
+
+def write(target: CsvTable, *values: tuple[str, str]) -> None:
+    for value in values:
+        target.add(value)
+    target.write(target.take())
+
+
+def test_header_once_and_rows_in_order(tmp_path: Path) -> None:
+    first = table(tmp_path / "deep" / "er")
+    write(first, ("1", "x"), ("2", "y,z"))
+    write(first, ("3", ""))
+    assert first.path.read_bytes() == HEADER + b'1,x\n2,"y,z"\n3,\n'
+    assert first.waiting == 0
+
+
+def test_goes_on_after_a_restart_without_a_second_header(tmp_path: Path) -> None:
+    write(table(tmp_path), ("1", "x"))
+    write(table(tmp_path), ("2", "y"))
+    assert table(tmp_path).path.read_bytes() == HEADER + b"1,x\n2,y\n"
+
+
+def test_half_a_line_left_by_a_crash_is_cut_off(tmp_path: Path) -> None:
+    write(table(tmp_path), ("1", "x"))
+    with table(tmp_path).path.open("ab") as file:
+        file.write(b"2,half of a li")
+    write(table(tmp_path), ("3", "z"))
+    assert table(tmp_path).path.read_bytes() == HEADER + b"1,x\n3,z\n"
+
+
+def test_a_crash_in_the_middle_of_the_header_begins_anew(tmp_path: Path) -> None:
+    table(tmp_path).path.write_bytes(b"a,")
+    write(table(tmp_path), ("1", "x"))
+    assert table(tmp_path).path.read_bytes() == HEADER + b"1,x\n"
+
+
+def test_a_file_with_other_columns_is_put_aside(tmp_path: Path) -> None:
+    table(tmp_path).path.write_bytes(b"old,columns\n1,2\n")
+    write(table(tmp_path), ("1", "x"))
+    assert table(tmp_path).path.read_bytes() == HEADER + b"1,x\n"
+    assert (tmp_path / "t.1.csv").read_bytes() == b"old,columns\n1,2\n"
+
+
+def test_rotation_keeps_the_newest_files(tmp_path: Path) -> None:
+    small = table(tmp_path, max_bytes=10, keep=3)
+    for number in range(6):
+        write(small, (str(number), "xx"))
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["t.1.csv", "t.2.csv", "t.csv"]
+    assert [(tmp_path / name).read_bytes() for name in ("t.csv", "t.1.csv", "t.2.csv")] == [
+        HEADER + b"5,xx\n",
+        HEADER + b"4,xx\n",
+        HEADER + b"3,xx\n",
+    ]
+
+
+def test_line_breaks_in_a_value_do_not_tear_a_row(tmp_path: Path) -> None:
+    first = table(tmp_path)
+    write(first, ("one\ntwo", "three\r\nfour"))
+    assert first.path.read_bytes().count(b"\n") == 2
+
+
+def test_a_row_of_the_wrong_width_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="table t has 2 columns, the row has 1"):
+        table(tmp_path).add(("1",))
+
+
+def test_every_row_fits_its_table_and_the_clock_is_utc() -> None:
+    # A clock of another zone must not show up in the files.
+    heard = at(9).astimezone(timezone(timedelta(hours=5)))
+    metrics = Metrics(
+        source="demo/edge-1/detector",
+        session=1,
+        uptime_s=1,
+        counters={"frames": 3},
+        gauges={"fps": 7.5},
+        cpu_percent=12.3456,
+    )
+    made = {
+        "detections": [rows.detection_row(heard, WHO, answer("north", 8))],
+        "states": [rows.state_row(heard, WHO, born(1))],
+        "metrics": rows.metrics_row(heard, WHO, metrics),
+        "models": [rows.model_row(heard, WHO, status(2))],
+    }
+    for name, found in made.items():
+        for row in found:
+            assert len(row) == len(rows.TABLES[name]), name
+            assert row[0] == "2026-11-22T10:00:09.000000Z"
+    detection = dict(zip(rows.TABLES["detections"], made["detections"][0], strict=True))
+    stamps = [detection[name] for name in ("captured", "sent", "received", "detected", "heard")]
+    assert stamps == sorted(stamps)
+    assert detection["labels"] == "car:1 person:1"
+    values = [dict(zip(rows.TABLES["metrics"], row, strict=True)) for row in made["metrics"]]
+    assert [(v["name"], v["kind"], v["value"]) for v in values] == [
+        ("frames", "counter", "3"),
+        ("fps", "gauge", "7.5"),
+    ]
+    assert values[0]["cpu_percent"] == "12.346"
+
+
+def test_metrics_without_counters_still_tell_cpu_and_memory() -> None:
+    metrics = Metrics(source="demo/edge-1/detector", session=1, uptime_s=1, rss_bytes=5)
+    found = rows.metrics_row(at(0), WHO, metrics)
+    assert len(found) == 1
+    assert dict(zip(rows.TABLES["metrics"], found[0], strict=True))["rss_bytes"] == "5"
+
+
+def test_rows_are_read_back_by_a_csv_reader(tmp_path: Path) -> None:
+    target = CsvTable(
+        tmp_path, "detections", rows.TABLES["detections"], max_bytes=1_000_000, keep=2
+    )
+    for index in range(5):
+        target.add(rows.detection_row(at(index), WHO, answer("north", index)))
+    target.write(target.take())
+    with target.path.open(newline="") as file:
+        read = list(csv.DictReader(file))
+    assert [row["index"] for row in read] == ["0", "1", "2", "3", "4"]

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgebus.contracts import Metrics
+from edgebus_telemetry.influx import (
+    InfluxAwayError,
+    InfluxWriter,
+    PointBuffer,
+    PointsRefusedError,
+)
+from edgebus_telemetry.points import Point, detection_point, metrics_point, model_point, state_point
+from lab_story import answer, at, born, status
+
+WHO = {"site": "demo", "node": "edge-1", "service": "detector"}
+
+
+def point(number: int) -> Point:
+    return Point("m", at(number), {}, {"number": number})
+
+
+class Sink:
+    """Takes batches, or fails as told."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.error: Exception | None = None
+        self.calls = 0
+
+    def write(self, points: Sequence[Point]) -> None:
+        self.calls += 1
+        if self.error is not None:
+            raise self.error
+        self.batches.append([int(point.fields["number"]) for point in points])
+
+    def close(self) -> None:
+        self.error = RuntimeError("closed")
+
+
+def writer(
+    sink: Sink, *, buffer: int = 100, batch: int = 3, count: int = 0
+) -> tuple[InfluxWriter, PointBuffer]:
+    points = PointBuffer(buffer)
+    for number in range(count):
+        points.add(point(number))
+    return InfluxWriter(points, sink, batch=batch, retry_cap_s=8), points
+
+
+async def test_batches_in_order() -> None:
+    sink = Sink()
+    influx, _ = writer(sink, count=7)
+    await influx.flush(now=0)
+    assert sink.batches == [[0, 1, 2], [3, 4, 5], [6]]
+    assert influx.stats.written == 7
+
+
+async def test_away_keeps_the_points_rests_and_sends_them_later_in_order() -> None:
+    sink = Sink()
+    sink.error = InfluxAwayError("InfluxDB does not answer")
+    influx, points = writer(sink, count=4)
+    await influx.flush(now=0)
+    assert (len(points), sink.calls, influx.trouble) == (4, 1, "InfluxDB does not answer")
+    points.add(point(4))
+    sink.error = None
+    await influx.flush(now=100)
+    assert sink.batches == [[0, 1, 2], [3, 4]]
+    assert influx.trouble == ""
+
+
+async def test_rest_grows_no_longer_than_its_cap() -> None:
+    sink = Sink()
+    sink.error = InfluxAwayError("away")
+    influx, _ = writer(sink, count=1)
+    now = 0.0
+    for _ in range(30):
+        await influx.flush(now=now)
+        now += 8.0
+    assert sink.calls == 30
+    # Within the rest nothing is tried.
+    tried_again = []
+    for step in range(30):
+        await influx.flush(now=now)
+        before = sink.calls
+        await influx.flush(now=now + 1e-9)
+        tried_again.append(sink.calls - before)
+        now += 8.0 + step
+    assert sum(tried_again) <= 2
+
+
+async def test_a_last_try_at_the_end_does_not_wait() -> None:
+    sink = Sink()
+    sink.error = InfluxAwayError("away")
+    influx, _ = writer(sink, count=1)
+    await influx.flush(now=1000)
+    await influx.flush(now=0, patient=False)
+    assert sink.calls == 2
+
+
+async def test_refused_points_do_not_block_the_others() -> None:
+    sink = Sink()
+    sink.error = PointsRefusedError("InfluxDB answered 400: field type conflict")
+    influx, points = writer(sink, count=4)
+    await influx.flush(now=0)
+    assert (len(points), influx.stats.refused) == (0, 4)
+
+
+def test_the_buffer_drops_the_oldest_and_counts() -> None:
+    points = PointBuffer(3)
+    for number in range(5):
+        points.add(point(number))
+    assert points.dropped == 2
+    assert [p.fields["number"] for p in points.take(10)] == [2, 3, 4]
+
+
+def test_points_put_back_are_the_first_to_go() -> None:
+    points = PointBuffer(3)
+    for number in range(3):
+        points.add(point(number))
+    taken = points.take(2)
+    points.add(point(3))
+    points.put_back(taken)
+    assert points.dropped == 1
+    assert [p.fields["number"] for p in points.take(10)] == [1, 2, 3]
+
+
+def test_a_detection_tells_where_its_time_went() -> None:
+    made = detection_point(WHO, answer("north", 8, late_s=0.02))
+    assert made.time == answer("north", 8, late_s=0.02).detected
+    assert made.tags["camera"] == "north"
+    assert made.fields["send_ms"] == 3.0
+    assert made.fields["transport_ms"] == 1.0
+    assert made.fields["process_ms"] == 20.0
+    assert made.fields["latency_ms"] == 24.0
+
+
+def test_field_types_never_depend_on_the_value() -> None:
+    def types(**values: float) -> dict[str, type]:
+        metrics = Metrics(
+            source="a/b/c", session=1, uptime_s=values["u"], gauges={"g": values["g"]}
+        )
+        return {name: type(value) for name, value in metrics_point(WHO, metrics).fields.items()}
+
+    assert types(u=1, g=2) == types(u=1.5, g=2.5)
+
+
+def test_a_will_counts_from_when_it_was_heard() -> None:
+    will = born(1).model_copy(update={"state": "offline"})
+    assert state_point(WHO, at(50), will).time == at(50)
+    assert state_point(WHO, at(50), born(1)).time == at(1)
+
+
+def test_an_edge_without_a_model_has_no_version() -> None:
+    assert "version" not in model_point(WHO, status(1, serving=None)).fields
+    assert model_point(WHO, status(1)).fields["version"] == 1

@@ -1,0 +1,1 @@
+"""Emulated cameras: a street, and scripted drift."""

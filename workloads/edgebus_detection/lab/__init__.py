@@ -1,0 +1,1 @@
+"""Runs of detection topologies: what is measured, shown and reported."""

@@ -1,0 +1,132 @@
+"""The plot of accuracy over time, with drift, training and swap marked per camera."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgebus_detection.lab.frames import ROLLING_WINDOW, CameraTrack
+from edgebus_detection.lab.run_state import Tracker
+from edgebus_detection.lab.summary import Summary
+
+if TYPE_CHECKING:  # matplotlib takes half a second to import
+    from matplotlib.axes import Axes
+
+__all__ = ["plot_map"]
+
+# Okabe and Ito's colours, told apart by colour-blind people too.
+_VERSIONS = ("#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+_DRIFT, _TRAINING, _INK = "#E69F00", "#999999", "#333333"
+
+
+def plot_map(tracker: Tracker, summary: Summary, path: Path) -> Path | None:
+    """Draw the rolling AP50 of every camera.
+
+    Returns:
+        The file, or None where no camera has ground truth.
+    """
+    cameras = [camera for _, camera in sorted(tracker.cameras.items()) if camera.history]
+    if not cameras:
+        return None
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    start = summary.started
+    figure, axes = plt.subplots(
+        len(cameras), 1, sharex=True, squeeze=False, figsize=(9.6, 1.0 + 2.3 * len(cameras))
+    )
+    try:
+        for axis, camera in zip(axes[:, 0], cameras, strict=True):
+            _draw_camera(axis, camera, tracker, start)
+        axes[-1, 0].set_xlabel("seconds since the start of the run", color=_INK)
+        figure.align_ylabels()
+        figure.tight_layout()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130)
+    finally:
+        plt.close(figure)
+    return path
+
+
+def _draw_camera(axis: Axes, camera: CameraTrack, tracker: Tracker, start: datetime) -> None:
+    history = sorted(camera.history)
+    first = history[0][2]
+    begin = None
+    for number, version in enumerate(dict.fromkeys(version for _, _, version in history)):
+        points = [(time, value) for time, value, shown in history if shown == version]
+        axis.plot(
+            [_at(time, start) for time, _ in points],
+            [value for _, value in points],
+            color=_VERSIONS[number % len(_VERSIONS)],
+            linewidth=1.8,
+            label=f"version {version}",
+        )
+        if version != first and begin is None:
+            begin = points[0][0]
+    ramp = _ramp(camera)
+    if ramp is not None:
+        axis.axvspan(*(_at(time, start) for time in ramp), color=_DRIFT, alpha=0.22, lw=0)
+        end = _at(history[-1][0], start)
+        axis.axvspan(_at(ramp[1], start), end, color=_DRIFT, alpha=0.08, lw=0)
+        _write(axis, _at(ramp[0], start), "drift", _DRIFT, y=1.04)
+    for result in tracker.results.values():
+        axis.axvspan(
+            _at(result.started, start), _at(result.time, start), 0, 0.05, color=_TRAINING, lw=0
+        )
+        _write(axis, _at(result.started, start), "training", "#777777", y=0.09)
+    swaps = _swaps(camera)
+    for time, version in swaps:
+        axis.axvline(_at(time, start), color=_VERSIONS[1], linewidth=1.2, linestyle=(0, (4, 2)))
+        _write(axis, _at(time, start), f"swap to {version}", _VERSIONS[1], y=0.2)
+    axis.set_ylim(0, 1.02)
+    axis.set_ylabel(f"{camera.key}\nAP50, last {ROLLING_WINDOW} frames", color=_INK)
+    axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(loc="lower left", frameon=False, fontsize=8, ncols=3)
+
+
+def _write(axis: Axes, x: float, text: str, color: str, *, y: float = 0.94) -> None:
+    axis.annotate(
+        text,
+        (x, y),
+        xycoords=("data", "axes fraction"),
+        xytext=(4, 0),
+        textcoords="offset points",
+        color=color if color != _DRIFT else "#9a6a00",
+        fontsize=8,
+        va="center",
+    )
+
+
+def _ramp(camera: CameraTrack) -> tuple[datetime, datetime] | None:
+    """When the scripted effects began, and when they reached their final strength."""
+    steps = [
+        (frame.captured, max(frame.truth.effects.values(), default=0.0))
+        for frame in camera.frames.values()
+        if frame.truth is not None
+    ]
+    if not steps or steps[-1][1] <= 0 or steps[0][1] >= steps[-1][1]:
+        return None
+    begin = next(time for time, value in steps if value > 0)
+    full = next(time for time, value in steps if value >= steps[-1][1] * 0.98)
+    return begin, full
+
+
+def _swaps(camera: CameraTrack) -> list[tuple[datetime, int]]:
+    found: list[tuple[datetime, int]] = []
+    before: int | None = None
+    for frame in camera.frames.values():
+        if frame.answer is None:
+            continue
+        version = frame.answer.model.version
+        if before is not None and version != before:
+            found.append((frame.answer.detected, version))
+        before = version
+    return found
+
+
+def _at(time: datetime, start: datetime) -> float:
+    return (time - start).total_seconds()

@@ -1,0 +1,130 @@
+"""What a run found, in a table at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edgebus.contracts import DomainReport
+from edgebus_detection.lab.report import DOMAINS, human_size
+from edgebus_detection.lab.round_report import round_words
+from edgebus_detection.lab.rounds import Round
+from edgebus_detection.lab.summary import MapFigures, Summary
+
+__all__ = ["closing_table"]
+
+_SECOND = Text("mAP .50:.95", "dim", justify="right")
+_CLASSES = 8
+"""More classes than these are left to the report."""
+
+
+def closing_table(summary: Summary, rounds: Sequence[Round] = ()) -> RenderableType:
+    """What the run found: accuracy per camera, then bytes, time, frames and rounds."""
+    parts: list[RenderableType] = []
+    if _has_figures(summary.map50):
+        parts.append(_phases(summary))
+    elif (job := summary.judged) is not None and job.gate is not None:
+        # Nobody said on the bus what is really there: the gate's labels are the best there are.
+        parts.append(_gate(job.gate.domains))
+    frames, seconds = summary.frames, summary.seconds
+    stages = [
+        f"{name.replace('_', ' ')} {value:.0f} s"
+        for name in (
+            "until_drift",
+            "collecting",
+            "training",
+            "releasing",
+            "delivering",
+            "measuring",
+        )
+        if (value := getattr(seconds, name)) is not None
+    ]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column()
+    grid.add_row("outcome", Text(summary.outcome, "bold green" if summary.closed else "bold red"))
+    grid.add_row("edges", f"{summary.edges.converged} of {summary.edges.total} on the last release")
+    grid.add_row(
+        "frames",
+        f"{frames.answered} of {frames.total} answered, {frames.dropped} dropped "
+        f"({frames.dropped_in_swap} in the swap), {frames.unserved} while no detector was there, "
+        f"{frames.failed} failed, {frames.torn} torn",
+    )
+    grid.add_row(
+        "bytes", f"{human_size(summary.bytes.up)} up, {human_size(summary.bytes.down)} down"
+    )
+    grid.add_row("seconds", f"{seconds.total:.0f}: " + ", ".join(stages))
+    for one in rounds:
+        grid.add_row("round", round_words(one))
+    return Group(*parts, grid)
+
+
+def _has_figures(figures: MapFigures) -> bool:
+    return figures.after_drift is not None or figures.after_loop is not None
+
+
+def _phases(summary: Summary) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=None, pad_edge=False)
+    table.add_column("held-out frames", no_wrap=True)
+    scripted = summary.map50.before_drift is not None
+    names = ("before drift", "after drift", "after loop", "recovered")
+    for name in names if scripted else ("old model", "new model"):
+        table.add_column(name, justify="right")
+    for camera in summary.cameras:
+        table.add_row(f"{camera.camera}  mAP50", *_figures(camera.map50, scripted=scripted))
+        table.add_row(_SECOND, *_figures(camera.map, "dim", scripted=scripted))
+    if summary.cameras:
+        table.add_section()
+        whole = Text("all cameras  mAP50", "bold")
+        table.add_row(whole, *_figures(summary.map50, "bold", scripted=scripted))
+        table.add_row(_SECOND, *_figures(summary.map, "dim", scripted=scripted))
+    return table
+
+
+def _gate(domains: Sequence[DomainReport]) -> Table:
+    """What the retrainer's gate measured, old model and new on the same pictures."""
+    table = Table(box=box.SIMPLE_HEAD, title=None, pad_edge=False)
+    table.add_column("held-out pictures, measured by the gate", no_wrap=True)
+    for name in ("pictures", "boxes", "mAP50 before", "after", "mAP before", "after"):
+        table.add_column(name, justify="right")
+    for domain in domains:
+        what = DOMAINS.get(domain.name, domain.name)
+        table.add_row(
+            Text(f"{what}, labels: {domain.labels or 'unknown'}", "bold"),
+            str(domain.images),
+            str(domain.boxes),
+            f"{domain.map50_before:.3f}",
+            Text(f"{domain.map50_after:.3f}", _change(domain.map50_before, domain.map50_after)),
+            f"{domain.map_before:.3f}",
+            f"{domain.map_after:.3f}",
+        )
+        names = list(domain.per_class_before)
+        for name in names if len(names) <= _CLASSES else ():
+            before, after = domain.per_class_before[name], domain.per_class_after.get(name, 0.0)
+            row = (f"{before:.3f}", f"{after:.3f}")
+            table.add_row(
+                Text(name, "dim", justify="right"), "", "", *(Text(v, "dim") for v in row)
+            )
+    return table
+
+
+def _change(before: float, after: float) -> str:
+    return "green" if after > before else "red" if after < before else ""
+
+
+def _figures(figures: MapFigures, style: str = "", *, scripted: bool) -> list[Text]:
+    if not scripted:
+        values: tuple[float | None, ...] = (figures.after_drift, figures.after_loop)
+        return [_cell(value, style) for value in values]
+    values = (figures.before_drift, figures.after_drift, figures.after_loop)
+    share = figures.recovered
+    last = Text("n/a" if share is None else f"{share:.0%}", style)
+    return [*(_cell(value, style) for value in values), last]
+
+
+def _cell(value: float | None, style: str) -> Text:
+    return Text("n/a" if value is None else f"{value:.3f}", style)

@@ -1,0 +1,69 @@
+"""What operators say of a model's answers: from a phone, Home Assistant or a console."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from edgebus.contracts.names import Segment
+from edgebus.contracts.payload import Count, Message, Record, Timestamp, schema
+from edgebus_detection.messages.boxes import Box
+
+__all__ = ["Feedback", "Opinion", "Verdict"]
+
+Opinion = Literal["wrong", "wrong_box", "missed", "label"]
+
+
+class _Said(Record):
+    """What was said, without of what. Everything but the verdict may be left out."""
+
+    verdict: Opinion = Field(
+        description="wrong: something is; wrong_box: a box has nothing in it; missed: an object "
+        "has no box; label: a box is right, its class is not."
+    )
+    box: Count | None = Field(
+        default=None, description="Which box: its number in the frame's detections, from 0."
+    )
+    label: Annotated[str, Field(min_length=1, max_length=96)] | None = Field(
+        default=None, description="Class of what is really there."
+    )
+    at: Box | None = Field(
+        default=None, description="Or exactly: the object that is really there, with its class."
+    )
+    note: Annotated[str, Field(max_length=500)] = Field(default="", description="In words.")
+
+
+class Verdict(_Said):
+    """What one operator said of one frame, as a sample's record keeps it."""
+
+    by: str = Field(description="Who said it: the feedback's source.")
+    time: Timestamp = Field(description="When it was said.")
+
+
+class Feedback(Message, _Said):
+    """An operator says what was wrong with a frame; the frame becomes a sample.
+
+    Only `camera` and `verdict` have to be given. Without `frame`, the newest frame of that camera
+    is meant that has been answered.
+    """
+
+    schema_: Literal["feedback/1"] = schema("feedback/1")
+    source: str = Field(default="operator", description="Who says so.")
+    camera: Segment
+    node: Segment | None = Field(
+        default=None, description="The camera's node, where several nodes have one of that name."
+    )
+    frame: str | None = Field(default=None, description="id of the frame.")
+
+    def said(self) -> Verdict:
+        """What was said, for the record of the sample."""
+        return Verdict(
+            verdict=self.verdict,
+            box=self.box,
+            label=self.label,
+            at=self.at,
+            note=self.note,
+            by=self.source,
+            time=self.time,
+        )

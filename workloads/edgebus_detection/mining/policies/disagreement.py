@@ -1,0 +1,84 @@
+"""Disagreement: a second model sees something else."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from edgebus_detection.messages import Box
+from edgebus_detection.mining.examples import Example, Judgement
+from edgebus_detection.mining.policies.base import Policy, PolicySettings
+from edgebus_detection.vision.matching import match
+
+__all__ = ["DisagreementPolicy", "DisagreementSettings"]
+
+
+class DisagreementSettings(PolicySettings):
+    """Settings of the disagreement policy."""
+
+    score_threshold: float = Field(
+        default=0.3, ge=0, le=1, description="Detections below it count as not said."
+    )
+    accept: float = Field(
+        default=0.5, ge=0, le=1, description="What the second model is so sure of is there."
+    )
+    reject: float = Field(
+        default=0.15, ge=0, le=1, description="What it gives less than this is not there."
+    )
+    min_iou: float = Field(default=0.5, gt=0, le=1, description="Overlap of the same object.")
+    classes: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="Only these count; all classes without."
+    )
+    min_score: float = Field(
+        default=0.25, ge=0, lt=1, description="More disagreement than this makes a frame hard."
+    )
+
+
+class DisagreementPolicy(Policy[DisagreementSettings]):
+    """The model and a second one do not see the same.
+
+    Of the second model's boxes those of at least `accept` are sure, those below `reject` nothing,
+    and those between neither confirm nor deny. With hits H, misses M (sure boxes that the model
+    has not) and false alarms F (detections that no box of at least `reject` confirms)::
+
+        score = 1 - |H| / (|H| + |M| + |F|);  wrong iff score > min_score
+
+    Query by committee (Seung, Opper and Sompolinsky 1992) with a committee of two, one of them
+    better or at least different. The collector asks the second model about a share of the frames
+    only (`second.share`); about the others this policy cannot tell.
+    """
+
+    name = "disagreement"
+    settings_type = DisagreementSettings
+    needs_second = True
+
+    def judge(self, example: Example) -> Judgement | None:
+        """How much they differ; None where the second model was not asked."""
+        if example.second is None:
+            return None
+        settings = self.settings
+        said = [
+            box
+            for box in self._counted(example.detections.boxes)
+            if _of(box) >= settings.score_threshold
+        ]
+        second = self._counted(example.second)
+        sure = [box for box in second if _of(box) >= settings.accept]
+        perhaps = [box for box in second if settings.reject <= _of(box) < settings.accept]
+        matching = match(said, sure, min_iou=settings.min_iou)
+        denied = match(matching.false_alarms, perhaps, min_iou=settings.min_iou).false_alarms
+        errors = len(matching.misses) + len(denied)
+        score = errors / (len(matching.hits) + errors) if errors else 0.0
+        return Judgement(
+            wrong=score > settings.min_score,
+            score=score,
+            reason=f"the second model sees {len(matching.misses)} more and "
+            f"denies {len(denied)} of {len(said)}",
+        )
+
+    def _counted(self, boxes: tuple[Box, ...]) -> tuple[Box, ...]:
+        classes = self.settings.classes
+        return boxes if classes is None else tuple(box for box in boxes if box.label in classes)
+
+
+def _of(box: Box) -> float:
+    return 1.0 if box.score is None else box.score
