@@ -11,3 +11,7 @@ class Detection(Workload):
     """Object detection in pictures of cameras."""
 
     name: ClassVar[str] = "detection"
+
+    # Lab.
+
+    lab: ClassVar[str] = "edgebus_detection.lab.lab:DetectionLab"
