@@ -15,8 +15,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from edgebus_retrainer.files import write_atomically
-from edgebus_retrainer.training._errors import CheckpointError
+from edgebus.files import write_file
+from edgebus.training.finetune._errors import CheckpointError
 
 __all__ = ["Checkpoints", "Snapshot"]
 
@@ -81,7 +81,7 @@ class Checkpoints:
             "digest": _digest(facts, snapshot.arrays),
         }
         arrays = {name: np.ascontiguousarray(value) for name, value in snapshot.arrays.items()}
-        write_atomically(self.path, save(arrays, metadata=metadata))
+        write_file(self.path, save(arrays, metadata=metadata))
 
     def load(self, run: str) -> Snapshot | None:
         """The snapshot of a run; None where there is none.
@@ -110,7 +110,7 @@ class Checkpoints:
             reason = f"is damaged ({type(error).__name__}: {error})"
             raise CheckpointError(path=self.path, reason=reason) from error
         if found != run:
-            reason = "is of another run: other pictures, labels, weights or settings"
+            reason = "is of another run: other items, labels, weights or settings"
             raise CheckpointError(path=self.path, reason=reason)
         return Snapshot(run=run, step=step, facts=facts, arrays=arrays)
 
