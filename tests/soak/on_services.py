@@ -31,13 +31,13 @@ from edgebus.contracts import (
     utc_now,
 )
 from edgebus.contracts.registry import all_topics
+from edgebus.contracts.topics import CMD_CAPTURE
 from edgebus.service import Service, ServiceSettings
 from edgebus.service.testing import ServiceHarness
 from edgebus.serving import EngineSettings
 from edgebus_collector import Collector, CollectorSettings
 from edgebus_detection.messages import (
     CAMERA_FRAME,
-    CMD_CAPTURE,
     DETECTIONS,
     Frame,
     FrameRecord,
