@@ -174,7 +174,7 @@ async def _answers_a_frame(harness: Harness) -> None:
 
 def _answers(topic: Topic[Any], reply: type[Reply]) -> Callable[[Harness], Awaitable[None]]:
     async def works(harness: Harness) -> None:
-        command = topic.payload.model_validate({"source": "lab/test/test", "camera": "none"})
+        command = topic.payload.model_validate({"source": "lab/test/test", "stream": "none"})
         await harness.request(topic, command, reply=reply, timeout=30.0)
 
     return works
