@@ -1,10 +1,10 @@
 import json
+import os
 import signal
 import sqlite3
 import subprocess
 import sys
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -43,9 +43,8 @@ def labels(who, *boxes):
 
 
 def environment():
-    here = Path(__file__).parent
-    root = here.parents[2]
-    return {"PYTHONPATH": f"{here}:{root}:{root / 'services'}", "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def begin(journal, *, job=None, version=2, model=MODEL.name):
@@ -231,7 +230,7 @@ def test_a_store_of_the_first_version_is_upgraded(tmp_path):
 
 def of_camera(index, *, node="pi-01", camera="front", **changes):
     one = sample(index, split="train", **changes)
-    update = {"source": f"lab/{node}/collector", "camera": camera}
+    update = {"source": f"lab/{node}/collector", "stream": camera}
     return Sample(jpeg=one.jpeg, record=one.record.model_copy(update=update))
 
 
