@@ -9,22 +9,24 @@ from typing import Any
 import structlog
 
 from edgebus.bus._consumer import ConsumerOptions
-from edgebus.bus._journal import Journal
-from edgebus.bus._letters import LetterBox
-from edgebus.bus._link import Link
-from edgebus.bus._links import Links, WillFactory
-from edgebus.bus._outboxfile import OutboxFile
+from edgebus.bus._dead_letters import LetterBox
+from edgebus.bus._journal import Journal, OutboxFile
+from edgebus.bus._link import Link, Links, WillFactory
 from edgebus.bus._publisher import Publisher
-from edgebus.bus._registry import Registry
 from edgebus.bus._requests import Requests
 from edgebus.bus._tasks import Tasks
-from edgebus.bus.connection import ConnectionChange, ConnectionListener, ConnectionState
 from edgebus.bus.errors import BusClosedError, DrainTimeoutError
 from edgebus.bus.event import Event
-from edgebus.bus.outbox import OutboxState
-from edgebus.bus.policy import DropOldest
+from edgebus.bus.queues import DropOldest
 from edgebus.bus.settings import BusSettings, RetryPolicy
-from edgebus.bus.stats import BusStats
+from edgebus.bus.state import (
+    BusStats,
+    ConnectionChange,
+    ConnectionListener,
+    ConnectionState,
+    OutboxState,
+)
+from edgebus.bus.subscription import Registry
 from edgebus.bus.transport import Connection, Transport
 from edgebus.contracts import Filter, Identity, ServiceState
 

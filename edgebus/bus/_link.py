@@ -1,19 +1,20 @@
-"""One connection kept up for ever: connecting, subscribing, routing, reconnecting."""
+"""The connections of a bus: kept up for ever, subscribed, routed, reconnected."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+from urllib.parse import quote
 
 import structlog
 
-from edgebus.bus._backoff import Backoff
 from edgebus.bus._delivery import Route
 from edgebus.bus._router import Router
-from edgebus.bus._takeover import TakeoverJudge
-from edgebus.bus.connection import ConnectionChange
+from edgebus.bus._tasks import Tasks
 from edgebus.bus.errors import (
     BrokerRefusedError,
     BrokerUnreachableError,
@@ -23,10 +24,133 @@ from edgebus.bus.errors import (
 )
 from edgebus.bus.event import RawMessage
 from edgebus.bus.settings import BusSettings
-from edgebus.bus.transport import Connection, ConnectOptions, Loss, Transport
-from edgebus.contracts import Qos
+from edgebus.bus.state import ConnectionChange, ConnectionState
+from edgebus.bus.transport import Connection, ConnectOptions, Loss, Transport, Will
+from edgebus.contracts import Address, Identity, Payload, Qos, ServiceState
 
-__all__ = ["Link"]
+__all__ = [
+    "Backoff",
+    "ElderWatch",
+    "Link",
+    "Links",
+    "TakeoverJudge",
+    "WillFactory",
+    "client_id",
+    "is_elder",
+]
+
+
+class Backoff:
+    """Exponential back-off with full jitter.
+
+    Each delay is uniform between 0 and the current ceiling, which doubles up to a maximum, so
+    that a fleet does not come back in step (Brooker, "Exponential Backoff and Jitter", 2015).
+
+    Args:
+        first: First ceiling, in seconds.
+        maximum: Largest ceiling, in seconds.
+        uniform: Draws from [0, 1).
+    """
+
+    def __init__(self, *, first: float, maximum: float, uniform: Callable[[], float]) -> None:
+        self._first = first
+        self._maximum = maximum
+        self._uniform = uniform
+        self._ceiling = first
+
+    def next(self) -> float:
+        """Seconds to wait before the next attempt."""
+        delay = self._ceiling * self._uniform()
+        self._ceiling = min(self._maximum, self._ceiling * 2)
+        return delay
+
+    def reset(self) -> None:
+        """Start from the first ceiling again."""
+        self._ceiling = self._first
+
+
+_YOUNG_S = 30.0
+_WINDOW_S = 300.0
+_MAX_TAKEOVERS = 5
+
+
+def is_elder(seen: ServiceState, *, own: ServiceState) -> bool:
+    """Whether a state on the own topic proves that an older process lives under this identity.
+
+    A broker ends the older connection when a client id connects again (MQTT-3.1.4-3), so two
+    processes that both reconnect would fight for ever, and few brokers say why they hang up. But
+    each of them says birth and will. One that connected after this process did, and is not this
+    process, is alive; of two, the one with the smaller instance stays (instances are UUIDv7, so
+    that is the older one).
+
+    Args:
+        seen: What arrived on the topic, retained or not.
+        own: What this process said first: its instance, and the session it began with.
+    """
+    if seen.instance == own.instance or seen.state == "stopped":
+        return False
+    # A will (offline) counts: a broker says it for whoever it throws out for us, and often at once,
+    # so that nothing else of the other can be seen.
+    return seen.session > own.session and seen.instance < own.instance
+
+
+class ElderWatch:
+    """Follows what is said in the own name, until it proves that an older process lives.
+
+    What the broker kept from before proves nothing, whatever its session number: the clock that
+    the number was taken from may have run ahead, and whoever said it may be dead. Somebody who
+    lives is thrown out by this process, connects again, and says so with a higher number.
+    """
+
+    def __init__(self) -> None:
+        self._kept: ServiceState | None = None
+
+    def proves(self, seen: ServiceState, *, own: ServiceState, retained: bool) -> bool:
+        """Whether `seen` is the proof.
+
+        Args:
+            seen: What arrived on the topic.
+            own: What this process said first.
+            retained: The broker had kept it.
+        """
+        if self._kept is None and retained:
+            self._kept = seen
+        kept = self._kept
+        if kept is not None and seen.instance == kept.instance and seen.session <= kept.session:
+            return False
+        return is_elder(seen, own=own)
+
+
+class TakeoverJudge:
+    """Decides when to give up where the broker itself says take-over (MQTT 5, 0x8E).
+
+    Whoever is young gives up at once; since the two are thrown out in turns, and whoever gives up
+    does not come back, exactly one stays.
+
+    Args:
+        patient: Births tell which of the two is older; only a long fight ends it without them.
+    """
+
+    def __init__(self, *, patient: bool) -> None:
+        self._patient = patient
+        self._born: float | None = None
+        self._takeovers: list[float] = []
+
+    def connected(self, now: float) -> None:
+        """A connection was made at `now`, in seconds of a monotonic clock."""
+        if self._born is None:
+            self._born = now
+
+    def lost(self, loss: Loss, now: float) -> str | None:
+        """A connection ended. Why to give up, or None to reconnect."""
+        if loss.kind != "taken_over":
+            return None
+        self._takeovers = [at for at in self._takeovers if now - at < _WINDOW_S] + [now]
+        young = self._born is None or now - self._born < _YOUNG_S
+        if len(self._takeovers) < (1 if young and not self._patient else _MAX_TAKEOVERS):
+            return None
+        return f"the broker reported a take-over, {len(self._takeovers)} in five minutes"
+
 
 # A connection that held this long proves that the trouble before it is over.
 _STABLE_S = 10.0
@@ -334,3 +458,141 @@ class Link:
         if self._grace is not None:
             self._grace.cancel()
             self._grace = None
+
+
+WillFactory: TypeAlias = Callable[[int], tuple[Address[Any], Payload]]
+Changed: TypeAlias = Callable[[ConnectionChange, Connection | None], Awaitable[None]]
+
+
+def client_id(identity: Identity, *more: str) -> str:
+    """MQTT client id of an identity, without characters that brokers' ACLs refuse in ids."""
+    parts = (identity.base, identity.site, identity.node, identity.service, *more)
+    return ":".join(quote(part, safe="") for part in parts)
+
+
+class Links:
+    """Makes, names and closes the links of a bus.
+
+    Args:
+        transport: Opens connections.
+        identity: Whose they are.
+        settings: Limits and times.
+        tasks: Runs them.
+        will: Makes the last will of the main link's connection with a given session number.
+        changed: Told of changes of the main link, and of lost sessions of the others.
+        down: Called at once when the main link goes down.
+    """
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        identity: Identity,
+        settings: BusSettings,
+        tasks: Tasks,
+        will: WillFactory | None,
+        changed: Changed,
+        down: Callable[[], None],
+    ) -> None:
+        self._transport = transport
+        self._identity = identity
+        self._settings = settings
+        self._tasks = tasks
+        self._will = will
+        self._changed = changed
+        self._suffix = (secrets.token_hex(6),) if settings.ephemeral else ()
+        self.main = Link(
+            transport=transport,
+            options=self._main_options,
+            settings=settings,
+            changed=changed,
+            down=down,
+            name="main",
+            patient=will is not None,
+        )
+        self.first_will: ServiceState | None = None
+        self._elder = ElderWatch()
+        self._running: dict[Link, asyncio.Task[None] | None] = {self.main: None}
+
+    @property
+    def all(self) -> list[Link]:
+        """Every link, the main one first."""
+        return list(self._running)
+
+    def start(self) -> None:
+        """Begin to connect the main link."""
+        self._running[self.main] = self._tasks.spawn(self.main.run(), name="link main")
+
+    def hear(self, seen: ServiceState, *, retained: bool) -> None:
+        """Leave the identity to an older process, where `seen` proves that there is one."""
+        own = self.first_will
+        if own is not None and self._elder.proves(seen, own=own, retained=retained):
+            detail = f"process {seen.pid} on {seen.host or 'an unnamed host'}, {seen.state}"
+            name = client_id(self._identity, *self._suffix)
+            self.main.give_up(IdentityTakenError(client_id=name, detail=detail))
+
+    def open(self, name: str, receive_maximum: int) -> tuple[Link, ConnectionState]:
+        """Begin to connect a further link, with flow control of its own."""
+        state = ConnectionState()
+
+        async def changed(change: ConnectionChange, connection: Connection | None) -> None:
+            state.update(change)
+            if change.kind == "session_lost":
+                await self._changed(change, connection)
+
+        def options(_session: int) -> ConnectOptions:
+            return ConnectOptions(
+                client_id=client_id(self._identity, *self._suffix, name),
+                session_expiry_s=0 if self._settings.ephemeral else None,
+                receive_maximum=min(receive_maximum, 65535),
+            )
+
+        link = Link(
+            transport=self._transport,
+            options=options,
+            settings=self._settings,
+            changed=changed,
+            down=_nothing,
+            name=name,
+        )
+        self._running[link] = self._tasks.spawn(link.run(), name=f"link {name}")
+        return link, state
+
+    async def close(self, link: Link) -> None:
+        """Close a further link."""
+        task = self._running.pop(link, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        await link.close()
+
+    async def stop(self, *, politely: bool) -> None:
+        """Close all connections; their tasks are over already."""
+        for link in self._running:
+            if politely:
+                await link.close()
+            else:
+                link.abort()
+
+    def _main_options(self, session: int) -> ConnectOptions:
+        will = None
+        if self._will is not None:
+            address, payload = self._will(session)
+            if self.first_will is None and isinstance(payload, ServiceState):
+                self.first_will = payload
+            will = Will(
+                topic=address.name,
+                payload=payload.encode(),
+                qos=address.topic.qos,
+                retain=address.topic.retain,
+                content_type=address.topic.payload.content_type,
+            )
+        return ConnectOptions(
+            client_id=client_id(self._identity, *self._suffix),
+            session_expiry_s=0 if self._settings.ephemeral else None,
+            will=will,
+        )
+
+
+def _nothing() -> None:
+    """A link that publishes nothing has nothing to do when it goes down."""

@@ -11,19 +11,16 @@ from typing import Any, Self, TypeVar
 
 from edgebus.bus._consumer import ConsumerOptions
 from edgebus.bus._core import Core
-from edgebus.bus._links import WillFactory
-from edgebus.bus._registry import Wanted
+from edgebus.bus._link import WillFactory
 from edgebus.bus._requests import reply_address
+from edgebus.bus._router import check_filter, check_topic
 from edgebus.bus._trace import traceparent_of
-from edgebus.bus._trie import check_filter, check_topic
-from edgebus.bus.connection import ConnectionListener, ConnectionState
 from edgebus.bus.errors import BrokerUnreachableError, RequestTimeoutError
 from edgebus.bus.event import ClearedHandler, Event, Handler, RawHandler
-from edgebus.bus.outbox import OutboxState
-from edgebus.bus.policy import DropOldest, QueuePolicy, Wait
+from edgebus.bus.queues import DropOldest, QueuePolicy, Wait
 from edgebus.bus.settings import BusSettings, RetryPolicy
-from edgebus.bus.stats import BusStats
-from edgebus.bus.subscription import Subscription
+from edgebus.bus.state import BusStats, ConnectionListener, ConnectionState, OutboxState
+from edgebus.bus.subscription import Subscription, Wanted
 from edgebus.bus.transport import Outgoing, Transport
 from edgebus.contracts import (
     Address,

@@ -21,14 +21,12 @@ from edgebus.bus import (
     RetryPolicy,
     Wait,
 )
-from edgebus.bus._backoff import Backoff
-from edgebus.bus._buffer import Buffer
-from edgebus.bus._dedup import SeenIds
-from edgebus.bus._letters import _text
-from edgebus.bus._links import client_id
+from edgebus.bus._consumer import SeenIds
+from edgebus.bus._dead_letters import _text
+from edgebus.bus._delivery import AckWindow
+from edgebus.bus._link import Backoff, ElderWatch, TakeoverJudge, client_id, is_elder
 from edgebus.bus._outbox import Outbox
-from edgebus.bus._takeover import ElderWatch, TakeoverJudge, is_elder
-from edgebus.bus._window import AckWindow
+from edgebus.bus.queues import Buffer
 from edgebus.contracts import Identity, ServiceState
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
