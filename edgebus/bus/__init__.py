@@ -1,7 +1,7 @@
 """The bus: typed messages over MQTT, delivered as `docs/delivery.md` promises."""
 
 from edgebus.bus._router import TopicTrie, check_filter
-from edgebus.bus.bus import Bus, WillFactory
+from edgebus.bus.bus import Bus, IdentityCheck, WillFactory
 from edgebus.bus.errors import (
     BrokerRefusedError,
     BrokerUnreachableError,
@@ -62,6 +62,7 @@ __all__ = [
     "DropOldest",
     "Event",
     "Handler",
+    "IdentityCheck",
     "IdentityTakenError",
     "Latest",
     "Loss",

@@ -22,21 +22,20 @@ from edgebus.bus.errors import (
     IdentityTakenError,
     SubscribeRefusedError,
 )
-from edgebus.bus.event import RawMessage
+from edgebus.bus.event import Event, RawMessage
 from edgebus.bus.settings import BusSettings
 from edgebus.bus.state import ConnectionChange, ConnectionState
 from edgebus.bus.transport import Connection, ConnectOptions, Loss, Transport, Will
-from edgebus.contracts import Address, Identity, Payload, Qos, ServiceState
+from edgebus.contracts import Address, Identity, Payload, Qos
 
 __all__ = [
     "Backoff",
-    "ElderWatch",
+    "IdentityCheck",
     "Link",
     "Links",
     "TakeoverJudge",
     "WillFactory",
     "client_id",
-    "is_elder",
 ]
 
 
@@ -72,53 +71,6 @@ class Backoff:
 _YOUNG_S = 30.0
 _WINDOW_S = 300.0
 _MAX_TAKEOVERS = 5
-
-
-def is_elder(seen: ServiceState, *, own: ServiceState) -> bool:
-    """Whether a state on the own topic proves that an older process lives under this identity.
-
-    A broker ends the older connection when a client id connects again (MQTT-3.1.4-3), so two
-    processes that both reconnect would fight for ever, and few brokers say why they hang up. But
-    each of them says birth and will. One that connected after this process did, and is not this
-    process, is alive; of two, the one with the smaller instance stays (instances are UUIDv7, so
-    that is the older one).
-
-    Args:
-        seen: What arrived on the topic, retained or not.
-        own: What this process said first: its instance, and the session it began with.
-    """
-    if seen.instance == own.instance or seen.state == "stopped":
-        return False
-    # A will (offline) counts: a broker says it for whoever it throws out for us, and often at once,
-    # so that nothing else of the other can be seen.
-    return seen.session > own.session and seen.instance < own.instance
-
-
-class ElderWatch:
-    """Follows what is said in the own name, until it proves that an older process lives.
-
-    What the broker kept from before proves nothing, whatever its session number: the clock that
-    the number was taken from may have run ahead, and whoever said it may be dead. Somebody who
-    lives is thrown out by this process, connects again, and says so with a higher number.
-    """
-
-    def __init__(self) -> None:
-        self._kept: ServiceState | None = None
-
-    def proves(self, seen: ServiceState, *, own: ServiceState, retained: bool) -> bool:
-        """Whether `seen` is the proof.
-
-        Args:
-            seen: What arrived on the topic.
-            own: What this process said first.
-            retained: The broker had kept it.
-        """
-        if self._kept is None and retained:
-            self._kept = seen
-        kept = self._kept
-        if kept is not None and seen.instance == kept.instance and seen.session <= kept.session:
-            return False
-        return is_elder(seen, own=own)
 
 
 class TakeoverJudge:
@@ -461,6 +413,11 @@ class Link:
 
 
 WillFactory: TypeAlias = Callable[[int], tuple[Address[Any], Payload]]
+IdentityCheck: TypeAlias = Callable[[Event[Any], Any], str | None]
+"""Who else lives under this identity, from a message on the will's topic and the own first will.
+
+Returns None to go on; a description of the other process to leave the identity to it.
+"""
 Changed: TypeAlias = Callable[[ConnectionChange, Connection | None], Awaitable[None]]
 
 
@@ -481,6 +438,7 @@ class Links:
         will: Makes the last will of the main link's connection with a given session number.
         changed: Told of changes of the main link, and of lost sessions of the others.
         down: Called at once when the main link goes down.
+        patient: Of the main link; see `TakeoverJudge`.
     """
 
     def __init__(
@@ -493,6 +451,7 @@ class Links:
         will: WillFactory | None,
         changed: Changed,
         down: Callable[[], None],
+        patient: bool,
     ) -> None:
         self._transport = transport
         self._identity = identity
@@ -508,10 +467,9 @@ class Links:
             changed=changed,
             down=down,
             name="main",
-            patient=will is not None,
+            patient=patient,
         )
-        self.first_will: ServiceState | None = None
-        self._elder = ElderWatch()
+        self.first_will: Payload | None = None
         self._running: dict[Link, asyncio.Task[None] | None] = {self.main: None}
 
     @property
@@ -523,13 +481,10 @@ class Links:
         """Begin to connect the main link."""
         self._running[self.main] = self._tasks.spawn(self.main.run(), name="link main")
 
-    def hear(self, seen: ServiceState, *, retained: bool) -> None:
-        """Leave the identity to an older process, where `seen` proves that there is one."""
-        own = self.first_will
-        if own is not None and self._elder.proves(seen, own=own, retained=retained):
-            detail = f"process {seen.pid} on {seen.host or 'an unnamed host'}, {seen.state}"
-            name = client_id(self._identity, *self._suffix)
-            self.main.give_up(IdentityTakenError(client_id=name, detail=detail))
+    def give_up(self, other: str) -> None:
+        """Leave the identity to another process, described by `other`."""
+        name = client_id(self._identity, *self._suffix)
+        self.main.give_up(IdentityTakenError(client_id=name, detail=other))
 
     def open(self, name: str, receive_maximum: int) -> tuple[Link, ConnectionState]:
         """Begin to connect a further link, with flow control of its own."""
@@ -578,7 +533,7 @@ class Links:
         will = None
         if self._will is not None:
             address, payload = self._will(session)
-            if self.first_will is None and isinstance(payload, ServiceState):
+            if self.first_will is None:
                 self.first_will = payload
             will = Will(
                 topic=address.name,

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from edgebus.bus._consumer import ConsumerOptions
 from edgebus.bus._core import Core
-from edgebus.bus._link import WillFactory
+from edgebus.bus._link import IdentityCheck, WillFactory
 from edgebus.bus._requests import reply_address
 from edgebus.bus._router import check_filter, check_topic
 from edgebus.bus._trace import traceparent_of
@@ -33,7 +33,7 @@ from edgebus.contracts import (
 )
 from edgebus.contracts.payload import P
 
-__all__ = ["Bus", "WillFactory"]
+__all__ = ["Bus", "IdentityCheck", "WillFactory"]
 
 R = TypeVar("R", bound=Reply)
 _NO_RETRY = RetryPolicy(attempts=1)
@@ -52,6 +52,9 @@ class Bus:
         will: Makes the last will of the connection with the given session number.
         on_connection: Awaited after each change of the connection. On ``connected`` it is the
             place for the birth message: it may publish.
+        identity_check: Called with each message on the will's topic and with the first will; tells
+            who else lives under this identity, which then ends this bus with `IdentityTakenError`.
+            Without it only a broker that reports a take-over ends a fight (MQTT 5).
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Bus:
         settings: BusSettings | None = None,
         will: WillFactory | None = None,
         on_connection: ConnectionListener | None = None,
+        identity_check: IdentityCheck | None = None,
     ) -> None:
         self.identity = identity
         self._url = transport.url
@@ -72,6 +76,7 @@ class Bus:
             settings=self._settings,
             will=will,
             on_connection=on_connection,
+            identity_check=identity_check,
         )
         self._registry = self._core.registry
 
