@@ -26,7 +26,7 @@ from typing import Any, Self
 
 import yaml
 
-import edgebus.lab
+import edgebus_detection.lab
 from benchmarks._learning_round_report import EDGES, PACES, SAMPLES, LoopRound, Upload
 from edgebus.artifacts import Bundle
 from edgebus.bus import Bus, BusSettings
@@ -49,7 +49,7 @@ from tests.soak.brokers import Mosquitto
 __all__ = ["measure_rounds", "measure_uploads"]
 
 _SITE = "round"
-_STREET = Path(edgebus.lab.__file__).parent / "assets" / "street-day"
+_STREET = Path(edgebus_detection.lab.__file__).parent / "assets" / "street-day"
 _DEADLINE_S = 180.0
 _HELD_OUT = 16
 

@@ -1,41 +1,19 @@
-"""Files that are whole or not there: written aside, synced, renamed; and off the event loop."""
+"""Pictures by their digest, and disk I/O off the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-__all__ = ["DiskThread", "PictureStore", "write_atomically"]
+from edgebus.files import write_file
+
+__all__ = ["DiskThread", "PictureStore"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one, never a part.
-
-    Raises:
-        OSError: The disk is full or broken; nothing is left behind.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class PictureStore:
@@ -55,7 +33,7 @@ class PictureStore:
         path = self.path(digest)
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            write_atomically(path, data)
+            write_file(path, data)
         return digest
 
     def path(self, digest: str) -> Path:

@@ -14,9 +14,9 @@ import cv2
 import typer
 
 from edgebus.cli.console import table
+from edgebus.files import write_file
 from edgebus_detection.vision import Image
 from edgebus_retrainer.commands.options import Accept, Data, Which, choosing, report_unreadable
-from edgebus_retrainer.files import write_atomically
 from edgebus_retrainer.pictures import contact_sheet, one_picture, sample_page
 from edgebus_retrainer.samples import Catalog, Entry, Query, Sight
 
@@ -104,7 +104,7 @@ def show(
         return
     if out.suffix.lower() in {".html", ".htm"}:
         page = sample_page(sight, history=catalog.book.history(entry.id))
-        write_atomically(out, page.encode())
+        write_file(out, page.encode())
     else:
         _write_picture(out, one_picture(sight, width=width))
     print(f"written: {out}")
@@ -216,4 +216,4 @@ def _write_picture(out: Path, picture: Image) -> None:
     if not done:
         sys.stderr.write(f"{out}: the picture of {picture.shape} cannot be encoded\n")
         raise typer.Exit(1)
-    write_atomically(out, data.tobytes())
+    write_file(out, data.tobytes())

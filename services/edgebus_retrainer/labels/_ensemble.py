@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
+from edgebus.files import write_file
 from edgebus.serving import EngineSettings
 from edgebus_detection.messages import Box
 from edgebus_detection.vision import box_iou
 from edgebus_retrainer.claims import SAME_OBJECT_IOU, box_array, teacher
-from edgebus_retrainer.files import write_atomically
 from edgebus_retrainer.labels._teacher import Answer, Labeller, Teacher, answer_folder, open_model
 from edgebus_retrainer.settings import LabelSettings
 
@@ -51,7 +51,7 @@ class Ensemble:
             pass
         said = [member.answer(jpeg, key=key).boxes for member in self._members]
         answer = fuse(said, agree=self._agree)
-        write_atomically(path, answer.model_dump_json(exclude_none=True).encode())
+        write_file(path, answer.model_dump_json(exclude_none=True).encode())
         return answer
 
 

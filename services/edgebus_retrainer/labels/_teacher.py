@@ -10,12 +10,12 @@ from pydantic import ValidationError
 
 from edgebus.artifacts import Bundle
 from edgebus.contracts import Record
+from edgebus.files import write_file
 from edgebus.serving import EngineSettings
 from edgebus_detection.messages import Box
 from edgebus_detection.models import DetectionModel, import_onnx
 from edgebus_detection.vision import decode_jpeg, to_boxes
 from edgebus_retrainer.claims import teacher
-from edgebus_retrainer.files import write_atomically
 
 __all__ = ["Answer", "CachedAnswers", "Labeller", "Teacher", "answer_folder", "open_model"]
 
@@ -85,7 +85,7 @@ class Teacher:
             pass  # not asked yet, or its answer is damaged
         found, _ = self._model.detect(decode_jpeg(jpeg), threshold=self._threshold)
         answer = Answer(boxes=to_boxes(found, self._model.classes))
-        write_atomically(path, answer.model_dump_json(exclude_none=True).encode())
+        write_file(path, answer.model_dump_json(exclude_none=True).encode())
         self.asked += 1
         return answer
 

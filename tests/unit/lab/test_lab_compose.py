@@ -5,14 +5,12 @@ from pathlib import Path
 import pytest
 
 from edgebus.lab.run import make_run_folder
-from edgebus.topology.nodes import node_configs
-from edgebus.topology.topology import Topology, TopologyError
+from edgebus.topology import Topology, TopologyError, node_configs, override
 from edgebus_detection.lab.compose import (
     Sources,
     camera_name,
     check_files,
     compose,
-    override,
     why_not_learning,
 )
 

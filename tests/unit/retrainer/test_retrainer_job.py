@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from edgebus.artifacts import Bundle
+from edgebus.files import write_file
 from edgebus.serving import EngineSettings
 from edgebus_detection.metrics import MapResult, Matches
 from edgebus_detection.models import DetectionModel
 from edgebus_detection.vision import decode_jpeg
-from edgebus_retrainer.files import write_atomically
 from edgebus_retrainer.gate import Measured
 from edgebus_retrainer.jobs import UntrainableError, run_job
 from edgebus_retrainer.jobs import _candidates as candidates_module
@@ -202,7 +202,7 @@ def test_missing_and_corrupt_pictures_are_left_out_and_named(world, tmp_path):
     good = job(world, tmp_path)
     gone = SampleFile(id="gone", path=tmp_path / "gone.jpg")
     cut = SampleFile(id="cut", path=tmp_path / "cut.jpg")
-    write_atomically(cut.path, good.train[0].path.read_bytes()[:500])
+    write_file(cut.path, good.train[0].path.read_bytes()[:500])
     few = TRAIN.model_copy(update={"steps": 2})
     spec = good.model_copy(update={"train": (gone, cut, *good.train), "settings": few})
     outcome = run(spec)

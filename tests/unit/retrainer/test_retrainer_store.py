@@ -1,10 +1,10 @@
 import json
+import os
 import signal
 import sqlite3
 import subprocess
 import sys
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -43,9 +43,8 @@ def labels(who, *boxes):
 
 
 def environment():
-    here = Path(__file__).parent
-    root = here.parents[2]
-    return {"PYTHONPATH": f"{here}:{root}:{root / 'services'}", "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def begin(journal, *, job=None, version=2, model=MODEL.name):
