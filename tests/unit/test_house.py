@@ -19,12 +19,10 @@ NOT_YET = {
     "cli",
     "contracts",
     "inspect",
-    "lab",
     "recording",
     "schema",
     "service",
     "serving",
-    "topology",
 }
 
 

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from edgebus import lab
-from edgebus.contracts import rfc3339
+from edgebus.contracts import rfc3339, split_of
 from edgebus.lab import data_uri, write_csv
 from edgebus_detection.lab.measure import PHASES
 from edgebus_detection.lab.pictures import PictureKeeper, Shot, write_pictures
 from edgebus_detection.lab.plots import plot_map
 from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.lab.summary import DetectionSummary
-from edgebus_detection.messages import split_of
 
 __all__ = ["render_report", "write_run"]
 

@@ -73,7 +73,7 @@ class DetectionState(RunState):
     def on_sample(self, node: str, sample: SampleRecord, *, size: int) -> None:
         """A sample left a collector."""
         self.add_sample(
-            f"{node}/{sample.camera}", sample.id, time=sample.time, size=size, reason=sample.reason
+            f"{node}/{sample.stream}", sample.id, time=sample.time, size=size, reason=sample.reason
         )
 
     def first_version(self) -> int | None:
