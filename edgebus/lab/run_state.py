@@ -11,9 +11,11 @@ from typing import ClassVar
 from edgebus.contracts import (
     Candidate,
     DeadLetter,
+    Drift,
     ModelStatus,
     Release,
     RolloutStatus,
+    SampleRecord,
     ServiceState,
     StoreStatus,
     TrainingProgress,
@@ -149,17 +151,26 @@ class RunState:
         self.events.append(event)
         self._on_event(event)
 
-    def add_sample(
-        self, stream: str, identifier: str, *, time: datetime, size: int, reason: str
-    ) -> None:
+    def on_sample(self, node: str, sample: SampleRecord, *, size: int) -> None:
         """A sample left a collector; a redelivered one counts as bytes, not as a sample."""
+        stream = f"{node}/{sample.stream}"
         self.sample_bytes[stream] = self.sample_bytes.get(stream, 0) + size
-        if identifier in self._sample_ids:
+        if sample.id in self._sample_ids:
             return
-        self._sample_ids.add(identifier)
+        self._sample_ids.add(sample.id)
         self.samples[stream] = self.samples.get(stream, 0) + 1
         if len(self._sample_ids) == 1:
-            self.log_event(time, stream, "sample", f"first sample collected: {reason}")
+            text = f"first sample collected: {sample.reason}"
+            self.log_event(sample.time, stream, "sample", text)
+
+    def on_drift(self, drift: Drift) -> None:
+        """A collector noticed that a statistic of a stream changed, or came back."""
+        if self.drift_at is None and not self.drift_is_known and not drift.returned:
+            self.drift_at = drift.since
+        stream = f"{service_of(drift.source).partition('/')[0]}/{drift.stream}"
+        change = f"{drift.statistic} from {drift.before:.3g} to {drift.after:.3g}"
+        text = f"{change}, back to normal" if drift.returned else change
+        self.log_event(drift.time, stream, "drift", text)
 
     def on_block(self, provider: str, *, size: int) -> None:
         """A block of a bundle was published by `provider` (``node/service``)."""

@@ -11,10 +11,12 @@ from rich.console import Console
 
 from edgebus.contracts import (
     BundleRef,
+    Drift,
     GateReport,
     ModelRef,
     ModelStatus,
     Release,
+    SampleRecord,
     TrainingResult,
 )
 from edgebus.lab import Lab, check_end, load_lab
@@ -43,11 +45,28 @@ def serves(model: ModelRef, seconds: float, state: str = "idle") -> ModelStatus:
     )
 
 
+def sample(index: int) -> SampleRecord:
+    return SampleRecord(
+        time=at(5),
+        source="demo/home/collector",
+        stream="meter",
+        input=f"i{index}",
+        index=index,
+        captured=at(4),
+        split="train",
+        policy="error",
+        reason="far off",
+        score=1.0,
+        model=OLD,
+    )
+
+
 def learn(lab: Lab) -> None:
     """A sample, a job, a release; the edge does not serve it yet."""
     state = lab.state
-    for identifier in ("a", "b", "b"):
-        state.add_sample("home/meter", identifier, time=at(5), size=100, reason="far off")
+    first = sample(1)
+    for record in (first, sample(2), first):
+        state.on_sample("home", record, size=100)
     state.on_result(
         TrainingResult(
             time=at(20),
@@ -123,6 +142,32 @@ def test_the_loop_closes_without_a_line_of_the_workload(tmp_path: Path) -> None:
     console.print(lab.table())
     assert isinstance(console.file, io.StringIO)
     assert "1 of 1 on the last release" in console.file.getvalue()
+
+
+def test_drift_that_a_collector_notices_begins_the_loop() -> None:
+    lab = Lab()
+    drift = Drift(
+        time=at(8),
+        source="demo/home/collector",
+        stream="meter",
+        statistic="load",
+        method="adwin",
+        before=1.0,
+        after=2.5,
+        count=30,
+        input="i9",
+        index=9,
+        since=at(6),
+        model=OLD,
+    )
+    lab.state.on_drift(drift)
+    lab.state.on_drift(drift.model_copy(update={"returned": True, "since": at(20)}))
+    assert lab.state.drift_at == at(6)
+    assert [(event.source, event.text) for event in lab.state.events] == [
+        ("home/meter", "load from 1 to 2.5"),
+        ("home/meter", "load from 1 to 2.5, back to normal"),
+    ]
+    assert "● drift" in text_of(lab, 9)
 
 
 def test_a_workload_names_its_lab_and_gets_the_framework_s_without() -> None:

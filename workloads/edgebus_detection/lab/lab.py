@@ -22,11 +22,9 @@ from edgebus_detection.messages import (
     CAMERA_FRAME,
     CAMERA_TRUTH,
     DETECTIONS,
-    SAMPLES,
     Detections,
     Frame,
     GroundTruth,
-    Sample,
 )
 
 __all__ = ["ASSETS", "DetectionLab"]
@@ -67,10 +65,9 @@ class DetectionLab(Lab):
         return DetectionState(on_event=on_event)
 
     async def observe(self, bus: Bus, *, site: str) -> None:
-        """Subscribe to frames, truth, detections and samples too."""
+        """Subscribe to frames, truth and detections too."""
         await super().observe(bus, site=site)
         at = {"base": bus.identity.base, "site": site}
-        await bus.subscribe(SAMPLES.any(**at), self._on_sample)
         await bus.subscribe(CAMERA_TRUTH.any(**at), self._on_truth, policy=_ROOMY)
         await bus.subscribe(CAMERA_FRAME.any(**at), self._on_frame, policy=_FRAMES)
         await bus.subscribe(DETECTIONS.any(**at), self._on_detections, policy=_ROOMY)
@@ -103,9 +100,6 @@ class DetectionLab(Lab):
     def table(self) -> RenderableType:
         """Accuracy per camera above what every run has."""
         return detection_table(self.summary, self.rounds)
-
-    async def _on_sample(self, event: Event[Sample]) -> None:
-        self.state.on_sample(event.names["node"], event.payload.record, size=event.size)
 
     async def _on_truth(self, event: Event[GroundTruth]) -> None:
         self.state.on_truth(event.names["node"], event.payload)

@@ -14,7 +14,6 @@ from edgebus_detection.messages import (
     Detections,
     FrameRecord,
     GroundTruth,
-    SampleRecord,
 )
 
 __all__ = ["DetectionState"]
@@ -69,12 +68,6 @@ class DetectionState(RunState):
         if camera.add_answer(answer) and before is not None and before != version:
             text = f"frame {answer.index} is the first answered by version {version}"
             self.log_event(answer.detected, camera.key, "swap", text)
-
-    def on_sample(self, node: str, sample: SampleRecord, *, size: int) -> None:
-        """A sample left a collector."""
-        self.add_sample(
-            f"{node}/{sample.stream}", sample.id, time=sample.time, size=size, reason=sample.reason
-        )
 
     def first_version(self) -> int | None:
         """The lowest version that answered a camera's first frame."""
