@@ -21,14 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgebus.artifacts import Bundle, InputSpec
+from edgebus.artifacts import Bundle
 from edgebus.serving import EngineSettings, make_probe
 from edgebus.training.graph import check_supported
 from edgebus_detection.emulation.effects import Effects
 from edgebus_detection.emulation.street import CLASSES, Scene
 from edgebus_detection.metrics import mean_average_precision
 from edgebus_detection.models import DetectionModel, import_onnx
-from edgebus_detection.vision import Preprocessor, Truth, encode_jpeg
+from edgebus_detection.vision import InputSpec, Preprocessor, Truth, encode_jpeg
 from edgebus_retrainer.training import (
     AugmentSettings,
     Batches,
