@@ -249,7 +249,7 @@ def _samples(bundle: Bundle, *, seed: int) -> Iterator[Sample]:
         now = utc_now()
         record = SampleRecord(
             id=new_id(), time=now, source=f"{_SITE}/street/collector", width=shot.width,
-            height=shot.height, frame=new_id(), camera="one", index=slot, captured=now,
+            height=shot.height, input=new_id(), stream="one", index=slot, captured=now,
             split="train", policy="truth", reason="missed some", score=0.8, model=bundle.ref,
             detections=(), truth=shot.boxes or (),
         )  # fmt: skip

@@ -185,7 +185,7 @@ def _moment(
     detections = Detections(
         source="bench/edge/detector", frame=record.id, camera=camera, index=index, width=width,
         height=height, boxes=boxes, model=model.ref, captured=at, sent=at, received=at, detected=at,
-        feature=look.novelty,
+        novelty=look.novelty,
     )  # fmt: skip
     truth = GroundTruth(
         source=_SOURCE, frame=record.id, camera=camera, index=index, captured=at, width=width,

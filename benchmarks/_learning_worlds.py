@@ -32,6 +32,7 @@ from benchmarks._learning_streams import (
     read_yolo,
 )
 from edgebus.artifacts import Bundle
+from edgebus.contracts import split_of
 from edgebus.serving import EngineSettings
 from edgebus_camera.settings import ViewSettings
 from edgebus_camera.sources.street import StreetSource
@@ -40,7 +41,7 @@ from edgebus_collector import CollectorSettings
 from edgebus_detection.emulation.drift import DriftStep
 from edgebus_detection.emulation.effects import Effects
 from edgebus_detection.emulation.street import Scene
-from edgebus_detection.messages import Box, Detections, Frame, FrameRecord, GroundTruth, split_of
+from edgebus_detection.messages import Box, Detections, Frame, FrameRecord, GroundTruth
 from edgebus_detection.mining import Example
 from edgebus_detection.models import DetectionModel, detection_spec
 from edgebus_detection.vision import encode_jpeg, to_boxes
@@ -207,7 +208,7 @@ def _examples(film: _Film, base: Bundle, seed: int) -> Iterator[Example]:
         detections = Detections(
             source="bench/edge/detector", frame=record.id, camera=film.camera, index=index,
             width=width, height=height, boxes=to_boxes(look.found, model.classes), model=model.ref,
-            captured=at, sent=at, received=at, detected=at, feature=look.novelty,
+            captured=at, sent=at, received=at, detected=at, novelty=look.novelty,
         )  # fmt: skip
         truth = GroundTruth(
             source="bench/edge/camera", frame=record.id, camera=film.camera, index=index,

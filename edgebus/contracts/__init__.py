@@ -5,6 +5,7 @@ This package imports nothing else of EdgeBus, so that a third party can depend o
 
 from edgebus.contracts import topics
 from edgebus.contracts.control import (
+    CaptureCommand,
     Command,
     DeadLetter,
     Metrics,
@@ -62,6 +63,7 @@ from edgebus.contracts.payload import (
     schema,
     utc_now,
 )
+from edgebus.contracts.samples import Consent, Drift, DriftState, SampleRecord, Split, split_of
 from edgebus.contracts.topic import Address, Filter, Qos, Topic
 
 __all__ = [
@@ -70,14 +72,18 @@ __all__ = [
     "BlockRequest",
     "BundleRef",
     "Candidate",
+    "CaptureCommand",
     "Collected",
     "Command",
+    "Consent",
     "ContractError",
     "Count",
     "DeadLetter",
     "DeliveryState",
     "Digest",
     "DomainReport",
+    "Drift",
+    "DriftState",
     "EdgeProgress",
     "Filter",
     "GateReport",
@@ -104,8 +110,10 @@ __all__ = [
     "RetrainCommand",
     "RollbackCommand",
     "RolloutStatus",
+    "SampleRecord",
     "Segment",
     "ServiceState",
+    "Split",
     "State",
     "StoreStatus",
     "TeacherThreshold",
@@ -120,6 +128,7 @@ __all__ = [
     "rfc3339",
     "schema",
     "shared_model",
+    "split_of",
     "stream_model",
     "topics",
     "utc_now",

@@ -72,7 +72,7 @@ def test_without_truth_doubt_and_an_audit_choose_samples(tmp_path: Path) -> None
     nodes = compose(given, name="own").nodes
     known, unknown, live = (nodes[f"edge-{number}"]["collector"] for number in (1, 2, 3))
     assert "policies" not in known
-    assert set(unknown["policies"]) == {"feature", "confidence", "margin"}
+    assert set(unknown["policies"]) == {"novelty", "confidence", "margin"}
     assert unknown["audit_share"] == 0.1
     assert all(collector["drift"] == {} for collector in (known, unknown, live))
     # A recording comes again, a camera does not.

@@ -154,7 +154,7 @@ def _collector(source: str, *, labelled: bool) -> Tree:
         # Without truth no policy knows what was missed. Strange pictures and doubt are hints, and
         # a tenth of the frames that raise neither shows what the model is blind to. (`expected`,
         # the default, finds more per sample, and spends its few over days.)
-        settings["policies"] = {"feature": {}, "confidence": {}, "margin": {}}
+        settings["policies"] = {"novelty": {}, "confidence": {}, "margin": {}}
         settings["combine"] = "any"
         settings["audit_share"] = 0.1
     if not is_live(source):
