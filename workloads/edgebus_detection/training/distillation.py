@@ -1,33 +1,22 @@
-"""What the graph said before the run, which it shall go on saying."""
+"""Distillation: predictions on earlier pictures are held to those from before the run."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgebus.training.graph import TorchGraph
+from edgebus.training.finetune import Total
 
-__all__ = ["frozen_copy", "memory_loss", "other_classes"]
+__all__ = ["distillation_loss", "other_classes"]
 
 _SEEN = 0.1  # a score from which the graph is taken to have seen something
 
 
-def frozen_copy(graph: TorchGraph) -> TorchGraph:
-    """The graph as it is now; it does not change with the other."""
-    frozen = copy.deepcopy(graph)
-    for parameter in frozen.parameters():
-        parameter.requires_grad_(False)
-    return frozen
-
-
-def memory_loss(
-    raw: Tensor, was: Tensor, *, add_up: Callable[[Sequence[float]], list[float]] | None = None
-) -> Tensor:
-    """How far the graph has gone from what it said of the same pictures; 0: not at all.
+def distillation_loss(raw: Tensor, was: Tensor, *, total: Total = list) -> Tensor:
+    """How far the predictions have moved from those before the run; 0: not at all.
 
     Learning without forgetting (Li and Hoiem, arXiv:1606.09282), in the form for detectors
     (Shmelkov et al., arXiv:1708.06977): every prediction of a picture is held to what it was, not
@@ -39,14 +28,14 @@ def memory_loss(
     Args:
         raw: Output of the graph with logits in place of scores, [B, N, 5 + C].
         was: What it was, of the same shape.
-        add_up: Sums of numbers over the processes that have a share of the batch each.
+        total: Sums of numbers over the processes that have a share of the batch each.
     """
     weight = was[..., 4].sigmoid()
     objectness = _divergence(raw[..., 4], was[..., 4]).sum()
     classes = (weight * _divergence(raw[..., 5:], was[..., 5:]).sum(-1)).sum()
     boxes = (weight * (raw[..., :4] - was[..., :4]).abs().sum(-1)).sum()
     counts: Sequence[float] = (float(weight.sum()), len(raw))
-    norm = max(1.0, *(counts if add_up is None else add_up(counts)))
+    norm = max(1.0, *total(counts))
     return (objectness + classes + boxes) / norm
 
 

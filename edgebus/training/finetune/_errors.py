@@ -1,42 +1,40 @@
-"""What can go wrong in a training run."""
+"""Errors of a training run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["CheckpointError", "DeviceError", "HeadMismatchError", "NothingToTrainOnError",
-           "TrainingDivergedError", "TrainingError", "UnreadableImageError"]  # fmt: skip
+__all__ = ["CheckpointError", "DeviceError", "NothingToTrainOnError", "TrainingDivergedError",
+           "TrainingError", "UnreadableItemError"]  # fmt: skip
 
 
 class TrainingError(Exception):
     """Base of the errors of a training run."""
 
 
-class UnreadableImageError(TrainingError):
-    """A picture is no picture.
+class UnreadableItemError(TrainingError):
+    """An item is damaged; a run leaves it out.
 
     Attributes:
-        name: Name of the picture.
-        size: Bytes there were.
+        name: Name of the item.
     """
 
-    def __init__(self, *, name: str, size: int) -> None:
+    def __init__(self, *, name: str, reason: str) -> None:
         self.name = name
-        self.size = size
-        super().__init__(f"picture {name!r}: {size} bytes that OpenCV cannot decode; remove it")
+        super().__init__(f"{name!r}: {reason}; remove it")
 
 
 class NothingToTrainOnError(TrainingError):
-    """No readable picture was given.
+    """No readable item was given.
 
     Attributes:
-        unreadable: Names of the pictures that could not be decoded.
+        unreadable: Names of the items that could not be read.
     """
 
     def __init__(self, *, unreadable: tuple[str, ...]) -> None:
         self.unreadable = unreadable
         detail = f"; unreadable: {', '.join(unreadable[:10])}" if unreadable else ""
-        super().__init__(f"no picture to train on{detail}; collect samples first")
+        super().__init__(f"nothing to train on{detail}; collect samples first")
 
 
 class CheckpointError(TrainingError):
@@ -65,25 +63,8 @@ class DeviceError(TrainingError):
         super().__init__(f"{reason}; {hint}")
 
 
-class HeadMismatchError(TrainingError):
-    """The graph's output is not what the head says.
-
-    Attributes:
-        found: Shape of the output.
-        wanted: Shape by strides, input size and classes.
-    """
-
-    def __init__(self, *, output: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-        self.found = found
-        self.wanted = wanted
-        super().__init__(
-            f"output {output!r} has shape {found}; a YOLOX head of these strides, input size and "
-            f"classes has {wanted}; check decoder, strides and classes in the manifest"
-        )
-
-
 class TrainingDivergedError(TrainingError):
-    """The loss left the ground.
+    """The loss is not finite, or grew too far.
 
     Attributes:
         step: Step at which it was seen, from 1.

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgebus_retrainer.training._errors import UnreadableImageError
+from edgebus.training.finetune import UnreadableItemError
 
 __all__ = ["Boxes", "Image", "LabelledImage", "Labels", "Places", "Prepare", "no_boxes"]
 
@@ -85,11 +85,12 @@ class LabelledImage:
         """Decode the picture.
 
         Raises:
-            UnreadableImageError: It is none.
+            UnreadableItemError: It is none.
             OSError: The file is not there.
         """
         data = self.source if isinstance(self.source, bytes) else self.source.read_bytes()
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
         if image is None:
-            raise UnreadableImageError(name=self.name, size=len(data))
+            reason = f"{len(data)} bytes that OpenCV cannot decode"
+            raise UnreadableItemError(name=self.name, reason=reason)
         return np.asarray(image, np.uint8)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from edgebus.files import write_file
-from edgebus_retrainer.training._errors import CheckpointError
+from edgebus.training.finetune._errors import CheckpointError
 
 __all__ = ["Checkpoints", "Snapshot"]
 
@@ -110,7 +110,7 @@ class Checkpoints:
             reason = f"is damaged ({type(error).__name__}: {error})"
             raise CheckpointError(path=self.path, reason=reason) from error
         if found != run:
-            reason = "is of another run: other pictures, labels, weights or settings"
+            reason = "is of another run: other items, labels, weights or settings"
             raise CheckpointError(path=self.path, reason=reason)
         return Snapshot(run=run, step=step, facts=facts, arrays=arrays)
 

@@ -6,16 +6,17 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.nn import Parameter
 
-from edgebus_retrainer.training._batches import Batch
-from edgebus_retrainer.training._errors import DeviceError
+from edgebus.training.finetune._errors import DeviceError
 
 __all__ = ["Team", "alone", "join_team", "pick_device"]
+
+T = TypeVar("T")
 
 # The others wait while the first one labels. A process that dies is noticed by who started them.
 _PATIENCE = timedelta(days=7)
@@ -24,10 +25,10 @@ _PATIENCE = timedelta(days=7)
 class Team:
     """Data parallelism that changes nothing but the order of sums.
 
-    Every process draws the same batch, computes its share of the pictures, and all add up their
+    Every process draws the same batch, computes its share of the rows, and all add up their
     gradients. The loss is a sum over the batch divided by a number of the whole batch, so the sum
-    of the shares is what one process would have. All decode the whole batch: chance is drawn per
-    picture, and a share that drew its own would train on others.
+    of the shares is what one process would have. All load the whole batch: chance is drawn per
+    item, and a share that drew its own would train on others.
 
     Args:
         device: This process's.
@@ -42,28 +43,19 @@ class Team:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that tells, keeps and decides."""
+        """Whether this is the process that reports, keeps checkpoints and decides."""
         return self.rank == 0
 
-    def share(self, batch: Batch) -> Batch:
-        """This process's pictures of a batch.
+    def share(self, rows: Sequence[T]) -> tuple[T, ...]:
+        """This process's part of a batch's rows.
 
         Raises:
-            DeviceError: There are fewer pictures than processes.
+            DeviceError: There are fewer rows than processes.
         """
-        if self.size == 1:
-            return batch
-        if len(batch.boxes) < self.size:
-            reason = f"a batch of {len(batch.boxes)} is too small for {self.size} devices"
+        if len(rows) < self.size:
+            reason = f"a batch of {len(rows)} is too small for {self.size} devices"
             raise DeviceError(reason=reason, hint="raise train.batch or lower train.devices")
-        mine = slice(self.rank, None, self.size)
-        return Batch(
-            inputs=batch.inputs[mine],
-            boxes=batch.boxes[mine],
-            labels=batch.labels[mine],
-            ignore=batch.ignore[mine],
-            earlier=batch.earlier[mine],
-        )
+        return tuple(rows[self.rank :: self.size])
 
     def add_up(self, numbers: Sequence[float]) -> list[float]:
         """Sums over the team."""
@@ -87,13 +79,13 @@ class Team:
         for one, part in zip(wanted, parts, strict=True):
             one.grad = part.view_as(one)
 
-    def hear(self, told: Any) -> Any:
-        """What the first process tells, at every one. Only between processes of one job."""
+    def broadcast(self, message: Any) -> Any:
+        """What the first process sends, at every one. Only between processes of one job."""
         if self.size == 1:
-            return told
-        box = [told]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+            return message
+        messages = [message]
+        dist.broadcast_object_list(messages, src=0)
+        return messages[0]
 
 
 def pick_device(device: str = "auto") -> torch.device:

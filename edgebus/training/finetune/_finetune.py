@@ -1,4 +1,4 @@
-"""Training a graph further: plain, seeded, without a bus."""
+"""Fine-tuning of a graph: plain, seeded, without a bus."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from dataclasses import dataclass
 import torch
 
 from edgebus.artifacts import Update
+from edgebus.training.finetune._checkpoint import Checkpoints
+from edgebus.training.finetune._errors import CheckpointError
+from edgebus.training.finetune._objective import Item, Objective, Row
+from edgebus.training.finetune._run import Run, TrainStep
+from edgebus.training.finetune._team import Team, alone
 from edgebus.training.graph import TorchGraph
-from edgebus_retrainer.training._checkpoint import Checkpoints
-from edgebus_retrainer.training._errors import CheckpointError
-from edgebus_retrainer.training._head import YoloxHead
-from edgebus_retrainer.training._images import LabelledImage, Prepare
-from edgebus_retrainer.training._run import Run, Step
-from edgebus_retrainer.training._settings import FinetuneSettings
-from edgebus_retrainer.training._team import Team, alone
+from edgebus.training.settings import FinetuneSettings
 
 __all__ = ["FinetuneResult", "finetune"]
 
 
 @dataclass(frozen=True, slots=True)
 class FinetuneResult:
-    """What a run brought.
+    """The outcome of a run.
 
     Attributes:
         update: What changed, to be applied to the tensors that the graph was made with.
@@ -31,10 +30,10 @@ class FinetuneResult:
         stopped: Whether it ended before its last step: it was asked to, or its validation loss
             fell no more.
         losses: Loss of each step.
-        validation: Steps and the validation loss after them; empty without such pictures.
+        validation: Steps and the validation loss after them; empty without items to validate on.
         best_step: The step whose weights are the outcome; None: the last.
         resumed_at: Steps that an interrupted run had done before; 0: none.
-        unreadable: Names of pictures that were left out.
+        unreadable: Names of items that were left out.
         warnings: What went wrong without ending the run.
         trainable: How many numbers were trained.
         device: Where, for example ``cpu`` or ``cuda:0``.
@@ -56,29 +55,27 @@ class FinetuneResult:
 def finetune(
     graph: TorchGraph,
     *,
-    head: YoloxHead,
-    prepare: Prepare,
-    new: Sequence[LabelledImage],
-    replay: Sequence[LabelledImage] = (),
-    validation: Sequence[LabelledImage] = (),
+    objective: Objective[Item, Row],
+    new: Sequence[Item],
+    replay: Sequence[Item] = (),
+    validation: Sequence[Item] = (),
     settings: FinetuneSettings | None = None,
     team: Team | None = None,
     checkpoints: Checkpoints | None = None,
-    on_step: Callable[[Step], None] | None = None,
+    on_step: Callable[[TrainStep], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> FinetuneResult:
-    """Train a YOLOX-style graph on new pictures without unlearning the earlier ones.
+    """Train a graph on new items without unlearning the earlier ones.
 
-    The graph is changed in place and ends on the device. Pictures are decoded when they are drawn
+    The graph is changed in place and ends on the device. Items are loaded when they are drawn
     and not kept: memory depends on the batch, not on how many there are.
 
     Args:
         graph: The graph; its scope says what is trained.
-        head: Shape and meaning of its output.
-        prepare: Makes the model's input of a picture.
-        new: Pictures of the domain to learn.
-        replay: Pictures of what the model knew before.
-        validation: Pictures that are not trained on: the weights with the lowest loss on them are
+        objective: Loads items and gives the loss.
+        new: Items of the domain to learn.
+        replay: Items of what the model knew before.
+        validation: Items that are not trained on: the weights with the lowest loss on them are
             the outcome, and where it falls no more the run ends.
         settings: How to train.
         team: The processes that train together, each of which calls this with the same arguments;
@@ -91,10 +88,10 @@ def finetune(
             team have to be told the same.
 
     Raises:
-        NothingToTrainOnError: There is no readable picture.
-        HeadMismatchError: The output does not have the head's shape.
+        NothingToTrainOnError: There is no readable item.
         TrainingDivergedError: A loss or a gradient is not finite, or the loss grew too far.
-        DeviceError: The team has more devices than a batch has pictures.
+        DeviceError: The team has more devices than a batch has items.
+        TrainingError: Another one that the objective raises.
     """
     config = FinetuneSettings() if settings is None else settings
     together = alone() if team is None else team
@@ -103,8 +100,7 @@ def finetune(
     with _threads(config.threads):
         run = Run(
             graph,
-            head=head,
-            prepare=prepare,
+            objective=objective,
             new=new,
             replay=replay,
             validation=validation,
@@ -138,7 +134,7 @@ def finetune(
     )
 
 
-def _take_up(run: Run, checkpoints: Checkpoints | None, warnings: list[str]) -> int:
+def _take_up(run: Run[Item, Row], checkpoints: Checkpoints | None, warnings: list[str]) -> int:
     """Go on where an interrupted run was; a checkpoint of no use costs its steps, not the run."""
     if checkpoints is None:
         return 0
@@ -153,7 +149,7 @@ def _take_up(run: Run, checkpoints: Checkpoints | None, warnings: list[str]) -> 
     return snapshot.step
 
 
-def _keep(run: Run, checkpoints: Checkpoints, warnings: list[str]) -> Checkpoints | None:
+def _keep(run: Run[Item, Row], checkpoints: Checkpoints, warnings: list[str]) -> Checkpoints | None:
     """Write a checkpoint; a disk that takes none is no reason to lose what is being learnt."""
     try:
         checkpoints.save(run.snapshot())

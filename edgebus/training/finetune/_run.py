@@ -1,71 +1,71 @@
-"""A training run as a thing with a state: it takes steps, and can be kept and taken up again."""
+"""A training run with a state: it takes steps, and can be kept and taken up again."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from edgebus.training.graph import TorchGraph
-from edgebus_retrainer.training._average import WeightAverage, assign
-from edgebus_retrainer.training._batches import Batch, Batches, plain_batches
-from edgebus_retrainer.training._checkpoint import Snapshot
-from edgebus_retrainer.training._errors import HeadMismatchError, TrainingDivergedError
-from edgebus_retrainer.training._head import YoloxHead
-from edgebus_retrainer.training._images import LabelledImage, Prepare
-from edgebus_retrainer.training._loss import LossParts, targets_of, yolox_loss
-from edgebus_retrainer.training._memory import frozen_copy, memory_loss, other_classes
-from edgebus_retrainer.training._settings import LEARNING_RATES, FinetuneSettings, rate_at
-from edgebus_retrainer.training._team import Team
+from edgebus.training.finetune._average import WeightAverage, assign
+from edgebus.training.finetune._batches import Batch, Batches, plain_batches
+from edgebus.training.finetune._checkpoint import Snapshot
+from edgebus.training.finetune._errors import TrainingDivergedError
+from edgebus.training.finetune._objective import Item, Loss, Objective, Outputs, Row, Total
+from edgebus.training.finetune._team import Team
+from edgebus.training.graph import TorchGraph, TrainScope
+from edgebus.training.settings import FinetuneSettings
 
-__all__ = ["Run", "Step"]
+__all__ = ["LEARNING_RATES", "Run", "TrainStep", "frozen_copy", "rate_at"]
+
+LEARNING_RATES: dict[TrainScope, float] = {
+    "biases": 1e-3,
+    "biases+scales": 1e-3,
+    "head": 2e-4,
+    "all": 2e-5,
+}
+"""Peak learning rates that learn the new domain without erasing the old one."""
 
 _START = 10  # steps whose mean loss is the level that divergence is measured against
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TrainStep:
     """One step done.
 
     Attributes:
         step: Number of the step, from 1.
         steps: Number of steps in all.
-        loss: Loss of its batch: box, objectness and class together.
-        box, objectness, classes: Its parts, without weights.
-        matched: Predictions that answered for a box.
+        loss: Loss of its batch.
+        parts: What the loss is made of, as the objective names it.
         learning_rate: Learning rate of the step.
     """
 
     step: int
     steps: int
     loss: float
-    box: float
-    objectness: float
-    classes: float
-    matched: int
+    parts: dict[str, float]
     learning_rate: float
 
 
-class Run:
+class Run(Generic[Item, Row]):
     """AdamW without weight decay, warm-up and cosine, a moving average of the weights.
 
     Batch norm is folded into the graph: weights carry the scale of the features and must not decay.
 
     Args:
         graph: What is trained; changed in place.
-        head: Shape and meaning of its output.
-        prepare: Makes the model's input of a picture.
-        new: Pictures of the domain to learn.
-        replay: Pictures of what the model knew before.
-        validation: Pictures that say when to stop.
+        objective: Loads items and gives the loss.
+        new: Items of the domain to learn.
+        replay: Items of what the model knew before.
+        validation: Items for early stopping.
         settings: How to train.
         team: The processes that take the steps together, and where this one computes.
     """
@@ -74,11 +74,10 @@ class Run:
         self,
         graph: TorchGraph,
         *,
-        head: YoloxHead,
-        prepare: Prepare,
-        new: Sequence[LabelledImage],
-        replay: Sequence[LabelledImage],
-        validation: Sequence[LabelledImage],
+        objective: Objective[Item, Row],
+        new: Sequence[Item],
+        replay: Sequence[Item],
+        validation: Sequence[Item],
         settings: FinetuneSettings,
         team: Team,
     ) -> None:
@@ -87,29 +86,26 @@ class Run:
         self.batches = Batches(
             new=new,
             replay=replay,
+            objective=objective,
             size=settings.batch,
             replay_share=settings.replay_share,
-            prepare=prepare,
-            augmentation=settings.augment,
             seed=settings.seed,
             balance=settings.balance,
         )
         self._team = team
         self._graph = graph.to(team.device)
-        self._head = head
-        self._prepare = prepare
+        self._objective = objective
         self._to_validate = tuple(validation)
         self._settings = settings
         self._device = team.device
         self._peak = settings.learning_rate or LEARNING_RATES[graph.scope]
-        self._anchors = head.anchors(team.device)
         self._parameters = list(graph.parameters())
         self._optimizer = torch.optim.AdamW(self._parameters, lr=self._peak, weight_decay=0.0)
         self._average = WeightAverage(self._parameters, horizon=settings.average * settings.steps)
-        remembers = settings.remember > 0 or settings.classes is not None
-        self._frozen = frozen_copy(self._graph) if remembers else None
+        compares = settings.distillation_weight > 0 or objective.compares
+        self._frozen = frozen_copy(self._graph) if compares else None
         self._best: list[Tensor] | None = None
-        self._identity = _identity(graph, settings, team, (new, replay, validation))
+        self._identity = _identity(graph, objective, settings, team, (new, replay, validation))
 
     @property
     def done(self) -> int:
@@ -129,25 +125,24 @@ class Run:
             return False
         return sum(step > best for step, _ in self.validation) >= patience
 
-    def step(self) -> Step:
+    def step(self) -> TrainStep:
         """Take a step.
 
         Raises:
-            NothingToTrainOnError, HeadMismatchError, TrainingDivergedError: See `finetune`.
+            TrainingError: See `finetune`.
         """
         number = self.done + 1
         rate = self._peak * rate_at(number, self._settings)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        parts = self._loss(self._team.share(self.batches.next()), together=self._team)
+        drawn = self.batches.next()
+        batch = Batch(rows=self._team.share(drawn.rows), earlier=self._team.share(drawn.earlier))
+        found = self._loss(batch, total=self._team.add_up)
         self._optimizer.zero_grad(set_to_none=True)
-        parts.total.backward()  # type: ignore[no-untyped-call]
+        found.total.backward()  # type: ignore[no-untyped-call]
         self._team.add_gradients(self._parameters)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.clip_norm)
-        parts_here = (parts.total.detach(), parts.box, parts.objectness, parts.classes)
-        loss, box, objectness, classes, matched = self._team.add_up(
-            [*(float(part) for part in parts_here), parts.matched]
-        )
+        loss, *parts = self._team.add_up([float(found.total.detach()), *found.parts.values()])
         self.losses.append(loss)
         self._check(finite=math.isfinite(float(norm)))
         self._optimizer.step()
@@ -156,14 +151,11 @@ class Run:
             number % self._settings.validation_interval == 0 or number == self._settings.steps
         ):
             self._validate(number)
-        return Step(
+        return TrainStep(
             step=number,
             steps=self._settings.steps,
             loss=loss,
-            box=box,
-            objectness=objectness,
-            classes=classes,
-            matched=round(matched),
+            parts=dict(zip(found.parts, parts, strict=True)),
             learning_rate=rate,
         )
 
@@ -220,55 +212,56 @@ class Run:
     def _tensor(self, arrays: dict[str, np.ndarray[Any, Any]], kind: str, index: int) -> Tensor:
         return torch.from_numpy(arrays[f"{kind}.{index}"].copy()).to(self._device)
 
-    def _loss(self, batch: Batch, *, together: Team | None = None) -> LossParts:
-        inputs = torch.from_numpy(batch.inputs).to(self._device)
+    def _loss(self, batch: Batch[Row], *, total: Total = list) -> Loss:
+        objective, rows = self._objective, batch.rows
+        inputs = torch.from_numpy(objective.inputs(rows)).to(self._device)
+        outputs = self._outputs(self._graph, inputs)
+        if self._frozen is None:
+            return objective.loss(outputs, rows, earlier=batch.earlier, total=total)
+        weight = self._settings.distillation_weight
+        earlier = torch.tensor(batch.earlier or (False,) * len(rows), device=self._device)
+        # What is held to the outputs of before is not learnt from its labels, and the other way.
+        kept = earlier & (weight > 0)
+        asked = torch.ones_like(kept) if objective.compares else kept
+        before = {name: torch.zeros_like(value) for name, value in outputs.items()}
+        if asked.any():
+            with torch.no_grad():
+                was = self._outputs(self._frozen, inputs[asked])
+            for name, value in was.items():
+                before[name][asked] = value
+        learnt = (~kept).tolist()
+        found = objective.loss(
+            _pick(outputs, ~kept),
+            [row for row, mine in zip(rows, learnt, strict=True) if mine],
+            before=_pick(before, ~kept) if objective.compares else None,
+            earlier=earlier[~kept].tolist(),
+            total=total,
+        )
+        if not weight:
+            return found
+        held = objective.distillation(_pick(outputs, kept), _pick(before, kept), total=total)
+        return replace(found, total=found.total + weight * held)
+
+    def _outputs(self, graph: TorchGraph, inputs: Tensor) -> Outputs:
         # On the CPU bfloat16 is slower where it is not emulated, and exact nowhere.
         mixed = self._settings.precision == "bfloat16" and self._device.type == "cuda"
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=mixed):
-            raw = _raw(self._graph, self._head, inputs).float()
-        targets = targets_of(batch, self._device)
-        add_up = None if together is None or together.size == 1 else together.add_up
-        if self._frozen is None:
-            return yolox_loss(raw, targets, self._anchors, add_up=add_up)
-        earlier = torch.tensor(batch.earlier or (False,) * len(targets), device=self._device)
-        weight, classes = self._settings.remember, self._settings.classes
-        # What the graph shall remember it does not learn, and the other way round.
-        kept = earlier & (weight > 0)
-        asked = kept if classes is None else torch.ones_like(kept)
-        was = torch.zeros_like(raw)
-        if asked.any():
-            with (
-                torch.no_grad(),
-                torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=mixed),
-            ):
-                was[asked] = _raw(self._frozen, self._head, inputs[asked]).float()
-        unjudged = None
-        if classes is not None:
-            # Earlier pictures are labelled with all classes.
-            unjudged = (other_classes(was, classes) & ~earlier[:, None])[~kept]
-        parts = yolox_loss(
-            raw[~kept],
-            [target for target, keep in zip(targets, kept.tolist(), strict=True) if not keep],
-            self._anchors,
-            unjudged=unjudged,
-            add_up=add_up,
-        )
-        if not weight:
-            return parts
-        held = memory_loss(raw[kept], was[kept], add_up=add_up)
-        return replace(parts, total=parts.total + weight * held)
+            outputs = self._objective.outputs(graph, inputs)
+        return {name: value.float() for name, value in outputs.items()}
 
     def _validate(self, number: int) -> None:
-        total = pictures = 0.0
-        batches = plain_batches(self._to_validate, size=self._settings.batch, prepare=self._prepare)
+        total = rows = 0.0
+        batches = plain_batches(
+            self._to_validate, objective=self._objective, size=self._settings.batch
+        )
         with self._average.applied(), torch.no_grad():
             for batch in islice(batches, self._team.rank, None, self._team.size):
-                total += float(self._loss(batch).total) * len(batch.boxes)
-                pictures += len(batch.boxes)
-        total, pictures = self._team.add_up([total, pictures])
-        if not pictures:
+                total += float(self._loss(Batch(rows=batch)).total) * len(batch)
+                rows += len(batch)
+        total, rows = self._team.add_up([total, rows])
+        if not rows:
             return
-        loss = total / pictures
+        loss = total / rows
         if not math.isfinite(loss):
             raise self._diverged(loss)
         self.validation.append((number, loss))
@@ -294,13 +287,25 @@ class Run:
         )
 
 
-def _raw(graph: TorchGraph, head: YoloxHead, inputs: Tensor) -> Tensor:
-    name = head.output or graph.output_names[0]
-    raw: Tensor = graph(inputs, logits=True)[name]
-    wanted = (len(inputs), head.predictions, 5 + head.classes)
-    if raw.shape != wanted:
-        raise HeadMismatchError(output=name, found=tuple(raw.shape), wanted=wanted)
-    return raw
+def frozen_copy(graph: TorchGraph) -> TorchGraph:
+    """A copy of the graph that does not change with it."""
+    frozen = copy.deepcopy(graph)
+    for parameter in frozen.parameters():
+        parameter.requires_grad_(False)
+    return frozen
+
+
+def rate_at(step: int, settings: FinetuneSettings) -> float:
+    """Part of the peak learning rate at a step (from 1): linear rise, then a cosine."""
+    rise = settings.warmup * settings.steps
+    if step <= rise:
+        return step / rise
+    done = (step - rise) / max(1.0, settings.steps - rise)
+    return settings.final + (1 - settings.final) * (1 + math.cos(math.pi * done)) / 2
+
+
+def _pick(outputs: Outputs, chosen: Tensor) -> Outputs:
+    return {name: value[chosen] for name, value in outputs.items()}
 
 
 def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
@@ -310,22 +315,21 @@ def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
 
 def _identity(
     graph: TorchGraph,
+    objective: Objective[Item, Any],
     settings: FinetuneSettings,
     team: Team,
-    groups: Sequence[Sequence[LabelledImage]],
+    groups: Sequence[Sequence[Item]],
 ) -> str:
     """SHA-256 of what decides a run's outcome."""
-    digest = hashlib.sha256(settings.model_dump_json().encode())
+    decisive = settings.model_dump_json(include=set(FinetuneSettings.model_fields))
+    digest = hashlib.sha256(decisive.encode())
     where = f"{team.device.type} x {team.size}"
     digest.update(f"{graph.scope} {where} torch {torch.__version__}\n".encode())
     for name, value in sorted(graph.initial_tensors().items()):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(value).data)
-    for images in groups:
-        digest.update(f"\n{len(images)}".encode())
-        for image in images:
-            digest.update(json.dumps(image.name).encode())
-            for values in (image.boxes, image.labels, image.ignore):
-                digest.update(str(values.shape).encode())
-                digest.update(np.ascontiguousarray(values).data)
+    for items in groups:
+        digest.update(f"\n{len(items)}".encode())
+        for item in items:
+            digest.update(objective.digest(item))
     return digest.hexdigest()

@@ -1,20 +1,21 @@
-"""Dead letters: messages that could not be handled, kept where a person can find them.
+"""Dead letters: messages that could not be handled, published where a person can find them.
 
-The broker keeps the last few letters of each service as retained values: topics
-``…/deadletter/0`` to ``…/deadletter/15`` form a ring. So a person can list what went wrong
-yesterday although nobody was listening, on any broker, and the number of topics stays bounded
-(ADR 7).
+The broker retains the last few letters of each service: topics ``…/deadletter/0`` to
+``…/deadletter/15`` form a ring. So a person can list what went wrong yesterday although nobody
+was subscribed, on any broker, and the number of topics stays bounded (ADR 7).
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import structlog
 
-from edgebus.bus._limiter import Limiter
 from edgebus.bus._publisher import Publisher
 from edgebus.bus.errors import MessageTooLargeError, PublishRefusedError
 from edgebus.bus.event import RawMessage
@@ -23,7 +24,7 @@ from edgebus.bus.transport import Outgoing
 from edgebus.contracts import DeadLetter, Identity, RawBytes
 from edgebus.contracts.topics import DEAD_LETTER, DEAD_LETTER_PAYLOAD
 
-__all__ = ["LetterBox"]
+__all__ = ["LetterBox", "Limiter"]
 
 _TEXT = 4096
 
@@ -133,3 +134,45 @@ def _text(payload: bytes) -> str | None:
             return None
         text = payload[: error.start].decode()
     return None if "\0" in text else text
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    since: float
+    missed: int = 0
+
+
+class Limiter:
+    """A token bucket per key.
+
+    Args:
+        burst: What may be taken at once.
+        rate: What comes back per second.
+        clock: Monotonic, in seconds.
+    """
+
+    def __init__(
+        self, *, burst: int, rate: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._burst = burst
+        self._rate = rate
+        self._clock = clock
+        self._buckets: dict[str, _Bucket] = {}
+
+    def take(self, key: str) -> tuple[bool, int]:
+        """Take one.
+
+        Returns:
+            Whether there was one, and how many were missed since one was had, this one included.
+        """
+        now = self._clock()
+        bucket = self._buckets.setdefault(key, _Bucket(self._burst, now))
+        bucket.tokens = min(self._burst, bucket.tokens + (now - bucket.since) * self._rate)
+        bucket.since = now
+        if bucket.tokens < 1:
+            bucket.missed += 1
+            return False, bucket.missed
+        bucket.tokens -= 1
+        missed, bucket.missed = bucket.missed, 0
+        return True, missed

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgebus_retrainer.training._assign import assign
-from edgebus_retrainer.training._batches import Batch
-from edgebus_retrainer.training._head import Anchors, decode_boxes
+from edgebus.training.finetune import Loss, Total
+from edgebus_detection.training.assign import assign
+from edgebus_detection.training.head import Anchors, decode_boxes
 
-__all__ = ["LossParts", "Target", "targets_of", "yolox_loss"]
+__all__ = ["Target", "yolox_loss"]
 
 _BOX_WEIGHT = 5.0
 _IGNORED = 0.5  # a prediction of which this part lies in an ignore region is not judged
@@ -35,37 +34,14 @@ class Target:
     ignore: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class LossParts:
-    """The loss of a batch and what it is made of."""
-
-    total: Tensor
-    box: Tensor
-    objectness: Tensor
-    classes: Tensor
-    matched: int
-
-
-def targets_of(batch: Batch, device: torch.device) -> list[Target]:
-    """The labels of a batch as tensors."""
-    return [
-        Target(
-            boxes=torch.from_numpy(np.asarray(boxes, np.float32)).to(device),
-            labels=torch.from_numpy(np.asarray(labels, np.int64)).to(device),
-            ignore=torch.from_numpy(np.asarray(ignore, np.float32)).to(device),
-        )
-        for boxes, labels, ignore in zip(batch.boxes, batch.labels, batch.ignore, strict=True)
-    ]
-
-
 def yolox_loss(
     raw: Tensor,
     targets: Sequence[Target],
     anchors: Anchors,
     *,
     unjudged: Tensor | None = None,
-    add_up: Callable[[Sequence[float]], list[float]] | None = None,
-) -> LossParts:
+    total: Total = list,
+) -> Loss:
     """Box, objectness and class loss (arXiv:2107.08430, section 2.1).
 
     Boxes: 1 - IoU^2, weight 5. Classes: binary cross-entropy of the assigned predictions against
@@ -79,8 +55,12 @@ def yolox_loss(
         targets: What is on each of the B pictures.
         anchors: The cells.
         unjudged: Predictions that are not called background where no box owns them, bool [B, N].
-        add_up: Sums of numbers over the processes that have a share of the batch each: what is
-            divided by counts for the whole batch; None: this is the batch.
+        total: Sums over the processes that have a share of the batch each: what is divided by
+            counts for the whole batch.
+
+    Returns:
+        The loss; its parts, without weights, are `box`, `objectness` and `classes`, and `matched`,
+        the number of predictions that answer for a box.
     """
     predicted = decode_boxes(raw[..., :4], anchors)
     objectness, classes = raw[..., 4], raw[..., 5:]
@@ -111,14 +91,13 @@ def yolox_loss(
             )
     count = sum(len(row[0]) for row in owned)
     counts: Sequence[float] = (count, len(targets))
-    norm = max(1.0, *(counts if add_up is None else add_up(counts)))
+    norm = max(1.0, *total(counts))
     object_loss = (
         F.binary_cross_entropy_with_logits(objectness, wanted, weight=judged, reduction="sum")
         / norm
     )
     if not owned:
-        zero = object_loss.detach() * 0
-        return LossParts(object_loss, zero, object_loss.detach(), zero, 0)
+        return Loss(object_loss, _parts(0.0, object_loss, 0.0, 0))
     where, boxes, labels, fit = (torch.cat(column) for column in zip(*owned, strict=True))
     box_loss = (1 - _iou(predicted.flatten(0, 1)[where], boxes).square()).sum() / norm
     aim = F.one_hot(labels, classes.shape[-1]) * fit[:, None]
@@ -126,13 +105,18 @@ def yolox_loss(
         F.binary_cross_entropy_with_logits(classes.flatten(0, 1)[where], aim, reduction="sum")
         / norm
     )
-    return LossParts(
-        total=_BOX_WEIGHT * box_loss + object_loss + class_loss,
-        box=box_loss.detach(),
-        objectness=object_loss.detach(),
-        classes=class_loss.detach(),
-        matched=count,
+    return Loss(
+        _BOX_WEIGHT * box_loss + object_loss + class_loss,
+        _parts(box_loss, object_loss, class_loss, count),
     )
+
+
+def _parts(
+    box: Tensor | float, objectness: Tensor, classes: Tensor | float, matched: int
+) -> dict[str, float]:
+    losses = {"box": box, "objectness": objectness, "classes": classes}
+    found = {name: float(torch.as_tensor(value).detach()) for name, value in losses.items()}
+    return found | {"matched": float(matched)}
 
 
 def _iou(first: Tensor, second: Tensor) -> Tensor:
