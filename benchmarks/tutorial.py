@@ -34,9 +34,10 @@ import benchmarks._tutorial_pictures as drawing  # noqa: E402
 from benchmarks._tutorial_run import ACCEPT, STORIES, Story, play  # noqa: E402
 from benchmarks.real_video import Answers, answer_folder, bundles_of, read_labels  # noqa: E402
 from edgebus.artifacts import Bundle  # noqa: E402
+from edgebus.contracts import split_of  # noqa: E402
 from edgebus.recording import Recording  # noqa: E402
 from edgebus.serving import EngineSettings  # noqa: E402
-from edgebus_detection.messages import Box, split_of  # noqa: E402
+from edgebus_detection.messages import Box  # noqa: E402
 from edgebus_detection.models import DetectionModel  # noqa: E402
 from edgebus_detection.vision import Detected, Image, Truth, to_boxes  # noqa: E402
 

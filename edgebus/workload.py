@@ -11,7 +11,10 @@ from __future__ import annotations
 import difflib
 from functools import cache
 from importlib.metadata import entry_points
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from edgebus.contracts import SampleFacts
 
 __all__ = ["ENTRY_POINTS", "Workload", "WorkloadUnknownError", "load_workload"]
 
@@ -47,6 +50,23 @@ class Workload:
     # Serving.
 
     # Collecting.
+
+    # Samples.
+
+    sample_suffix: ClassVar[str] = ""
+    """Suffix of the files in which its samples are stored, for whoever opens one."""
+
+    def sample_facts(self, sample: Any) -> SampleFacts:
+        """The facts of a sample: those of its record, where that is a `SampleFacts`."""
+        facts: SampleFacts = getattr(sample, "record", sample)
+        return facts
+
+    def check_sample(self, sample: Any) -> None:
+        """Refuse a sample that cannot be trained on; by default none.
+
+        Raises:
+            SampleRefusedError: It cannot, for example because its bytes are corrupt.
+        """
 
     # Training.
 

@@ -62,9 +62,20 @@ from edgebus.contracts.payload import (
     schema,
     utc_now,
 )
+from edgebus.contracts.samples import (
+    TRUTH,
+    LabelSet,
+    Provenance,
+    SampleFacts,
+    Split,
+    operator,
+    split_of,
+    teacher,
+)
 from edgebus.contracts.topic import Address, Filter, Qos, Topic
 
 __all__ = [
+    "TRUTH",
     "Address",
     "BlockRange",
     "BlockRequest",
@@ -83,6 +94,7 @@ __all__ = [
     "GateReport",
     "Identity",
     "LabelReport",
+    "LabelSet",
     "Message",
     "Metrics",
     "ModelEntry",
@@ -94,6 +106,7 @@ __all__ = [
     "Ordinal",
     "Payload",
     "PayloadError",
+    "Provenance",
     "PublishCommand",
     "Qos",
     "RawBytes",
@@ -104,8 +117,10 @@ __all__ = [
     "RetrainCommand",
     "RollbackCommand",
     "RolloutStatus",
+    "SampleFacts",
     "Segment",
     "ServiceState",
+    "Split",
     "State",
     "StoreStatus",
     "TeacherThreshold",
@@ -117,10 +132,13 @@ __all__ = [
     "check_segment",
     "explain",
     "new_id",
+    "operator",
     "rfc3339",
     "schema",
     "shared_model",
+    "split_of",
     "stream_model",
+    "teacher",
     "topics",
     "utc_now",
 ]

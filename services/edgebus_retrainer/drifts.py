@@ -6,8 +6,8 @@ from collections import OrderedDict
 from typing import Literal
 
 from edgebus.contracts import ModelRef
+from edgebus.samples import stream_id
 from edgebus_detection.messages import Drift, SampleRecord
-from edgebus_retrainer.samples import place_of
 
 __all__ = ["Drifts"]
 
@@ -29,7 +29,7 @@ class Drifts:
 
     def hear(self, drift: Drift) -> bool:
         """A collector speaks; whether this is news that counts."""
-        place = place_of(drift.source, drift.camera)
+        place = stream_id(drift.source, drift.camera)
         if drift.statistic == "feature":
             self._note(place)
         where = place, drift.statistic
@@ -45,7 +45,7 @@ class Drifts:
     def look_at(self, record: SampleRecord) -> None:
         """A sample tells which statistics its camera's collector watches."""
         if record.drift is not None and "feature" in record.drift.means:
-            self._note(place_of(record.source, record.camera))
+            self._note(stream_id(record.source, record.camera))
 
     def any(self, serving: ModelRef, *, place: str = "") -> bool:
         """Whether a camera has drifted since the model serves.

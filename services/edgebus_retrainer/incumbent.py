@@ -11,9 +11,9 @@ import structlog
 from pydantic import ValidationError
 
 from edgebus.artifacts import ArtifactError, Bundle, Store
+from edgebus.artifacts.write import write_file
 from edgebus.contracts import Record, Release
 from edgebus.transfer import ArtifactFetcher
-from edgebus_retrainer.files import write_atomically
 
 __all__ = ["Incumbent", "WrongModelError"]
 
@@ -114,7 +114,7 @@ class Incumbent:
             highest=max(bundle.manifest.version, self._pointer.highest),
         )
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._folder / "incumbent.json", self._pointer.model_dump_json().encode())
+        write_file(self._folder / "incumbent.json", self._pointer.model_dump_json().encode())
         self.bundle = bundle
 
     def release(self, release: Release) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from edgebus_retrainer.files import write_atomically
+from edgebus.artifacts.write import write_file
 from edgebus_retrainer.spec import JobEvent, JobOutcome, JobSpec, read_event
 from edgebus_retrainer.standby import LINE, LOG, Standby, environment
 
@@ -56,7 +56,7 @@ async def run_process(
     """
     spec.folder.mkdir(parents=True, exist_ok=True)
     path = spec.folder / SPEC
-    write_atomically(path, spec.model_dump_json(indent=1).encode())
+    write_file(path, spec.model_dump_json(indent=1).encode())
     log_path = spec.folder / LOG
     process = None
     if standby is not None and spec.settings.devices == 1:

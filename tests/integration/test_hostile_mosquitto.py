@@ -24,9 +24,10 @@ from edgebus.contracts import (
     ModelRef,
     ServiceState,
     StoreStatus,
+    split_of,
     topics,
 )
-from edgebus_detection.messages import SAMPLES, Box, Sample, SampleRecord, split_of
+from edgebus_detection.messages import SAMPLES, Box, Sample, SampleRecord
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
 from edgebus_detection.vision import encode_jpeg
 

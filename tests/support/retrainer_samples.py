@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import cv2
 import numpy as np
 
-from edgebus.contracts import ModelRef
-from edgebus_detection.messages import Box, Sample, SampleRecord, split_of
+from edgebus.contracts import ModelRef, split_of
+from edgebus_detection.messages import Box, Sample, SampleRecord
 from edgebus_detection.models.testing import tiny_picture
 from edgebus_detection.vision import encode_jpeg
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from edgebus.artifacts import Bundle
+from edgebus.artifacts.write import write_file
 from edgebus.contracts import DomainReport, GateReport, LabelReport, ModelRef, Timestamp, utc_now
-from edgebus_retrainer.files import write_atomically
+from edgebus_detection.datasets import Labelled
+from edgebus_detection.labels.settings import LabelSettings
 from edgebus_retrainer.jobs._curves import draw_curves
 from edgebus_retrainer.jobs._learning import Learnt
-from edgebus_retrainer.labels import Labelled
 from edgebus_retrainer.material import Material
-from edgebus_retrainer.settings import LabelSettings, TrainSettings
+from edgebus_retrainer.settings import TrainSettings
 from edgebus_retrainer.spec import JobOutcome, JobSpec
 
 __all__ = ["CARD", "ModelCard", "PictureSet", "make_card", "write_card"]
@@ -155,9 +156,9 @@ def write_card(card: ModelCard, folder: Path) -> None:
     picture = draw_curves(
         card.losses, card.validation, resumed_at=card.resumed_at, best_step=card.best_step
     )
-    write_atomically(folder / "curves.svg", picture.encode())
-    write_atomically(folder / "card.json", card.model_dump_json(indent=1).encode())
-    write_atomically(folder / "card.md", markdown(card).encode())
+    write_file(folder / "curves.svg", picture.encode())
+    write_file(folder / "card.json", card.model_dump_json(indent=1).encode())
+    write_file(folder / "card.md", markdown(card).encode())
 
 
 def markdown(card: ModelCard) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from edgebus_retrainer.files import write_atomically
+from edgebus.artifacts.write import write_file
 from edgebus_retrainer.training._errors import CheckpointError
 
 __all__ = ["Checkpoints", "Snapshot"]
@@ -81,7 +81,7 @@ class Checkpoints:
             "digest": _digest(facts, snapshot.arrays),
         }
         arrays = {name: np.ascontiguousarray(value) for name, value in snapshot.arrays.items()}
-        write_atomically(self.path, save(arrays, metadata=metadata))
+        write_file(self.path, save(arrays, metadata=metadata))
 
     def load(self, run: str) -> Snapshot | None:
         """The snapshot of a run; None where there is none.

@@ -3,11 +3,12 @@ import numpy as np
 import pytest
 
 from collector_examples import box, detections, example, frame, picture, truth
+from edgebus.contracts import split_of
 from edgebus_collector.budget import Budget, TokenBucket
 from edgebus_collector.joining import Joiner
 from edgebus_collector.samples import make_sample
 from edgebus_collector.selection import Choice, Selector, Suppressed, share_of
-from edgebus_detection.messages import Sample, split_of
+from edgebus_detection.messages import Sample
 from edgebus_detection.mining.policies import PolicyChain, make_policies
 from edgebus_detection.vision import PictureUnreadableError, difference_hash
 from edgebus_detection.vision.near_duplicates import NearDuplicates

@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from collector_examples import MODEL, box, detections, frame, truth
-from edgebus.contracts import Reply, ServiceState, new_id, topics, utc_now
+from edgebus.contracts import Reply, ServiceState, new_id, split_of, topics, utc_now
 from edgebus.service import ServiceFailedError
 from edgebus.service.testing import ServiceHarness
 from edgebus_collector import Collector, CollectorSettings, sending
@@ -22,7 +22,6 @@ from edgebus_detection.messages import (
     Feedback,
     Frame,
     FrameRecord,
-    split_of,
 )
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
 from edgebus_detection.vision import encode_jpeg

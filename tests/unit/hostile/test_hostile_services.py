@@ -31,6 +31,7 @@ from edgebus.contracts import (
     Release,
     Reply,
     ServiceState,
+    split_of,
     topics,
     utc_now,
 )
@@ -46,7 +47,6 @@ from edgebus_detection.messages import (
     DETECTIONS,
     SAMPLES,
     CaptureCommand,
-    split_of,
 )
 from edgebus_detection.models.testing import tiny_bundle
 from edgebus_detector import Detector, DetectorSettings

@@ -1,6 +1,6 @@
 """Messages of the detection workload: frames, boxes, samples, feedback."""
 
-from edgebus_detection.messages.boxes import Box
+from edgebus_detection.messages.boxes import Box, BoxLabels, SourcedBox
 from edgebus_detection.messages.commands import CaptureCommand
 from edgebus_detection.messages.feedback import Feedback, Opinion, Verdict
 from edgebus_detection.messages.jpeg import JpegPayload, PictureRecord
@@ -23,9 +23,7 @@ from edgebus_detection.messages.vision import (
     GroundTruth,
     Sample,
     SampleRecord,
-    Split,
     StageTimes,
-    split_of,
 )
 
 __all__ = [
@@ -37,6 +35,7 @@ __all__ = [
     "FEEDBACK",
     "SAMPLES",
     "Box",
+    "BoxLabels",
     "CaptureCommand",
     "Consent",
     "Detections",
@@ -51,8 +50,7 @@ __all__ = [
     "PictureRecord",
     "Sample",
     "SampleRecord",
-    "Split",
+    "SourcedBox",
     "StageTimes",
     "Verdict",
-    "split_of",
 ]

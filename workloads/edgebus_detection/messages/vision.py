@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,6 +9,7 @@ from pydantic import Field, model_validator
 from edgebus.contracts.models import ModelRef
 from edgebus.contracts.names import Segment
 from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp, schema
+from edgebus.contracts.samples import Split
 from edgebus_detection.messages.boxes import Box
 from edgebus_detection.messages.feedback import Verdict
 from edgebus_detection.messages.jpeg import JpegPayload, PictureRecord, Side
@@ -24,31 +24,11 @@ __all__ = [
     "GroundTruth",
     "Sample",
     "SampleRecord",
-    "Split",
     "StageTimes",
-    "split_of",
 ]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Split = Literal["train", "holdout"]
 Consent = Literal["unstated", "given", "refused"]
-
-
-def split_of(camera: str, index: int, *, block: int = 20, every: int = 4) -> Split:
-    """Whether a frame may be trained on, the same answer everywhere on the bus.
-
-    Whole blocks of consecutive frames are held out, not single frames: neighbours in a video are
-    near-duplicates, and training on one leaks the other.
-
-    Args:
-        camera: Name of the camera; cameras hold out different blocks.
-        index: Frame number, from 0.
-        block: Frames per block.
-        every: One block in this many is held out.
-    """
-    digest = hashlib.sha256(camera.encode()).digest()
-    offset = int.from_bytes(digest[:4], "big") % every
-    return "holdout" if (index // block + offset) % every == every - 1 else "train"
 
 
 def _inside(boxes: tuple[Box, ...], width: int, height: int) -> None:
