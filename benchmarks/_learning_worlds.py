@@ -207,7 +207,7 @@ def _examples(film: _Film, base: Bundle, seed: int) -> Iterator[Example]:
         detections = Detections(
             source="bench/edge/detector", frame=record.id, camera=film.camera, index=index,
             width=width, height=height, boxes=to_boxes(look.found, model.classes), model=model.ref,
-            captured=at, sent=at, received=at, detected=at, feature=look.novelty,
+            captured=at, sent=at, received=at, detected=at, novelty=look.novelty,
         )  # fmt: skip
         truth = GroundTruth(
             source="bench/edge/camera", frame=record.id, camera=film.camera, index=index,

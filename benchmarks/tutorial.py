@@ -164,7 +164,7 @@ def measure(story: Story, run: Path, told: Told, *, data: Path) -> dict[str, Any
 
 def _told_drift(drift: dict[str, Any], told: Told, story: Story) -> dict[str, Any]:
     """A drift, and how many frames after the first of the second recording it was noticed."""
-    noticed = next(n for n, frame in enumerate(told.frames) if frame["frame"] == drift["frame"])
+    noticed = next(n for n, frame in enumerate(told.frames) if frame["frame"] == drift["input"])
     keys = ("statistic", "before", "after", "returned")
     return {key: drift[key] for key in keys} | {
         "version": drift["model"]["version"],

@@ -11,10 +11,7 @@ from __future__ import annotations
 import difflib
 from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, ClassVar
-
-if TYPE_CHECKING:
-    from edgebus.contracts import SampleFacts
+from typing import Any, ClassVar
 
 __all__ = ["ENTRY_POINTS", "Workload", "WorkloadUnknownError", "load_workload"]
 
@@ -56,10 +53,12 @@ class Workload:
     sample_suffix: ClassVar[str] = ""
     """Suffix of the files in which its samples are stored, for whoever opens one."""
 
-    def sample_facts(self, sample: Any) -> SampleFacts:
-        """The facts of a sample: those of its record, where that is a `SampleFacts`."""
-        facts: SampleFacts = getattr(sample, "record", sample)
-        return facts
+    def count_truths(self, record: Any) -> int | None:
+        """Number of labels that its source gave a sample; None where the truth is unknown.
+
+        By default no source gives any: labels come from operators and teachers.
+        """
+        return None
 
     def check_sample(self, sample: Any) -> None:
         """Refuse a sample that cannot be trained on; by default none.

@@ -30,7 +30,7 @@ from edgebus.artifacts.manifest import (
     ProbeSpec,
     TrainedOn,
 )
-from edgebus.artifacts.store import Collected, Store
+from edgebus.artifacts.store import GarbageCollected, Store
 from edgebus.artifacts.tensors import Array
 from edgebus.artifacts.update import Update, apply_update
 from edgebus.artifacts.write import Draft, ProbeMaker, derive_bundle, write_bundle
@@ -49,12 +49,12 @@ __all__ = [
     "BundleLimitError",
     "BundlePathError",
     "BundleTensorError",
-    "Collected",
     "DecoderSpec",
     "DeliveryError",
     "Draft",
     "EngineRequirements",
     "FileEntry",
+    "GarbageCollected",
     "ImportRefusedError",
     "InputSpec",
     "Limits",

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from edgebus.artifacts.bundle import Bundle, ModelSource
 from edgebus.artifacts.errors import PatchError
@@ -36,16 +32,9 @@ from edgebus.artifacts.update import (
     encode_patch,
 )
 from edgebus.contracts import utc_now
+from edgebus.files import write_folder
 
-__all__ = [
-    "Draft",
-    "ProbeMaker",
-    "derive_bundle",
-    "sync_folder",
-    "write_bundle",
-    "write_file",
-    "write_folder",
-]
+__all__ = ["Draft", "ProbeMaker", "derive_bundle", "write_bundle"]
 
 ProbeMaker = Callable[[ModelSource], tuple[ProbeSpec, Mapping[str, Array]]]
 """Runs a model on its probe input and gives what came out; `edgebus.serving.make_probe`."""
@@ -201,51 +190,3 @@ def derive_bundle(
         patch=None if patch is None else (parent.index.file(WEIGHTS).digest, patch),
         novelty=None if novelty is None or spec is None else (spec, novelty),
     )
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        _write_synced(temporary, data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename in it survives a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
-    """Write a folder of read-only files, whole or not at all.
-
-    Raises:
-        OSError: `target` is there and not empty.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid4().hex}")
-    temporary.mkdir()
-    try:
-        for name, data in files.items():
-            _write_synced(temporary / name, data)
-            (temporary / name).chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
-        sync_folder(temporary)
-        temporary.replace(target)  # over an empty folder too (POSIX)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    sync_folder(target.parent)

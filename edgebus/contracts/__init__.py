@@ -5,6 +5,7 @@ This package imports nothing else of EdgeBus, so that a third party can depend o
 
 from edgebus.contracts import topics
 from edgebus.contracts.control import (
+    CaptureCommand,
     Command,
     DeadLetter,
     Metrics,
@@ -19,7 +20,15 @@ from edgebus.contracts.control import (
     State,
 )
 from edgebus.contracts.errors import ContractError, NameRefusedError, PayloadError
-from edgebus.contracts.labels import LabelReport, TeacherThreshold
+from edgebus.contracts.labels import (
+    TRUTH,
+    LabelReport,
+    LabelSet,
+    Provenance,
+    TeacherThreshold,
+    operator,
+    teacher,
+)
 from edgebus.contracts.models import (
     BlockRange,
     BlockRequest,
@@ -63,14 +72,14 @@ from edgebus.contracts.payload import (
     utc_now,
 )
 from edgebus.contracts.samples import (
-    TRUTH,
-    LabelSet,
-    Provenance,
-    SampleFacts,
+    Consent,
+    Drift,
+    DriftState,
+    SampleRecord,
+    SampleRefusedError,
     Split,
-    operator,
+    StoredSample,
     split_of,
-    teacher,
 )
 from edgebus.contracts.topic import Address, Filter, Qos, Topic
 
@@ -81,14 +90,18 @@ __all__ = [
     "BlockRequest",
     "BundleRef",
     "Candidate",
+    "CaptureCommand",
     "Collected",
     "Command",
+    "Consent",
     "ContractError",
     "Count",
     "DeadLetter",
     "DeliveryState",
     "Digest",
     "DomainReport",
+    "Drift",
+    "DriftState",
     "EdgeProgress",
     "Filter",
     "GateReport",
@@ -117,12 +130,14 @@ __all__ = [
     "RetrainCommand",
     "RollbackCommand",
     "RolloutStatus",
-    "SampleFacts",
+    "SampleRecord",
+    "SampleRefusedError",
     "Segment",
     "ServiceState",
     "Split",
     "State",
     "StoreStatus",
+    "StoredSample",
     "TeacherThreshold",
     "Timestamp",
     "Topic",

@@ -11,6 +11,7 @@ from edgebus.contracts.names import Digest, Segment
 from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp, schema
 
 __all__ = [
+    "CaptureCommand",
     "Command",
     "DeadLetter",
     "Metrics",
@@ -106,6 +107,13 @@ class Reply(Message):
     request: str = Field(description="id of the command.")
     ok: bool
     detail: str = Field(default="", description="What was done, or why not.")
+
+
+class CaptureCommand(Command):
+    """Ask a collector to send the next input of a stream as a sample."""
+
+    schema_: Literal["capture/1"] = schema("capture/1")
+    stream: Segment
 
 
 class RetrainCommand(Command):

@@ -1,67 +1,42 @@
-"""Samples of any workload: facts, split into training and held-out, labels and their provenance."""
+"""Samples and drift: what is collected of a stream of inputs, and how its statistics change."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from edgebus.contracts.labels import LabelSet
 from edgebus.contracts.models import ModelRef
 from edgebus.contracts.names import Segment
-from edgebus.contracts.payload import Count, Message, Record, Timestamp, schema
+from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp, schema
 
 __all__ = [
-    "TRUTH",
-    "LabelSet",
-    "Provenance",
-    "SampleFacts",
+    "Consent",
+    "Drift",
+    "DriftState",
+    "SampleRecord",
+    "SampleRefusedError",
     "Split",
-    "operator",
+    "StoredSample",
     "split_of",
-    "teacher",
 ]
 
 Split = Literal["train", "holdout"]
-
-TRUTH = "truth"
-"""Provenance of a labelled source's own labels."""
-
-Provenance = Annotated[str, Field(pattern=r"^(truth|teacher:\S+|operator:\S.*)$", max_length=140)]
-"""Source of a label: ``truth``, ``teacher:<digest>`` or ``operator:<who>``."""
-
-
-def operator(who: str) -> str:
-    """Provenance of an operator's labels; a name may come from anywhere, and is cut to fit."""
-    return f"operator:{' '.join(who.split())[:120] or 'unknown'}"
-
-
-def teacher(digest: str) -> str:
-    """Provenance of a teacher's labels: the first 16 digits of its model's digest."""
-    return f"teacher:{digest[:16]}"
-
-
-class LabelSet(Record):
-    """All labels that an operator gave one sample; none at all is an answer too.
-
-    A workload narrows `labels` to its own kind in a subclass.
-    """
-
-    labels: tuple[Any, ...]
-    by: Provenance
-    time: Timestamp
-    note: Annotated[str, Field(max_length=500)] = ""
+Consent = Literal["unstated", "given", "refused"]
 
 
 def split_of(stream: str, index: int, *, block: int = 20, every: int = 4) -> Split:
-    """The split of an input, the same everywhere on the bus.
+    """Whether an input may be trained on, the same answer everywhere on the bus.
 
     Whole blocks of consecutive inputs are held out, not single ones: neighbours in a series are
     near-duplicates, and training on one leaks the other.
 
     Args:
         stream: Name of the stream; streams hold out different blocks.
-        index: Number of the input in its stream, from 0.
+        index: Number of the input, from 0.
         block: Inputs per block.
         every: One block in this many is held out.
     """
@@ -70,23 +45,97 @@ def split_of(stream: str, index: int, *, block: int = 20, every: int = 4) -> Spl
     return "holdout" if (index // block + offset) % every == every - 1 else "train"
 
 
-class SampleFacts(Message):
-    """A sample as stores and triggers see it; `time` is when it was sent.
+class DriftState(Record):
+    """Drift of one stream: which of its statistics are not what they were."""
 
-    A workload's own record may inherit from it. Where it has fields of other names, the workload
-    translates it: see `edgebus.workload.Workload.sample_facts`.
+    drifted: tuple[Segment, ...] = Field(
+        default=(), description="Statistics that have changed and not come back; empty: stable."
+    )
+    since: Timestamp | None = Field(
+        default=None, description="When the first of these changes began, by the stream's clock."
+    )
+    means: dict[str, float] = Field(
+        default_factory=dict, description="Recent mean of each watched statistic."
+    )
+
+
+class Drift(Message):
+    """A change of one statistic of one stream: a reason to look, and to retrain.
+
+    `returned` tells the two directions apart: away from what was normal when the model began to
+    serve, or back to it.
     """
 
-    schema_: str = schema("sample-facts/1")
-    stream: Segment = Field(description="The series of inputs that it is from.")
-    index: Count = Field(description="Number of its input in the stream, from 0.")
-    captured: Timestamp = Field(description="When the input was taken.")
+    schema_: Literal["drift/1"] = schema("drift/1")
+    stream: Segment
+    statistic: Segment = Field(description="What has changed, as the workload names it.")
+    method: Segment = Field(description="What noticed it: adwin, page-hinkley, kswin.")
+    before: float = Field(description="Mean before the change.")
+    after: float = Field(description="Mean since the change.")
+    count: Ordinal = Field(description="Inputs since the change, of which `after` is the mean.")
+    input: str = Field(description="id of the input at which it was noticed.")
+    index: Count = Field(description="Number of that input.")
+    since: Timestamp = Field(description="When the change began, by the stream's clock.")
+    returned: bool = Field(
+        default=False, description="The statistic is back to normal: no reason to retrain."
+    )
+    model: ModelRef = Field(description="The model that served then.")
+
+
+class SampleRecord(Message):
+    """Record of a sample of any workload: which input it is, and why it was collected.
+
+    A workload extends it by what its model predicted and what is known to be right.
+    """
+
+    stream: Segment
+    input: str = Field(description="id of the input.")
+    index: Count = Field(description="Number of the input in its stream.")
+    captured: Timestamp = Field(description="When the input was measured.")
     split: Split = Field(description="Held-out samples are measured on, never trained on.")
     policy: str = Field(description="The policy that chose it.")
     reason: str = Field(description="What was wrong, in words.")
     score: float = Field(description="How wrong: higher is worse, comparable within a policy.")
-    model: ModelRef = Field(description="The model whose answer this is.")
-    truths: Count | None = Field(
-        default=None,
-        description="Number of labels that its source gave it; absent where the truth is unknown.",
+    model: ModelRef = Field(description="The model whose prediction this is.")
+    policy_scores: dict[str, float] = Field(
+        default_factory=dict, description="Score of every policy that could tell, by its name."
     )
+    novelty: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="How unlike the model's reference inputs this one is."
+    )
+    drift: DriftState | None = Field(
+        default=None, description="Of its stream at that time; absent where nobody watched."
+    )
+    consent: Consent = Field(
+        default="unstated", description="What the people it shows or concerns agreed to."
+    )
+    retention: Segment = Field(
+        default="standard", description="Name of the class that says how long it may be kept."
+    )
+
+
+class StoredSample(Record):
+    """A sample in the store.
+
+    Attributes:
+        path: Its file, with the record inside.
+        labels: The newest label set of an operator.
+    """
+
+    id: str
+    path: Path
+    labels: LabelSet | None = None
+
+
+class SampleRefusedError(ValueError):
+    """A sample is of no use for training.
+
+    Attributes:
+        sample: Its id.
+        reason: Why.
+    """
+
+    def __init__(self, *, sample: str, reason: str) -> None:
+        super().__init__(f"sample {sample} refused: {reason}")
+        self.sample = sample
+        self.reason = reason

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from edgebus.contracts.control import (
+    CaptureCommand,
     DeadLetter,
     Metrics,
     ModelListCommand,
@@ -30,6 +31,7 @@ from edgebus.contracts.models import (
     TrainingResult,
 )
 from edgebus.contracts.payload import RawBytes
+from edgebus.contracts.samples import Drift
 from edgebus.contracts.topic import Topic
 
 MODEL_STATUS: Final = Topic(
@@ -45,6 +47,12 @@ STREAM_MODEL: Final = Topic(
     qos=1,
     retain=True,
     doc="As the above, of a stream that has a model of its own.",
+)
+DRIFT: Final = Topic(
+    "{node}/collector/{stream}/drift",
+    Drift,
+    qos=1,
+    doc="A statistic of a stream's inputs, or of the model's predictions, is not what it was.",
 )
 STORE_STATUS: Final = Topic(
     "{node}/retrainer/store",
@@ -134,6 +142,12 @@ REPLY: Final = Topic(
     qos=1,
     durable=False,  # the one who asked has given up long before
     doc="The answer to a command, below the sender's own prefix.",
+)
+CMD_CAPTURE: Final = Topic(
+    "{node}/collector/cmd/capture",
+    CaptureCommand,
+    qos=1,
+    doc="Send the next input of a stream as a sample.",
 )
 CMD_RETRAIN: Final = Topic(
     "{node}/retrainer/cmd/retrain", RetrainCommand, qos=1, doc="Start a training job now."

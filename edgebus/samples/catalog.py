@@ -20,7 +20,7 @@ from edgebus.contracts import LabelSet, Payload, Split
 from edgebus.samples.database import open_database
 from edgebus.samples.files import SampleFiles
 from edgebus.samples.label_book import LabelBook, SampleUnknownError, newest_labels
-from edgebus.samples.store import SampleKind, row_of
+from edgebus.samples.store import SampleKind, record_of, row_of
 from edgebus.samples.tables import LabelRow, SampleRow, from_micros, micros
 
 __all__ = ["Catalog", "Entry", "NoStoreError", "Query"]
@@ -180,8 +180,9 @@ class Catalog:
         for sample in samples:
             data = sample.encode()
             file = self.files.put(data, suffix=self._kind.sample_suffix)
-            facts = self._kind.sample_facts(sample)
-            rows.append(row_of(facts, file=file, size=len(data), received=received))
+            record = record_of(sample)
+            truths = self._kind.count_truths(record)
+            rows.append(row_of(record, truths=truths, file=file, size=len(data), received=received))
         with Session(self._engine) as session, session.begin():
             session.add_all(rows)
             session.flush()

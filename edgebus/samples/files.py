@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from edgebus.artifacts.write import write_file
+from edgebus.files import write_file
 
 __all__ = ["SampleFiles"]
 

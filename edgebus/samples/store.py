@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from sqlalchemy import ColumnElement, Engine, func, select, true
 from sqlalchemy.orm import Session
 
-from edgebus.contracts import Collected, LabelSet, Payload, Record, SampleFacts, Split, shared_model
+from edgebus.contracts import Collected, Payload, SampleRecord, Split, StoredSample, shared_model
 from edgebus.samples.files import SampleFiles
 from edgebus.samples.label_book import newest_labels
 from edgebus.samples.onset import onset
@@ -20,10 +19,9 @@ from edgebus.samples.tables import LabelRow, SampleRow, UseRow, from_micros, mic
 __all__ = [
     "Counts",
     "SampleKind",
-    "SampleRefusedError",
     "SampleStore",
-    "StoredSample",
     "edge_of",
+    "record_of",
     "row_of",
     "stream_id",
 ]
@@ -39,20 +37,6 @@ _ERROR = (SampleRow.split == "train") & (SampleRow.policy != AUDIT)
 _ERRORS = 5000  # newest samples that decide when the new domain began
 
 
-class SampleRefusedError(ValueError):
-    """A sample is of no use for training.
-
-    Attributes:
-        sample: Its id.
-        reason: Why.
-    """
-
-    def __init__(self, *, sample: str, reason: str) -> None:
-        super().__init__(f"sample {sample} refused: {reason}")
-        self.sample = sample
-        self.reason = reason
-
-
 class SampleKind(Protocol):
     """What the store needs to know of a workload's samples; every `Workload` fits."""
 
@@ -60,24 +44,11 @@ class SampleKind(Protocol):
     def sample_suffix(self) -> str:
         """Suffix of their files."""
 
-    def sample_facts(self, sample: Any) -> SampleFacts:
-        """The facts of a sample."""
+    def count_truths(self, record: Any) -> int | None:
+        """Number of labels that its source gave a sample; None where the truth is unknown."""
 
     def check_sample(self, sample: Any) -> None:
         """Refuse a sample that cannot be trained on, with `SampleRefusedError`."""
-
-
-class StoredSample(Record):
-    """A sample in the store.
-
-    Attributes:
-        path: Its file, with the record inside.
-        labels: The newest label set of an operator.
-    """
-
-    id: str
-    path: Path
-    labels: LabelSet | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,13 +106,17 @@ class SampleStore:
     def add(self, sample: Payload, *, received: datetime) -> Added:
         """Store a sample; adding it again changes nothing. It is on disk afterwards.
 
+        Args:
+            sample: A `SampleRecord`, or bytes with one inside.
+            received: When this host had it.
+
         Raises:
             SampleRefusedError: The workload has no use for it.
             OSError: The disk is full or broken.
         """
-        facts = self._kind.sample_facts(sample)
+        record = record_of(sample)
         with Session(self._engine) as session:
-            if session.get(SampleRow, facts.id) is not None:
+            if session.get(SampleRow, record.id) is not None:
                 return "duplicate"
         self._kind.check_sample(sample)
         # The file first: a crash in between leaves a file without a row, which the redelivered
@@ -149,8 +124,9 @@ class SampleStore:
         data = sample.encode()
         file = self._files.put(data, suffix=self._kind.sample_suffix)
         with Session(self._engine) as session, session.begin():
-            session.add(row_of(facts, file=file, size=len(data), received=received))
-        self._enforce_quota(keep=facts.id)
+            truths = self._kind.count_truths(record)
+            session.add(row_of(record, truths=truths, file=file, size=len(data), received=received))
+        self._enforce_quota(keep=record.id)
         return "added"
 
     def counts(self, model: str) -> Counts:
@@ -355,24 +331,32 @@ class SampleStore:
                 self._files.remove(file)
 
 
-def row_of(facts: SampleFacts, *, file: str, size: int, received: datetime) -> SampleRow:
+def record_of(sample: Any) -> SampleRecord:
+    """The record of a sample: what it carries inside, or itself."""
+    record: SampleRecord = getattr(sample, "record", sample)
+    return record
+
+
+def row_of(
+    record: SampleRecord, *, truths: int | None, file: str, size: int, received: datetime
+) -> SampleRow:
     """The row of a sample whose payload is stored."""
     return SampleRow(
-        id=facts.id,
+        id=record.id,
         received=micros(received),
-        captured=micros(facts.captured),
-        sent=micros(facts.time),
-        source=facts.source,
-        traceparent=facts.traceparent,
-        stream=facts.stream,
-        stream_id=stream_id(facts.source, facts.stream),
-        input_index=facts.index,
-        model=facts.model.name,
-        split=facts.split,
-        policy=facts.policy,
-        reason=facts.reason,
-        score=facts.score,
-        truths=facts.truths,
+        captured=micros(record.captured),
+        sent=micros(record.time),
+        source=record.source,
+        traceparent=record.traceparent,
+        stream=record.stream,
+        stream_id=stream_id(record.source, record.stream),
+        input_index=record.index,
+        model=record.model.name,
+        split=record.split,
+        policy=record.policy,
+        reason=record.reason,
+        score=record.score,
+        truths=truths,
         file=file,
         size=size,
         job=None,

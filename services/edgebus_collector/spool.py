@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from edgebus.files import drop_leftovers, write_file
 
 __all__ = ["Overflow", "Spool", "SpoolFullError", "Spooled"]
 
 Overflow = Literal["drop_oldest", "drop_newest"]
 
 _SUFFIX = ".jpg"
-_PART = ".part"
 
 
 class SpoolFullError(Exception):
@@ -71,8 +71,7 @@ class Spool:
         self.size = 0
         """Bytes that are spooled."""
         folder.mkdir(parents=True, exist_ok=True)
-        for part in folder.glob(f"*{_PART}"):
-            part.unlink()
+        drop_leftovers(folder)
         for path in sorted(folder.glob(f"*{_SUFFIX}")):
             self._enter(Spooled(id=path.stem, path=path, size=path.stat().st_size))
 
@@ -96,17 +95,7 @@ class Spool:
             self.remove(oldest)
             dropped.append(oldest)
         path = self._folder / f"{sample}{_SUFFIX}"
-        part = path.with_suffix(_PART)
-        try:
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.rename(path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
-        self._sync_folder()
+        write_file(path, data)
         self._enter(Spooled(id=sample, path=path, size=len(data)))
         return dropped
 
@@ -125,10 +114,3 @@ class Spool:
         known = self._items.get(item.id)
         self.size += item.size - (known.size if known else 0)
         self._items[item.id] = item
-
-    def _sync_folder(self) -> None:
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

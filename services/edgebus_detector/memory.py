@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from edgebus.artifacts.write import write_file
 from edgebus.contracts import ModelRef, Record, Segment, Timestamp
+from edgebus.files import write_file
 
 __all__ = ["Memory", "MemoryFile"]
 

@@ -193,7 +193,7 @@ class Detector(Service[DetectorSettings]):
                 detected=max(answer.detected, event.received),
                 stages=answer.stages,
                 dropped=self._dropped[event.topic],
-                feature=answer.novelty,
+                novelty=answer.novelty,
             ),
         )
 

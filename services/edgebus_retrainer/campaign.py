@@ -21,11 +21,12 @@ from edgebus.contracts import (
     Identity,
     ModelRef,
     PayloadError,
+    StoredSample,
     TrainingResult,
     topics,
 )
 from edgebus.contracts.trace import continue_trace
-from edgebus.samples import SampleStore, StoredSample
+from edgebus.samples import SampleStore
 from edgebus.transfer import reference
 from edgebus_detection.messages import Sample
 from edgebus_retrainer.files import DiskThread

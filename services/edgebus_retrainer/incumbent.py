@@ -11,8 +11,8 @@ import structlog
 from pydantic import ValidationError
 
 from edgebus.artifacts import ArtifactError, Bundle, Store
-from edgebus.artifacts.write import write_file
 from edgebus.contracts import Record, Release
+from edgebus.files import write_file
 from edgebus.transfer import ArtifactFetcher
 
 __all__ = ["Incumbent", "WrongModelError"]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from edgebus.artifacts.write import write_file
+from edgebus.files import write_file
 from edgebus_retrainer.spec import JobEvent, JobOutcome, JobSpec, read_event
 from edgebus_retrainer.standby import LINE, LOG, Standby, environment
 

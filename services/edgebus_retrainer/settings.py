@@ -40,7 +40,7 @@ class TriggerSettings(ServiceSettings):
     """Whether a camera that has drifted, as its collector says, lowers what is waited for."""
     drift_by: Literal["best", "any"] = "best"
     """Which statistic of a camera may tell: any; or the best that its collector watches, which is
-    `feature` where there is one, since `confidence` is blind where the model is sure of its
+    `novelty` where there is one, since `confidence` is blind where the model is sure of its
     mistakes, and cries wolf where it is not."""
     drift_samples: AtLeastOne = 20
     """So many untrained samples are enough then; and so many more after a refusal."""

@@ -5,8 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from edgebus.contracts import GateReport, LabelReport, TrainingOutcome
-from edgebus.samples import StoredSample
+from edgebus.contracts import GateReport, LabelReport, StoredSample, TrainingOutcome
 from edgebus_detection.labels.settings import LabelSettings
 from edgebus_retrainer.settings import GateSettings, TrainSettings
 

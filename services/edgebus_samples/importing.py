@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
-from edgebus.contracts import TRUTH, PayloadError, operator
-from edgebus.samples import SampleRefusedError, SampleUnknownError
+from edgebus.contracts import TRUTH, PayloadError, SampleRefusedError, operator
+from edgebus.samples import SampleUnknownError
 from edgebus_detection.datasets import ImpossibleBoxError, checked_box
 from edgebus_detection.datasets.dataset import IncomingPicture
 from edgebus_detection.labels import BoxesRefusedError, unknown_class
+from edgebus_detection.labels.check import check_picture
 from edgebus_detection.labels.label_sources import pair_up
-from edgebus_detection.labels.samples import check_picture
 from edgebus_detection.messages import BoxLabels, Sample, SourcedBox
 from edgebus_samples.details import PictureCatalog, SampleUnreadableError
 

@@ -13,8 +13,8 @@ from typing import Annotated
 import cv2
 import typer
 
-from edgebus.artifacts.write import write_file
 from edgebus.cli.console import table
+from edgebus.files import write_file
 from edgebus.samples import Entry
 from edgebus_detection.vision import Image
 from edgebus_samples.contact_sheet import contact_sheet, one_picture

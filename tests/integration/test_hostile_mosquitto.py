@@ -54,8 +54,8 @@ def sample(index: int) -> Sample:
     picture = tiny_picture(red=(index % 6, index // 6 % 3))
     record = SampleRecord(
         source=f"{SITE}/pi-01/collector",
-        frame=f"frame-{index}",
-        camera="front",
+        input=f"frame-{index}",
+        stream="front",
         index=index,
         captured=START + timedelta(seconds=index),
         width=64,

@@ -76,8 +76,8 @@ def at_dusk(index: int) -> tuple[Sample, tuple[Box, ...]]:
     picture = (tiny_picture(red=red, blue=blue) * 0.3).astype(np.uint8)
     record = SampleRecord(
         source=f"{SITE}/pi-01/collector",
-        frame=f"frame-{index}",
-        camera="front",
+        input=f"frame-{index}",
+        stream="front",
         index=index,
         captured=START + timedelta(seconds=index),
         width=64,

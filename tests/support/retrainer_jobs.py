@@ -1,6 +1,7 @@
 """Jobs on the tiny model's world, for tests."""
 
-from edgebus.samples import SampleFiles, StoredSample
+from edgebus.contracts import StoredSample
+from edgebus.samples import SampleFiles
 from edgebus_detection.models.testing import tiny_bundle
 from edgebus_retrainer.settings import GateSettings, TrainSettings
 from edgebus_retrainer.spec import JobSpec

@@ -49,8 +49,8 @@ def sample(
     data, true = jpeg_of(index, light=light)
     record = SampleRecord(
         source="lab/pi-01/collector",
-        frame=f"frame-{index}",
-        camera=CAMERA,
+        input=f"frame-{index}",
+        stream=CAMERA,
         index=index,
         captured=START + timedelta(seconds=index),
         width=64,

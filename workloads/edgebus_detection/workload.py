@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from edgebus.workload import Workload
 
 if TYPE_CHECKING:
-    from edgebus.contracts import SampleFacts
-    from edgebus_detection.messages import Sample
+    from edgebus_detection.messages import Sample, SampleRecord
 
 __all__ = ["Detection"]
 
@@ -22,11 +21,9 @@ class Detection(Workload):
 
     sample_suffix: ClassVar[str] = ".jpg"
 
-    def sample_facts(self, sample: Sample) -> SampleFacts:
-        """The facts of a sample, whose stream is its camera."""
-        from edgebus_detection.labels.samples import sample_facts
-
-        return sample_facts(sample)
+    def count_truths(self, record: SampleRecord) -> int | None:
+        """Number of true boxes; None where the camera knows none."""
+        return None if record.truth is None else len(record.truth)
 
     def check_sample(self, sample: Sample) -> None:
         """Decode a sample's picture and compare its size with that of its record.
@@ -34,6 +31,6 @@ class Detection(Workload):
         Raises:
             SampleRefusedError: It cannot be decoded, or has another size.
         """
-        from edgebus_detection.labels.samples import check_picture
+        from edgebus_detection.labels.check import check_picture
 
         check_picture(sample)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from edgebus_detection.datasets.errors import SourceError
 from edgebus_detection.emulation.street import Lights
 from edgebus_detection.messages import Box
 from edgebus_detection.vision import Image
@@ -83,22 +84,6 @@ class Source(Protocol):
     def close(self) -> None:
         """Let go of files and devices."""
         ...
-
-
-class SourceError(Exception):
-    """A source cannot give pictures.
-
-    Attributes:
-        source: Its path, address or device number.
-        reason: Why, and the way out.
-    """
-
-    exit_code = 2
-
-    def __init__(self, *, source: str, reason: str) -> None:
-        super().__init__(f"{source}: {reason}")
-        self.source = source
-        self.reason = reason
 
 
 class SourceLostError(SourceError):

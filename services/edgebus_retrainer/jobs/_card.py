@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from edgebus.artifacts import Bundle
-from edgebus.artifacts.write import write_file
 from edgebus.contracts import DomainReport, GateReport, LabelReport, ModelRef, Timestamp, utc_now
+from edgebus.files import write_file
 from edgebus_detection.datasets import Labelled
 from edgebus_detection.labels.settings import LabelSettings
 from edgebus_retrainer.jobs._curves import draw_curves

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from edgebus.artifacts.write import write_file
+from edgebus.files import write_file
 from edgebus_retrainer.training._errors import CheckpointError
 
 __all__ = ["Checkpoints", "Snapshot"]

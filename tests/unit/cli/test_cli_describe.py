@@ -7,7 +7,7 @@ import pytest
 from edgebus.contracts import ModelRef, topics, utc_now
 from edgebus.contracts.registry import topic_of
 from edgebus.inspect.describe import as_json, as_line, human_bytes
-from edgebus_detection.messages import Box, Detections, Frame, FrameRecord
+from edgebus_detection.messages import DETECTIONS, Box, Detections, Frame, FrameRecord
 
 NOW = utc_now()
 FRAME = FrameRecord(
@@ -34,7 +34,7 @@ SEEN = Detections(
 @pytest.mark.parametrize(
     ("name", "topic"),
     [
-        ("edgebus/lab/pi/detector/front/detections", SEEN),
+        ("edgebus/lab/pi/detector/front/detections", DETECTIONS),
         ("edgebus/lab/pi/detector/state", topics.SERVICE_STATE),
         ("edgebus/lab/gpu/retrainer/store", topics.STORE_STATUS),
         ("edgebus/lab/pi/detector/cmd/retrain", None),

@@ -159,7 +159,7 @@ def test_a_sample_is_the_frames_picture_with_its_own_record():
     assert back.record == sample.record
     assert back.record.detections == (said,)
     assert back.record.truth == (true,)
-    assert back.record.frame == chosen.example.frame.record.id
+    assert back.record.input == chosen.example.frame.record.id
     plain = cv2.imdecode(np.frombuffer(back.jpeg, np.uint8), cv2.IMREAD_COLOR)
     frame_jpeg = np.frombuffer(chosen.example.frame.jpeg, np.uint8)
     assert (plain == cv2.imdecode(frame_jpeg, cv2.IMREAD_COLOR)).all()

@@ -33,11 +33,11 @@ def test_a_new_process_finds_what_the_old_one_left(tmp_path):
     first = spool(tmp_path)
     for i in ids:
         first.put(i, b"x" * 10)
-    (tmp_path / "half.part").write_bytes(b"cut")
+    (tmp_path / ".half.part").write_bytes(b"cut")
     second = spool(tmp_path)
     assert (len(second), second.size) == (3, 30)
     assert second.oldest().id == ids[0]
-    assert not (tmp_path / "half.part").exists()
+    assert not (tmp_path / ".half.part").exists()
 
 
 def test_overflow_drops_the_oldest_and_says_which(tmp_path):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from edgebus.contracts import teacher
-from edgebus.samples import SampleFiles, StoredSample
+from edgebus.contracts import StoredSample, teacher
+from edgebus.samples import SampleFiles
 from edgebus.serving import EngineSettings
 from edgebus_detection.datasets import LabelBuilder
 from edgebus_detection.labels import (
@@ -130,7 +130,7 @@ def test_the_lowest_score_that_is_right_often_enough_is_chosen():
     assert (found.accept, found.why, found.precision, found.recall) == (0.6, "calibrated", 1, 1)
     lower = calibrate(pictures, precision=0.7, fallback=0.5, min_boxes=30)["car"]
     assert (lower.accept, lower.precision) == (0.3, 0.75)
-    assert (lower.loser_label, lower.there) == (40, 30)
+    assert (lower.said, lower.there) == (40, 30)
 
 
 def test_too_few_boxes_keep_the_setting_and_say_how_good_it_was():

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import torch
 
+import training_together
 from edgebus_retrainer.jobs import CHECKPOINT
 from edgebus_retrainer.runner import JobCrashedError, run_process
 from edgebus_retrainer.spec import Phase, StepDone
@@ -20,7 +21,7 @@ from edgebus_retrainer.training import Batch, DeviceError, Team, join_team
 from retrainer_jobs import TRAIN, job, make_world
 from training_together import run
 
-SCRIPT = Path(__file__).with_name("training_together.py")
+SCRIPT = Path(training_together.__file__)
 
 
 @pytest.fixture(scope="module")

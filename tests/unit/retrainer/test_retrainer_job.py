@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from edgebus.artifacts import Bundle
-from edgebus.artifacts.write import write_file
-from edgebus.samples import StoredSample
+from edgebus.contracts import StoredSample
+from edgebus.files import write_file
 from edgebus.serving import EngineSettings
 from edgebus_detection.labels.settings import LabelSettings
 from edgebus_detection.metrics import MapResult, Matches

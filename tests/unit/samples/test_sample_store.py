@@ -1,18 +1,24 @@
 import json
+import os
 import signal
 import sqlite3
 import subprocess
 import sys
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
-from edgebus.contracts import LabelSet, ModelRef, TrainingResult, new_id, operator
+from edgebus.contracts import (
+    LabelSet,
+    ModelRef,
+    SampleRefusedError,
+    TrainingResult,
+    new_id,
+    operator,
+)
 from edgebus.samples import (
     LabelBook,
     SampleFiles,
-    SampleRefusedError,
     SampleStore,
     SampleUnknownError,
     StoreVersionError,
@@ -44,10 +50,8 @@ def labels(who, *boxes):
 
 
 def environment():
-    here = Path(__file__).parent
-    root = here.parents[2]
-    paths = here, root, *(root / name for name in ("services", "workloads", "tests/support"))
-    return {"PYTHONPATH": ":".join(map(str, paths)), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def begin(journal, *, job=None, version=2, model=MODEL.name):
@@ -214,7 +218,7 @@ def test_a_store_of_another_version_is_refused(tmp_path):
 
 def of_camera(index, *, node="pi-01", camera="front", **changes):
     one = sample(index, split="train", **changes)
-    update = {"source": f"lab/{node}/collector", "camera": camera}
+    update = {"source": f"lab/{node}/collector", "stream": camera}
     return Sample(jpeg=one.jpeg, record=one.record.model_copy(update=update))
 
 

@@ -222,12 +222,11 @@ def test_labels_go_out_and_come_back(folder, tmp_path):
 
 def test_ten_thousand_near_identical_samples_are_listed_page_by_page(folder, tmp_path):
     each = sample(0)
-    digest = folder.pictures.put(each.jpeg)
+    file = folder.files.put(each.jpeg, suffix=".jpg")
     with Session(open_database(folder.path / "samples.db")) as session, session.begin():
         for index in range(10_000):
             record = each.record.model_copy(update={"index": index, "id": new_id()})
-            row = row_of(type(each)(jpeg=each.jpeg, record=record), file=digest, received=START)
-            session.add(row)
+            session.add(row_of(record, truths=2, file=file, size=1000, received=START))
     began = time.process_time()
     assert len(listed(folder)) == 50
     assert "50 of 10000 samples" in done(folder, "list")

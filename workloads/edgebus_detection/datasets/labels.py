@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 
 import yaml
 
-from edgebus_camera.sources.base import SourceError
+from edgebus_detection.datasets.errors import SourceError
 from edgebus_detection.messages import Box
 
 __all__ = ["MOT_CLASSES", "boxed", "find_class_names", "read_coco", "read_mot", "read_yolo"]

@@ -31,7 +31,7 @@ def with_reference(
     folder: Path,
     echo: Callable[[str], None],
 ) -> Path:
-    """The model with a reference of normal pictures, so that `feature` is measured and drift told.
+    """The model with a reference of normal pictures, so that `novelty` is measured and drift told.
 
     A reference that the bundle brings stays. Otherwise it is made of the first frames of the
     recordings, since a picture is strange or not for a camera; where all cameras are live, of the

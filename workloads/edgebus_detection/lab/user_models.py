@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgebus.topology.topology import TopologyError
+from edgebus.topology import TopologyError
 
 if TYPE_CHECKING:
     from edgebus.artifacts import Bundle

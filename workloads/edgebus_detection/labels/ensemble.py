@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from edgebus.artifacts.write import write_file
 from edgebus.contracts import teacher
+from edgebus.files import write_file
 from edgebus.serving import EngineSettings
 from edgebus_detection.labels.label_sources import SAME_OBJECT_IOU, box_array
 from edgebus_detection.labels.settings import LabelSettings

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from edgebus.contracts import LabelReport, PayloadError, TeacherThreshold
-from edgebus.samples import StoredSample
+from edgebus.contracts import LabelReport, PayloadError, StoredSample, TeacherThreshold
 from edgebus_detection.datasets.labelled import LabelBuilder, Labelled
 from edgebus_detection.labels.calibration import Compared, calibrate
 from edgebus_detection.labels.consistency import TaughtFrame, inconsistent_boxes, to_grey
@@ -105,7 +104,7 @@ class Labelling:
             pictures=dict(sorted(self._pictures.items())),
             boxes=dict(sorted(self._boxes.items())),
             ignored=self._ignored,
-            inconsistent_boxes=self._inconsistent,
+            flips=self._inconsistent,
             conflicts=dict(sorted(self._conflicts.items())),
             thresholds=tuple(self._thresholds.values()),
         )
@@ -212,7 +211,7 @@ class Labelling:
         seen = TaughtFrame(
             grey=grey, factor=factor, sure=one.sources.teacher, unsure=one.sources.unsure
         )
-        camera = f"{one.record.source}/{one.record.camera}"
+        camera = f"{one.record.source}/{one.record.stream}"
         before = last.pop(camera, None)
         if before is not None:
             theirs, mine = inconsistent_boxes(before[1], seen, tolerance=tolerance)
@@ -237,7 +236,7 @@ class Labelling:
             ),
             provenance=found.source,
             key=one.file.id,
-            group=f"{record.source}/{record.camera}/{record.index // _BLOCK}",
+            group=f"{record.source}/{record.stream}/{record.index // _BLOCK}",
         )
 
     def _possible(self, one: _TeacherLabels, found: MergedLabels) -> MergedLabels:

@@ -9,8 +9,8 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from edgebus.artifacts import Bundle
-from edgebus.artifacts.write import write_file
 from edgebus.contracts import Record, teacher
+from edgebus.files import write_file
 from edgebus.serving import EngineSettings
 from edgebus_detection.messages import Box
 from edgebus_detection.models import DetectionModel, import_onnx

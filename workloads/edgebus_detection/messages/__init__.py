@@ -1,23 +1,17 @@
 """Messages of the detection workload: frames, boxes, samples, feedback."""
 
 from edgebus_detection.messages.boxes import Box, BoxLabels, SourcedBox
-from edgebus_detection.messages.commands import CaptureCommand
 from edgebus_detection.messages.feedback import Feedback, Opinion, Verdict
 from edgebus_detection.messages.jpeg import JpegPayload, PictureRecord
 from edgebus_detection.messages.topics import (
     CAMERA_FRAME,
     CAMERA_TRUTH,
-    CMD_CAPTURE,
     DETECTIONS,
-    DRIFT,
     FEEDBACK,
     SAMPLES,
 )
 from edgebus_detection.messages.vision import (
-    Consent,
     Detections,
-    Drift,
-    DriftState,
     Frame,
     FrameRecord,
     GroundTruth,
@@ -29,18 +23,12 @@ from edgebus_detection.messages.vision import (
 __all__ = [
     "CAMERA_FRAME",
     "CAMERA_TRUTH",
-    "CMD_CAPTURE",
     "DETECTIONS",
-    "DRIFT",
     "FEEDBACK",
     "SAMPLES",
     "Box",
     "BoxLabels",
-    "CaptureCommand",
-    "Consent",
     "Detections",
-    "Drift",
-    "DriftState",
     "Feedback",
     "Frame",
     "FrameRecord",

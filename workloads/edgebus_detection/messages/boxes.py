@@ -6,8 +6,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from edgebus.contracts.labels import LabelSet, Provenance
 from edgebus.contracts.payload import Record
-from edgebus.contracts.samples import LabelSet, Provenance
 
 __all__ = ["Box", "BoxLabels", "SourcedBox"]
 

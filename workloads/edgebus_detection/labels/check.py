@@ -1,33 +1,12 @@
-"""Samples of the detection workload, as the framework's store sees them."""
+"""Check of a sample's picture."""
 
 from __future__ import annotations
 
-from edgebus.contracts import SampleFacts
-from edgebus.samples import SampleRefusedError
+from edgebus.contracts import SampleRefusedError
 from edgebus_detection.messages import Sample
 from edgebus_detection.vision import ImageError, decode_jpeg
 
-__all__ = ["check_picture", "sample_facts"]
-
-
-def sample_facts(sample: Sample) -> SampleFacts:
-    """The facts of a sample; its stream is the camera."""
-    record = sample.record
-    return SampleFacts(
-        id=record.id,
-        time=record.time,
-        source=record.source,
-        traceparent=record.traceparent,
-        stream=record.camera,
-        index=record.index,
-        captured=record.captured,
-        split=record.split,
-        policy=record.policy,
-        reason=record.reason,
-        score=record.score,
-        model=record.model,
-        truths=None if record.truth is None else len(record.truth),
-    )
+__all__ = ["check_picture"]
 
 
 def check_picture(sample: Sample) -> None:

@@ -1,4 +1,4 @@
-"""Feature drift: pictures that look unlike those that the model knows."""
+"""Novelty: pictures that look unlike those that the model knows."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pydantic import Field
 from edgebus_detection.mining.examples import Example, Judgement
 from edgebus_detection.mining.policies.base import Policy, PolicySettings
 
-__all__ = ["FeaturePolicy", "FeatureSettings"]
+__all__ = ["NoveltyPolicy", "NoveltySettings"]
 
 
-class FeatureSettings(PolicySettings):
-    """Settings of the feature policy."""
+class NoveltySettings(PolicySettings):
+    """Settings of the novelty policy."""
 
     threshold: float = Field(
         default=1.5,
@@ -20,7 +20,7 @@ class FeatureSettings(PolicySettings):
     )
 
 
-class FeaturePolicy(Policy[FeatureSettings]):
+class NoveltyPolicy(Policy[NoveltySettings]):
     """The picture's first-layer statistics are far from the reference.
 
     With x the mean and deviation of every channel of an early layer, m and C their mean and
@@ -34,12 +34,12 @@ class FeaturePolicy(Policy[FeatureSettings]):
     the outputs say. The detector computes it; a bundle without a reference has no such score.
     """
 
-    name = "feature"
-    settings_type = FeatureSettings
+    name = "novelty"
+    settings_type = NoveltySettings
 
     def judge(self, example: Example) -> Judgement | None:
         """How strange the picture is; None where the detector does not say."""
-        score = example.detections.feature
+        score = example.detections.novelty
         if score is None:
             return None
         return Judgement(
