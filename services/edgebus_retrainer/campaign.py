@@ -169,6 +169,7 @@ class Campaign:
                     "incumbent": serving,
                     "labels": settings.labels,
                     "settings": train,
+                    "augment": settings.augment,
                     "gate": gate,
                 }
                 return begun.model_copy(update=now)
@@ -196,6 +197,7 @@ class Campaign:
             label_cache=self.folder / "labels",
             labels=settings.labels,
             settings=train,
+            augment=settings.augment,
             gate=gate,
         )
 

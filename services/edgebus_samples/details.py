@@ -13,6 +13,7 @@ from edgebus_detection.datasets import ExportPicture
 from edgebus_detection.labels import CachedAnswers
 from edgebus_detection.labels.label_sources import LabelSources, MergedLabels, merge
 from edgebus_detection.messages import Box, BoxLabels, Sample, SampleRecord
+from edgebus_detection.models import detection_spec
 from edgebus_detection.vision import Image, ImageError, decode_jpeg
 
 __all__ = ["DetailQuery", "PictureCatalog", "SampleDetail", "SampleUnreadableError", "picture_of"]
@@ -164,7 +165,7 @@ class PictureCatalog(Catalog):
     def classes(self) -> tuple[str, ...] | None:
         """Classes of the model that is trained further; None while there is none."""
         bundle = self.bundle()
-        return None if bundle is None else tuple(bundle.manifest.classes)
+        return None if bundle is None else detection_spec(bundle.manifest).classes
 
     def _may_conflict(self, entry: Entry) -> bool:
         """Whether it may have two label sources, as far as the database tells."""

@@ -2,8 +2,9 @@
 
 from edgebus.contracts import StoredSample
 from edgebus.samples import SampleFiles
+from edgebus.training.settings import TrainSettings
 from edgebus_detection.models.testing import tiny_bundle
-from edgebus_retrainer.settings import GateSettings, TrainSettings
+from edgebus_retrainer.settings import GateSettings
 from edgebus_retrainer.spec import JobSpec
 from retrainer_samples import DUSK, sample, write_day
 

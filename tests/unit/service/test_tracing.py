@@ -17,9 +17,9 @@ from collector_examples import detections as collector_detections
 from collector_examples import frame as collector_frame
 from edgebus.contracts import Metrics, ModelRef, StoredSample, new_id, split_of
 from edgebus.contracts.trace import begin_trace, continue_trace, trace_of
+from edgebus.mqtt._decoder import Parser
 from edgebus.mqtt._encoder import PublishEncoder
 from edgebus.mqtt._packets import Publish
-from edgebus.mqtt._parser import Parser
 from edgebus.service import Tracer
 from edgebus.service.testing import ServiceHarness
 from edgebus.serving import EngineSettings
