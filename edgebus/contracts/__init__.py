@@ -56,13 +56,14 @@ from edgebus.contracts.payload import (
     Record,
     RecordPayload,
     Timestamp,
+    Wrapper,
     explain,
     new_id,
     rfc3339,
-    schema,
+    stamped,
     utc_now,
 )
-from edgebus.contracts.topic import Address, Filter, Qos, Topic
+from edgebus.contracts.topic import Address, CommandAddress, CommandTopic, Filter, Qos, Topic
 
 __all__ = [
     "Address",
@@ -72,6 +73,8 @@ __all__ = [
     "Candidate",
     "Collected",
     "Command",
+    "CommandAddress",
+    "CommandTopic",
     "ContractError",
     "Count",
     "DeadLetter",
@@ -114,12 +117,13 @@ __all__ = [
     "TrainingOutcome",
     "TrainingProgress",
     "TrainingResult",
+    "Wrapper",
     "check_segment",
     "explain",
     "new_id",
     "rfc3339",
-    "schema",
     "shared_model",
+    "stamped",
     "stream_model",
     "topics",
     "utc_now",

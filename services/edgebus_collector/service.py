@@ -30,6 +30,7 @@ from edgebus_detection.messages import (
     DETECTIONS,
     DRIFT,
     FEEDBACK,
+    SAMPLES,
     CaptureCommand,
     Detections,
     Feedback,
@@ -53,6 +54,7 @@ class Collector(Service[CollectorSettings]):
     """Collects what the model got wrong, and a fair share of held-out frames to measure on."""
 
     name = "collector"
+    publishes = (SAMPLES, DRIFT)
 
     async def start(self) -> None:
         """Make the policies and take up what the last run could not send."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgebus.artifacts import Bundle, Store, Update, derive_bundle
-from edgebus.contracts import ModelRef, Release, Reply, RetrainCommand, topics, utc_now
+from edgebus.contracts import ModelRef, Release, RetrainCommand, topics, utc_now
 from edgebus.service import ServiceFailedError
 from edgebus.service.testing import ServiceHarness
 from edgebus.transfer import ArtifactFetcher, ArtifactProvider, reference
@@ -147,14 +147,14 @@ async def test_redelivered_and_broken_samples(world, tmp_path):
 
 async def test_too_few_held_out_samples_hold_a_job_back_but_not_a_command(world, tmp_path):
     async with harness(settings(world), data_dir=tmp_path) as h:
-        reply = await h.request(topics.CMD_RETRAIN, ASK, reply=Reply)
+        reply = await h.request(topics.CMD_RETRAIN, ASK)
         assert not reply.ok
         assert "no untrained sample of tiny" in reply.detail
         await send(h, *at_dusk(TRAIN[:12]))
         status = await status_with(h, untrained=12)
         assert status.trigger == "waits for held-out samples: 0 of 4"
         ask = RetrainCommand(source="lab/test/test")
-        reply = await h.request(topics.CMD_RETRAIN, ask, reply=Reply)
+        reply = await h.request(topics.CMD_RETRAIN, ask)
         assert reply.ok, reply.detail
         result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
         assert (result.outcome, result.trigger) == ("skipped", "command")
@@ -223,7 +223,7 @@ async def test_it_follows_releases_and_never_reuses_a_version(world, tmp_path):
     config = settings(world, bundle=None, model="tiny")
     async with harness(config, data_dir=tmp_path / "data") as h:
         await status_with(h, trigger="waits for a first version of tiny")
-        reply = await h.request(topics.CMD_RETRAIN, ASK, reply=Reply)
+        reply = await h.request(topics.CMD_RETRAIN, ASK)
         assert "release one first" in reply.detail
         provider = ArtifactProvider(h.bus, h.bus.identity, shelf)
         serving = asyncio.create_task(provider.run())
@@ -321,7 +321,7 @@ async def test_old_results_are_cleared_from_the_bus(world, tmp_path):
         await status_with(h, untrained=2)
         for _ in range(3):
             ask = RetrainCommand(source="lab/test/test")
-            assert (await h.request(topics.CMD_RETRAIN, ask, reply=Reply)).ok
+            assert (await h.request(topics.CMD_RETRAIN, ask)).ok
             await h.expect(topics.TRAINING_RESULT, timeout=60)
         retained = [name for name in h.broker.retained if name.endswith("/result")]
         assert len(retained) == 1

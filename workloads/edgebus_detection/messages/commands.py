@@ -1,14 +1,11 @@
 """Commands of the detection workload."""
 
-from typing import Literal
-
-from edgebus.contracts import Command, Segment, schema
+from edgebus.contracts import Command, Segment
 
 __all__ = ["CaptureCommand"]
 
 
-class CaptureCommand(Command):
+class CaptureCommand(Command, version=1, name="capture"):
     """Ask a collector to send the next frame of a camera as a sample."""
 
-    schema_: Literal["capture/1"] = schema("capture/1")
     camera: Segment

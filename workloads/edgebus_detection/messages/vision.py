@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from edgebus.contracts.models import ModelRef
 from edgebus.contracts.names import Segment
-from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp, schema
+from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp
 from edgebus_detection.messages.boxes import Box
 from edgebus_detection.messages.feedback import Verdict
 from edgebus_detection.messages.jpeg import JpegPayload, PictureRecord, Side
@@ -62,10 +62,9 @@ def _inside(boxes: tuple[Box, ...], width: int, height: int) -> None:
             raise ValueError(msg)
 
 
-class FrameRecord(PictureRecord):
+class FrameRecord(PictureRecord, version=1, name="frame"):
     """The record inside a frame's JPEG. `time` is when the frame was sent."""
 
-    schema_: Literal["frame/1"] = schema("frame/1")
     camera: Segment
     index: Count = Field(description="Frame number of this camera, from 0.")
     captured: Timestamp = Field(description="When the camera took it.")
@@ -77,10 +76,9 @@ class Frame(JpegPayload[FrameRecord]):
     record_type: ClassVar[type[PictureRecord]] = FrameRecord
 
 
-class GroundTruth(Message):
+class GroundTruth(Message, version=1, name="truth"):
     """What is really in a frame; only emulated cameras and labelled data know it."""
 
-    schema_: Literal["truth/1"] = schema("truth/1")
     frame: str = Field(description="id of the frame.")
     camera: Segment
     index: Count
@@ -108,13 +106,12 @@ class StageTimes(Record):
     postprocess_ms: float = Field(default=0.0, ge=0)
 
 
-class Detections(Message):
+class Detections(Message, version=1):
     """What a model saw in a frame.
 
     The clock stamps are in this order for every frame: captured, sent, received, detected.
     """
 
-    schema_: Literal["detections/1"] = schema("detections/1")
     frame: str = Field(description="id of the frame.")
     camera: Segment
     index: Count
@@ -158,14 +155,13 @@ class DriftState(Record):
     )
 
 
-class Drift(Message):
+class Drift(Message, version=1):
     """A statistic of one camera has changed: a reason to look, and to retrain.
 
     `returned` tells the two directions apart: away from what was normal when the model began to
     serve, or back to it.
     """
 
-    schema_: Literal["drift/1"] = schema("drift/1")
     camera: Segment
     statistic: Segment = Field(
         description="What has changed: confidence (mean score of a frame's boxes) or feature."
@@ -183,10 +179,9 @@ class Drift(Message):
     model: ModelRef = Field(description="The model that served then.")
 
 
-class SampleRecord(PictureRecord):
+class SampleRecord(PictureRecord, version=1, name="sample"):
     """The record in a sample's JPEG: the frame, what was said of it, why it was collected."""
 
-    schema_: Literal["sample/1"] = schema("sample/1")
     frame: str = Field(description="id of the frame.")
     camera: Segment
     index: Count
