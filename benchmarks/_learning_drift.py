@@ -52,7 +52,7 @@ def measure_drift(stream: Stream, *, stationary: int) -> list[Alarm]:
     order = _stretches(len(home), stationary, seed=stream.seed)
     found = []
     detectors: tuple[DetectorName, ...] = ("adwin", "page-hinkley", "kswin")
-    statistics: tuple[Statistic, ...] = ("confidence", "feature")
+    statistics: tuple[Statistic, ...] = ("confidence", "novelty")
     for detector in detectors:
         for statistic in statistics:
             alarms = _alarms(answers, detector, statistic)

@@ -251,7 +251,7 @@ RULES: dict[str, Callable[[float], Rule]] = {
     "margin, ranked": _ranked("margin"),
     "entropy, ranked": _ranked("entropy"),
     "temporal": _policy("temporal"),
-    "feature": _policy("feature"),
+    "novelty": _policy("novelty"),
     "expected, ranked": _ranked("expected"),
     OURS: _expected,
 }

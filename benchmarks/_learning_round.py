@@ -26,7 +26,7 @@ from typing import Any, Self
 
 import yaml
 
-import edgebus.lab
+import edgebus_detection.lab
 from benchmarks._learning_round_report import EDGES, PACES, SAMPLES, LoopRound, Upload
 from edgebus.artifacts import Bundle
 from edgebus.bus import Bus, BusSettings
@@ -49,7 +49,7 @@ from tests.soak.brokers import Mosquitto
 __all__ = ["measure_rounds", "measure_uploads"]
 
 _SITE = "round"
-_STREET = Path(edgebus.lab.__file__).parent / "assets" / "street-day"
+_STREET = Path(edgebus_detection.lab.__file__).parent / "assets" / "street-day"
 _DEADLINE_S = 180.0
 _HELD_OUT = 16
 
@@ -249,7 +249,7 @@ def _samples(bundle: Bundle, *, seed: int) -> Iterator[Sample]:
         now = utc_now()
         record = SampleRecord(
             id=new_id(), time=now, source=f"{_SITE}/street/collector", width=shot.width,
-            height=shot.height, frame=new_id(), camera="one", index=slot, captured=now,
+            height=shot.height, input=new_id(), stream="one", index=slot, captured=now,
             split="train", policy="truth", reason="missed some", score=0.8, model=bundle.ref,
             detections=(), truth=shot.boxes or (),
         )  # fmt: skip

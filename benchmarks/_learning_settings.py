@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import edgebus.lab
-from edgebus.topology.topology import Topology, fill_placeholders
+import edgebus_detection.lab
+from edgebus.topology import Topology, fill_placeholders
 from edgebus_collector import CollectorSettings
 from edgebus_detection.lab.compose import Sources, compose
 from edgebus_detection.lab.reference_pictures import with_reference
@@ -81,7 +81,7 @@ def brought(
 
 
 def _demo(work: Path) -> Topology:
-    assets = Path(edgebus.lab.__file__).parent / "assets"
+    assets = Path(edgebus_detection.lab.__file__).parent / "assets"
     tree = Topology.load(assets / "demo.yaml").model_dump(exclude_unset=True)
     values = {"run": str(work), "assets": str(assets), "start": "now"}
     return Topology.parse(fill_placeholders(tree, values), source="demo.yaml")

@@ -23,7 +23,7 @@ from random import Random
 import cv2
 import numpy as np
 
-import edgebus.lab
+import edgebus_detection.lab
 from edgebus.artifacts import Bundle
 from edgebus.serving import EngineSettings
 from edgebus_camera.settings import ViewSettings
@@ -139,7 +139,7 @@ def _bundle(data: Path | None, work: Path) -> Path:
     if (out / "manifest.json").is_file():
         return out
     if data is None:
-        plain = Bundle.open(Path(edgebus.lab.__file__).parent / "assets" / "street-day")
+        plain = Bundle.open(Path(edgebus_detection.lab.__file__).parent / "assets" / "street-day")
         pictures = _other_streets()
     else:
         plain = import_onnx(
@@ -180,12 +180,12 @@ def _moment(
         time=at, captured=at, width=width, height=height,
     )  # fmt: skip
     frame = Frame.build(encode_jpeg(picture.image, quality=85), record)
-    look = model.look(picture.image)
+    look = model.predict(picture.image)
     boxes = _known(to_boxes(look.found, model.classes), picture.unsure)
     detections = Detections(
         source="bench/edge/detector", frame=record.id, camera=camera, index=index, width=width,
         height=height, boxes=boxes, model=model.ref, captured=at, sent=at, received=at, detected=at,
-        feature=look.novelty,
+        novelty=look.novelty,
     )  # fmt: skip
     truth = GroundTruth(
         source=_SOURCE, frame=record.id, camera=camera, index=index, captured=at, width=width,

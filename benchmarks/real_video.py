@@ -31,8 +31,9 @@ import cv2
 import numpy as np
 
 from edgebus.artifacts import Bundle, Store
+from edgebus.contracts import split_of
 from edgebus.serving import EngineSettings
-from edgebus_detection.messages import Box, split_of
+from edgebus_detection.messages import Box
 from edgebus_detection.metrics import MapResult, mean_average_precision
 from edgebus_detection.models import DetectionModel
 from edgebus_detection.vision import Detected, Truth

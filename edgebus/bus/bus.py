@@ -11,19 +11,16 @@ from typing import Any, Self, TypeVar, cast
 
 from edgebus.bus._consumer import ConsumerOptions
 from edgebus.bus._core import Core
-from edgebus.bus._links import WillFactory
-from edgebus.bus._registry import Wanted
+from edgebus.bus._link import IdentityCheck, WillFactory
 from edgebus.bus._requests import reply_address
+from edgebus.bus._router import check_filter, check_topic
 from edgebus.bus._trace import traceparent_of
-from edgebus.bus._trie import check_filter, check_topic
-from edgebus.bus.connection import ConnectionListener, ConnectionState
 from edgebus.bus.errors import BrokerUnreachableError, RequestTimeoutError
 from edgebus.bus.event import ClearedHandler, Event, Handler, RawHandler
-from edgebus.bus.outbox import OutboxState
-from edgebus.bus.policy import DropOldest, QueuePolicy, Wait
+from edgebus.bus.queues import DropOldest, QueuePolicy, Wait
 from edgebus.bus.settings import BusSettings, RetryPolicy
-from edgebus.bus.stats import BusStats
-from edgebus.bus.subscription import Subscription
+from edgebus.bus.state import BusStats, ConnectionListener, ConnectionState, OutboxState
+from edgebus.bus.subscription import Subscription, Wanted
 from edgebus.bus.transport import Outgoing, Transport
 from edgebus.contracts import (
     Address,
@@ -40,7 +37,7 @@ from edgebus.contracts import (
 from edgebus.contracts.payload import P
 from edgebus.contracts.trace import CURRENT
 
-__all__ = ["Bus", "WillFactory"]
+__all__ = ["Bus", "IdentityCheck", "WillFactory"]
 
 C = TypeVar("C", bound=Command)
 R = TypeVar("R", bound=Reply)
@@ -60,6 +57,9 @@ class Bus:
         will: Makes the last will of the connection with the given session number.
         on_connection: Awaited after each change of the connection. On ``connected`` it is the
             place for the birth message: it may publish.
+        identity_check: Called with each message on the will's topic and with the first will; tells
+            who else lives under this identity, which then ends this bus with `IdentityTakenError`.
+            Without it only a broker that reports a take-over ends a fight (MQTT 5).
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Bus:
         settings: BusSettings | None = None,
         will: WillFactory | None = None,
         on_connection: ConnectionListener | None = None,
+        identity_check: IdentityCheck | None = None,
     ) -> None:
         self.identity = identity
         self._url = transport.url
@@ -80,6 +81,7 @@ class Bus:
             settings=self._settings,
             will=will,
             on_connection=on_connection,
+            identity_check=identity_check,
         )
         self._registry = self._core.registry
 

@@ -5,6 +5,7 @@ This package imports nothing else of EdgeBus, so that a third party can depend o
 
 from edgebus.contracts import topics
 from edgebus.contracts.control import (
+    CaptureCommand,
     Command,
     DeadLetter,
     Metrics,
@@ -63,6 +64,7 @@ from edgebus.contracts.payload import (
     stamped,
     utc_now,
 )
+from edgebus.contracts.samples import Consent, Drift, DriftState, SampleRecord, Split, split_of
 from edgebus.contracts.topic import Address, CommandAddress, CommandTopic, Filter, Qos, Topic
 
 __all__ = [
@@ -71,16 +73,20 @@ __all__ = [
     "BlockRequest",
     "BundleRef",
     "Candidate",
+    "CaptureCommand",
     "Collected",
     "Command",
     "CommandAddress",
     "CommandTopic",
+    "Consent",
     "ContractError",
     "Count",
     "DeadLetter",
     "DeliveryState",
     "Digest",
     "DomainReport",
+    "Drift",
+    "DriftState",
     "EdgeProgress",
     "Filter",
     "GateReport",
@@ -107,8 +113,10 @@ __all__ = [
     "RetrainCommand",
     "RollbackCommand",
     "RolloutStatus",
+    "SampleRecord",
     "Segment",
     "ServiceState",
+    "Split",
     "State",
     "StoreStatus",
     "TeacherThreshold",
@@ -123,6 +131,7 @@ __all__ = [
     "new_id",
     "rfc3339",
     "shared_model",
+    "split_of",
     "stamped",
     "stream_model",
     "topics",

@@ -11,6 +11,7 @@ from edgebus.contracts.names import Digest, Segment
 from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp, stamped
 
 __all__ = [
+    "CaptureCommand",
     "Command",
     "DeadLetter",
     "Metrics",
@@ -109,7 +110,13 @@ class Reply(Message):
     detail: str = Field(default="", description="What was done, or why not.")
 
 
-class RetrainCommand(Command, version=1, name="retrain"):
+class CaptureCommand(Command, version=1, name="capture"):
+    """Ask a collector to send the next input of a stream as a sample."""
+
+    stream: Segment
+
+
+class RetrainCommand(Command):
     """Start a training job now."""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from edgebus.contracts.control import (
+    CaptureCommand,
     DeadLetter,
     Metrics,
     ModelListCommand,
@@ -31,6 +32,7 @@ from edgebus.contracts.models import (
     TrainingResult,
 )
 from edgebus.contracts.payload import RawBytes
+from edgebus.contracts.samples import Drift
 from edgebus.contracts.topic import CommandTopic, Topic
 
 MODEL_STATUS: Final = Topic(
@@ -46,6 +48,12 @@ STREAM_MODEL: Final = Topic(
     qos=1,
     retain=True,
     doc="As the above, of a stream that has a model of its own.",
+)
+DRIFT: Final = Topic(
+    "{node}/{service}/{stream}/drift",
+    Drift,
+    qos=1,
+    doc="A statistic of a stream's inputs, or of the model's predictions, is not what it was.",
 )
 STORE_STATUS: Final = Topic(
     "{node}/{service}/store",
@@ -136,8 +144,17 @@ REPLY: Final = Topic(
     durable=False,  # the one who asked has given up long before
     doc="The answer to a command, below the sender's own prefix.",
 )
+CMD_CAPTURE: Final = CommandTopic(
+    "{node}/collector/cmd/capture",
+    CaptureCommand,
+    reply=Reply,
+    doc="Send the next input of a stream as a sample.",
+)
 CMD_RETRAIN: Final = CommandTopic(
-    "{node}/retrainer/cmd/retrain", RetrainCommand, reply=Reply, doc="Start a training job now."
+    "{node}/retrainer/cmd/retrain",
+    RetrainCommand,
+    reply=Reply,
+    doc="Start a training job now.",
 )
 CMD_PUBLISH: Final = CommandTopic(
     "{node}/distributor/cmd/publish",

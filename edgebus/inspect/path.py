@@ -87,7 +87,7 @@ def follow(recording: Iterable[Recorded], wanted: str) -> Hop:
         named = {trace_of(text) for text in _texts(hop.body.get("traces"))}
         if named & traces:
             traces.add(own)
-        elif own not in traces and hop.body.get("frame") != frame.body["id"]:
+        elif own not in traces and hop.body.get("input", hop.body.get("frame")) != frame.body["id"]:
             continue
         hops[_key(hop)] = hop
     for hop in hops.values():

@@ -27,8 +27,7 @@ from edgebus.lab.supervisor import (
     run_setup,
 )
 from edgebus.mqtt import MqttTransport
-from edgebus.topology.nodes import MAX_PACKET_BYTES, node_configs
-from edgebus.topology.topology import Topology, fill_placeholders
+from edgebus.topology import MAX_PACKET_BYTES, Topology, fill_placeholders, node_configs
 from edgebus_detection.lab.end_condition import Verdict, judge
 from edgebus_detection.lab.measure import build_summary
 from edgebus_detection.lab.observer import Observer
@@ -42,7 +41,7 @@ from edgebus_detection.lab.view import LiveView, PlainView
 __all__ = ["Finished", "Run", "make_run_folder"]
 
 _LEAD_S = 8.0
-"""Cameras start this long after the services, so that no detector misses the first frames."""
+"""Inputs start this long after the services, so that none of the first is missed."""
 
 _REFRESH_S = 0.33
 

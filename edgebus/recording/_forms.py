@@ -103,7 +103,7 @@ def lay(message: RawMessage) -> Laid:
         taken = getattr(record, "captured", None)
         data = CompressedImage(
             timestamp=_timestamp(sent if taken is None else nanoseconds(taken)),
-            frame_id=getattr(record, "camera", message.topic),
+            frame_id=getattr(record, "camera", getattr(record, "stream", message.topic)),
             data=message.payload,
             format="jpeg",
         ).SerializeToString()

@@ -9,8 +9,7 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from edgebus.service import SettingsError, UnknownServiceError, load_service, load_settings
-from edgebus.topology.nodes import node_configs
-from edgebus.topology.topology import Topology, TopologyError, fill_placeholders
+from edgebus.topology.topology import Topology, TopologyError, fill_placeholders, node_configs
 
 __all__ = ["check_services"]
 

@@ -9,7 +9,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from edgebus.contracts import Segment
 from edgebus.service.yamltext import YamlTextError, read_yaml
 
-__all__ = ["BrokerChoice", "Topology", "TopologyError", "Until", "fill_placeholders"]
+__all__ = [
+    "MAX_PACKET_BYTES",
+    "BrokerChoice",
+    "Topology",
+    "TopologyError",
+    "Until",
+    "fill_placeholders",
+    "node_configs",
+]
+
+MAX_PACKET_BYTES = 8 * 2**20
+"""Largest MQTT packet that the services of a topology accept."""
 
 Seconds = Annotated[float, Field(gt=0)]
 Tree = dict[str, Any]
@@ -83,13 +94,13 @@ class Until(_Part):
 
     Attributes:
         loop: ``closed`` waits until every edge serves a retrained version and was measured on it.
-        after_frames: Frames per camera to be answered by the new version before the end.
+        after_inputs: Inputs of each stream that are answered by the new version before the end.
         timeout_s: Give up after this long; a loop that is not closed by then is a failure.
         seconds: Run for this long, whatever happens.
     """
 
     loop: Literal["closed"] | None = None
-    after_frames: Annotated[int, Field(ge=1)] = 120
+    after_inputs: Annotated[int, Field(ge=1)] = 120
     timeout_s: Seconds | None = None
     seconds: Seconds | None = None
 
@@ -140,7 +151,7 @@ class Topology(_Part):
     @field_validator("nodes", mode="before")
     @classmethod
     def _service_without_settings(cls, value: Any) -> Any:
-        """``camera:`` with nothing behind it means the defaults."""
+        """``collector:`` with nothing behind it means the defaults."""
         if not isinstance(value, dict):
             return value
         return {
@@ -197,6 +208,26 @@ class Topology(_Part):
             return cls.model_validate(tree)
         except ValidationError as error:
             raise TopologyError(source=source, problems=_problems(cls, error)) from error
+
+
+def node_configs(topology: Topology, *, url: str, data: Path) -> dict[str, Tree]:
+    """The settings file of every node, as it would lie on a device."""
+    return {
+        node: {
+            "base": topology.base,
+            "site": topology.site,
+            "node": node,
+            "broker": {
+                "url": url,
+                "version": topology.broker.mqtt_version,
+                "max_packet_bytes": MAX_PACKET_BYTES,
+            },
+            "data_dir": str(data / node),
+            **topology.node_settings,
+            **services,
+        }
+        for node, services in topology.nodes.items()
+    }
 
 
 def fill_placeholders(tree: Any, values: dict[str, str]) -> Any:

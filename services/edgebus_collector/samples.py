@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgebus.contracts import Consent, DriftState
 from edgebus_collector.selection import Choice
-from edgebus_detection.messages import Consent, DriftState, Frame, Sample, SampleRecord, Verdict
+from edgebus_detection.messages import Frame, Sample, SampleRecord, Verdict
 
 __all__ = ["Surroundings", "make_sample"]
 
@@ -45,8 +46,8 @@ def make_sample(
     record = SampleRecord(
         traceparent=traceparent,
         source=source,
-        frame=frame.record.id,
-        camera=example.camera,
+        input=frame.record.id,
+        stream=example.camera,
         index=example.index,
         captured=frame.record.captured,
         width=frame.record.width,
@@ -58,8 +59,8 @@ def make_sample(
         model=example.detections.model,
         detections=example.detections.boxes,
         truth=None if example.truth is None else example.truth.boxes,
-        opinions=choice.scores,
-        feature=example.detections.feature,
+        policy_scores=choice.scores,
+        novelty=example.detections.novelty,
         drift=around.drift,
         feedback=around.feedback,
         consent=around.consent,

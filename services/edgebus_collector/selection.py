@@ -6,9 +6,9 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edgebus.contracts import Split, split_of
 from edgebus_collector.budget import Budget, Kind
 from edgebus_collector.history import Seen
-from edgebus_detection.messages import Split, split_of
 from edgebus_detection.mining.examples import Example
 from edgebus_detection.mining.policies import PolicyChain, Ruling
 from edgebus_detection.vision import difference_hash

@@ -11,7 +11,8 @@ from math import nan
 import cv2
 
 from edgebus.bus import DropOldest, Event
-from edgebus.contracts import PayloadError, Reply, ServiceState, topics
+from edgebus.contracts import CaptureCommand, PayloadError, Reply, ServiceState, topics
+from edgebus.contracts.topics import CMD_CAPTURE, DRIFT
 from edgebus.service import CommandRefusedError, Service, command, every, on
 from edgebus_collector.budget import TokenBucket
 from edgebus_collector.drift import DriftWatch, make_detector
@@ -26,12 +27,9 @@ from edgebus_collector.spool import Spool, SpoolFullError
 from edgebus_detection.messages import (
     CAMERA_FRAME,
     CAMERA_TRUTH,
-    CMD_CAPTURE,
     DETECTIONS,
-    DRIFT,
     FEEDBACK,
     SAMPLES,
-    CaptureCommand,
     Detections,
     Feedback,
     Frame,
@@ -162,7 +160,7 @@ class Collector(Service[CollectorSettings]):
     @command(CMD_CAPTURE)
     async def capture(self, event: Event[CaptureCommand]) -> Reply:
         """Send the next frame of a camera, whatever it shows."""
-        camera = event.payload.camera
+        camera = event.payload.stream
         if camera not in self._joiner.cameras:
             known = ", ".join(self._joiner.cameras) or "none yet"
             msg = f"no camera {camera!r} on this node; heard of: {known}"
@@ -204,13 +202,13 @@ class Collector(Service[CollectorSettings]):
             self.metrics.counter("drift.returned" if drift.returned else "drift.events")
             self.log.info(
                 "drift over" if drift.returned else "drift",
-                camera=drift.camera,
+                stream=drift.stream,
                 statistic=drift.statistic,
                 before=round(drift.before, 3),
                 after=round(drift.after, 3),
                 since=drift.since,
             )
-            address = DRIFT.at(self.identity, camera=drift.camera)
+            address = DRIFT.at(self.identity, stream=drift.stream)
             await self.bus.publish(address, drift)
 
     async def _judge(self, examples: Sequence[Example]) -> None:

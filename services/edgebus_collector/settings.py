@@ -4,12 +4,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from edgebus.contracts import Segment
+from edgebus.contracts import Consent, Segment
 from edgebus.service import ServiceSettings
 from edgebus_collector.budget import Budget
 from edgebus_collector.drift import DetectorName, Statistic, check_parameter
 from edgebus_collector.selection import Selector
-from edgebus_detection.messages import Consent
 from edgebus_detection.mining.policies import Combination, PolicyChain, make_policies
 from edgebus_detection.mining.reference_model import SecondSettings
 from edgebus_detection.vision.near_duplicates import NearDuplicates
@@ -81,7 +80,7 @@ class BufferSettings(ServiceSettings):
 class DriftSettings(ServiceSettings):
     """How the cameras are watched for drift."""
 
-    statistics: Annotated[tuple[Statistic, ...], Field(min_length=1)] = ("confidence", "feature")
+    statistics: Annotated[tuple[Statistic, ...], Field(min_length=1)] = ("confidence", "novelty")
     """What is watched: the mean score of a frame's boxes, and the distance of the picture's
     features, where the detector reports it."""
     detector: DetectorName = "adwin"
@@ -96,7 +95,7 @@ class DriftSettings(ServiceSettings):
     false alarms, and later ones."""
     min_change: dict[Statistic, Positive] = Field(default_factory=dict)
     """How far from normal the means have to be: what is sure but small is no drift. By default 0.1
-    of confidence, and 0.12 of log(1 + x) for the feature x."""
+    of confidence, and 0.12 of log(1 + x) for the novelty x."""
     empty: bool = False
     """Whether a frame without boxes has confidence 0; otherwise it does not count."""
 

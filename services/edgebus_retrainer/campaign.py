@@ -168,6 +168,7 @@ class Campaign:
                     "incumbent": serving,
                     "labels": settings.labels,
                     "settings": train,
+                    "augment": settings.augment,
                     "gate": gate,
                 }
                 return begun.model_copy(update=now)
@@ -195,6 +196,7 @@ class Campaign:
             label_cache=self.folder / "labels",
             labels=settings.labels,
             settings=train,
+            augment=settings.augment,
             gate=gate,
         )
 

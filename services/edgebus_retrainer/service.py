@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from edgebus.artifacts import Bundle, Store
 from edgebus.bus import Event
 from edgebus.contracts import (
+    Drift,
     Release,
     Reply,
     RetrainCommand,
@@ -22,9 +23,10 @@ from edgebus.contracts import (
     topics,
     utc_now,
 )
+from edgebus.contracts.topics import DRIFT
 from edgebus.service import CommandRefusedError, Service, command, every, on
 from edgebus.transfer import ArtifactProvider
-from edgebus_detection.messages import DRIFT, SAMPLES, Drift, Sample, SampleRecord
+from edgebus_detection.messages import SAMPLES, Sample, SampleRecord
 from edgebus_retrainer.drifts import Drifts
 from edgebus_retrainer.family import Family
 from edgebus_retrainer.files import DiskThread, PictureStore
@@ -197,7 +199,7 @@ class Retrainer(Service[RetrainerSettings]):
             return
         if self._drifts.hear(drift):
             self.log.info(
-                "drift", camera=drift.camera, statistic=drift.statistic, source=drift.source
+                "drift", stream=drift.stream, statistic=drift.statistic, source=drift.source
             )
 
     @command(topics.CMD_RETRAIN)
@@ -313,7 +315,7 @@ class Retrainer(Service[RetrainerSettings]):
         own = self.settings.specialise
         if own is None or own.min_samples is None:
             return False
-        place = f"{edge}.{record.camera}"
+        place = f"{edge}.{record.stream}"
         self._places[place] = self._places.get(place, 0) + 1
         return self._places[place] == own.min_samples
 

@@ -7,9 +7,10 @@ from pydantic import Field, model_validator
 
 from edgebus.contracts import Segment, shared_model
 from edgebus.service import ServiceSettings
+from edgebus.training.settings import TrainSettings
+from edgebus_detection.training.augment import AugmentSettings
 
 __all__ = [
-    "AugmentSettings",
     "GateSettings",
     "LabelSettings",
     "RetrainerSettings",
@@ -40,7 +41,7 @@ class TriggerSettings(ServiceSettings):
     """Whether a camera that has drifted, as its collector says, lowers what is waited for."""
     drift_by: Literal["best", "any"] = "best"
     """Which statistic of a camera may tell: any; or the best that its collector watches, which is
-    `feature` where there is one, since `confidence` is blind where the model is sure of its
+    `novelty` where there is one, since `confidence` is blind where the model is sure of its
     mistakes, and cries wolf where it is not."""
     drift_samples: AtLeastOne = 20
     """So many untrained samples are enough then; and so many more after a refusal."""
@@ -126,85 +127,6 @@ class LabelSettings(ServiceSettings):
         return self
 
 
-class AugmentSettings(ServiceSettings):
-    """How far a picture may be changed before it is trained on.
-
-    A camera that does not move gains sharper boxes from small changes; few or very alike pictures
-    ask for larger ones.
-    """
-
-    flip: Fraction = 0.5
-    """Probability of a mirror image."""
-    scale: Annotated[float, Field(ge=0, le=4)] = 0.3
-    """Largest change of size: a factor from 1 / (1 + scale) to 1 + scale."""
-    translate: Fraction = 0.1
-    """Largest shift, as a part of width and height."""
-    brightness: Fraction = 0.1
-    """Largest change of brightness, as a part of the full range."""
-    contrast: Annotated[float, Field(ge=0, le=4)] = 0.2
-    """Largest change of contrast: a factor from 1 / (1 + contrast) to 1 + contrast."""
-
-
-class TrainSettings(ServiceSettings):
-    """How to train."""
-
-    scope: Literal["biases", "biases+scales", "head", "all"] = "biases+scales"
-    """What is trained. Biases and per-channel scales learn as much as all weights do, forget
-    less, and make an update of some kilobytes."""
-    steps: AtLeastOne = 200
-    """Optimiser steps."""
-    batch: AtLeastOne = 8
-    """Pictures per step."""
-    replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Part of each batch that comes from earlier data."""
-    remember: Annotated[float, Field(ge=0)] = 1.0
-    """On earlier pictures the model is held to what it said before the job, with this weight; 0: it
-    learns their labels instead, and forgets more."""
-    balance: Fraction = 0.0
-    """Pictures of a class that is on less than this part of them are drawn more often; 0: all
-    equally often."""
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Peak learning rate; null takes what suits the scope (1e-3 for biases, 2e-5 for all)."""
-    average: Fraction = 0.05
-    """The outcome is a moving average of the weights over about this part of the steps; 0: the
-    last weights."""
-    validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Part of the training pictures, in blocks, that says when to stop; the gate measures on
-    others."""
-    validation_min_images: AtLeastOne = 32
-    """Where that part has fewer pictures with boxes, all are trained on and all steps are done."""
-    patience: AtLeastOne | None = 3
-    """The loss on that part is measured ten times in a run; after so many times without a lower
-    one the run ends with the best weights. Null: never."""
-    augment: AugmentSettings = AugmentSettings()
-    """How far pictures may be changed."""
-    seed: int = 0
-    """Decides order and augmentation."""
-    device: str = "auto"
-    """A torch device; auto takes CUDA where there is one."""
-    devices: AtLeastOne = 1
-    """So many devices share the pictures of each batch, by a process each (torchrun). Pays where a
-    step is long: all weights of a large model, large batches."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: mixed precision, on CUDA only."""
-    threads: AtLeastOne | None = None
-    """CPU threads of a job; null: one less than the cores."""
-    nice: Annotated[int, Field(ge=0, le=19)] = 10
-    """How far a job stands back for other processes."""
-    timeout_s: Seconds = 3600.0
-    """A job that takes longer is ended and has failed."""
-    max_samples: AtLeastOne = 2000
-    """At most so many of the newest untrained samples go into a job."""
-    max_replay: AtLeastOne = 2000
-    """At most so many earlier pictures are mixed in."""
-    checkpoint_s: Seconds = 15.0
-    """Seconds between two checkpoints, from which a job that was killed goes on."""
-    checkpoint_steps: AtLeastOne | None = None
-    """Also after each so many steps; null: by time only."""
-    max_attempts: AtLeastOne = 3
-    """So often a job is started that a crash interrupts."""
-
-
 class GateSettings(ServiceSettings):
     """What a candidate has to show on pictures that were not trained on."""
 
@@ -281,6 +203,8 @@ class RetrainerSettings(ServiceSettings):
     """Where labels come from."""
     train: TrainSettings = TrainSettings()
     """How to train."""
+    augment: AugmentSettings = AugmentSettings()
+    """How far pictures may be changed."""
     gate: GateSettings = GateSettings()
     """What a candidate has to show."""
     store: StoreSettings = StoreSettings()

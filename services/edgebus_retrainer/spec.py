@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from edgebus.contracts import GateReport, LabelReport, TrainingOutcome
+from edgebus.training.settings import TrainSettings
+from edgebus_detection.training.augment import AugmentSettings
 from edgebus_retrainer.claims import LabelSet
-from edgebus_retrainer.settings import GateSettings, LabelSettings, TrainSettings
+from edgebus_retrainer.settings import GateSettings, LabelSettings
 
 __all__ = ["JobEvent", "JobOutcome", "JobSpec", "Phase", "PhaseName", "StepDone", "read_event"]
 
@@ -65,6 +67,7 @@ class JobSpec(_Line):
     label_cache: Path
     labels: LabelSettings = LabelSettings()
     settings: TrainSettings = TrainSettings()
+    augment: AugmentSettings = AugmentSettings()
     gate: GateSettings = GateSettings()
 
 

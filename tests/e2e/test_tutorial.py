@@ -165,14 +165,14 @@ def test_a_view_that_changes_is_noticed_collected_learnt_and_judged(
     run = (tmp_path / "runs" / "latest").resolve()
 
     # The drift was told.
-    told = [drift for drift in drifts(run) if drift["statistic"] == "feature"]
+    told = [drift for drift in drifts(run) if drift["statistic"] == "novelty"]
     assert told
-    assert told[0]["camera"] == view.name
+    assert told[0]["stream"] == view.name
     assert told[0]["after"] > 2 * told[0]["before"]
 
     # Samples of the new view were collected for being strange, and say so.
     data = run / "data" / "cloud" / "retrainer"
-    strange = samples(data, "--policy", "feature")
+    strange = samples(data, "--policy", "novelty")
     assert strange
     assert all(sample["score"] >= 1.5 for sample in strange)
 

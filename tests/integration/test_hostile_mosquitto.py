@@ -24,9 +24,10 @@ from edgebus.contracts import (
     ModelRef,
     ServiceState,
     StoreStatus,
+    split_of,
     topics,
 )
-from edgebus_detection.messages import SAMPLES, Box, Sample, SampleRecord, split_of
+from edgebus_detection.messages import SAMPLES, Box, Sample, SampleRecord
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
 from edgebus_detection.vision import encode_jpeg
 
@@ -53,8 +54,8 @@ def sample(index: int) -> Sample:
     picture = tiny_picture(red=(index % 6, index // 6 % 3))
     record = SampleRecord(
         source=f"{SITE}/pi-01/collector",
-        frame=f"frame-{index}",
-        camera="front",
+        input=f"frame-{index}",
+        stream="front",
         index=index,
         captured=START + timedelta(seconds=index),
         width=64,

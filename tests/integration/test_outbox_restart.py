@@ -24,8 +24,9 @@ READER = Identity(site="s", node="r", service="x")
 PROGRAM = """
 import asyncio, sys
 from pathlib import Path
-from edgebus.bus import BrokerSettings, Bus, BusSettings, MqttTransport
+from edgebus.bus import BrokerSettings, Bus, BusSettings
 from edgebus.contracts import Identity
+from edgebus.mqtt import MqttTransport
 sys.path.insert(0, sys.argv[5])
 from test_outbox_restart import EVENT, SENDER, Note
 
@@ -60,7 +61,6 @@ class Publisher:
             [sys.executable, "-c", PROGRAM, *arguments],
             env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'services'}"},
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
         )
 

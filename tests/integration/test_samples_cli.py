@@ -23,11 +23,12 @@ from edgebus.contracts import (
     ServiceState,
     StoreStatus,
     TrainingResult,
+    split_of,
     topics,
 )
 from edgebus.contracts import Reply as ReplyMessage
 from edgebus.service import NodeSettings, Runtime
-from edgebus_detection.messages import SAMPLES, Box, Sample, SampleRecord, split_of
+from edgebus_detection.messages import SAMPLES, Box, Sample, SampleRecord
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
 from edgebus_detection.vision import encode_jpeg
 from edgebus_retrainer import Retrainer, RetrainerSettings
@@ -75,8 +76,8 @@ def at_dusk(index: int) -> tuple[Sample, tuple[Box, ...]]:
     picture = (tiny_picture(red=red, blue=blue) * 0.3).astype(np.uint8)
     record = SampleRecord(
         source=f"{SITE}/pi-01/collector",
-        frame=f"frame-{index}",
-        camera="front",
+        input=f"frame-{index}",
+        stream="front",
         index=index,
         captured=START + timedelta(seconds=index),
         width=64,

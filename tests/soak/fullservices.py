@@ -10,20 +10,20 @@ import cv2
 import numpy as np
 
 from edgebus.contracts import (
+    CaptureCommand,
     ModelRef,
     ServiceState,
     new_id,
     topics,
     utc_now,
 )
+from edgebus.contracts.topics import CMD_CAPTURE
 from edgebus.service.testing import ServiceHarness
 from edgebus_collector import Collector, CollectorSettings
 from edgebus_detection.messages import (
     CAMERA_FRAME,
-    CMD_CAPTURE,
     DETECTIONS,
     SAMPLES,
-    CaptureCommand,
     Detections,
     Frame,
     FrameRecord,
@@ -152,8 +152,8 @@ def sample(n: int) -> Sample:
         source=_SOURCE,
         width=_WIDTH,
         height=_HEIGHT,
-        frame=new_id(),
-        camera="front",
+        input=new_id(),
+        stream="front",
         index=n,
         captured=utc_now(),
         split="train",
@@ -174,7 +174,7 @@ class _Camera:
 
     async def capture(self, n: int) -> None:
         """Have frame `n` taken as a sample."""
-        ask = CaptureCommand(source="lab/test/test", camera="front")
+        ask = CaptureCommand(source="lab/test/test", stream="front")
         await self._h.request(CMD_CAPTURE, ask, timeout=_PATIENCE_S)
         await self.film(n)
 

@@ -30,13 +30,13 @@ from edgebus.contracts import (
     utc_now,
 )
 from edgebus.contracts.registry import all_topics
+from edgebus.contracts.topics import CMD_CAPTURE
 from edgebus.service import Service, ServiceSettings
 from edgebus.service.testing import ServiceHarness
 from edgebus.serving import EngineSettings
 from edgebus_collector import Collector, CollectorSettings
 from edgebus_detection.messages import (
     CAMERA_FRAME,
-    CMD_CAPTURE,
     DETECTIONS,
     Frame,
     FrameRecord,
@@ -173,7 +173,7 @@ async def _answers_a_frame(harness: Harness) -> None:
 
 def _answers(topic: CommandTopic[Any, Any]) -> Callable[[Harness], Awaitable[None]]:
     async def works(harness: Harness) -> None:
-        command = topic.payload.model_validate({"source": "lab/test/test", "camera": "none"})
+        command = topic.payload.model_validate({"source": "lab/test/test", "stream": "none"})
         await harness.request(topic, command, timeout=30.0)
 
     return works

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from edgebus.service import SettingsError, load_settings, service_entry_points
-from edgebus.topology.topology import Topology, TopologyError
+from edgebus.topology import Topology, TopologyError
 from tests.soak.making import text
 from tests.soak.mutating import mutated_bytes, mutated_json
 from tests.soak.target import Target, WrongError

@@ -208,11 +208,12 @@ def tell(tracker: Tracker, *, seconds: int = 120, cameras: dict[str, str] | None
                     node,
                     SampleRecord(
                         **record(camera, index, node=node).model_dump(
-                            include={"camera", "index", "captured", "width", "height"}
+                            include={"index", "captured", "width", "height"}
                         ),
                         time=at(now),
                         source=f"demo/{node}/collector",
-                        frame=frame_id(camera, index),
+                        stream=camera,
+                        input=frame_id(camera, index),
                         split="train",
                         policy="truth",
                         reason="missed 1 of 2",

@@ -3,16 +3,90 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from edgebus.lab.broker import BrokerStartError, ClusterPlace, EmbeddedBroker, free_ports
-from edgebus.lab.natshealth import ask
+from edgebus.lab.broker import BrokerStartError, EmbeddedBroker, free_ports
 
 __all__ = ["EmbeddedCluster"]
 
 _NAME = "edgebus-cluster"
+
+# After a node's death the others need 4 to 9 s to elect leaders for what it led. Requests to what
+# has no leader are lost; the sooner that is noticed, the sooner a client can try again.
+_MQTT = """\
+  js_api_timeout: "2s"
+  stream_replicas: {replicas}
+  consumer_replicas: {replicas}
+"""
+_CLUSTER = """\
+http: "{host}:{http_port}"
+cluster {{
+  name: "{cluster}"
+  host: "{host}"
+  port: {port}
+  no_advertise: true
+  routes: [{routes}]
+}}
+"""
+
+
+class ClusterNode(EmbeddedBroker):
+    """One broker of a cluster.
+
+    Args:
+        data_dir: Folder for its store; its name is the node's.
+        host: Address to listen on.
+        port: MQTT port.
+        route: Port on which the other nodes reach it.
+        routes: Those ports of all nodes, this one included.
+        http_port: Port of its health checks.
+        start_timeout_s: How long it may take until it has what the others have.
+        ack_wait_s: After this long an event that a client has not acknowledged is sent again.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        host: str,
+        port: int,
+        route: int,
+        routes: tuple[int, ...],
+        http_port: int,
+        start_timeout_s: float,
+        ack_wait_s: float,
+    ) -> None:
+        super().__init__(
+            data_dir, host=host, port=port, start_timeout_s=start_timeout_s, ack_wait_s=ack_wait_s
+        )
+        self.route, self.routes, self.http_port = route, routes, http_port
+
+    async def ready(self) -> bool:
+        """Whether it takes clients, and has all that the others have."""
+        # Before it is in step with the others it lets a client wait until both give up.
+        health = await ask(self.host, self.http_port, "/healthz")
+        return health.get("status") == "ok" and await super().ready()
+
+    def config(self) -> str:
+        """The embedded broker's configuration, with replicas and the other nodes."""
+        text = super().config().replace("edgebus-embedded", self.data_dir.name)
+        head, mqtt, rest = text.partition("mqtt {\n")
+        return (
+            head
+            + mqtt
+            + _MQTT.format(replicas=len(self.routes))
+            + rest
+            + _CLUSTER.format(
+                host=self.host,
+                http_port=self.http_port,
+                cluster=_NAME,
+                port=self.route,
+                routes=", ".join(f'"nats://{self.host}:{port}"' for port in self.routes),
+            )
+        )
 
 
 class EmbeddedCluster:
@@ -52,19 +126,15 @@ class EmbeddedCluster:
         routes = tuple(ports[:size])
         self.start_timeout_s = start_timeout_s
         self.nodes = tuple(
-            EmbeddedBroker(
+            ClusterNode(
                 data_dir / f"node-{number}",
                 host=host,
                 port=ports[size + number],
-                ack_wait_s=ack_wait_s,
+                route=routes[number],
+                routes=routes,
+                http_port=ports[2 * size + number],
                 start_timeout_s=start_timeout_s,
-                place=ClusterPlace(
-                    cluster=_NAME,
-                    node=f"node-{number}",
-                    port=routes[number],
-                    http_port=ports[2 * size + number],
-                    routes=routes,
-                ),
+                ack_wait_s=ack_wait_s,
             )
             for number in range(size)
         )
@@ -136,9 +206,31 @@ class EmbeddedCluster:
         """
         for node in self.nodes:
             if node.running:
-                found = await ask(node.host, node.place.http_port, "/jsz") if node.place else {}
+                found = await ask(node.host, node.http_port, "/jsz")
                 name = found.get("meta_cluster", {}).get("leader")
                 for other, candidate in enumerate(self.nodes):
                     if candidate.data_dir.name == name and candidate.running:
                         return other
         raise BrokerStartError(reason="has no leader among its nodes", log=self.nodes[0].log_end())
+
+
+async def ask(host: str, port: int, path: str) -> dict[str, Any]:
+    """A JSON answer of a `nats-server`'s monitoring; empty while there is none.
+
+    Args:
+        host: Where it listens.
+        port: Its `http` port.
+        path: Such as ``/healthz`` or ``/jsz``.
+    """
+    try:
+        reader, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return {}
+    try:
+        writer.write(f"GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+        answer = json.loads((await reader.read(-1)).partition(b"\r\n\r\n")[2])
+    except (OSError, ValueError):
+        return {}
+    finally:
+        writer.close()
+    return answer if isinstance(answer, dict) else {}

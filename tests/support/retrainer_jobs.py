@@ -1,8 +1,9 @@
 """Jobs on the tiny model's world, for tests."""
 
+from edgebus.training.settings import TrainSettings
 from edgebus_detection.models.testing import tiny_bundle
 from edgebus_retrainer.files import PictureStore
-from edgebus_retrainer.settings import GateSettings, TrainSettings
+from edgebus_retrainer.settings import GateSettings
 from edgebus_retrainer.spec import JobSpec, SampleFile
 from retrainer_samples import DUSK, sample, write_day
 

@@ -32,14 +32,14 @@ class Change:
     Attributes:
         before: Its mean before the change.
         after: Its mean since then.
-        frames: Frames since then.
+        count: Inputs since then.
         since: When it began, by the camera's clock.
         returned: It is back to what was normal.
     """
 
     before: float
     after: float
-    frames: int
+    count: int
     since: datetime
     returned: bool
 
@@ -224,7 +224,7 @@ class ChangeMonitor:
         return Change(
             before=self._before,
             after=after,
-            frames=len(self._values) * self._block,
+            count=len(self._values) * self._block,
             since=since,
             returned=returned,
         )

@@ -8,17 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
+from edgebus.contracts import Drift, DriftState
 from edgebus_collector.drift.changes import Change, ChangeMonitor
-from edgebus_detection.messages import Detections, Drift, DriftState
+from edgebus_detection.messages import Detections
 
 if TYPE_CHECKING:
     from river.base import DriftDetector
 
 __all__ = ["DriftWatch", "Statistic"]
 
-Statistic = Literal["confidence", "feature"]
+Statistic = Literal["confidence", "novelty"]
 
-LEAST: Final[Mapping[Statistic, float]] = {"confidence": 0.1, "feature": 0.12}
+LEAST: Final[Mapping[Statistic, float]] = {"confidence": 0.1, "novelty": 0.12}
 """How far from normal a mean has to be, on the scale that is watched."""
 
 _MAX_CAMERAS = 256
@@ -40,7 +41,7 @@ class DriftWatch:
     Args:
         detector: Makes a new change detector.
         name: What the detector is called on the bus.
-        statistics: ``confidence``: mean score of a frame's boxes; ``feature``: logarithm of one
+        statistics: ``confidence``: mean score of a frame's boxes; ``novelty``: logarithm of one
             plus the distance that the detector reports.
         calibration: Frames to calibrate with.
         max_block: The longest block of frames that is averaged.
@@ -131,8 +132,8 @@ class DriftWatch:
         return tuple(name for name, monitor in monitors.items() if monitor.since is not None)
 
     def _value(self, statistic: Statistic, detections: Detections) -> float | None:
-        if statistic == "feature":
-            return None if detections.feature is None else math.log1p(detections.feature)
+        if statistic == "novelty":
+            return None if detections.novelty is None else math.log1p(detections.novelty)
         scores = [box.score for box in detections.boxes if box.score is not None]
         if not scores:
             return 0.0 if self._empty else None
@@ -141,18 +142,18 @@ class DriftWatch:
     def _drift(
         self, detections: Detections, statistic: Statistic, change: Change, *, source: str
     ) -> Drift:
-        # The feature is watched on a logarithmic scale and told on its own.
-        plain = math.expm1 if statistic == "feature" else float
+        # The novelty is watched on a logarithmic scale and told on its own.
+        plain = math.expm1 if statistic == "novelty" else float
         return Drift(
             source=source,
             traceparent=detections.traceparent,
-            camera=detections.camera,
+            stream=detections.camera,
             statistic=statistic,
-            detector=self._name,
+            method=self._name,
             before=plain(change.before),
             after=plain(change.after),
-            frames=change.frames,
-            frame=detections.frame,
+            count=change.count,
+            input=detections.frame,
             index=detections.index,
             since=change.since,
             returned=change.returned,

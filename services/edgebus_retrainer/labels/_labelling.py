@@ -200,7 +200,7 @@ class Labelling:
             return
         grey, factor = to_grey(picture)
         seen = Seen(grey=grey, factor=factor, sure=one.voices.teacher, unsure=one.voices.unsure)
-        camera = f"{one.record.source}/{one.record.camera}"
+        camera = f"{one.record.source}/{one.record.stream}"
         before = last.pop(camera, None)
         if before is not None:
             theirs, mine = flips(before[1], seen, tolerance=tolerance)
@@ -225,7 +225,7 @@ class Labelling:
             ),
             provenance=found.source,
             key=one.file.id,
-            group=f"{record.source}/{record.camera}/{record.index // _BLOCK}",
+            group=f"{record.source}/{record.stream}/{record.index // _BLOCK}",
         )
 
     def _possible(self, one: _Heard, found: Resolved) -> Resolved:

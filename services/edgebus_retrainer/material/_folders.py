@@ -12,7 +12,8 @@ from typing import Any
 import cv2
 import yaml
 
-from edgebus_detection.messages import Box, Split, split_of
+from edgebus.contracts import Split, split_of
+from edgebus_detection.messages import Box
 from edgebus_retrainer.labels import ImpossibleBoxError, LabelBuilder, Labelled, checked_box
 
 __all__ = ["Folder", "FolderError", "read_folder"]

@@ -16,8 +16,8 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from edgebus.artifacts import Store
-from edgebus.contracts import PayloadError
-from edgebus_detection.messages import Box, Sample, SampleRecord, Split
+from edgebus.contracts import PayloadError, Split
+from edgebus_detection.messages import Box, Sample, SampleRecord
 from edgebus_detection.vision import Image, ImageError, decode_jpeg
 from edgebus_retrainer.claims import LabelSet, Resolved, Voices, resolve
 from edgebus_retrainer.files import PictureStore
@@ -271,7 +271,9 @@ class Catalog:
             bundle = Store(self.folder / "store").open_bundle(str(pointer["digest"]))
         except (FileNotFoundError, KeyError):
             return None
-        return tuple(bundle.manifest.classes)
+        from edgebus_detection.models import detection_spec
+
+        return detection_spec(bundle.manifest).classes
 
     def _may_conflict(self, entry: Entry) -> bool:
         """Whether more than one voice has spoken, as far as one can tell without the file."""

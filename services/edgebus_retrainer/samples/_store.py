@@ -11,8 +11,8 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Engine, func, select, true
 from sqlalchemy.orm import Session
 
-from edgebus.contracts import Collected, shared_model
-from edgebus_detection.messages import Sample, Split
+from edgebus.contracts import Collected, Split, shared_model
+from edgebus_detection.messages import Sample
 from edgebus_retrainer.claims import LabelSet
 from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.samples._labelbook import newest_labels

@@ -21,10 +21,9 @@ from edgebus.bus import (
     RequestTimeoutError,
 )
 from edgebus.bus import _journal as journal_module
-from edgebus.bus._journal import Journal
+from edgebus.bus._journal import Journal, OutboxFile, Stored
 from edgebus.bus._outbox import OVERFLOW, Outbox
-from edgebus.bus._outboxfile import OutboxFile, Stored
-from edgebus.bus.outbox import OutboxState
+from edgebus.bus.state import OutboxState
 from edgebus.contracts import Identity, Message, RetrainCommand, Topic, topics
 from edgebus.service.presence import Presence
 

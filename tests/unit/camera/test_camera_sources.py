@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edgebus.contracts import split_of
 from edgebus_camera.settings import ViewSettings
 from edgebus_camera.sources import (
     PASS_PERIOD,
@@ -20,7 +21,6 @@ from edgebus_camera.sources import (
     open_source,
 )
 from edgebus_detection.datasets import read_coco, read_mot, read_yolo
-from edgebus_detection.messages import split_of
 
 FRAMES = 7
 

@@ -62,7 +62,7 @@ def test_a_sudden_change_is_noticed_within_fifty_frames(name):
         assert not change.returned
         # It is also known when it began, not only when it was noticed.
         assert abs((change.since - NOW).total_seconds() - 1500) <= 3
-        assert at + 1 - 1500 - 3 <= change.frames <= at + 1 - 1500 + 3
+        assert at + 1 - 1500 - 3 <= change.count <= at + 1 - 1500 + 3
 
 
 def test_neighbours_that_are_alike_are_averaged():
@@ -139,7 +139,7 @@ def test_the_split_is_where_the_mean_changes():
 def watch(**changes):
     options = {
         "name": "adwin",
-        "statistics": ("confidence", "feature"),
+        "statistics": ("confidence", "novelty"),
         "calibration": 50,
         "max_block": 1,
         "least": {},
@@ -148,11 +148,11 @@ def watch(**changes):
     return DriftWatch(lambda: make_detector("adwin"), **(options | changes))
 
 
-def answers(rng, frames, *, mean, start=0, camera="front", model=None, feature=None):
+def answers(rng, frames, *, mean, start=0, camera="front", model=None, novelty=None):
     scores = stream(rng, frames, mean=mean, deviation=0.05)
     for at, score in enumerate(scores, start=start):
         said = detections(frame(at, camera, jpeg=PICTURE), box(score=float(score)))
-        changes = {"feature": feature}
+        changes = {"novelty": novelty}
         if model is not None:
             changes["model"] = model
         yield said.model_copy(update=changes)
@@ -168,7 +168,7 @@ def test_the_watch_tells_cameras_apart_and_names_everything():
         for said in answers(rng, 200, mean=0.7, start=start, camera="back"):
             assert cameras.look(said, source="lab/pi-01/collector") == []
     [drift] = told
-    assert (drift.camera, drift.statistic, drift.detector) == ("front", "confidence", "adwin")
+    assert (drift.stream, drift.statistic, drift.method) == ("front", "confidence", "adwin")
     assert 200 <= drift.index < 250
     assert drift.before > 0.6
     assert drift.after < 0.4
@@ -197,14 +197,14 @@ def test_a_feature_that_jumps_is_a_drift_even_where_confidence_does_not_notice()
     rng = np.random.default_rng(23)
     cameras = watch()
     for said in answers(rng, 100, mean=0.7):
-        near = said.model_copy(update={"feature": float(rng.uniform(0.4, 0.9))})
+        near = said.model_copy(update={"novelty": float(rng.uniform(0.4, 0.9))})
         assert cameras.look(near, source="s") == []
     told = []
     for said in answers(rng, 50, mean=0.7):
-        far = said.model_copy(update={"feature": float(rng.uniform(4, 6))})
+        far = said.model_copy(update={"novelty": float(rng.uniform(4, 6))})
         told += cameras.look(far, source="s")
     [drift] = told
-    assert drift.statistic == "feature"
+    assert drift.statistic == "novelty"
     assert 0.4 < drift.before < 0.9
     assert 4 < drift.after < 6
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from collector_examples import box, example, picture
+from edgebus.contracts import split_of
 from edgebus_collector.budget import Budget
 from edgebus_collector.selection import Choice, Selector, Suppressed
 from edgebus_collector.settings import CollectorSettings
-from edgebus_detection.messages import split_of
 from edgebus_detection.mining import PolicyError
 from edgebus_detection.mining.policies import (
     ExpectedPolicy,

@@ -12,10 +12,10 @@ from edgebus_detection.mining.policies import (
     DisagreementSettings,
     EntropyPolicy,
     EntropySettings,
-    FeaturePolicy,
-    FeatureSettings,
     MarginPolicy,
     MarginSettings,
+    NoveltyPolicy,
+    NoveltySettings,
     PolicyChain,
     TemporalPolicy,
     TemporalSettings,
@@ -43,10 +43,10 @@ def test_a_score_of_exactly_zero_or_one_has_no_entropy():
 
 
 def test_a_strange_picture_is_wrong_where_the_detector_says_how_strange():
-    policy = FeaturePolicy(FeatureSettings(threshold=2.0))
+    policy = NoveltyPolicy(NoveltySettings(threshold=2.0))
     assert policy.judge(example()) is None
-    assert not policy.judge(changed(example(), feature=1.9)).wrong
-    judgement = policy.judge(changed(example(), feature=2.5))
+    assert not policy.judge(changed(example(), novelty=1.9)).wrong
+    judgement = policy.judge(changed(example(), novelty=2.5))
     assert (judgement.wrong, judgement.score) == (True, 2.5)
 
 

@@ -3,11 +3,12 @@ import numpy as np
 import pytest
 
 from collector_examples import box, detections, example, frame, picture, truth
+from edgebus.contracts import split_of
 from edgebus_collector.budget import Budget, TokenBucket
 from edgebus_collector.joining import Joiner
 from edgebus_collector.samples import make_sample
 from edgebus_collector.selection import Choice, Selector, Suppressed, share_of
-from edgebus_detection.messages import Sample, split_of
+from edgebus_detection.messages import Sample
 from edgebus_detection.mining.policies import PolicyChain, make_policies
 from edgebus_detection.vision import PictureUnreadableError, difference_hash
 from edgebus_detection.vision.near_duplicates import NearDuplicates
@@ -158,7 +159,7 @@ def test_a_sample_is_the_frames_picture_with_its_own_record():
     assert back.record == sample.record
     assert back.record.detections == (said,)
     assert back.record.truth == (true,)
-    assert back.record.frame == chosen.example.frame.record.id
+    assert back.record.input == chosen.example.frame.record.id
     plain = cv2.imdecode(np.frombuffer(back.jpeg, np.uint8), cv2.IMREAD_COLOR)
     frame_jpeg = np.frombuffer(chosen.example.frame.jpeg, np.uint8)
     assert (plain == cv2.imdecode(frame_jpeg, cv2.IMREAD_COLOR)).all()

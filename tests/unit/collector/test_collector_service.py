@@ -5,7 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from collector_examples import MODEL, box, detections, frame, truth
-from edgebus.contracts import ServiceState, new_id, topics, utc_now
+from edgebus.contracts import CaptureCommand, ServiceState, new_id, split_of, topics, utc_now
+from edgebus.contracts.topics import CMD_CAPTURE, DRIFT
 from edgebus.service import ServiceFailedError
 from edgebus.service.testing import ServiceHarness
 from edgebus_collector import Collector, CollectorSettings, sending
@@ -13,16 +14,12 @@ from edgebus_collector.spool import Spool
 from edgebus_detection.messages import (
     CAMERA_FRAME,
     CAMERA_TRUTH,
-    CMD_CAPTURE,
     DETECTIONS,
-    DRIFT,
     FEEDBACK,
     SAMPLES,
-    CaptureCommand,
     Feedback,
     Frame,
     FrameRecord,
-    split_of,
 )
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
 from edgebus_detection.vision import encode_jpeg
@@ -53,7 +50,7 @@ async def test_a_missed_object_becomes_a_sample():
     async with harness() as h:
         of = await film(h, TRAIN[0], true=[box()])
         sample = (await h.expect(SAMPLES)).payload
-        assert sample.record.frame == of.record.id
+        assert sample.record.input == of.record.id
         assert sample.record.policy == "truth"
         assert sample.record.reason == "1 of 1 missed (car)"
         assert sample.record.source == "lab/pi-01/collector"
@@ -80,12 +77,12 @@ async def test_without_truth_the_expected_error_decides():
 
 async def test_a_command_takes_the_next_frame():
     async with harness(settings(policies={"truth": {}})) as h:
-        ask = CaptureCommand(source="lab/test/test", camera="front")
+        ask = CaptureCommand(source="lab/test/test", stream="front")
         unknown = await h.request(CMD_CAPTURE, ask)
         assert not unknown.ok
         assert "no camera 'front' on this node; heard of: none yet" in unknown.detail
         await film(h, TRAIN[0], true=[])
-        ask = CaptureCommand(source="lab/test/test", camera="front")
+        ask = CaptureCommand(source="lab/test/test", stream="front")
         reply = await h.request(CMD_CAPTURE, ask)
         assert reply.ok
         await film(h, TRAIN[1], true=[])
@@ -220,7 +217,7 @@ async def test_what_an_operator_says_of_a_frame_becomes_a_sample():
         await until(lambda: len(h.service._history) == 2, "both frames")
         await speak(h, camera="front", verdict="label", box=0, label="van", frame=of.record.id)
         record = (await h.expect(SAMPLES)).payload.record
-        assert (record.policy, record.frame) == ("feedback", of.record.id)
+        assert (record.policy, record.input) == ("feedback", of.record.id)
         assert record.reason == "an operator says: label (van)"
         assert [(said.verdict, said.box, said.label) for said in record.feedback] == [
             ("label", 0, "van")
@@ -266,14 +263,14 @@ async def test_a_camera_whose_people_refused_is_never_collected_from():
     )
     async with harness(config) as h:
         await film(h, TRAIN[0], true=[box()])
-        ask = CaptureCommand(source="lab/test/test", camera="front")
+        ask = CaptureCommand(source="lab/test/test", stream="front")
         reply = await h.request(CMD_CAPTURE, ask)
         assert (reply.ok, "consent is 'refused'" in reply.detail) == (False, True)
         await speak(h, camera="front", verdict="wrong")
         index = next(i for i in range(400) if split_of("back", i) == "train")
         await film(h, index, true=[box()], camera="back")
         record = (await h.expect(SAMPLES)).payload.record
-        assert (record.camera, record.consent, record.retention) == ("back", "given", "30d")
+        assert (record.stream, record.consent, record.retention) == ("back", "given", "30d")
         assert h.received(SAMPLES) == []
 
 
@@ -286,7 +283,7 @@ async def test_drift_is_told_and_every_sample_says_so():
         for index, score in enumerate(scores):
             await film(h, index, said=[box(score=score)])
         drift = (await h.expect(DRIFT)).payload
-        assert (drift.camera, drift.statistic, drift.model) == ("front", "confidence", MODEL)
+        assert (drift.stream, drift.statistic, drift.model) == ("front", "confidence", MODEL)
         assert drift.before == pytest.approx(0.82, abs=0.02)
         assert drift.after == pytest.approx(0.3, abs=0.1)
         assert not drift.returned
@@ -294,7 +291,7 @@ async def test_drift_is_told_and_every_sample_says_so():
         late = await h.expect(SAMPLES, where=lambda event: event.payload.record.index > drift.index)
         assert late.payload.record.drift.drifted == ("confidence",)
         assert late.payload.record.drift.since == drift.since
-        assert late.payload.record.opinions == pytest.approx({"confidence": 0.7})
+        assert late.payload.record.policy_scores == pytest.approx({"confidence": 0.7})
         await until(
             lambda: h.service.metrics.snapshot().gauges.get("drift.cameras") == 1, "the gauge"
         )

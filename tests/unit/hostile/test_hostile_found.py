@@ -34,9 +34,9 @@ from edgebus.contracts import (
 )
 from edgebus.inspect.describe import as_json, as_line
 from edgebus.service import ServiceSettings, SettingsError, load_settings
-from edgebus.service.lock import folder_lock
+from edgebus.service.identity import folder_lock
 from edgebus.service.yamltext import YamlTextError, read_yaml
-from edgebus.topology.topology import Topology, TopologyError
+from edgebus.topology import Topology, TopologyError
 from edgebus.transfer import BlockSender
 from edgebus_collector.joining import Joiner
 from edgebus_detection.messages import Frame, FrameRecord

@@ -23,6 +23,7 @@ from edgebus.contracts import (
     Address,
     BundleRef,
     Candidate,
+    CaptureCommand,
     DeadLetter,
     GateReport,
     ModelListCommand,
@@ -30,23 +31,17 @@ from edgebus.contracts import (
     Release,
     Reply,
     ServiceState,
+    split_of,
     topics,
     utc_now,
 )
+from edgebus.contracts.topics import CMD_CAPTURE
 from edgebus.service import Service, ServiceSettings, command
 from edgebus.service.testing import ServiceHarness
 from edgebus.serving import EngineSettings
 from edgebus.transfer import ArtifactProvider
 from edgebus_collector import Collector, CollectorSettings
-from edgebus_detection.messages import (
-    CAMERA_FRAME,
-    CAMERA_TRUTH,
-    CMD_CAPTURE,
-    DETECTIONS,
-    SAMPLES,
-    CaptureCommand,
-    split_of,
-)
+from edgebus_detection.messages import CAMERA_FRAME, CAMERA_TRUTH, DETECTIONS, SAMPLES
 from edgebus_detection.models.testing import tiny_bundle
 from edgebus_detector import Detector, DetectorSettings
 from edgebus_distributor import Distributor, DistributorSettings
@@ -125,7 +120,7 @@ async def collects_on(h: Harness) -> None:
     await h.publish(CAMERA_TRUTH.at(h.node("pi-01"), camera="front"), truth(of, box()))
     await h.publish(CAMERA_FRAME.at(h.node("pi-01"), camera="front"), of)
     await h.publish(DETECTIONS.at(h.node("pi-01"), camera="front"), detections(of, model=MODEL))
-    assert (await h.expect(SAMPLES)).payload.record.frame == of.record.id
+    assert (await h.expect(SAMPLES)).payload.record.input == of.record.id
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", frame(0).jpeg[:-20], b"\xff\xd8\xff\xd9"])
@@ -155,7 +150,7 @@ async def test_collector_and_a_class_that_the_model_cannot_know() -> None:
             seen = DETECTIONS.at(h.node("pi-01"), camera="front")
             await h.publish(seen, detections(of, model=MODEL))
         record = (await h.expect(SAMPLES)).payload.record
-        assert record.frame == both.record.id
+        assert record.input == both.record.id
         assert record.reason == "1 of 1 missed (car)"
         assert {item.label for item in record.truth} == {"zebra", "car"}  # nothing is hidden
 
@@ -405,11 +400,11 @@ class Counting(Service[ServiceSettings]):
 @pytest.mark.parametrize("reply_to", ["", "#", "edgebus/lab/pi-01/camera/state", "x" * 5000])
 async def test_a_command_that_cannot_be_answered_is_not_obeyed(reply_to: str) -> None:
     async with ServiceHarness(Counting, ServiceSettings()) as h:
-        bad = CaptureCommand(source="lab/test/test", camera="front", reply_to=reply_to)
+        bad = CaptureCommand(source="lab/test/test", stream="front", reply_to=reply_to)
         letter = await throw(h, CMD_CAPTURE.at(h.identity), bad.encode())
         assert (letter.reason, letter.attempts) == ("failed", 1)
         assert "is not below" in letter.error
-        good = CaptureCommand(source="lab/test/test", camera="front")
+        good = CaptureCommand(source="lab/test/test", stream="front")
         assert (await h.request(CMD_CAPTURE, good)).ok
         assert h.service.told == 1
 

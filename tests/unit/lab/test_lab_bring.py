@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgebus.artifacts import ImportRefusedError
-from edgebus.topology.topology import TopologyError
+from edgebus.topology import TopologyError
 from edgebus_detection.lab.user_models import Models, bring, model_name
 from edgebus_detection.models.testing import TINY_CLASSES, tiny_bundle
 

@@ -5,14 +5,12 @@ from pathlib import Path
 import pytest
 
 from edgebus.lab.run import make_run_folder
-from edgebus.topology.nodes import node_configs
-from edgebus.topology.topology import Topology, TopologyError
+from edgebus.topology import Topology, TopologyError, node_configs, override
 from edgebus_detection.lab.compose import (
     Sources,
     camera_name,
     check_files,
     compose,
-    override,
     why_not_learning,
 )
 
@@ -74,7 +72,7 @@ def test_without_truth_doubt_and_an_audit_choose_samples(tmp_path: Path) -> None
     nodes = compose(given, name="own").nodes
     known, unknown, live = (nodes[f"edge-{number}"]["collector"] for number in (1, 2, 3))
     assert "policies" not in known
-    assert set(unknown["policies"]) == {"feature", "confidence", "margin"}
+    assert set(unknown["policies"]) == {"novelty", "confidence", "margin"}
     assert unknown["audit_share"] == 0.1
     assert all(collector["drift"] == {} for collector in (known, unknown, live))
     # A recording comes again, a camera does not.

@@ -10,8 +10,7 @@ import pytest
 import yaml
 
 from edgebus.service import load_settings
-from edgebus.topology.nodes import node_configs
-from edgebus.topology.topology import Topology, fill_placeholders
+from edgebus.topology import Topology, fill_placeholders, node_configs
 
 ROOT = Path(__file__).resolve().parents[3]
 DEMO = Path(str(resources.files("edgebus_detection.lab"))) / "assets" / "demo.yaml"

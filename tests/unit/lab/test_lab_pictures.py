@@ -8,14 +8,14 @@ import cv2
 import numpy as np
 from rich.console import Console
 
-from edgebus.contracts import DomainReport, GateReport, ModelRef, TrainingResult
+from edgebus.contracts import DomainReport, GateReport, ModelRef, TrainingResult, split_of
 from edgebus_detection.lab.measure import build_summary
 from edgebus_detection.lab.pictures import PictureKeeper, write_pictures
 from edgebus_detection.lab.report import render_report
 from edgebus_detection.lab.run_state import Tracker
 from edgebus_detection.lab.summary import Summary
 from edgebus_detection.lab.summary_table import closing_table
-from edgebus_detection.messages import Frame, split_of
+from edgebus_detection.messages import Frame
 from lab_story import NEW, OLD, answer, at, picture, record, status, tell, truth
 
 PASS = 160

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgebus.topology.topology import (
+from edgebus.topology import (
     BrokerChoice,
     Topology,
     TopologyError,

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from edgebus.topology.topology import Topology, Until
+from edgebus.topology import Topology, Until
 from edgebus_detection.lab.end_condition import judge, waiting_for
 from edgebus_detection.lab.run_state import LogLine, Tracker
 from edgebus_detection.lab.summary_table import closing_table
@@ -14,11 +14,11 @@ from lab_story import NEW, OLD, START, answer, at, born, record, status, tell, t
 TOPOLOGY = Topology.parse(
     {
         "nodes": {"edge-1": {"detector": {}, "camera": {}}, "edge-2": {"detector": {}}},
-        "until": {"loop": "closed", "after_frames": 100, "timeout_s": 200},
+        "until": {"loop": "closed", "after_inputs": 100, "timeout_s": 200},
     },
     source="test",
 )
-UNTIL = Until(loop="closed", after_frames=100)
+UNTIL = Until(loop="closed", after_inputs=100)
 
 
 def test_the_story_is_told_once_in_order() -> None:

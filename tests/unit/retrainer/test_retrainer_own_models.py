@@ -166,7 +166,7 @@ def settings(world, **changes):
 async def send(h, index, *, camera="front", node="pi-01", **options):
     one = sample(index, light=DUSK, **options)
     source = h.node(node, "collector")
-    record = one.record.model_copy(update={"source": source.source, "camera": camera})
+    record = one.record.model_copy(update={"source": source.source, "stream": camera})
     jpeg, _ = jpeg_of(index, light=DUSK)
     await h.publish(SAMPLES.at(source), Sample.build(jpeg, record))
 

@@ -11,11 +11,20 @@ import numpy as np
 import pytest
 
 from edgebus.artifacts import Bundle, Store, Update, derive_bundle
-from edgebus.contracts import ModelRef, Release, RetrainCommand, topics, utc_now
+from edgebus.contracts import (
+    Drift,
+    ModelRef,
+    Release,
+    RetrainCommand,
+    split_of,
+    topics,
+    utc_now,
+)
+from edgebus.contracts.topics import DRIFT
 from edgebus.service import ServiceFailedError
 from edgebus.service.testing import ServiceHarness
 from edgebus.transfer import ArtifactFetcher, ArtifactProvider, reference
-from edgebus_detection.messages import DRIFT, SAMPLES, Drift, Sample, split_of
+from edgebus_detection.messages import SAMPLES, Sample
 from edgebus_detection.models.testing import tiny_bundle
 from edgebus_retrainer import Retrainer, RetrainerSettings
 from edgebus_retrainer.claims import Claim, LabelSet, operator
@@ -99,13 +108,13 @@ async def test_enough_samples_become_a_candidate(world, tmp_path):
 def drift(version=1, **fields):
     return Drift(
         source="test/pi-01/collector",
-        camera="front",
+        stream="front",
         statistic="confidence",
-        detector="adwin",
+        method="adwin",
         before=0.8,
         after=0.4,
-        frames=30,
-        frame="frame-1",
+        count=30,
+        input="frame-1",
         index=1,
         since=utc_now(),
         model=ModelRef(name="tiny", version=version, digest="a" * 64),
@@ -116,7 +125,7 @@ def drift(version=1, **fields):
 async def test_a_drift_starts_a_job_on_fewer_samples(world, tmp_path):
     config = settings(world, trigger={"min_samples": 100, "drift_samples": 12})
     async with harness(config, data_dir=tmp_path) as h:
-        here = DRIFT.at(h.node("pi-01"), camera="front")
+        here = DRIFT.at(h.node("pi-01"), stream="front")
         await send(h, *at_dusk(HOLDOUT[:8]), *at_dusk(TRAIN[:11]))
         await status_with(h, untrained=11, needed=100)
         await h.publish(here, drift())

@@ -230,7 +230,7 @@ def test_a_store_of_the_first_version_is_upgraded(tmp_path):
 
 def of_camera(index, *, node="pi-01", camera="front", **changes):
     one = sample(index, split="train", **changes)
-    update = {"source": f"lab/{node}/collector", "camera": camera}
+    update = {"source": f"lab/{node}/collector", "stream": camera}
     return Sample(jpeg=one.jpeg, record=one.record.model_copy(update=update))
 
 

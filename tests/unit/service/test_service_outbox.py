@@ -10,7 +10,7 @@ import pytest
 
 from edgebus.bus import OutboxFileError
 from edgebus.bus import _journal as journal_module
-from edgebus.bus._outboxfile import OutboxFile
+from edgebus.bus._journal import OutboxFile
 from edgebus.contracts import Message, Topic
 from edgebus.service import Service, ServiceSettings
 from edgebus.service.testing import ServiceHarness

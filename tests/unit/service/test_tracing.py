@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from collector_examples import box, picture, truth
 from collector_examples import detections as collector_detections
 from collector_examples import frame as collector_frame
-from edgebus.contracts import Metrics, ModelRef, new_id
+from edgebus.contracts import Metrics, ModelRef, new_id, split_of
 from edgebus.contracts.trace import begin_trace, continue_trace, trace_of
+from edgebus.mqtt._decoder import Parser
 from edgebus.mqtt._encoder import PublishEncoder
 from edgebus.mqtt._packets import Publish
-from edgebus.mqtt._parser import Parser
 from edgebus.service import Tracer
 from edgebus.service.testing import ServiceHarness
 from edgebus.serving import EngineSettings
@@ -36,7 +36,6 @@ from edgebus_detection.messages import (
     GroundTruth,
     Sample,
     SampleRecord,
-    split_of,
 )
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
 from edgebus_detection.vision import encode_jpeg
@@ -187,8 +186,8 @@ def test_a_job_names_the_traces_of_its_samples(tmp_path: Path) -> None:
         record = SampleRecord(
             source="lab/pi-01/collector",
             traceparent=begin_trace(new_id()) if number else None,
-            frame=new_id(),
-            camera="front",
+            input=new_id(),
+            stream="front",
             index=number,
             captured=now,
             width=160,

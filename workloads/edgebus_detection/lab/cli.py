@@ -16,9 +16,8 @@ from edgebus.lab.run import Finished, Run, View, make_run_folder
 from edgebus.lab.supervisor import log_end
 from edgebus.service.log import configure_logging
 from edgebus.service.settings import LogSettings
-from edgebus.topology.checking import check_services
-from edgebus.topology.topology import Topology, TopologyError
-from edgebus_detection.lab.compose import Sources, check_files, compose, override, why_not_learning
+from edgebus.topology import Topology, TopologyError, check_services, override
+from edgebus_detection.lab.compose import Sources, check_files, compose, why_not_learning
 from edgebus_detection.lab.reference_pictures import with_reference
 from edgebus_detection.lab.run_state import Tracker
 from edgebus_detection.lab.summary_table import closing_table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgebus.topology.topology import Topology, Until
+from edgebus.topology import Topology, Until
 from edgebus_detection.lab.run_state import Tracker
 
 __all__ = ["Verdict", "judge", "waiting_for"]
@@ -76,9 +76,9 @@ def waiting_for(tracker: Tracker, topology: Topology, until: Until) -> str:
     counts = {
         key: tracker.answered_by_later_version(camera) for key, camera in tracker.cameras.items()
     }
-    few = [f"{key} {count}" for key, count in counts.items() if count < until.after_frames]
+    few = [f"{key} {count}" for key, count in counts.items() if count < until.after_inputs]
     if few:
-        return f"measuring version {version}: {', '.join(few)} of {until.after_frames} frames"
+        return f"measuring version {version}: {', '.join(few)} of {until.after_inputs} frames"
     return ""
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from edgebus_detection.messages import Box, Detections, FrameRecord, GroundTruth, split_of
+from edgebus.contracts import split_of
+from edgebus_detection.messages import Box, Detections, FrameRecord, GroundTruth
 from edgebus_detection.metrics import RollingAp
 from edgebus_detection.vision import Detected, Truth
 

@@ -11,10 +11,10 @@ from typing import cast
 
 import numpy as np
 
+from edgebus.contracts import split_of
 from edgebus_detection.lab.frames import CameraTrack, FrameEntry, severity_of
 from edgebus_detection.lab.measure import PHASES, Phase, phase_of
 from edgebus_detection.lab.run_state import Tracker
-from edgebus_detection.messages import split_of
 from edgebus_detection.vision import (
     Image,
     ImageError,

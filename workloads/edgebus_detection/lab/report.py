@@ -9,7 +9,7 @@ from datetime import datetime
 from importlib import resources
 from pathlib import Path
 
-from edgebus.contracts import rfc3339
+from edgebus.contracts import rfc3339, split_of
 from edgebus_detection.lab.measure import PHASES
 from edgebus_detection.lab.pictures import PictureKeeper, Shot, write_pictures
 from edgebus_detection.lab.plots import plot_map
@@ -22,7 +22,6 @@ from edgebus_detection.lab.round_report import (
 )
 from edgebus_detection.lab.run_state import Tracker
 from edgebus_detection.lab.summary import MapFigures, Summary
-from edgebus_detection.messages import split_of
 
 __all__ = ["render_report", "write_run"]
 

@@ -157,7 +157,7 @@ class Tracker:
 
     def on_sample(self, node: str, sample: SampleRecord, *, size: int) -> None:
         """A sample left a collector; redelivered ones count as bytes, not as samples."""
-        key = f"{node}/{sample.camera}"
+        key = f"{node}/{sample.stream}"
         self.sample_bytes[key] = self.sample_bytes.get(key, 0) + size
         if sample.id in self._sample_ids:
             return

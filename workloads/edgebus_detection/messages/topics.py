@@ -2,17 +2,14 @@
 
 from typing import Final
 
-from edgebus.contracts import CommandTopic, Reply, Topic
-from edgebus_detection.messages.commands import CaptureCommand
+from edgebus.contracts import Topic
 from edgebus_detection.messages.feedback import Feedback
-from edgebus_detection.messages.vision import Detections, Drift, Frame, GroundTruth, Sample
+from edgebus_detection.messages.vision import Detections, Frame, GroundTruth, Sample
 
 __all__ = [
     "CAMERA_FRAME",
     "CAMERA_TRUTH",
-    "CMD_CAPTURE",
     "DETECTIONS",
-    "DRIFT",
     "FEEDBACK",
     "SAMPLES",
 ]
@@ -42,22 +39,10 @@ SAMPLES: Final = Topic(
     durable=False,  # the collector has its own spool
     doc="A hard example: JPEG with its record in a comment segment.",
 )
-DRIFT: Final = Topic(
-    "{node}/{service}/{camera}/drift",
-    Drift,
-    qos=1,
-    doc="The model's answers on a camera, or its pictures, are no longer what they were.",
-)
 FEEDBACK: Final = Topic(
     "{node}/{service}/feedback",
     Feedback,
     qos=1,
     durable=False,  # it comes from people's devices, which do not keep it either
     doc="An operator says that the model was wrong about a frame; {node} is the operator's own.",
-)
-CMD_CAPTURE: Final = CommandTopic(
-    "{node}/collector/cmd/capture",
-    CaptureCommand,
-    reply=Reply,
-    doc="Send the next frame of a camera as a sample.",
 )

@@ -12,8 +12,8 @@ from edgebus_detection.mining.policies.confidence import ConfidencePolicy, Confi
 from edgebus_detection.mining.policies.disagreement import DisagreementPolicy, DisagreementSettings
 from edgebus_detection.mining.policies.entropy import EntropyPolicy, EntropySettings
 from edgebus_detection.mining.policies.expected import ExpectedPolicy, ExpectedSettings
-from edgebus_detection.mining.policies.feature import FeaturePolicy, FeatureSettings
 from edgebus_detection.mining.policies.margin import MarginPolicy, MarginSettings
+from edgebus_detection.mining.policies.novelty import NoveltyPolicy, NoveltySettings
 from edgebus_detection.mining.policies.temporal import TemporalPolicy, TemporalSettings
 from edgebus_detection.mining.policies.truth import TruthPolicy, TruthSettings
 
@@ -27,10 +27,10 @@ __all__ = [
     "EntropySettings",
     "ExpectedPolicy",
     "ExpectedSettings",
-    "FeaturePolicy",
-    "FeatureSettings",
     "MarginPolicy",
     "MarginSettings",
+    "NoveltyPolicy",
+    "NoveltySettings",
     "Policy",
     "PolicyChain",
     "PolicyError",

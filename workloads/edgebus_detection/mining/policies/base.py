@@ -89,8 +89,8 @@ def find_policies() -> dict[str, type[Policy[Any]]]:
     from edgebus_detection.mining.policies.disagreement import DisagreementPolicy
     from edgebus_detection.mining.policies.entropy import EntropyPolicy
     from edgebus_detection.mining.policies.expected import ExpectedPolicy
-    from edgebus_detection.mining.policies.feature import FeaturePolicy
     from edgebus_detection.mining.policies.margin import MarginPolicy
+    from edgebus_detection.mining.policies.novelty import NoveltyPolicy
     from edgebus_detection.mining.policies.temporal import TemporalPolicy
     from edgebus_detection.mining.policies.truth import TruthPolicy
 
@@ -101,7 +101,7 @@ def find_policies() -> dict[str, type[Policy[Any]]]:
         MarginPolicy,
         EntropyPolicy,
         TemporalPolicy,
-        FeaturePolicy,
+        NoveltyPolicy,
         DisagreementPolicy,
     )
     found: dict[str, type[Policy[Any]]] = {policy.name: policy for policy in ours}

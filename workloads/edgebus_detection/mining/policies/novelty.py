@@ -1,0 +1,50 @@
+"""Novelty: pictures that look unlike those that the model knows."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from edgebus_detection.mining.examples import Example, Judgement
+from edgebus_detection.mining.policies.base import Policy, PolicySettings
+
+__all__ = ["NoveltyPolicy", "NoveltySettings"]
+
+
+class NoveltySettings(PolicySettings):
+    """Settings of the novelty policy."""
+
+    threshold: float = Field(
+        default=1.5,
+        gt=0,
+        description="From it on a picture is strange; 1 is the 95th percentile of the reference.",
+    )
+
+
+class NoveltyPolicy(Policy[NoveltySettings]):
+    """The picture's first-layer statistics are far from the reference.
+
+    With x the mean and deviation of every channel of an early layer, m and C their mean and
+    covariance on the bundle's reference pictures::
+
+        d = sqrt((x - m)^T C^-1 (x - m));  score = d / d95;  wrong iff score >= threshold
+
+    where d95 is the 95th percentile of d on the reference. The Mahalanobis distance of Lee et al.
+    2018 (*A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
+    Attacks*), here on the first layers, which see a change of light, sensor or weather whatever
+    the outputs say. The detector computes it; a bundle without a reference has no such score.
+    """
+
+    name = "novelty"
+    settings_type = NoveltySettings
+
+    def judge(self, example: Example) -> Judgement | None:
+        """How strange the picture is; None where the detector does not say."""
+        score = example.detections.novelty
+        if score is None:
+            return None
+        return Judgement(
+            wrong=score >= self.settings.threshold,
+            score=score,
+            reason=f"looks {score:.2f} times as far from the reference as its 95th percentile "
+            f"(threshold {self.settings.threshold:.2f})",
+        )
