@@ -75,11 +75,34 @@ class Workload:
 
     # Collecting.
 
+    # Samples.
+
+    sample_suffix: ClassVar[str] = ""
+    """Suffix of the files in which its samples are stored, for whoever opens one."""
+
+    def count_truths(self, record: Any) -> int | None:
+        """Number of labels that its source gave a sample; None where the truth is unknown.
+
+        By default no source gives any: labels come from operators and teachers.
+        """
+        return None
+
+    def check_sample(self, sample: Any) -> None:
+        """Refuse a sample that cannot be trained on; by default none.
+
+        Raises:
+            SampleRefusedError: It cannot, for example because its bytes are corrupt.
+        """
+
     # Training.
 
     # Telemetry.
 
     # Lab.
+
+    lab: ClassVar[str] = "edgebus.lab:Lab"
+    """Import path of its `edgebus.lab.Lab`, ``module:class``: what `edgebus up` shows and reports
+    of a run. Imported by that command only, so that a device needs none of it."""
 
 
 @cache
