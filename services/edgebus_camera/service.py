@@ -37,6 +37,7 @@ class Camera(Service[CameraSettings]):
     """Publisher of frames: an emulated street, videos, pictures, RTSP and USB, any number."""
 
     name = "camera"
+    publishes = (CAMERA_FRAME, CAMERA_TRUTH)
 
     async def start(self) -> None:
         """Open every source; a file that cannot be read ends the service, with its path."""
