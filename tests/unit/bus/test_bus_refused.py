@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
 
 import pytest
 from structlog.testing import capture_logs
@@ -16,15 +15,14 @@ from edgebus.bus import (
     SubscribeRefusedError,
     _link,
 )
-from edgebus.contracts import Identity, Message, Topic, schema
+from edgebus.contracts import Identity, Message, Topic
 
 DEADLINE_S = 10.0
 
 
-class Note(Message):
+class Note(Message, version=1):
     """A message for tests."""
 
-    schema_: Literal["note/1"] = schema("note/1")
     n: int
 
 
