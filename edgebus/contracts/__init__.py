@@ -65,10 +65,11 @@ from edgebus.contracts.payload import (
     Record,
     RecordPayload,
     Timestamp,
+    Wrapper,
     explain,
     new_id,
     rfc3339,
-    schema,
+    stamped,
     utc_now,
 )
 from edgebus.contracts.samples import (
@@ -81,7 +82,7 @@ from edgebus.contracts.samples import (
     StoredSample,
     split_of,
 )
-from edgebus.contracts.topic import Address, Filter, Qos, Topic
+from edgebus.contracts.topic import Address, CommandAddress, CommandTopic, Filter, Qos, Topic
 
 __all__ = [
     "TRUTH",
@@ -93,6 +94,8 @@ __all__ = [
     "CaptureCommand",
     "Collected",
     "Command",
+    "CommandAddress",
+    "CommandTopic",
     "Consent",
     "ContractError",
     "Count",
@@ -144,14 +147,15 @@ __all__ = [
     "TrainingOutcome",
     "TrainingProgress",
     "TrainingResult",
+    "Wrapper",
     "check_segment",
     "explain",
     "new_id",
     "operator",
     "rfc3339",
-    "schema",
     "shared_model",
     "split_of",
+    "stamped",
     "stream_model",
     "teacher",
     "topics",

@@ -59,6 +59,8 @@ class Detector(Service[DetectorSettings]):
     """Finds objects in the newest frame of each camera and swaps models without a gap."""
 
     name = "detector"
+    publishes = (DETECTIONS, topics.MODEL_STATUS, topics.STREAM_MODEL, topics.ARTIFACT_WANTS)
+    subscribes = (CAMERA_FRAME, topics.RELEASE, topics.ARTIFACT_BLOCK)
 
     async def start(self) -> None:
         """Restore the last model, and begin to follow releases."""

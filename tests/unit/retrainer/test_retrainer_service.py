@@ -15,7 +15,6 @@ from edgebus.contracts import (
     Drift,
     ModelRef,
     Release,
-    Reply,
     RetrainCommand,
     operator,
     split_of,
@@ -157,14 +156,14 @@ async def test_redelivered_and_broken_samples(world, tmp_path):
 
 async def test_too_few_held_out_samples_hold_a_job_back_but_not_a_command(world, tmp_path):
     async with harness(settings(world), data_dir=tmp_path) as h:
-        reply = await h.request(topics.CMD_RETRAIN, ASK, reply=Reply)
+        reply = await h.request(topics.CMD_RETRAIN, ASK)
         assert not reply.ok
         assert "no untrained sample of tiny" in reply.detail
         await send(h, *at_dusk(TRAIN[:12]))
         status = await status_with(h, untrained=12)
         assert status.trigger == "waits for held-out samples: 0 of 4"
         ask = RetrainCommand(source="lab/test/test")
-        reply = await h.request(topics.CMD_RETRAIN, ask, reply=Reply)
+        reply = await h.request(topics.CMD_RETRAIN, ask)
         assert reply.ok, reply.detail
         result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
         assert (result.outcome, result.trigger) == ("skipped", "command")
@@ -234,7 +233,7 @@ async def test_it_follows_releases_and_never_reuses_a_version(world, tmp_path):
     config = settings(world, bundle=None, model="tiny")
     async with harness(config, data_dir=tmp_path / "data") as h:
         await status_with(h, trigger="waits for a first version of tiny")
-        reply = await h.request(topics.CMD_RETRAIN, ASK, reply=Reply)
+        reply = await h.request(topics.CMD_RETRAIN, ASK)
         assert "release one first" in reply.detail
         provider = ArtifactProvider(h.bus, h.bus.identity, shelf)
         serving = asyncio.create_task(provider.run())
@@ -332,7 +331,7 @@ async def test_old_results_are_cleared_from_the_bus(world, tmp_path):
         await status_with(h, untrained=2)
         for _ in range(3):
             ask = RetrainCommand(source="lab/test/test")
-            assert (await h.request(topics.CMD_RETRAIN, ask, reply=Reply)).ok
+            assert (await h.request(topics.CMD_RETRAIN, ask)).ok
             await h.expect(topics.TRAINING_RESULT, timeout=60)
         retained = [name for name in h.broker.retained if name.endswith("/result")]
         assert len(retained) == 1
