@@ -59,11 +59,20 @@ from edgebus.contracts.payload import (
     Timestamp,
     explain,
     new_id,
+    record_of,
     rfc3339,
     schema,
     utc_now,
 )
-from edgebus.contracts.samples import Consent, Drift, DriftState, SampleRecord, Split, split_of
+from edgebus.contracts.samples import (
+    Consent,
+    Drift,
+    DriftState,
+    SampleRecord,
+    Split,
+    Verdict,
+    split_of,
+)
 from edgebus.contracts.topic import Address, Filter, Qos, Topic
 
 __all__ = [
@@ -122,9 +131,11 @@ __all__ = [
     "TrainingOutcome",
     "TrainingProgress",
     "TrainingResult",
+    "Verdict",
     "check_segment",
     "explain",
     "new_id",
+    "record_of",
     "rfc3339",
     "schema",
     "shared_model",

@@ -33,7 +33,7 @@ from edgebus.contracts import ServiceState, topics, utc_now
 from edgebus.service import NodeSettings, Service, ServiceSettings
 from edgebus.service.errors import ServiceError
 from edgebus.service.runtime import Runtime
-from edgebus_collector.spool import Spool
+from edgebus_collector.spool import Spool, SpoolSettings
 from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.samples import SampleStore, open_database
 from tests.soak.field import Outcome
@@ -213,7 +213,7 @@ def spool(disk: Disk) -> Outcome:
     folder = disk.folder / "spool"
 
     def open_spool() -> Spool:
-        return Spool(folder, max_samples=1000, max_bytes=2**30, overflow="drop_newest")
+        return Spool(folder, SpoolSettings(max_samples=1000, overflow="drop_newest"))
 
     kept = open_spool()
     for n in range(_SAMPLES):

@@ -6,17 +6,18 @@ from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
-import numpy.typing as npt
+
+from edgebus.mining import Fingerprint, InputUnreadableError
 
 __all__ = ["Hash", "PictureUnreadableError", "difference_hash"]
 
-Hash: TypeAlias = npt.NDArray[np.uint64]
-"""uint64 [4]: 256 bits. Two differ in `np.bitwise_count(a ^ b).sum()` of them."""
+Hash: TypeAlias = Fingerprint
+"""uint64 [4]: 256 bits."""
 
 _SIDE = 16
 
 
-class PictureUnreadableError(ValueError):
+class PictureUnreadableError(InputUnreadableError):
     """A JPEG has a good frame around picture data that cannot be decoded.
 
     Attributes:
