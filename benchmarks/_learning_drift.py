@@ -78,7 +78,7 @@ def _alarms(answers: Sequence[Detections], detector: DetectorName, statistic: st
     return [
         number
         for number, answer in enumerate(answers)
-        if any(not drift.returned for drift in watch.update(answer, source="bench/edge/collector"))
+        if any(not drift.returned for drift in watch.update(answer))
     ]
 
 

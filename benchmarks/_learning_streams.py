@@ -180,7 +180,7 @@ def _moment(
         time=at, captured=at, width=width, height=height,
     )  # fmt: skip
     frame = Frame.build(encode_jpeg(picture.image, quality=85), record)
-    look = model.look(picture.image)
+    look = model.predict(picture.image)
     boxes = _known(to_boxes(look.found, model.classes), picture.unsure)
     detections = Detections(
         source="bench/edge/detector", frame=record.id, camera=camera, index=index, width=width,
@@ -226,7 +226,7 @@ def _dusk(seed: int, _data: Path, quick: bool) -> Iterator[Picture]:
     view = View(ViewSettings(source="scene", seed=seed, fps=fps, drift=(step,)))
     source = StreetSource(Scene(seed=500 + seed, width=320, height=240, fps=fps))
     for slot in range(day + dark):
-        shot = view.develop(source.read(slot), time_s=slot / fps)
+        shot = view.encode(source.read(slot), time_s=slot / fps)
         image = cv2.imdecode(np.frombuffer(shot.jpeg, np.uint8), cv2.IMREAD_COLOR)
         assert image is not None
         yield Picture(np.asarray(image, np.uint8), shot.boxes or (), slot >= day)

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgebus.artifacts import Array, Manifest
     from edgebus.contracts import Topic, Verdict
     from edgebus.mining import Example, Fingerprint, Policy, ReferenceModel, Statistic
+    from edgebus.serving import Engine, Model, NamedSource
 
 __all__ = ["ENTRY_POINTS", "Workload", "WorkloadUnknownError", "load_workload"]
 
@@ -55,6 +57,28 @@ class Workload:
         """Set up the process of a service that loads this workload; by default nothing."""
 
     # Serving.
+
+    def load(self, source: NamedSource, engine: Engine, **options: Any) -> Model:
+        """A model, ready to answer; by default arrays in, arrays out.
+
+        Args:
+            source: The verified bundle.
+            engine: Its graph, loaded.
+            **options: What a service that serves this workload can be set to besides.
+
+        Raises:
+            ArtifactError: The workload's part of the manifest is wrong.
+            ValueError: So is what else it needs.
+        """
+        from edgebus.serving import ArrayModel
+
+        return ArrayModel(source, engine, **options)
+
+    def probe_inputs(self, manifest: Manifest, *, seed: int) -> Mapping[str, Array]:
+        """Input arrays by name for the parity probe, the same for a seed on every machine."""
+        from edgebus.serving import seeded_inputs
+
+        return seeded_inputs(manifest, seed=seed)
 
     # Collecting.
 
@@ -131,11 +155,34 @@ class Workload:
         msg = f"the workload {self.name} compares with no reference model"
         raise ValueError(msg)
 
+    # Samples.
+
+    sample_suffix: ClassVar[str] = ""
+    """Suffix of the files in which its samples are stored, for whoever opens one."""
+
+    def count_truths(self, record: Any) -> int | None:
+        """Number of labels that its source gave a sample; None where the truth is unknown.
+
+        By default no source gives any: labels come from operators and teachers.
+        """
+        return None
+
+    def check_sample(self, sample: Any) -> None:
+        """Refuse a sample that cannot be trained on; by default none.
+
+        Raises:
+            SampleRefusedError: It cannot, for example because its bytes are corrupt.
+        """
+
     # Training.
 
     # Telemetry.
 
     # Lab.
+
+    lab: ClassVar[str] = "edgebus.lab:Lab"
+    """Import path of its `edgebus.lab.Lab`, ``module:class``: what `edgebus up` shows and reports
+    of a run. Imported by that command only, so that a device needs none of it."""
 
 
 @cache

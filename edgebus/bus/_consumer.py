@@ -1,23 +1,21 @@
-"""A subscription's line of messages and the workers behind it."""
+"""A subscription's queue and the workers behind it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, cast
 
 import structlog
 
-from edgebus.bus._buffer import Buffer
-from edgebus.bus._dedup import SeenIds
 from edgebus.bus._delivery import Delivery, Item, Route
 from edgebus.bus.event import Cleared, ClearedHandler, Event, RawMessage
-from edgebus.bus.policy import Latest, QueuePolicy
+from edgebus.bus.queues import Buffer, Latest, QueuePolicy
 from edgebus.bus.settings import RetryPolicy
-from edgebus.bus.stats import SubscriptionStats
+from edgebus.bus.state import SubscriptionStats
 from edgebus.contracts import (
     Command,
     Message,
@@ -28,7 +26,33 @@ from edgebus.contracts import (
     utc_now,
 )
 
-__all__ = ["Consumer", "ConsumerOptions", "DeadLetterOffice"]
+__all__ = ["Consumer", "ConsumerOptions", "DeadLetterOffice", "SeenIds"]
+
+
+class SeenIds:
+    """The last `limit` ids, oldest forgotten first."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        # A plain dict is slow to find its first key once many of its first keys are gone.
+        self._ids: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def __contains__(self, key: tuple[str, str]) -> bool:
+        return key in self._ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def add(self, key: tuple[str, str]) -> None:
+        """Remember an id; one that is known becomes the youngest."""
+        ids = self._ids
+        if key in ids:
+            ids.move_to_end(key)
+            return
+        ids[key] = None
+        if len(ids) > self._limit:
+            ids.popitem(last=False)
+
 
 _MAX_SEEN_RETAINED = 10_000
 _MAX_GIVEN_UP = 1000

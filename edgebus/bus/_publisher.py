@@ -8,9 +8,8 @@ from functools import partial
 
 import structlog
 
-from edgebus.bus._journal import Journal
+from edgebus.bus._journal import Journal, Stored
 from edgebus.bus._outbox import OVERFLOW, Entry, Outbox
-from edgebus.bus._outboxfile import Stored
 from edgebus.bus.errors import MessageTooLargeError, OutboxFullError, PublishRefusedError
 from edgebus.bus.settings import BusSettings
 from edgebus.bus.transport import Connection, Outgoing

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from edgebus.bus._consumer import ConsumerOptions
-from edgebus.bus._registry import Registry
 from edgebus.bus._tasks import Tasks
 from edgebus.bus.errors import CommandFailedError
 from edgebus.bus.event import RawMessage
-from edgebus.bus.policy import Wait
+from edgebus.bus.queues import Wait
 from edgebus.bus.settings import RetryPolicy
+from edgebus.bus.subscription import Registry
 from edgebus.contracts import Address, Command, ContractError, Identity, PayloadError, Reply
 from edgebus.contracts.topics import REPLY
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from edgebus.bus._trie import TopicTrie
+from edgebus.bus._router import TopicTrie
 from edgebus.bus.errors import BrokerUnreachableError, ConnectionLostError
 from edgebus.bus.event import RawMessage
 from edgebus.bus.transport import (

@@ -20,7 +20,15 @@ from edgebus.contracts.control import (
     State,
 )
 from edgebus.contracts.errors import ContractError, NameRefusedError, PayloadError
-from edgebus.contracts.labels import LabelReport, TeacherThreshold
+from edgebus.contracts.labels import (
+    TRUTH,
+    LabelReport,
+    LabelSet,
+    Provenance,
+    TeacherThreshold,
+    operator,
+    teacher,
+)
 from edgebus.contracts.models import (
     BlockRange,
     BlockRequest,
@@ -57,11 +65,12 @@ from edgebus.contracts.payload import (
     Record,
     RecordPayload,
     Timestamp,
+    Wrapper,
     explain,
     new_id,
     record_of,
     rfc3339,
-    schema,
+    stamped,
     utc_now,
 )
 from edgebus.contracts.samples import (
@@ -69,13 +78,16 @@ from edgebus.contracts.samples import (
     Drift,
     DriftState,
     SampleRecord,
+    SampleRefusedError,
     Split,
+    StoredSample,
     Verdict,
     split_of,
 )
-from edgebus.contracts.topic import Address, Filter, Qos, Topic
+from edgebus.contracts.topic import Address, CommandAddress, CommandTopic, Filter, Qos, Topic
 
 __all__ = [
+    "TRUTH",
     "Address",
     "BlockRange",
     "BlockRequest",
@@ -84,6 +96,8 @@ __all__ = [
     "CaptureCommand",
     "Collected",
     "Command",
+    "CommandAddress",
+    "CommandTopic",
     "Consent",
     "ContractError",
     "Count",
@@ -98,6 +112,7 @@ __all__ = [
     "GateReport",
     "Identity",
     "LabelReport",
+    "LabelSet",
     "Message",
     "Metrics",
     "ModelEntry",
@@ -109,6 +124,7 @@ __all__ = [
     "Ordinal",
     "Payload",
     "PayloadError",
+    "Provenance",
     "PublishCommand",
     "Qos",
     "RawBytes",
@@ -120,11 +136,13 @@ __all__ = [
     "RollbackCommand",
     "RolloutStatus",
     "SampleRecord",
+    "SampleRefusedError",
     "Segment",
     "ServiceState",
     "Split",
     "State",
     "StoreStatus",
+    "StoredSample",
     "TeacherThreshold",
     "Timestamp",
     "Topic",
@@ -132,15 +150,18 @@ __all__ = [
     "TrainingProgress",
     "TrainingResult",
     "Verdict",
+    "Wrapper",
     "check_segment",
     "explain",
     "new_id",
+    "operator",
     "record_of",
     "rfc3339",
-    "schema",
     "shared_model",
     "split_of",
+    "stamped",
     "stream_model",
+    "teacher",
     "topics",
     "utc_now",
 ]

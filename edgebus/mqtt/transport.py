@@ -9,9 +9,8 @@ from pathlib import Path
 
 import structlog
 
-from edgebus.bus._address import BrokerAddress
 from edgebus.bus.errors import BrokerRefusedError, BrokerUnreachableError
-from edgebus.bus.settings import BrokerSettings
+from edgebus.bus.settings import BrokerAddress, BrokerSettings
 from edgebus.bus.transport import ConnectOptions, Receiver
 from edgebus.mqtt import Memory, MqttConnection
 from edgebus.mqtt._retain_repair import KeepingConnection

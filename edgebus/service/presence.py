@@ -11,15 +11,13 @@ import os
 from dataclasses import dataclass, field
 from datetime import datetime
 from socket import gethostname
-from typing import Final, Literal
+from typing import Final
 
 from edgebus.contracts import Identity, ServiceState, State, new_id, utc_now
 
-__all__ = ["ALIVE", "Presence", "Verdict", "judge"]
+__all__ = ["ALIVE", "Presence"]
 
 ALIVE: Final[frozenset[State]] = frozenset({"starting", "ready", "degraded", "draining"})
-
-Verdict = Literal["ignore", "reassert", "yield"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,29 +73,3 @@ class Presence:
             host=gethostname(),
             pid=os.getpid(),
         )
-
-
-def judge(own: Presence, seen: ServiceState, *, retained: bool) -> Verdict:
-    """What a service does about a state that it sees on its own topic.
-
-    Args:
-        own: The service itself.
-        seen: The state that arrived.
-        retained: It was kept by the broker, so it is older than this connection.
-
-    Returns:
-        ``ignore``; ``reassert``: say the own state again, because the topic now tells another
-        story (a late will, or a newcomer, who then yields); ``yield``: another process was here
-        first.
-    """
-    if seen.instance == own.instance:
-        stale_will = seen.state == "offline" and seen.session <= own.session
-        return "reassert" if stale_will and not retained else "ignore"
-    if retained or own.state == "stopped":
-        return "ignore"
-    if seen.state not in ALIVE:
-        return "reassert"
-    if seen.time < own.started:
-        # Queued in the broker for a process that has died since.
-        return "ignore"
-    return "yield" if seen.instance < own.instance else "reassert"

@@ -24,11 +24,10 @@ from edgebus.bus import (
 from edgebus.contracts import Identity, ServiceState, State, topics
 from edgebus.service.declare import EveryDeclaration
 from edgebus.service.errors import DuplicateIdentityError, ServiceError, ServiceFailedError
+from edgebus.service.identity import IdentityGuard, find_running_instance, folder_lock, judge
 from edgebus.service.listen import subscribe_all, tick
-from edgebus.service.lock import folder_lock
 from edgebus.service.metrics import MetricsRegistry
-from edgebus.service.newcomer import find_incumbent
-from edgebus.service.presence import ALIVE, Presence, judge
+from edgebus.service.presence import ALIVE, Presence
 from edgebus.service.service import Service, ServiceContext
 from edgebus.service.settings import NodeSettings, ServiceSettings
 from edgebus.service.vitals import Vitals
@@ -105,7 +104,7 @@ class Runtime(Generic[S]):
                 raise meaning from _cause(meaning, error)
 
     async def _refuse_second(self, stop: asyncio.Event) -> None:
-        looking = find_incumbent(
+        looking = find_running_instance(
             self._transport,
             identity=self.identity,
             settings=self._node.bus,
@@ -123,6 +122,7 @@ class Runtime(Generic[S]):
             settings=self._bus_settings(),
             will=lambda session: (state, self.presence.will(session)),
             on_connection=self._connection_changed,
+            identity_check=IdentityGuard().check,
         )
 
     def _bus_settings(self) -> BusSettings:
@@ -199,7 +199,7 @@ class Runtime(Generic[S]):
 
     async def _beat(self, bus: Bus) -> None:
         address = topics.SERVICE_METRICS.at(self.identity)
-        vitals = Vitals(source=self.identity.source, metrics=self.metrics)
+        vitals = Vitals(self.metrics)
         while True:
             message = vitals.message(session=self.presence.session, stats=bus.stats)
             await bus.publish(address, message)

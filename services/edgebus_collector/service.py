@@ -42,6 +42,7 @@ class Collector(Service[CollectorSettings]):
     """Collects what the model got wrong, and a fair share of held-out inputs to measure on."""
 
     name = "collector"
+    publishes = (topics.DRIFT,)  # and the workload's samples
 
     async def start(self) -> None:
         """Make the policies, take up what the last run could not send, and listen."""
@@ -171,8 +172,6 @@ class Collector(Service[CollectorSettings]):
             raise CommandRefusedError(msg)
         self._selector.ask(stream)
         return Reply(
-            source=self.identity.source,
-            request=event.payload.id,
             ok=True,
             detail=f"the next input of {stream} that has a prediction becomes a sample",
         )
@@ -199,7 +198,7 @@ class Collector(Service[CollectorSettings]):
     async def _watch_drift(self, prediction: Predicted) -> None:
         if self._drift is None:
             return
-        for drift in self._drift.update(prediction, source=self.identity.source):
+        for drift in self._drift.update(prediction):
             self.metrics.counter("drift.returned" if drift.returned else "drift.events")
             self.log.info(
                 "drift over" if drift.returned else "drift",

@@ -7,11 +7,12 @@ from pydantic import Field, model_validator
 
 from edgebus.contracts import Segment, shared_model
 from edgebus.service import ServiceSettings
+from edgebus.training.settings import TrainSettings
+from edgebus_detection.labels.settings import LabelSettings
+from edgebus_detection.training.augment import AugmentSettings
 
 __all__ = [
-    "AugmentSettings",
     "GateSettings",
-    "LabelSettings",
     "RetrainerSettings",
     "SpecialiseSettings",
     "StoreSettings",
@@ -74,135 +75,6 @@ class SpecialiseSettings(ServiceSettings):
         if self.cameras is None:
             return True
         return place in self.cameras or place.partition(".")[2] in self.cameras
-
-
-class LabelSettings(ServiceSettings):
-    """Where labels come from."""
-
-    source: Literal["auto", "truth", "teacher"] = "auto"
-    """auto: ground truth where a sample has it, otherwise the teacher."""
-    teacher: Path | None = None
-    """A larger model: a bundle's folder or an ONNX file."""
-    teachers: tuple[Path, ...] = ()
-    """Further ones: what enough of all agree on is a label, what fewer have seen is ignored."""
-    agree: AtLeastOne | None = None
-    """So many of them must agree; null: more than half."""
-    accept: Fraction = 0.4
-    """Teacher boxes of at least this score are labels."""
-    reject: Fraction = 0.1
-    """Teacher boxes below this score are nothing; between the two they are ignored regions."""
-    precision: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Accept from that score on, class by class, at which so many of the teacher's boxes are right
-    where truth or operators tell; null: `accept` for all classes."""
-    calibrate_boxes: AtLeastOne = 30
-    """Classes of which the teacher saw fewer boxes there keep `accept`."""
-    calibrate_images: Count = 200
-    """At most so many pictures with known truth are shown to the teacher for that."""
-    flip_tolerance: Annotated[float, Field(ge=0, le=255)] | None = 4.0
-    """Boxes that the teacher does not see again in the next sample of that camera, though the
-    pixels there differ by no more than so many grey levels, are ignored; null: not looked for."""
-    aliases: dict[str, str] = Field(default_factory=dict)
-    """Other names of the model's classes, for example `motorbike: motorcycle`."""
-
-    classes: tuple[str, ...] | None = None
-    """Only these classes are learnt from samples, and measured on them; null: all of the model."""
-    min_boxes: AtLeastOne = 5
-    """Classes of which the teacher saw fewer boxes in all samples are taken for its mistakes."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "LabelSettings":
-        if self.reject > self.accept:
-            msg = f"reject {self.reject} is above accept {self.accept}; it has to be below"
-            raise ValueError(msg)
-        if self.source == "teacher" and self.teacher is None:
-            msg = "source teacher needs a teacher: a bundle's folder or an ONNX file"
-            raise ValueError(msg)
-        if self.teachers and self.teacher is None:
-            msg = "teachers are further ones; name the first as teacher"
-            raise ValueError(msg)
-        if self.agree is not None and self.agree > 1 + len(self.teachers):
-            msg = f"agree {self.agree} is more than the {1 + len(self.teachers)} teachers"
-            raise ValueError(msg)
-        return self
-
-
-class AugmentSettings(ServiceSettings):
-    """How far a picture may be changed before it is trained on.
-
-    A camera that does not move gains sharper boxes from small changes; few or very alike pictures
-    ask for larger ones.
-    """
-
-    flip: Fraction = 0.5
-    """Probability of a mirror image."""
-    scale: Annotated[float, Field(ge=0, le=4)] = 0.3
-    """Largest change of size: a factor from 1 / (1 + scale) to 1 + scale."""
-    translate: Fraction = 0.1
-    """Largest shift, as a part of width and height."""
-    brightness: Fraction = 0.1
-    """Largest change of brightness, as a part of the full range."""
-    contrast: Annotated[float, Field(ge=0, le=4)] = 0.2
-    """Largest change of contrast: a factor from 1 / (1 + contrast) to 1 + contrast."""
-
-
-class TrainSettings(ServiceSettings):
-    """How to train."""
-
-    scope: Literal["biases", "biases+scales", "head", "all"] = "biases+scales"
-    """What is trained. Biases and per-channel scales learn as much as all weights do, forget
-    less, and make an update of some kilobytes."""
-    steps: AtLeastOne = 200
-    """Optimiser steps."""
-    batch: AtLeastOne = 8
-    """Pictures per step."""
-    replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Part of each batch that comes from earlier data."""
-    remember: Annotated[float, Field(ge=0)] = 1.0
-    """On earlier pictures the model is held to what it said before the job, with this weight; 0: it
-    learns their labels instead, and forgets more."""
-    balance: Fraction = 0.0
-    """Pictures of a class that is on less than this part of them are drawn more often; 0: all
-    equally often."""
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Peak learning rate; null takes what suits the scope (1e-3 for biases, 2e-5 for all)."""
-    average: Fraction = 0.05
-    """The outcome is a moving average of the weights over about this part of the steps; 0: the
-    last weights."""
-    validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Part of the training pictures, in blocks, that says when to stop; the gate measures on
-    others."""
-    validation_min_images: AtLeastOne = 32
-    """Where that part has fewer pictures with boxes, all are trained on and all steps are done."""
-    patience: AtLeastOne | None = 3
-    """The loss on that part is measured ten times in a run; after so many times without a lower
-    one the run ends with the best weights. Null: never."""
-    augment: AugmentSettings = AugmentSettings()
-    """How far pictures may be changed."""
-    seed: int = 0
-    """Decides order and augmentation."""
-    device: str = "auto"
-    """A torch device; auto takes CUDA where there is one."""
-    devices: AtLeastOne = 1
-    """So many devices share the pictures of each batch, by a process each (torchrun). Pays where a
-    step is long: all weights of a large model, large batches."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: mixed precision, on CUDA only."""
-    threads: AtLeastOne | None = None
-    """CPU threads of a job; null: one less than the cores."""
-    nice: Annotated[int, Field(ge=0, le=19)] = 10
-    """How far a job stands back for other processes."""
-    timeout_s: Seconds = 3600.0
-    """A job that takes longer is ended and has failed."""
-    max_samples: AtLeastOne = 2000
-    """At most so many of the newest untrained samples go into a job."""
-    max_replay: AtLeastOne = 2000
-    """At most so many earlier pictures are mixed in."""
-    checkpoint_s: Seconds = 15.0
-    """Seconds between two checkpoints, from which a job that was killed goes on."""
-    checkpoint_steps: AtLeastOne | None = None
-    """Also after each so many steps; null: by time only."""
-    max_attempts: AtLeastOne = 3
-    """So often a job is started that a crash interrupts."""
 
 
 class GateSettings(ServiceSettings):
@@ -281,6 +153,8 @@ class RetrainerSettings(ServiceSettings):
     """Where labels come from."""
     train: TrainSettings = TrainSettings()
     """How to train."""
+    augment: AugmentSettings = AugmentSettings()
+    """How far pictures may be changed."""
     gate: GateSettings = GateSettings()
     """What a candidate has to show."""
     store: StoreSettings = StoreSettings()

@@ -19,6 +19,7 @@ from edgebus.bus import (
 )
 from edgebus.contracts import ServiceState, utc_now
 from edgebus.contracts.topics import SERVICE_STATE
+from edgebus.service.identity import IdentityGuard
 
 IMPATIENT = {"connect_wait_s": 0.05}
 
@@ -179,6 +180,7 @@ def service(site: Site, instance: str) -> Bus:
         "a",
         will=lambda session: (address, state(site, "a", "offline", session, instance)),
         on_connection=birth,
+        identity_check=IdentityGuard().check,
     )
     return bus
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 from edgebus.bus import OutboxFileError, RawMessage
-from edgebus.bus._outboxfile import OutboxFile, Stored
+from edgebus.bus._journal import OutboxFile, Stored
 from edgebus.bus.transport import Outgoing
 from edgebus.contracts import Identity, ServiceState, topics, utc_now
 from edgebus.recording import Recording, RecordingUnreadableError, RecordingWriter

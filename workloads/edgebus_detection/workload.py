@@ -25,9 +25,12 @@ from edgebus_detection.messages import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgebus.artifacts import Array, Manifest
     from edgebus.mining import Fingerprint
+    from edgebus.serving import Engine, NamedSource
     from edgebus_detection.mining import Example
     from edgebus_detection.mining.reference_model import ReferenceDetector
+    from edgebus_detection.models import DetectionModel
 
 __all__ = ["Detection"]
 
@@ -109,3 +112,42 @@ class Detection(Workload):
         from edgebus_detection.mining.reference_model import ReferenceDetector
 
         return ReferenceDetector(model, threads=threads, imports=folder)
+
+    # Samples.
+
+    sample_suffix: ClassVar[str] = ".jpg"
+
+    def count_truths(self, record: SampleRecord) -> int | None:
+        """Number of true boxes; None where the camera knows none."""
+        return None if record.truth is None else len(record.truth)
+
+    def check_sample(self, sample: Sample) -> None:
+        """Decode a sample's picture and compare its size with that of its record.
+
+        Raises:
+            SampleRefusedError: It cannot be decoded, or has another size.
+        """
+        from edgebus_detection.labels.check import check_picture
+
+        check_picture(sample)
+
+    # Serving.
+
+    def load(self, source: NamedSource, engine: Engine, **options: Any) -> DetectionModel:
+        """A detection model; options are those of `DetectionModel`."""
+        from edgebus_detection.models import DetectionModel
+
+        return DetectionModel(source, engine, **options)
+
+    def probe_inputs(self, manifest: Manifest, *, seed: int) -> Mapping[str, Array]:
+        """The mosaic of `probe_picture`."""
+        from edgebus_detection.models import input_spec, probe_picture
+        from edgebus_detection.vision import Preprocessor
+
+        spec = input_spec(manifest)
+        tensor, _ = Preprocessor(spec).prepare(probe_picture(manifest, seed=seed))
+        return {spec.name: tensor}
+
+    # Lab.
+
+    lab: ClassVar[str] = "edgebus_detection.lab.lab:DetectionLab"

@@ -106,13 +106,8 @@ class DriftWatch:
             means={name: mean for name, mean in means.items() if mean is not None},
         )
 
-    def update(self, prediction: Predicted, *, source: str) -> list[Drift]:
-        """Take the next prediction; the changes that it reveals.
-
-        Args:
-            prediction: What the model predicted.
-            source: Identity of the publisher of these changes.
-        """
+    def update(self, prediction: Predicted) -> list[Drift]:
+        """Take the next prediction; the changes that it reveals."""
         monitors = self._monitors(prediction)
         found: list[Drift] = []
         for name, statistic in self._statistics.items():
@@ -127,7 +122,7 @@ class DriftWatch:
             scaled = math.log1p(value) if statistic.logarithmic else value
             change = monitor.update(scaled, at=prediction.captured)
             if change is not None:
-                found.append(self._drift(prediction, name, change, source=source))
+                found.append(self._drift(prediction, name, change))
         return found
 
     def _monitors(self, prediction: Predicted) -> dict[str, ChangeMonitor]:
@@ -146,10 +141,9 @@ class DriftWatch:
             least=settings.min_change.get(name, statistic.min_change),
         )
 
-    def _drift(self, prediction: Predicted, name: str, change: Change, *, source: str) -> Drift:
+    def _drift(self, prediction: Predicted, name: str, change: Change) -> Drift:
         plain = math.expm1 if self._statistics[name].logarithmic else float
         return Drift(
-            source=source,
             traceparent=prediction.traceparent,
             stream=prediction.stream,
             statistic=name,

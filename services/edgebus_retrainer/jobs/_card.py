@@ -11,11 +11,13 @@ from pydantic import BaseModel, ConfigDict
 from edgebus.artifacts import Bundle
 from edgebus.contracts import DomainReport, GateReport, LabelReport, ModelRef, Timestamp, utc_now
 from edgebus.files import write_file
+from edgebus.training.settings import TrainSettings
+from edgebus_detection.datasets import Labelled
+from edgebus_detection.labels.settings import LabelSettings
+from edgebus_detection.models import detection_spec
 from edgebus_retrainer.jobs._curves import draw_curves
 from edgebus_retrainer.jobs._learning import Learnt
-from edgebus_retrainer.labels import Labelled
 from edgebus_retrainer.material import Material
-from edgebus_retrainer.settings import LabelSettings, TrainSettings
 from edgebus_retrainer.spec import JobOutcome, JobSpec
 
 __all__ = ["CARD", "ModelCard", "PictureSet", "make_card", "write_card"]
@@ -110,7 +112,7 @@ def make_card(
         learnt: The training run.
         outcome: How it ended; it has a gate's report.
     """
-    classes = base.manifest.classes
+    classes = detection_spec(base.manifest).classes
     sets = (
         ("new", material.new),
         ("replay", material.replay),

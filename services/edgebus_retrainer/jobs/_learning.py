@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgebus.artifacts import Bundle, Update
+from edgebus.training.settings import TrainSettings
+from edgebus_detection.datasets import Labelled
+from edgebus_detection.models import detection_spec, input_spec
 from edgebus_retrainer.jobs._clock import Report
-from edgebus_retrainer.labels import Labelled
 from edgebus_retrainer.material import Material, set_aside
 from edgebus_retrainer.spec import JobSpec, Phase, StepDone
 
 if TYPE_CHECKING:
-    from edgebus_retrainer.training import FinetuneResult, FinetuneSettings, LabelledImage, Team
+    from edgebus.training.finetune import FinetuneResult, Team
+    from edgebus_detection.training import LabelledImage
 
 __all__ = ["CHECKPOINT", "Learnt", "TrainingFailedError", "assist", "learn"]
 
@@ -56,7 +59,8 @@ class _Plan:
     new: list[LabelledImage]
     replay: list[LabelledImage]
     validation: list[LabelledImage]
-    settings: FinetuneSettings
+    settings: TrainSettings
+    classes: tuple[int, ...] | None
 
 
 def learn(
@@ -75,12 +79,7 @@ def learn(
         TrainingFailedError: It diverged, no picture can be read, or devices are missing.
     """
     # torch takes seconds to import and is of no use to the service itself.
-    from edgebus_retrainer.training import (
-        AugmentSettings,
-        FinetuneSettings,
-        TrainingError,
-        join_team,
-    )
+    from edgebus.training.finetune import TrainingError, join_team
 
     settings = spec.settings
     new, replay, validation = _parts(spec, material)
@@ -88,21 +87,8 @@ def learn(
         new=_pictures(new),
         replay=_pictures(replay),
         validation=_pictures(validation),
-        settings=FinetuneSettings(
-            steps=settings.steps,
-            batch=settings.batch,
-            replay_share=settings.replay_share if replay else 0.0,
-            remember=settings.remember,
-            classes=_spoken_of(spec, base),
-            balance=settings.balance,
-            learning_rate=settings.learning_rate,
-            average=settings.average,
-            patience=settings.patience,
-            precision=settings.precision,
-            threads=threads,
-            seed=settings.seed,
-            augment=AugmentSettings(**settings.augment.model_dump()),
-        ),
+        settings=settings.model_copy(update={"threads": threads}),
+        classes=_spoken_of(spec, base),
     )
     try:
         with join_team(settings.device) as team:
@@ -112,7 +98,7 @@ def learn(
                 f"{len(validation)} pictures to validate on"
             )
             report(Phase(phase="training", detail=detail))
-            result = _train(spec, base, team.hear(plan), team, report=report)
+            result = _train(spec, base, team.broadcast(plan), team, report=report)
     except TrainingError as error:
         raise TrainingFailedError(str(error)) from error
     material.unusable.extend(result.warnings)
@@ -132,30 +118,36 @@ def assist(spec: JobSpec) -> None:
 
     What goes wrong, goes wrong at the first one too, who tells it.
     """
-    from edgebus_retrainer.training import TrainingError, join_team
+    from edgebus.training.finetune import TrainingError, join_team
 
     with suppress(TrainingError), join_team(spec.settings.device) as team:
-        plan = team.hear(None)
+        plan = team.broadcast(None)
         _train(spec, Bundle.open(spec.base), plan, team, report=lambda event: None)
 
 
 def _train(
     spec: JobSpec, base: Bundle, plan: _Plan, team: Team, *, report: Report
 ) -> FinetuneResult:
+    from edgebus.training.finetune import Checkpoints, finetune
     from edgebus.training.graph import TorchGraph
+    from edgebus_detection.training import YoloxHead, YoloxObjective
     from edgebus_detection.vision import Preprocessor
-    from edgebus_retrainer.training import Checkpoints, YoloxHead, finetune
 
-    manifest, settings = base.manifest, spec.settings
+    settings = spec.settings
+    described, picture = detection_spec(base.manifest), input_spec(base.manifest)
     return finetune(
         TorchGraph(base.graph_bytes(), base.tensors(), scope=settings.scope),
-        head=YoloxHead(
-            height=manifest.input.height,
-            width=manifest.input.width,
-            classes=len(manifest.classes),
-            strides=manifest.decoder.strides,
+        objective=YoloxObjective(
+            head=YoloxHead(
+                height=picture.height,
+                width=picture.width,
+                classes=len(described.classes),
+                strides=described.decoder.strides,
+            ),
+            prepare=Preprocessor(picture).prepare,
+            augmentation=spec.augment,
+            classes=plan.classes,
         ),
-        prepare=Preprocessor(manifest.input).prepare,
         new=plan.new,
         replay=plan.replay,
         validation=plan.validation,
@@ -176,7 +168,7 @@ def _spoken_of(spec: JobSpec, base: Bundle) -> tuple[int, ...] | None:
     """The classes that labels of samples speak of; None: all of the model."""
     if spec.labels.classes is None:
         return None
-    return tuple(base.manifest.classes.index(name) for name in spec.labels.classes)
+    return tuple(detection_spec(base.manifest).classes.index(name) for name in spec.labels.classes)
 
 
 def _parts(
@@ -187,7 +179,7 @@ def _parts(
     new, aside = set_aside(
         material.new,
         share=min(settings.validation_share, _MOST_VALIDATED / len(material.new)),
-        min_boxes=settings.validation_min_images,
+        min_boxes=settings.validation_min_items,
     )
     if not aside or not material.replay or not settings.replay_share:
         return new, material.replay, aside
@@ -197,7 +189,7 @@ def _parts(
 
 
 def _pictures(labelled: Sequence[Labelled]) -> list[LabelledImage]:
-    from edgebus_retrainer.training import LabelledImage
+    from edgebus_detection.training import LabelledImage
 
     return [
         LabelledImage(

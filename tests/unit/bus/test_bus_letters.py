@@ -21,7 +21,7 @@ from edgebus.bus import (
     RetryPolicy,
 )
 from edgebus.bus import _consumer as consumer_module
-from edgebus.bus._limiter import Limiter
+from edgebus.bus._dead_letters import Limiter
 from edgebus.contracts import DeadLetter, Identity, Metrics, RawBytes, Topic, topics
 
 ONCE = RetryPolicy(attempts=1)

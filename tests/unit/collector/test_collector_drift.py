@@ -158,9 +158,9 @@ def test_the_watch_tells_cameras_apart_and_names_everything():
     told = []
     for mean, start in ((0.7, 0), (0.3, 200)):
         for said in answers(rng, 200, mean=mean, start=start):
-            told += cameras.update(said, source="lab/pi-01/collector")
+            told += cameras.update(said)
         for said in answers(rng, 200, mean=0.7, start=start, camera="back"):
-            assert cameras.update(said, source="lab/pi-01/collector") == []
+            assert cameras.update(said) == []
     [drift] = told
     assert (drift.stream, drift.statistic, drift.method) == ("front", "confidence", "adwin")
     assert 200 <= drift.index < 250
@@ -177,11 +177,9 @@ def test_another_model_is_another_normal():
     rng = np.random.default_rng(19)
     cameras = watch()
     for said in answers(rng, 300, mean=0.7):
-        cameras.update(said, source="s")
+        cameras.update(said)
     told = [
-        drift
-        for said in answers(rng, 300, mean=0.3, model=NEXT)
-        for drift in cameras.update(said, source="s")
+        drift for said in answers(rng, 300, mean=0.3, model=NEXT) for drift in cameras.update(said)
     ]
     assert told == []
     assert cameras.state("front").means["confidence"] == pytest.approx(0.3, abs=0.03)
@@ -192,11 +190,11 @@ def test_novelty_that_jumps_is_a_drift_even_where_confidence_does_not_notice():
     cameras = watch()
     for said in answers(rng, 100, mean=0.7):
         near = said.model_copy(update={"novelty": float(rng.uniform(0.4, 0.9))})
-        assert cameras.update(near, source="s") == []
+        assert cameras.update(near) == []
     told = []
     for said in answers(rng, 50, mean=0.7):
         far = said.model_copy(update={"novelty": float(rng.uniform(4, 6))})
-        told += cameras.update(far, source="s")
+        told += cameras.update(far)
     [drift] = told
     assert drift.statistic == "novelty"
     assert 0.4 < drift.before < 0.9
@@ -207,7 +205,7 @@ def test_frames_without_boxes_count_only_where_they_shall():
     nothing = detections(frame(0, jpeg=PICTURE))
     for names, means in (((), {}), (("confidence",), {"confidence": 0.0})):
         cameras = watch(zero_if_absent=names)
-        cameras.update(nothing, source="s")
+        cameras.update(nothing)
         assert cameras.state("front").means == means
 
 
@@ -215,7 +213,7 @@ def test_cameras_that_are_only_names_are_forgotten():
     cameras = watch()
     for number in range(400):
         said = detections(frame(0, f"c{number}", jpeg=PICTURE), box(score=0.5))
-        cameras.update(said, source="s")
+        cameras.update(said)
     assert cameras.state("c0") is None
     assert cameras.state("c399") is not None
 

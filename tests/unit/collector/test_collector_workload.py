@@ -1,6 +1,6 @@
 """The collector with a workload that knows no picture: numbers, predicted and known."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import pytest
 from pydantic import ValidationError
@@ -12,7 +12,6 @@ from edgebus.contracts import (
     Segment,
     Timestamp,
     Topic,
-    schema,
     split_of,
     utc_now,
 )
@@ -25,8 +24,7 @@ from edgebus_collector import settings as settings_module
 MODEL = ModelRef(name="line", version=1, digest="a" * 64)
 
 
-class Reading(Message):
-    schema_: Literal["reading/1"] = schema("reading/1")
+class Reading(Message, version=1):
     stream: Segment
     index: int
     captured: Timestamp
@@ -37,8 +35,7 @@ class Reading(Message):
         return self.id
 
 
-class Estimate(Message):
-    schema_: Literal["estimate/1"] = schema("estimate/1")
+class Estimate(Message, version=1):
     stream: Segment
     input: str
     index: int
@@ -47,8 +44,7 @@ class Estimate(Message):
     model: ModelRef = MODEL
 
 
-class LineSample(SampleRecord):
-    schema_: Literal["line/1"] = schema("line/1")
+class LineSample(SampleRecord, version=1):
     x: float
     y: float | None
 
@@ -63,10 +59,10 @@ class ErrorPolicy(ScorePolicy):
 
 class Line(Workload):
     name: ClassVar[str] = "line"
-    inputs = Topic("{node}/meter/{stream}/reading", Reading, qos=0, doc="A reading.")
-    predictions = Topic("{node}/server/{stream}/estimate", Estimate, qos=0, doc="An estimate.")
-    truths = Topic("{node}/meter/{stream}/truth", Estimate, qos=0, doc="What is right.")
-    samples = Topic("{node}/collector/lines", LineSample, qos=1, doc="A sample.")
+    inputs = Topic("{node}/{service}/{stream}/reading", Reading, qos=0, doc="A reading.")
+    predictions = Topic("{node}/{service}/{stream}/estimate", Estimate, qos=0, doc="An estimate.")
+    truths = Topic("{node}/{service}/{stream}/right", Estimate, qos=0, doc="What is right.")
+    samples = Topic("{node}/{service}/samples/line", LineSample, qos=1, doc="A sample.")
 
     def policies(self):
         return {"error": ErrorPolicy}
@@ -96,7 +92,7 @@ async def measure(h, index, *, predicted, true):
 
 async def test_what_is_far_from_the_truth_becomes_a_sample(config):
     train = [index for index in range(100) if split_of("main", index) == "train"]
-    async with ServiceHarness(Collector, config, topics=[Line.samples]) as h:
+    async with ServiceHarness(Collector, config, also=[Line.samples]) as h:
         await measure(h, train[0], predicted=1.0, true=1.2)
         wrong = await measure(h, train[1], predicted=1.0, true=3.0)
         sample = (await h.expect(Line.samples)).payload

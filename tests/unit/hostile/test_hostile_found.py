@@ -35,7 +35,7 @@ from edgebus.contracts import (
 from edgebus.inspect.describe import as_json, as_line
 from edgebus.mining.near_duplicates import NearDuplicates
 from edgebus.service import ServiceSettings, SettingsError, load_settings
-from edgebus.service.lock import folder_lock
+from edgebus.service.identity import folder_lock
 from edgebus.service.yamltext import YamlTextError, read_yaml
 from edgebus.topology import Topology, TopologyError
 from edgebus.transfer import BlockSender

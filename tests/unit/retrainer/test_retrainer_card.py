@@ -60,7 +60,7 @@ def test_a_refused_candidate_has_one_too(world, tmp_path):
 
 def test_pictures_that_were_set_aside_are_on_it(world, tmp_path):
     settings = TRAIN.model_copy(
-        update={"validation_share": 0.5, "validation_min_images": 1, "patience": None}
+        update={"validation_share": 0.5, "validation_min_items": 1, "patience": None}
     )
     run(job(world, tmp_path, settings=settings))
     card = ModelCard.model_validate_json((tmp_path / CARD / "card.json").read_bytes())

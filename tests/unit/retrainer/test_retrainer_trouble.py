@@ -130,9 +130,10 @@ def test_boxes_that_cannot_be_and_classes_that_are_not_known_teach_nothing(world
 
 def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
     # Pictures of 7 MB when decoded: a cache of them would be seen at once.
+    from edgebus.training.finetune import alone, finetune
     from edgebus.training.graph import TorchGraph
-    from edgebus_retrainer.training import LabelledImage, alone, finetune
-    from training_scenes import HEAD, SETTINGS, SIDE, Same, network
+    from edgebus_detection.training import LabelledImage
+    from training_scenes import SETTINGS, SIDE, Same, network, objective
 
     def prepare(image):
         small = cv2.resize(image, (SIDE, SIDE))
@@ -150,8 +151,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
         seen = []
         finetune(
             TorchGraph(network()),
-            head=HEAD,
-            prepare=prepare,
+            objective=objective(prepare=prepare),
             new=images[:count],
             settings=SETTINGS.model_copy(update={"steps": steps, "batch": 4}),
             team=alone("cpu"),

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from edgebus.contracts import samples
 from edgebus.contracts.names import Segment
-from edgebus.contracts.payload import Count, Message, Record, schema
+from edgebus.contracts.payload import Count, Message, Record
 from edgebus_detection.messages.boxes import Box
 
 __all__ = ["Feedback", "Opinion", "Verdict"]
@@ -44,14 +44,13 @@ class Verdict(_Opinion, samples.Verdict):
         return self.verdict.replace("_", " ") + (f" ({self.label})" if self.label else "")
 
 
-class Feedback(Message, _Opinion):
+class Feedback(Message, _Opinion, version=1):
     """An operator says what was wrong with a frame; the frame becomes a sample.
 
     Only `camera` and `verdict` have to be given. Without `frame`, the newest frame of that camera
     is meant that has been answered.
     """
 
-    schema_: Literal["feedback/1"] = schema("feedback/1")
     source: str = Field(default="operator", description="Who says so.")
     camera: Segment
     node: Segment | None = Field(

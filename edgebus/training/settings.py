@@ -1,0 +1,92 @@
+"""Settings of fine-tuning and of the jobs that do it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["FinetuneSettings", "TrainSettings"]
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class FinetuneSettings(BaseModel):
+    """Fine-tuning: what decides which weights come out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    steps: AtLeastOne = 200
+    """Optimiser steps."""
+    batch: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Items per step."""
+    replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Part of each batch that comes from earlier data."""
+    distillation_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the loss that keeps the outputs for earlier data as they were before the job; 0:
+    the labels of earlier data are learnt instead, and more is forgotten."""
+    balance: Fraction = 0.0
+    """Items with a label that less than this part of them have are drawn more often, by the square
+    root of what is lacking (repeat factor sampling); 0: all equally often."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate; null: what suits the scope (1e-3 for biases, 2e-5 for all)."""
+    warmup: Fraction = 0.05
+    """Part of the steps over which the learning rate rises to its peak."""
+    final: Fraction = 0.05
+    """Learning rate at the end as a part of the peak; a cosine leads there."""
+    clip_norm: Annotated[float, Field(gt=0)] = 10.0
+    """Largest norm of the gradient; longer ones are shortened to it."""
+    average: Fraction = 0.05
+    """Part of the steps over which the resulting weights are averaged; 0: the last weights."""
+    validate_every: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Part of the steps between two measurements of the validation loss."""
+    patience: AtLeastOne | None = 3
+    """Stop with the best weights after this many validations without a lower loss; null: never."""
+    diverged_at: Annotated[float, Field(gt=1)] = 5.0
+    """Multiple of the loss at the start at which the run ends as diverged."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: compute the graph in mixed precision, on CUDA only; loss, weights and optimiser
+    stay float32."""
+    threads: AtLeastOne | None = None
+    """CPU threads of a job; null: one less than the cores."""
+    seed: int = 0
+    """Seed of order and augmentation: equal seeds give equal updates on one machine."""
+
+    @property
+    def validation_interval(self) -> int:
+        """Steps between two measurements of the validation loss."""
+        return max(1, round(self.validate_every * self.steps))
+
+
+class TrainSettings(FinetuneSettings):
+    """Training jobs: fine-tuning, and the process around it."""
+
+    scope: Literal["biases", "biases+scales", "head", "all"] = "biases+scales"
+    """What is trained. Biases and per-channel scales learn as much as all weights do, forget
+    less, and make an update of some kilobytes."""
+    validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Part of the training items, in blocks, set aside for early stopping; the gate measures on
+    others."""
+    validation_min_items: AtLeastOne = 32
+    """Labelled items that early stopping needs; with fewer all are trained on for all steps."""
+    device: str = "auto"
+    """Torch device; auto: CUDA where there is one."""
+    devices: AtLeastOne = 1
+    """Devices that share each batch, with a process each (torchrun). Pays where a step is long: all
+    weights of a large model, large batches."""
+    nice: Annotated[int, Field(ge=0, le=19)] = 10
+    """Niceness of a job's process; higher: other processes go first."""
+    timeout_s: Seconds = 3600.0
+    """Seconds after which a job is ended and has failed."""
+    max_samples: AtLeastOne = 2000
+    """Newest unused samples that go into a job at most."""
+    max_replay: AtLeastOne = 2000
+    """Earlier items that are mixed in at most."""
+    checkpoint_s: Seconds = 15.0
+    """Seconds between two checkpoints, from which a killed job resumes."""
+    checkpoint_steps: AtLeastOne | None = None
+    """Steps between two checkpoints, whatever the time; null: by time only."""
+    max_attempts: AtLeastOne = 3
+    """Starts of a job that keeps crashing."""
