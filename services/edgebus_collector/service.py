@@ -10,7 +10,7 @@ from math import nan
 from typing import Any
 
 from edgebus.bus import DropOldest, Event
-from edgebus.contracts import CaptureCommand, PayloadError, Reply, ServiceState, topics
+from edgebus.contracts import CaptureCommand, PayloadError, Reply, ServiceState, Topic, topics
 from edgebus.mining import (
     Example,
     InputUnreadableError,
@@ -19,7 +19,7 @@ from edgebus.mining import (
     ReferenceModel,
 )
 from edgebus.service import CommandRefusedError, Service, command, every, on
-from edgebus.workload import load_workload
+from edgebus.workload import Workload, load_workload
 from edgebus_collector.budget import TokenBucket
 from edgebus_collector.drift import DriftWatch, make_detector
 from edgebus_collector.history import FeedbackRefusedError, History, Seen, resolve
@@ -31,7 +31,14 @@ from edgebus_collector.spool import Spool, SpoolFullError
 
 __all__ = ["Collector"]
 
+# What the documentation shows; settings may name another.
+_DEFAULT = load_workload(CollectorSettings.model_fields["workload"].default)
 _INPUTS = DropOldest(messages=32, bytes=32 * 2**20)
+
+
+def _topics_of(workload: Workload) -> tuple[Topic[Any], ...]:
+    optional = (workload.truths, workload.feedback)
+    return (workload.inputs, workload.predictions, *(topic for topic in optional if topic))
 
 
 def _receiver_of(service: Collector) -> dict[str, str]:
@@ -42,13 +49,15 @@ class Collector(Service[CollectorSettings]):
     """Collects what the model got wrong, and a fair share of held-out inputs to measure on."""
 
     name = "collector"
-    publishes = (topics.DRIFT,)  # and the workload's samples
+    publishes = (topics.DRIFT, _DEFAULT.samples)
+    subscribes = _topics_of(_DEFAULT)
 
     async def start(self) -> None:
         """Make the policies, take up what the last run could not send, and listen."""
         settings = self.settings
         workload = self._workload = load_workload(settings.workload)
         workload.prepare()
+        self.publishes = (topics.DRIFT, workload.samples)
         buffer, budget = settings.buffer, settings.budget
         self._joiner = Joiner(inputs=buffer.inputs, size=buffer.bytes)
         self._history = History(inputs=buffer.history_inputs, size=buffer.history_bytes)
@@ -208,7 +217,7 @@ class Collector(Service[CollectorSettings]):
                 after=round(drift.after, 3),
                 since=drift.since,
             )
-            await self.bus.publish(topics.DRIFT.at(self.identity, stream=drift.stream), drift)
+            await self.publish(topics.DRIFT, drift, stream=drift.stream)
 
     async def _judge(self, examples: Sequence[Example[Any, Any, Any]]) -> None:
         for example in examples:

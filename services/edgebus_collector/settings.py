@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from edgebus.contracts import Consent, Segment
 from edgebus.mining import Combination, PolicyChain, make_policies
 from edgebus.service import ServiceSettings
-from edgebus.workload import Workload, WorkloadUnknownError, load_workload
+from edgebus.workload import WorkloadUnknownError, load_workload
 from edgebus_collector.budget import BudgetSettings
 from edgebus_collector.drift import DriftSettings
 from edgebus_collector.spool import SpoolSettings
@@ -117,7 +117,7 @@ class CollectorSettings(ServiceSettings):
         Raises:
             PolicyError: One is not known, or its settings are wrong.
         """
-        workload: Workload = load_workload(self.workload)
+        workload = load_workload(self.workload)
         known = workload.policies()
         configured = self.policies
         if configured is None:
