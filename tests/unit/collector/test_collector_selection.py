@@ -11,7 +11,7 @@ from edgebus_collector.joining import Joiner
 from edgebus_collector.selection import Choice, Selector, Suppressed, share_of
 from edgebus_detection import Detection
 from edgebus_detection.messages import Sample
-from edgebus_detection.vision import PictureUnreadableError, difference_hash
+from edgebus_detection.vision import ImageError, difference_hash
 
 TRAIN = [index for index in range(400) if split_of("front", index) == "train"]
 HOLDOUT = [index for index in range(400) if split_of("front", index) == "holdout"]
@@ -98,7 +98,7 @@ def test_the_hash_survives_noise_and_brightness_but_not_another_scene():
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff\xd9", picture()[:60]])
 def test_a_picture_that_cannot_be_decoded_says_so(data):
-    with pytest.raises(PictureUnreadableError, match=f"{len(data)} bytes cannot be decoded"):
+    with pytest.raises(ImageError, match=f"{len(data)} bytes: "):
         difference_hash(data)
 
 

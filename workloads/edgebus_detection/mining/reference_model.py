@@ -6,11 +6,10 @@ import hashlib
 from pathlib import Path
 
 from edgebus.artifacts import Bundle
-from edgebus.mining import InputUnreadableError
 from edgebus.serving import EngineSettings
 from edgebus_detection.messages import Box, Frame
 from edgebus_detection.models import DetectionModel, import_onnx
-from edgebus_detection.vision import ImageError, decode_jpeg, to_boxes
+from edgebus_detection.vision import decode_picture, to_boxes
 
 __all__ = ["ReferenceDetector"]
 
@@ -47,12 +46,9 @@ class ReferenceDetector:
         """Find the objects of a frame.
 
         Raises:
-            InputUnreadableError: The picture cannot be decoded.
+            ImageError: The picture cannot be decoded.
             EngineError: The model fails.
         """
-        try:
-            image = decode_jpeg(payload.jpeg)
-        except ImageError as error:
-            raise InputUnreadableError(str(error)) from error
+        image = decode_picture(payload.jpeg)
         found, _ = self._model.detect(image, threshold=_LEAST_SCORE)
         return to_boxes(found, self._model.classes)
