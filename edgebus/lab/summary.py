@@ -257,7 +257,7 @@ def _seconds(state: RunState, started: datetime, finished: datetime) -> Seconds:
 
 
 def _converged_at(state: RunState, release: Release | None) -> datetime | None:
-    """When the last edge began to serve a release; None while one does not."""
+    """Time at which the last edge began to serve a release; None while one does not."""
     if release is None or not state.edges:
         return None
     times: list[datetime] = []
