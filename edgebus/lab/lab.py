@@ -16,7 +16,7 @@ from edgebus.lab.report import write_run
 from edgebus.lab.rounds import Round
 from edgebus.lab.run_state import RunEvent, RunState
 from edgebus.lab.summary import RunFacts, Summary, summarize
-from edgebus.lab.view import edge_lines, edge_table, summary_table
+from edgebus.lab.view import service_lines, service_table, summary_table
 from edgebus.workload import WorkloadUnknownError, load_workload
 
 __all__ = ["DEFAULT_WORKLOAD", "Lab", "load_lab"]
@@ -71,11 +71,11 @@ class Lab:
 
     def draw_streams(self, now: datetime) -> RenderableType:
         """The middle of the live view."""
-        return edge_table(self.state)
+        return service_table(self.state)
 
     def list_streams(self, now: datetime) -> Iterable[str]:
         """The same as lines of text."""
-        return edge_lines(self.state)
+        return service_lines(self.state)
 
     def finish(self, **facts: Unpack[RunFacts]) -> None:
         """Take the figures, while the services still run: `summary`."""
