@@ -37,17 +37,19 @@ class Lab:
     Attributes:
         assets: Folder that replaces ``{assets}`` in topologies; its ``demo.yaml`` is what
             `edgebus up` runs without a topology. None: there is no demo.
+        state_type: The class of `state`.
         state: The run so far.
         summary: Its figures, once it is over.
     """
 
     assets: ClassVar[Path | None] = None
+    state_type: ClassVar[type[RunState]] = RunState
 
     state: RunState
     summary: Summary
 
     def __init__(self, *, on_event: Callable[[RunEvent], None] = lambda _event: None) -> None:
-        self.state = self.make_state(on_event)
+        self.state = self.state_type(on_event=on_event)
 
     @classmethod
     def command(cls) -> Callable[..., None]:
@@ -55,10 +57,6 @@ class Lab:
         from edgebus.lab.cli import up
 
         return up
-
-    def make_state(self, on_event: Callable[[RunEvent], None]) -> RunState:
-        """The state that takes the messages."""
-        return RunState(on_event=on_event)
 
     async def observe(self, bus: Bus, *, site: str) -> None:
         """Subscribe to all that the run is measured by.

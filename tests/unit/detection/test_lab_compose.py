@@ -12,6 +12,7 @@ from edgebus_detection.lab.compose import (
     compose,
     why_not_learning,
 )
+from edgebus_detection.lab.user_models import UserModels
 
 
 def sources(tmp_path: Path, *names: str, **changes: object) -> Sources:
@@ -19,12 +20,9 @@ def sources(tmp_path: Path, *names: str, **changes: object) -> Sources:
         if not name.startswith("rtsp") and not name.isdecimal():
             (tmp_path / name).touch()
     given = [name if "://" in name or name.isdecimal() else str(tmp_path / name) for name in names]
-    return Sources(
-        sources=given,
-        model=tmp_path / "model",
-        model_name="m",
-        **changes,  # type: ignore[arg-type]
-    )
+    own = {name: changes.pop(name) for name in ("teacher", "untrainable") if name in changes}
+    models = UserModels(served=tmp_path / "model", name="m", **own)  # type: ignore[arg-type]
+    return Sources(sources=given, models=models, **changes)  # type: ignore[arg-type]
 
 
 def test_one_edge_per_source_and_a_cloud(tmp_path: Path) -> None:
@@ -100,9 +98,8 @@ def test_what_cannot_learn_serves_until_ctrl_c(
 def test_a_folder_may_carry_its_own_labels(tmp_path: Path) -> None:
     folder = tmp_path / "set" / "pictures"
     folder.mkdir(parents=True)
-    given = Sources(
-        sources=[str(folder)], model=tmp_path, model_name="m", model_classes=("person", "car")
-    )
+    models = UserModels(served=tmp_path, name="m", classes=("person", "car"))
+    given = Sources(sources=[str(folder)], models=models)
     assert why_not_learning(given) == ""
     view = compose(given, name="own").nodes["edge-1"]["camera"]["cameras"]["pictures"]
     assert view["classes"] == ["person", "car"]
