@@ -41,7 +41,7 @@ class SettingsProblem:
     """One thing that is wrong with the settings.
 
     Attributes:
-        key: The setting, dotted: ``detector.threshold``.
+        key: The setting, dotted: ``telemetry.flush_s``.
         origin: Where it came from: a file, an environment variable, the command line.
         reason: What is wrong, and what would be right.
     """

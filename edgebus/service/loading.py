@@ -47,7 +47,7 @@ def load_settings(
         service: Name of the service, which is also its section in the file.
         config: The node's YAML file.
         environment: The process's own by default.
-        overrides: ``key=value`` pairs, dotted from the top: ``detector.threshold=0.3``.
+        overrides: ``key=value`` pairs, dotted from the top: ``telemetry.flush_s=2``.
         settings_type: Type of the section; that of the installed service by default.
 
     Raises:

@@ -22,7 +22,7 @@ _DELIMITER = "__"
 _NOT_SETTINGS = frozenset({"EDGEBUS_DATA", "EDGEBUS_DEBUG"})
 
 Path_ = tuple[str, ...]
-"""A setting's key, split: ``("detector", "threshold")``."""
+"""A setting's key, split: ``("telemetry", "flush_s")``."""
 
 
 @dataclass(slots=True)
@@ -89,7 +89,7 @@ def from_environment(
 
 
 def from_overrides(fields: Mapping[str, FieldInfo], overrides: Iterable[str]) -> SourceTree:
-    """Read ``key=value`` pairs of the command line, such as ``detector.threshold=0.3``.
+    """Read ``key=value`` pairs of the command line, such as ``telemetry.flush_s=2``.
 
     Raises:
         SettingsError: A pair has no key or no ``=``, or its value should be JSON and is not.
@@ -100,7 +100,7 @@ def from_overrides(fields: Mapping[str, FieldInfo], overrides: Iterable[str]) ->
         key, equals, value = pair.partition("=")
         key = key.strip()
         if not equals or not all(key.split(".")):
-            reason = "is no key=value, such as detector.threshold=0.3"
+            reason = "is no key=value, such as telemetry.flush_s=2"
             raise _problem(hide_credentials(pair), "command line", reason)
         tree.origins[tuple(key.split("."))] = "command line"
         texts[key] = value

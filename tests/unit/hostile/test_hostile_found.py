@@ -32,7 +32,7 @@ from edgebus.contracts import (
     rfc3339,
     utc_now,
 )
-from edgebus.inspect.describe import as_json, as_line
+from edgebus.inspect import as_json, as_line
 from edgebus.service import ServiceSettings, SettingsError, load_settings
 from edgebus.service.identity import folder_lock
 from edgebus.service.yamltext import YamlTextError, read_yaml
