@@ -242,7 +242,7 @@ def _samples(bundle: Bundle, *, seed: int) -> Iterator[Sample]:
     view = View(ViewSettings(source="scene", seed=seed, fps=fps, drift=(step,)))
     source = StreetSource(Scene(seed=700 + seed, width=298, height=224, fps=fps))
     for slot in range(1, 10_000):
-        shot = view.develop(source.read(slot), time_s=slot)
+        shot = view.encode(source.read(slot), time_s=slot)
         now = utc_now()
         record = SampleRecord(
             id=new_id(), time=now, source=f"{_SITE}/street/collector", width=shot.width,
