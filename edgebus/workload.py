@@ -9,6 +9,7 @@ subclass of `Workload` in the entry-point group ``edgebus.workloads``, and its m
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
@@ -22,7 +23,13 @@ if TYPE_CHECKING:
     from edgebus.mining import Example, Fingerprint, Policy, ReferenceModel, Statistic
     from edgebus.serving import Engine, Model, NamedSource
 
-__all__ = ["ENTRY_POINTS", "Workload", "WorkloadUnknownError", "load_workload"]
+__all__ = [
+    "ENTRY_POINTS",
+    "Workload",
+    "WorkloadUnknownError",
+    "installed_workloads",
+    "load_workload",
+]
 
 ENTRY_POINTS = "edgebus.workloads"
 
@@ -176,6 +183,21 @@ class Workload:
 
     # Training.
 
+    # Tools.
+
+    follows: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Kinds of message on the path of an input, by schema name, each with the kinds that it
+    follows from, the likeliest first. What follows from none is an input."""
+
+    def phrase(self, kind: str, body: Mapping[str, Any]) -> str:
+        """A message on the path of an input in a few words; empty for a kind of another's.
+
+        Args:
+            kind: One of `follows`.
+            body: Its fields, as they came from the bus: anything may be missing.
+        """
+        return ""
+
     # Telemetry.
 
     # Lab.
@@ -183,6 +205,19 @@ class Workload:
     lab: ClassVar[str] = "edgebus.lab:Lab"
     """Import path of its `edgebus.lab.Lab`, ``module:class``: what `edgebus up` shows and reports
     of a run. Imported by that command only, so that a device needs none of it."""
+
+
+@cache
+def installed_workloads() -> tuple[Workload, ...]:
+    """Every installed workload; one that cannot be imported is left out, with a warning."""
+    found = []
+    for name in sorted({point.name for point in entry_points(group=ENTRY_POINTS)}):
+        try:
+            found.append(load_workload(name))
+        except Exception as error:  # noqa: BLE001 a stranger's module may raise anything
+            reason = f"{type(error).__name__}: {error}"
+            warnings.warn(f"workload {name} is left out: {reason}", RuntimeWarning, stacklevel=2)
+    return tuple(found)
 
 
 @cache

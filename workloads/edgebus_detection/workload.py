@@ -148,6 +148,30 @@ class Detection(Workload):
         tensor, _ = Preprocessor(spec).prepare(probe_picture(manifest, seed=seed))
         return {spec.name: tensor}
 
+    # Tools.
+
+    follows: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "frame": (),
+        "truth": ("frame",),
+        "detections": ("frame",),
+        "sample": ("detections", "frame"),
+    }
+
+    def phrase(self, kind: str, body: Mapping[str, Any]) -> str:
+        """Size of a frame, number of boxes."""
+        boxes = f"{len(body.get('boxes', ()))} boxes"
+        if kind == "frame":
+            size = f"{body.get('width')} x {body.get('height')}"
+            return f"{body.get('camera')} #{body.get('index')}, {size}"
+        if kind == "truth":
+            return f"{boxes}, {body.get('condition', 'normal')}"
+        if kind == "detections":
+            model = body.get("model") or {}
+            times = (value for value in body.get("stages", {}).values())
+            total = sum(value for value in times if isinstance(value, int | float))
+            return f"{boxes} by {model.get('name')} v{model.get('version')} in {total:.1f} ms"
+        return ""
+
     # Lab.
 
     lab: ClassVar[str] = "edgebus_detection.lab.lab:DetectionLab"
