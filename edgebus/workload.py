@@ -10,15 +10,25 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 if TYPE_CHECKING:
     from edgebus.artifacts import Array, Manifest
+    from edgebus.contracts import Message, ModelRef, Topic
     from edgebus.serving import Engine, Model, NamedSource
 
-__all__ = ["ENTRY_POINTS", "Workload", "WorkloadUnknownError", "load_workload"]
+__all__ = [
+    "ENTRY_POINTS",
+    "Answer",
+    "InputKey",
+    "Workload",
+    "WorkloadUnknownError",
+    "load_workload",
+]
 
 ENTRY_POINTS = "edgebus.workloads"
 
@@ -40,16 +50,99 @@ class WorkloadUnknownError(LookupError):
         self.name = name
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputKey:
+    """What identifies an input.
+
+    Attributes:
+        stream: The series that it belongs to: a meter, a machine.
+        id: The message's id.
+        index: Number in its stream, from 0.
+        captured: When it was measured.
+        traceparent: Its trace, where it has one.
+    """
+
+    stream: str
+    id: str
+    index: int
+    captured: datetime
+    traceparent: str | None = None
+
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Generic[P]):
+    """A model's prediction for one input, and the stamps of whoever made it.
+
+    Attributes:
+        prediction: What the model's `predict` returned.
+        model: The one model that answered.
+        source: Identity of the service.
+        traceparent: Of this step.
+        received: When the service had the input.
+        answered: When the prediction was there; not before `received`.
+        stages: Milliseconds per stage; ``decode`` and ``inference`` at least.
+        dropped: Inputs of this stream that were dropped for newer ones so far.
+    """
+
+    prediction: P
+    model: ModelRef
+    source: str
+    traceparent: str
+    received: datetime
+    answered: datetime
+    stages: Mapping[str, float]
+    dropped: int
+
+
 class Workload:
     """One kind of model, from its input to the judgement of its successor.
 
     Attributes:
         name: What it is called in settings, and as the `task` of its bundles.
+        inputs: Topic of its inputs, with one level that names the stream.
+        predictions: Topic of its predictions, with that level and ``{service}`` or a service's
+            name.
+        stream_level: Name of that level.
     """
 
     name: ClassVar[str]
+    inputs: ClassVar[Topic[Any]]
+    predictions: ClassVar[Topic[Any]]
+    stream_level: ClassVar[str] = "stream"
 
     # Serving.
+
+    def key(self, payload: Any) -> InputKey:
+        """What identifies an input.
+
+        Args:
+            payload: A payload of the topic `inputs`.
+        """
+        raise NotImplementedError
+
+    def decode(self, payload: Any) -> Any:
+        """What the model's `predict` takes; called in a worker thread.
+
+        Raises:
+            ValueError: The input is broken; it becomes a dead letter.
+        """
+        raise NotImplementedError
+
+    def prediction(self, payload: Any, answer: Answer[Any]) -> Message:
+        """The message that answers an input.
+
+        Args:
+            payload: The input.
+            answer: The model's prediction, and who made it when.
+        """
+        raise NotImplementedError
+
+    def stages(self, prediction: Any) -> Mapping[str, float]:
+        """Milliseconds per stage inside of `predict`, for metrics."""
+        return {}
 
     def load(self, source: NamedSource, engine: Engine, **options: Any) -> Model:
         """A model, ready to answer; by default arrays in, arrays out.

@@ -1,6 +1,7 @@
 """A retrainer's data folder on disk: samples, a teacher's answers, an incumbent."""
 
 from edgebus.artifacts import Store
+from edgebus.serving import ServingState, StateFile
 from edgebus_detection.messages import Box
 from edgebus_detection.models.testing import tiny_bundle
 from edgebus_retrainer.claims import teacher
@@ -32,7 +33,8 @@ class DataFolder:
         if incumbent:
             bundle = tiny_bundle(path / "given")
             Store(path / "store").put_bundle(bundle)
-            (path / "incumbent.json").write_text(f'{{"digest": "{bundle.digest}"}}')
+            state = ServingState(model=bundle.manifest.name, current=bundle.ref)
+            StateFile(path / "incumbent.json").write(state)
 
     def add(self, index, **options):
         """A sample; see `sample`."""

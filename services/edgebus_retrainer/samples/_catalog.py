@@ -267,8 +267,8 @@ class Catalog:
     def classes(self) -> tuple[str, ...] | None:
         """The classes of the model that is trained further; None while there is none."""
         try:
-            pointer = json.loads((self.folder / "incumbent.json").read_bytes())
-            bundle = Store(self.folder / "store").open_bundle(str(pointer["digest"]))
+            state = json.loads((self.folder / "incumbent.json").read_bytes())
+            bundle = Store(self.folder / "store").open_bundle(str(state["current"]["digest"]))
         except (FileNotFoundError, KeyError):
             return None
         from edgebus_detection.models import detection_spec
