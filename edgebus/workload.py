@@ -174,6 +174,10 @@ class Workload:
 
     # Lab.
 
+    lab: ClassVar[str] = "edgebus.lab:Lab"
+    """Import path of its `edgebus.lab.Lab`, ``module:class``: what `edgebus up` shows and reports
+    of a run. Imported by that command only, so that a device needs none of it."""
+
 
 @cache
 def load_workload(name: str) -> Workload:

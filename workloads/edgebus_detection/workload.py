@@ -104,3 +104,7 @@ class Detection(Workload):
         spec = input_spec(manifest)
         tensor, _ = Preprocessor(spec).prepare(probe_picture(manifest, seed=seed))
         return {spec.name: tensor}
+
+    # Lab.
+
+    lab: ClassVar[str] = "edgebus_detection.lab.lab:DetectionLab"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from edgebus_detection.lab.frame_accounting import Account, account, lives_of, serving_of
+from edgebus_detection.lab.frame_accounting import FrameCounts, count_frames, lives_of, serving_of
 from edgebus_detection.lab.frames import FrameEntry
 from edgebus_detection.messages import Detections
 from lab_story import NEW, OLD, answer, at, born, record, status, truth
@@ -26,9 +26,9 @@ def books(
     statuses: list[object] | None = None,
     end: float = 0.0,
     dead_letters: int = 0,
-) -> Account:
+) -> FrameCounts:
     births = births if births is not None else [(-1.0, "a", 1)]
-    return account(
+    return count_frames(
         frames(answers, count),
         lives=lives_of([born(t, instance=i, session=s) for t, i, s in births]),
         servings=serving_of(statuses or [status(-1)]),  # type: ignore[arg-type]
@@ -43,7 +43,7 @@ def all_of(count: int, **changes: object) -> dict[int, Detections]:
 
 def test_all_answered() -> None:
     found = books(all_of(40), 40, end=4)
-    assert found == Account(
+    assert found == FrameCounts(
         total=40, answered=40, dropped=0, dropped_in_swap=0, unserved=0, failed=0, torn=0
     )
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from edgebus.contracts import rfc3339
-from edgebus_detection.lab.rounds import CLOUD_STAGES, EDGE_STAGES, Round, Rounds, Stage
+from edgebus.lab.rounds import CLOUD_STAGES, EDGE_STAGES, Round, Rounds, Stage
 
-__all__ = ["ROUND_COLUMNS", "plot_rounds", "round_rows", "round_words", "skew_words"]
+__all__ = ["ROUND_COLUMNS", "clock_skew", "plot_rounds", "round_rows", "round_summary"]
 
 ROUND_COLUMNS = (
     "round",
@@ -21,7 +21,7 @@ ROUND_COLUMNS = (
     "began",
     "ended",
     "seconds",
-    "told_s",
+    "measured_s",
     "clock",
     "clock_lag_s",
 )
@@ -35,7 +35,7 @@ _LONG = frozenset({"collecting", "training"})
 _NAMES = tuple(name for name, _ in CLOUD_STAGES + EDGE_STAGES)
 
 
-def round_rows(rounds: Sequence[Round], book: Rounds) -> Iterator[tuple[str, ...]]:
+def round_rows(rounds: Sequence[Round], source: Rounds) -> Iterator[tuple[str, ...]]:
     """Rows of `rounds.csv`.
 
     A round's common stages come once, without an edge; each edge's own follow, and after these the
@@ -43,15 +43,15 @@ def round_rows(rounds: Sequence[Round], book: Rounds) -> Iterator[tuple[str, ...
 
     Args:
         rounds: The rounds.
-        book: Where they come from; knows how clocks differ.
+        source: Where they come from; knows how clocks differ.
     """
     for number, one in enumerate(rounds, 1):
         head = (str(number), one.job, "" if one.version is None else str(one.version), one.outcome)
         for stage in one.stages:
-            yield (*head, "", *_row(stage, book))
+            yield (*head, "", *_row(stage, source))
         for edge, stages in one.edges.items():
             for stage in stages:
-                yield (*head, edge, *_row(stage, book))
+                yield (*head, edge, *_row(stage, source))
         for way in _ways(one):
             path = one.path(way)
             if not path:
@@ -66,21 +66,21 @@ def _ways(one: Round) -> Sequence[str | None]:
     return list(one.edges) or [None]
 
 
-def _row(stage: Stage, book: Rounds) -> tuple[str, ...]:
-    lag = book.lag_s(stage.node)
+def _row(stage: Stage, source: Rounds) -> tuple[str, ...]:
+    lag = source.lag_s(stage.node)
     return (
         stage.place,
         stage.name,
         rfc3339(stage.began),
         rfc3339(stage.ended),
         f"{stage.seconds:.6f}",
-        "" if stage.told_s is None else f"{stage.told_s:.3f}",
+        "" if stage.measured_s is None else f"{stage.measured_s:.3f}",
         stage.node,
         "" if lag is None else f"{lag:.6f}",
     )
 
 
-def round_words(one: Round) -> str:
+def round_summary(one: Round) -> str:
     """A round in one line: the whole, what was not collecting or training, and its longest stages.
 
     For example ``v2: 64.0 s, of these 15.0 s neither collecting nor training (judging 4.0 s, …)``.
@@ -98,7 +98,7 @@ def round_words(one: Round) -> str:
     )
 
 
-def skew_words(rounds: Iterable[Round]) -> str:
+def clock_skew(rounds: Iterable[Round]) -> str:
     """What is wrong with the clocks, in words; empty where nothing shows."""
     backwards = [stage for one in rounds for stage in one.backwards]
     if not backwards:

@@ -4,12 +4,13 @@ import io
 
 import pytest
 
+from edgebus.lab import RunEvent, check_end, waiting_for
+from edgebus.lab.view import render, stage_of
 from edgebus.topology import Topology, Until
-from edgebus_detection.lab.end_condition import judge, waiting_for
-from edgebus_detection.lab.run_state import LogLine, Tracker
-from edgebus_detection.lab.summary_table import closing_table
-from edgebus_detection.lab.view import render, sparkline, stage_of, status_lines
-from lab_story import NEW, OLD, START, answer, at, born, record, status, tell, truth
+from edgebus_detection.lab.state import DetectionState
+from edgebus_detection.lab.summary_table import detection_table
+from edgebus_detection.lab.view import camera_lines, camera_table, sparkline
+from lab_story import NEW, OLD, START, answer, at, born, play_story, record, status, truth
 
 TOPOLOGY = Topology.parse(
     {
@@ -22,8 +23,8 @@ UNTIL = Until(loop="closed", after_inputs=100)
 
 
 def test_the_story_is_told_once_in_order() -> None:
-    lines: list[LogLine] = []
-    tell(Tracker(on_line=lines.append))
+    lines: list[RunEvent] = []
+    play_story(DetectionState(on_event=lines.append))
     kinds = [line.kind for line in lines if line.kind != "state"]
     assert kinds == [
         "drift",
@@ -53,81 +54,81 @@ def test_the_story_is_told_once_in_order() -> None:
     ],
 )
 def test_stages_and_what_is_waited_for(seconds: int, stage: int, words: str) -> None:
-    tracker = tell(Tracker(), seconds=seconds)
-    assert stage_of(tracker) == stage
-    assert waiting_for(tracker, TOPOLOGY, UNTIL) == words
+    state = play_story(DetectionState(), seconds=seconds)
+    assert stage_of(state) == stage
+    assert waiting_for(state, TOPOLOGY, UNTIL) == words
 
 
 def test_before_anything_is_said() -> None:
-    tracker = Tracker()
-    assert "edge-1/detector, edge-2/detector" in waiting_for(tracker, TOPOLOGY, UNTIL)
+    state = DetectionState()
+    assert "edge-1/detector, edge-2/detector" in waiting_for(state, TOPOLOGY, UNTIL)
     for node in ("edge-1", "edge-2"):
-        tracker.on_model_status(node, "detector", status(0, node=node, serving=None))
-    assert waiting_for(tracker, TOPOLOGY, UNTIL) == "waiting for the first frame"
-    tracker.on_frame("edge-1", record("north", 0), size=1)
-    assert waiting_for(tracker, TOPOLOGY, UNTIL) == "waiting for the first detections"
+        state.on_model_status(node, "detector", status(0, node=node, serving=None))
+    assert waiting_for(state, TOPOLOGY, UNTIL) == "waiting for the first frame"
+    state.on_frame("edge-1", record("north", 0), size=1)
+    assert waiting_for(state, TOPOLOGY, UNTIL) == "waiting for the first detections"
 
 
 def test_a_run_ends_closed_or_by_its_time() -> None:
-    closed = judge(tell(Tracker()), TOPOLOGY, elapsed_s=100)
+    closed = check_end(play_story(DetectionState()), TOPOLOGY, elapsed_s=100)
     assert (closed.over, closed.closed) == (True, True)
-    open_ = tell(Tracker(), seconds=50)
-    assert not judge(open_, TOPOLOGY, elapsed_s=199).over
-    late = judge(open_, TOPOLOGY, elapsed_s=200)
+    open_ = play_story(DetectionState(), seconds=50)
+    assert not check_end(open_, TOPOLOGY, elapsed_s=199).over
+    late = check_end(open_, TOPOLOGY, elapsed_s=200)
     assert (late.over, late.closed) == (True, False)
-    assert late.words == "the loop is not closed after 200 s: 40 samples collected"
+    assert late.outcome == "the loop is not closed after 200 s: 40 samples collected"
     endless = TOPOLOGY.model_copy(update={"until": None})
-    assert not judge(tell(Tracker()), endless, elapsed_s=1e9).over
+    assert not check_end(play_story(DetectionState()), endless, elapsed_s=1e9).over
     timed = TOPOLOGY.model_copy(update={"until": Until(seconds=5)})
-    assert judge(open_, timed, elapsed_s=5).over
+    assert check_end(open_, timed, elapsed_s=5).over
 
 
 def test_retained_messages_that_come_again_change_nothing() -> None:
-    lines: list[LogLine] = []
-    tracker = Tracker(on_line=lines.append)
+    lines: list[RunEvent] = []
+    state = DetectionState(on_event=lines.append)
     for message in (status(1), status(2, state="downloading", target=NEW, received=5)):
-        tracker.on_model_status("edge-1", "detector", message)
-        tracker.on_model_status("edge-1", "detector", message)
-    state = born(1)
-    tracker.on_state("edge-1", "detector", state)
-    tracker.on_state("edge-1", "detector", state)
-    assert len(tracker.edges["edge-1/detector"].statuses) == 2
+        state.on_model_status("edge-1", "detector", message)
+        state.on_model_status("edge-1", "detector", message)
+    birth = born(1)
+    state.on_state("edge-1", "detector", birth)
+    state.on_state("edge-1", "detector", birth)
+    assert len(state.edges["edge-1/detector"].statuses) == 2
     assert len(lines) == 1
-    assert tracker.restarts == 0
+    assert state.restarts == 0
 
 
 def test_bytes_received_add_up_over_targets() -> None:
-    tracker = Tracker()
+    state = DetectionState()
     for number, received in enumerate((0, 10, 30, 0, 5)):
-        tracker.on_model_status("edge-1", "detector", status(number, received=received))
-    assert tracker.edges["edge-1/detector"].received_bytes == 35
+        state.on_model_status("edge-1", "detector", status(number, received=received))
+    assert state.edges["edge-1/detector"].received_bytes == 35
 
 
 def test_a_new_process_is_a_restart_and_a_reconnect_is_none() -> None:
-    tracker = Tracker()
+    state = DetectionState()
     for number, (instance, session) in enumerate((("a", 1), ("a", 2), ("b", 3))):
-        tracker.on_state("edge-1", "detector", born(number, instance=instance, session=session))
-    assert tracker.restarts == 1
+        state.on_state("edge-1", "detector", born(number, instance=instance, session=session))
+    assert state.restarts == 1
 
 
 def test_answer_before_truth_is_measured_all_the_same() -> None:
-    tracker = Tracker()
+    state = DetectionState()
     for index in range(40):
-        tracker.on_detections("edge-1", answer("north", index))
-        tracker.on_truth("edge-1", truth("north", index))
-    camera = tracker.cameras["edge-1/north"]
+        state.on_detections("edge-1", answer("north", index))
+        state.on_truth("edge-1", truth("north", index))
+    camera = state.cameras["edge-1/north"]
     assert camera.rolling.value == pytest.approx(1.0)
     assert camera.total == camera.answered == 40
 
 
 def test_a_frame_answered_twice_is_counted_once_and_torn_by_another_model() -> None:
-    tracker = Tracker()
-    camera = tracker.camera("edge-1", "north")
-    tracker.on_detections("edge-1", answer("north", 0))
-    tracker.on_detections("edge-1", answer("north", 0))
+    state = DetectionState()
+    camera = state.camera("edge-1", "north")
+    state.on_detections("edge-1", answer("north", 0))
+    state.on_detections("edge-1", answer("north", 0))
     frame = next(iter(camera.frames.values()))
-    assert (camera.answered, frame.other_answers, frame.torn) == (1, 1, False)
-    tracker.on_detections("edge-1", answer("north", 0, model=NEW))
+    assert (camera.answered, frame.torn) == (1, False)
+    state.on_detections("edge-1", answer("north", 0, model=NEW))
     assert frame.torn
     assert frame.answer is not None
     assert frame.answer.model == OLD
@@ -137,16 +138,16 @@ def test_every_stage_can_be_drawn() -> None:
     from rich.console import Console
 
     for seconds in (0, 20, 50, 70, 84, 120):
-        tracker = tell(Tracker(), seconds=seconds)
+        state = play_story(DetectionState(), seconds=seconds)
         console = Console(width=80, record=True, file=io.StringIO())
         now = at(seconds)
-        console.print(render(tracker, title="demo", elapsed=now - START, now=now))
+        console.print(render(state, camera_table(state, now), title="demo", elapsed=now - START))
         text = console.export_text()
         assert "roll-out" in text
         assert max(map(len, text.splitlines())) <= 80
         if seconds:
             assert "edge-1/north" in text
-            assert any("8.0 fps" in line for line in status_lines(tracker, now))
+            assert any("8.0 fps" in line for line in camera_lines(state, now))
 
 
 def test_sparkline() -> None:
@@ -154,16 +155,21 @@ def test_sparkline() -> None:
     assert sparkline([0] * 100, width=7) == "▁" * 7
 
 
-def test_closing_table_tells_the_figures() -> None:
+def test_detection_table_tells_the_figures() -> None:
     from rich.console import Console
 
     from edgebus_detection.lab.measure import build_summary
 
     summary = build_summary(
-        tell(Tracker()), name="demo", started=at(-5), finished=at(120), closed=True, outcome="done"
+        play_story(DetectionState()),
+        name="demo",
+        started=at(-5),
+        finished=at(120),
+        closed=True,
+        outcome="done",
     )
     console = Console(width=110, record=True, file=io.StringIO())
-    console.print(closing_table(summary))
+    console.print(detection_table(summary))
     text = console.export_text()
     for words in ("before drift", "edge-2/south", "0 failed, 0 torn", "760.0 kB up", "125:"):
         assert words in text

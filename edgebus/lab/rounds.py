@@ -2,8 +2,8 @@
 
 A round is one training job and what came of it. Its stages are what lies between two stamps that
 follow each other in one chain, so they add up to the whole by construction; what services measured
-themselves, by steady clocks, stands beside them (`Stage.told_s`). Plain functions over messages:
-they may come twice, late, in any order, or not at all.
+themselves, by steady clocks, stands beside them (`Stage.measured_s`). Messages may come twice,
+late, in any order, or not at all.
 
 Where clocks of two hosts disagree, a stage between them is wrong by the difference, and the stage
 on the other side of that host by the same with the other sign. See `Rounds.lag_s`.
@@ -45,14 +45,14 @@ CLOUD_STAGES: tuple[tuple[str, Place], ...] = (
 """Stages that a round has once, and where they happen; each ends with a stamp."""
 
 EDGE_STAGES: tuple[tuple[str, Place], ...] = (
-    ("telling", "down"),
+    ("announcing", "down"),
     ("fetching", "edge"),
     ("checking", "edge"),
     ("loading", "edge"),
 )
 """Stages that it has for each edge, after those."""
 
-_TOLD_BY_JOB = {
+_MEASURED_BY_JOB = {
     "waiting": ("waiting",),
     "starting": ("starting",),
     "labelling": ("preparing",),
@@ -62,7 +62,7 @@ _TOLD_BY_JOB = {
 }
 _ENDS_OF_PHASES = {"preparing": "starting", "training": "labelling", "evaluating": "training"}
 _ENDS_OF_STATES: dict[DeliveryState, str] = {
-    "downloading": "telling",
+    "downloading": "announcing",
     "downloaded": "fetching",
     "updating": "checking",
 }
@@ -70,7 +70,7 @@ _ENDS_OF_STATES: dict[DeliveryState, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """A moment, and the node whose clock says so."""
+    """A moment by the clock of a node."""
 
     time: datetime
     node: str
@@ -86,7 +86,7 @@ class Stage:
         node: Whose clock ended it.
         began: The stamp before.
         ended: Its own.
-        told_s: Seconds that those who did it measured by a steady clock, where they say so.
+        measured_s: Seconds that those who did it measured by a steady clock, where they publish it.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Stage:
     node: str
     began: datetime
     ended: datetime
-    told_s: float | None
+    measured_s: float | None
 
     @property
     def seconds(self) -> float:
@@ -112,7 +112,7 @@ class Round:
         outcome: accepted, refused, failed or skipped.
         stages: Until the release, or as far as it came.
         edges: The rest of the way, by ``node/service``; only those that serve the new version.
-        missing: Stages whose stamp was not heard.
+        missing: Stages without a stamp.
     """
 
     job: str
@@ -145,14 +145,14 @@ class Round:
 
 @dataclass(slots=True)
 class _Job:
-    said: dict[Stamp, tuple[str, float]] = field(default_factory=dict)
+    seen: dict[Stamp, tuple[str, float]] = field(default_factory=dict)
     result: TrainingResult | None = None
 
     def phases(self) -> dict[str, Stamp]:
         """Ends of stages, by the last attempt: each phase ends the stage before it."""
         phases: dict[str, Stamp] = {}
         before = 0.0
-        for stamp, (name, seconds) in sorted(self.said.items(), key=lambda one: one[0].time):
+        for stamp, (name, seconds) in sorted(self.seen.items(), key=lambda one: one[0].time):
             if seconds < before:  # they count from the beginning of an attempt: it crashed
                 phases = {}
             before = seconds
@@ -163,11 +163,11 @@ class _Job:
 @dataclass(slots=True)
 class _Edge:
     stamps: dict[str, Stamp] = field(default_factory=dict)
-    told: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
 
 
 class Rounds:
-    """Makes rounds of what is said on the bus."""
+    """Rounds of learning, from the messages on the bus."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, _Job] = {}
@@ -183,7 +183,7 @@ class Rounds:
         self._lags[node] = min(lag, self._lags.get(node, lag))
 
     def lag_s(self, node: str) -> float | None:
-        """How far a node's clock seems to be behind the one that hears, in seconds.
+        """Seconds that a node's clock seems to be behind the observer's.
 
         The least time between a stamp and its arrival: the difference of the two clocks and the
         quickest way that a message took. A clock that is ahead shows as a negative one.
@@ -191,11 +191,11 @@ class Rounds:
         return self._lags.get(node)
 
     def on_progress(self, progress: TrainingProgress) -> None:
-        """A job is in a phase; the first word of each phase is its beginning."""
+        """A job is in a phase; the first message of each phase marks its beginning."""
         name = _ENDS_OF_PHASES.get(progress.phase, "judging")
         stamp = Stamp(progress.time, _node(progress.source))
         job = self._jobs.setdefault(progress.job, _Job())
-        job.said[stamp] = (name, progress.seconds)
+        job.seen[stamp] = (name, progress.seconds)
 
     def on_result(self, result: TrainingResult) -> None:
         """A job ended."""
@@ -207,7 +207,7 @@ class Rounds:
         _earliest(self._candidates, candidate.bundle.model.digest, stamp)
 
     def on_release(self, release: Release) -> None:
-        """It was released; said again after a reconnect, the first time counts."""
+        """It was released; of several announcements the first counts."""
         digest = release.bundle.model.digest
         _earliest(self._releases, digest, Stamp(release.time, _node(release.source)))
         if release.intake_s is not None:
@@ -223,7 +223,7 @@ class Rounds:
             edge = self._edge(status.serving.digest, f"{node}/{service}")
             _earliest(edge.stamps, "loading", stamp)
             if edge.stamps["loading"] == stamp and status.state == "updated":
-                edge.told = dict(status.seconds)
+                edge.measured = dict(status.seconds)
 
     def all(self, *, since: datetime | None = None) -> list[Round]:
         """The rounds whose job has ended, oldest first; only those that ended after `since`."""
@@ -236,17 +236,17 @@ class Rounds:
 
     def _round(self, result: TrainingResult) -> Round:
         begin, stamps = self._stamps(result)
-        told = {
+        measured = {
             name: sum(result.seconds.get(part, 0.0) for part in parts)
-            for name, parts in _TOLD_BY_JOB.items()
+            for name, parts in _MEASURED_BY_JOB.items()
             if any(part in result.seconds for part in parts)
         }
         digest = result.candidate.digest if result.candidate else ""
         if digest in self._intakes:
-            told["releasing"] = self._intakes[digest]
-        # What an older retrainer does not say of its samples is not there; the rest is.
+            measured["releasing"] = self._intakes[digest]
+        # An older retrainer does not report when its samples came.
         order = CLOUD_STAGES if result.collected is not None else CLOUD_STAGES[4:]
-        stages = _chain(begin, stamps, told, order)
+        stages = _chain(begin, stamps, measured, order)
         missing: set[str] = set()
         if result.candidate is not None:
             missing = {name for name, _ in order} - set(stamps)
@@ -254,7 +254,7 @@ class Rounds:
         if digest in self._releases:
             for name, edge in sorted(self._edges.get(digest, {}).items()):
                 if "loading" in edge.stamps:
-                    edges[name] = _chain(stages[-1].ended, edge.stamps, edge.told, EDGE_STAGES)
+                    edges[name] = _chain(stages[-1].ended, edge.stamps, edge.measured, EDGE_STAGES)
                     missing |= {stage for stage, _ in EDGE_STAGES} - set(edge.stamps)
         return Round(
             job=result.job,
@@ -290,7 +290,7 @@ class Rounds:
 def _chain(
     begin: datetime,
     stamps: Mapping[str, Stamp],
-    told: Mapping[str, float],
+    measured: Mapping[str, float],
     order: tuple[tuple[str, Place], ...],
 ) -> tuple[Stage, ...]:
     """Stages between consecutive stamps; where one is missing, its stage is part of the next."""
@@ -301,7 +301,7 @@ def _chain(
         stamp = stamps.get(name)
         if stamp is None:
             continue
-        known = [told[each] for each in names if each in told]
+        known = [measured[each] for each in names if each in measured]
         stages.append(
             Stage(
                 name="+".join(names),
@@ -309,7 +309,7 @@ def _chain(
                 node=stamp.node,
                 began=begin,
                 ended=stamp.time,
-                told_s=sum(known) if len(known) == len(names) else None,
+                measured_s=sum(known) if len(known) == len(names) else None,
             )
         )
         begin, names = stamp.time, []
@@ -317,7 +317,7 @@ def _chain(
 
 
 def _earliest(stamps: dict[str, Stamp], name: str, stamp: Stamp) -> None:
-    """Keep the first time that something was said, whatever came first."""
+    """Keep the earliest stamp, in whatever order they come."""
     if name not in stamps or stamp.time < stamps[name].time:
         stamps[name] = stamp
 
