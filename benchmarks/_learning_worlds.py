@@ -38,6 +38,7 @@ from edgebus_camera.settings import ViewSettings
 from edgebus_camera.sources.street import StreetSource
 from edgebus_camera.view import View
 from edgebus_collector import CollectorSettings
+from edgebus_detection.datasets import LabelBuilder, Labelled, ignore_rare, read_folder
 from edgebus_detection.emulation.drift import DriftStep
 from edgebus_detection.emulation.effects import Effects
 from edgebus_detection.emulation.street import Scene
@@ -45,8 +46,6 @@ from edgebus_detection.messages import Box, Detections, Frame, FrameRecord, Grou
 from edgebus_detection.mining import Example
 from edgebus_detection.models import DetectionModel, detection_spec
 from edgebus_detection.vision import encode_jpeg, to_boxes
-from edgebus_retrainer.labels import LabelBuilder, Labelled, ignore_rare
-from edgebus_retrainer.material import read_folder
 from edgebus_retrainer.settings import RetrainerSettings
 
 __all__ = [
@@ -229,7 +228,7 @@ def _dusk(seed: int, _data: Path, quick: bool) -> _Film:
 
     def film() -> Iterator[Picture]:
         for slot in range(day + dark):
-            shot = view.develop(source.read(slot), time_s=slot / FPS)
+            shot = view.encode(source.read(slot), time_s=slot / FPS)
             image = cv2.imdecode(np.frombuffer(shot.jpeg, np.uint8), cv2.IMREAD_COLOR)
             assert image is not None
             yield Picture(np.asarray(image, np.uint8), shot.boxes or (), slot >= day)

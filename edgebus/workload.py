@@ -79,8 +79,6 @@ class Answer(Generic[P]):
     Attributes:
         prediction: What the model's `predict` returned.
         model: The one model that answered.
-        source: Identity of the service.
-        traceparent: Of this step.
         received: When the service had the input.
         answered: When the prediction was there; not before `received`.
         stages: Milliseconds per stage; ``decode`` and ``inference`` at least.
@@ -89,8 +87,6 @@ class Answer(Generic[P]):
 
     prediction: P
     model: ModelRef
-    source: str
-    traceparent: str
     received: datetime
     answered: datetime
     stages: Mapping[str, float]
@@ -167,6 +163,25 @@ class Workload:
         return seeded_inputs(manifest, seed=seed)
 
     # Collecting.
+
+    # Samples.
+
+    sample_suffix: ClassVar[str] = ""
+    """Suffix of the files in which its samples are stored, for whoever opens one."""
+
+    def count_truths(self, record: Any) -> int | None:
+        """Number of labels that its source gave a sample; None where the truth is unknown.
+
+        By default no source gives any: labels come from operators and teachers.
+        """
+        return None
+
+    def check_sample(self, sample: Any) -> None:
+        """Refuse a sample that cannot be trained on; by default none.
+
+        Raises:
+            SampleRefusedError: It cannot, for example because its bytes are corrupt.
+        """
 
     # Training.
 

@@ -20,7 +20,15 @@ from edgebus.contracts.control import (
     State,
 )
 from edgebus.contracts.errors import ContractError, NameRefusedError, PayloadError
-from edgebus.contracts.labels import LabelReport, TeacherThreshold
+from edgebus.contracts.labels import (
+    TRUTH,
+    LabelReport,
+    LabelSet,
+    Provenance,
+    TeacherThreshold,
+    operator,
+    teacher,
+)
 from edgebus.contracts.models import (
     BlockRange,
     BlockRequest,
@@ -57,16 +65,27 @@ from edgebus.contracts.payload import (
     Record,
     RecordPayload,
     Timestamp,
+    Wrapper,
     explain,
     new_id,
     rfc3339,
-    schema,
+    stamped,
     utc_now,
 )
-from edgebus.contracts.samples import Consent, Drift, DriftState, SampleRecord, Split, split_of
-from edgebus.contracts.topic import Address, Filter, Qos, Topic
+from edgebus.contracts.samples import (
+    Consent,
+    Drift,
+    DriftState,
+    SampleRecord,
+    SampleRefusedError,
+    Split,
+    StoredSample,
+    split_of,
+)
+from edgebus.contracts.topic import Address, CommandAddress, CommandTopic, Filter, Qos, Topic
 
 __all__ = [
+    "TRUTH",
     "Address",
     "BlockRange",
     "BlockRequest",
@@ -75,6 +94,8 @@ __all__ = [
     "CaptureCommand",
     "Collected",
     "Command",
+    "CommandAddress",
+    "CommandTopic",
     "Consent",
     "ContractError",
     "Count",
@@ -89,6 +110,7 @@ __all__ = [
     "GateReport",
     "Identity",
     "LabelReport",
+    "LabelSet",
     "Message",
     "Metrics",
     "ModelEntry",
@@ -100,6 +122,7 @@ __all__ = [
     "Ordinal",
     "Payload",
     "PayloadError",
+    "Provenance",
     "PublishCommand",
     "Qos",
     "RawBytes",
@@ -111,25 +134,30 @@ __all__ = [
     "RollbackCommand",
     "RolloutStatus",
     "SampleRecord",
+    "SampleRefusedError",
     "Segment",
     "ServiceState",
     "Split",
     "State",
     "StoreStatus",
+    "StoredSample",
     "TeacherThreshold",
     "Timestamp",
     "Topic",
     "TrainingOutcome",
     "TrainingProgress",
     "TrainingResult",
+    "Wrapper",
     "check_segment",
     "explain",
     "new_id",
+    "operator",
     "rfc3339",
-    "schema",
     "shared_model",
     "split_of",
+    "stamped",
     "stream_model",
+    "teacher",
     "topics",
     "utc_now",
 ]

@@ -1,16 +1,52 @@
-"""Where a job's labels came from, and where voices contradicted each other."""
+"""Labels: their provenance, and the report of a job's label sources."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from edgebus.contracts.payload import Count, Record
+from edgebus.contracts.payload import Count, Record, Timestamp
 
-__all__ = ["LabelReport", "TeacherThreshold"]
+__all__ = [
+    "TRUTH",
+    "LabelReport",
+    "LabelSet",
+    "Provenance",
+    "TeacherThreshold",
+    "operator",
+    "teacher",
+]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+TRUTH = "truth"
+"""Provenance of a labelled source's own labels."""
+
+Provenance = Annotated[str, Field(pattern=r"^(truth|teacher:\S+|operator:\S.*)$", max_length=140)]
+"""Source of a label: ``truth``, ``teacher:<digest>`` or ``operator:<who>``."""
+
+
+def operator(who: str) -> str:
+    """Provenance of an operator's labels; a name may come from anywhere, and is cut to fit."""
+    return f"operator:{' '.join(who.split())[:120] or 'unknown'}"
+
+
+def teacher(digest: str) -> str:
+    """Provenance of a teacher's labels: the first 16 digits of its model's digest."""
+    return f"teacher:{digest[:16]}"
+
+
+class LabelSet(Record):
+    """All labels that an operator gave one sample; none at all is an answer too.
+
+    A workload narrows `labels` to its own kind in a subclass.
+    """
+
+    labels: tuple[Any, ...]
+    by: Provenance
+    time: Timestamp
+    note: Annotated[str, Field(max_length=500)] = ""
 
 
 class TeacherThreshold(Record):

@@ -199,7 +199,7 @@ class Runtime(Generic[S]):
 
     async def _beat(self, bus: Bus) -> None:
         address = topics.SERVICE_METRICS.at(self.identity)
-        vitals = Vitals(source=self.identity.source, metrics=self.metrics)
+        vitals = Vitals(self.metrics)
         while True:
             message = vitals.message(session=self.presence.session, stats=bus.stats)
             await bus.publish(address, message)

@@ -12,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
 from edgebus.artifacts import Bundle, BundleError, Store
 from edgebus.bus import Event, Latest, RawMessage, RetryPolicy
-from edgebus.contracts import ModelStatus, Release, Segment, check_segment, topics, utc_now
+from edgebus.contracts import ModelStatus, Release, Segment, Topic, check_segment, topics, utc_now
 from edgebus.service import Service, ServiceSettings, on
 from edgebus.serving.engine import EngineSettings
 from edgebus.serving.errors import EngineError
@@ -65,6 +65,13 @@ S = TypeVar("S", bound=ModelServiceSettings)
 
 class ModelService(Service[S], Generic[S]):
     """Answers the newest input of each stream and swaps models without a gap."""
+
+    publishes: ClassVar[tuple[Topic[Any], ...]] = (
+        topics.MODEL_STATUS,
+        topics.STREAM_MODEL,
+        topics.ARTIFACT_WANTS,
+    )
+    subscribes: ClassVar[tuple[Topic[Any], ...]] = (topics.RELEASE, topics.ARTIFACT_BLOCK)
 
     def load_options(self) -> Mapping[str, Any]:
         """What the workload's `load` takes besides, from the settings of a subclass."""
@@ -146,10 +153,10 @@ class ModelService(Service[S], Generic[S]):
         """
         key = self.workload.key(event.payload)
         attributes: dict[str, str | int] = {"stream": key.stream, "index": key.index}
-        with self.tracer.step("predict", parent=key.traceparent, attributes=attributes) as step:
+        with self.tracer.step("predict", parent=key.traceparent, attributes=attributes):
             stream = self._stream(event)
             self.streams.observe(stream)
-            answer = await self._answer(event, stream, traceparent=step.traceparent)
+            answer = await self._answer(event, stream)
             if answer is None:
                 self.metrics.counter("inputs.unserved")
                 return
@@ -163,9 +170,7 @@ class ModelService(Service[S], Generic[S]):
         latency = (answer.answered - key.captured).total_seconds() * 1e3
         self.metrics.observe("latency", max(0.0, latency))
 
-    async def _answer(
-        self, event: Event[Any], stream: str, *, traceparent: str
-    ) -> Answer[Any] | None:
+    async def _answer(self, event: Event[Any], stream: str) -> Answer[Any] | None:
         """Answer an input in the worker; None while there is no model."""
         loop = asyncio.get_running_loop()
         while True:
@@ -191,8 +196,6 @@ class ModelService(Service[S], Generic[S]):
             return Answer(
                 prediction=prediction,
                 model=serving.ref,
-                source=self.identity.source,
-                traceparent=traceparent,
                 received=event.received,
                 answered=max(answered, event.received),
                 stages=stages,
@@ -223,13 +226,12 @@ class ModelService(Service[S], Generic[S]):
     async def _report(self, status: ModelStatus) -> None:
         """Publish where a model stands, and what that means for the service."""
         if status.stream is not None:
-            place = topics.STREAM_MODEL.at(self.identity, stream=status.stream)
-            await self.bus.publish(place, status)
+            await self.publish(topics.STREAM_MODEL, status, stream=status.stream)
             return
         self.metrics.gauge("model.version", status.serving.version if status.serving else 0)
         if status.state == "updated" and status.swap_ms is not None:
             self.metrics.gauge("model.swap_ms", status.swap_ms)
-        await self.bus.publish(topics.MODEL_STATUS.at(self.identity), status)
+        await self.publish(topics.MODEL_STATUS, status)
         if status.serving is None:
             self._waiting = True
             reason = "waiting for a first model"

@@ -29,6 +29,7 @@ from edgebus_detection.messages import (
     CAMERA_TRUTH,
     DETECTIONS,
     FEEDBACK,
+    SAMPLES,
     Detections,
     Feedback,
     Frame,
@@ -51,6 +52,7 @@ class Collector(Service[CollectorSettings]):
     """Collects what the model got wrong, and a fair share of held-out frames to measure on."""
 
     name = "collector"
+    publishes = (SAMPLES, DRIFT)
 
     async def start(self) -> None:
         """Make the policies and take up what the last run could not send."""

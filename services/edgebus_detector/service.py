@@ -9,6 +9,7 @@ from pydantic import Field
 
 from edgebus.contracts import Segment
 from edgebus.serving.service import ModelService, ModelServiceSettings
+from edgebus_detection.messages import CAMERA_FRAME, DETECTIONS
 
 __all__ = ["Detector", "DetectorSettings"]
 
@@ -32,6 +33,8 @@ class Detector(ModelService[DetectorSettings]):
     """Finds objects in the newest frame of each camera and swaps models without a gap."""
 
     name = "detector"
+    publishes = (DETECTIONS, *ModelService.publishes)
+    subscribes = (CAMERA_FRAME, *ModelService.subscribes)
 
     def load_options(self) -> Mapping[str, Any]:
         """Threshold, overlap and novelty."""

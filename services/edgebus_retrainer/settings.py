@@ -8,11 +8,11 @@ from pydantic import Field, model_validator
 from edgebus.contracts import Segment, shared_model
 from edgebus.service import ServiceSettings
 from edgebus.training.settings import TrainSettings
+from edgebus_detection.labels.settings import LabelSettings
 from edgebus_detection.training.augment import AugmentSettings
 
 __all__ = [
     "GateSettings",
-    "LabelSettings",
     "RetrainerSettings",
     "SpecialiseSettings",
     "StoreSettings",
@@ -75,56 +75,6 @@ class SpecialiseSettings(ServiceSettings):
         if self.cameras is None:
             return True
         return place in self.cameras or place.partition(".")[2] in self.cameras
-
-
-class LabelSettings(ServiceSettings):
-    """Where labels come from."""
-
-    source: Literal["auto", "truth", "teacher"] = "auto"
-    """auto: ground truth where a sample has it, otherwise the teacher."""
-    teacher: Path | None = None
-    """A larger model: a bundle's folder or an ONNX file."""
-    teachers: tuple[Path, ...] = ()
-    """Further ones: what enough of all agree on is a label, what fewer have seen is ignored."""
-    agree: AtLeastOne | None = None
-    """So many of them must agree; null: more than half."""
-    accept: Fraction = 0.4
-    """Teacher boxes of at least this score are labels."""
-    reject: Fraction = 0.1
-    """Teacher boxes below this score are nothing; between the two they are ignored regions."""
-    precision: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Accept from that score on, class by class, at which so many of the teacher's boxes are right
-    where truth or operators tell; null: `accept` for all classes."""
-    calibrate_boxes: AtLeastOne = 30
-    """Classes of which the teacher saw fewer boxes there keep `accept`."""
-    calibrate_images: Count = 200
-    """At most so many pictures with known truth are shown to the teacher for that."""
-    flip_tolerance: Annotated[float, Field(ge=0, le=255)] | None = 4.0
-    """Boxes that the teacher does not see again in the next sample of that camera, though the
-    pixels there differ by no more than so many grey levels, are ignored; null: not looked for."""
-    aliases: dict[str, str] = Field(default_factory=dict)
-    """Other names of the model's classes, for example `motorbike: motorcycle`."""
-
-    classes: tuple[str, ...] | None = None
-    """Only these classes are learnt from samples, and measured on them; null: all of the model."""
-    min_boxes: AtLeastOne = 5
-    """Classes of which the teacher saw fewer boxes in all samples are taken for its mistakes."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "LabelSettings":
-        if self.reject > self.accept:
-            msg = f"reject {self.reject} is above accept {self.accept}; it has to be below"
-            raise ValueError(msg)
-        if self.source == "teacher" and self.teacher is None:
-            msg = "source teacher needs a teacher: a bundle's folder or an ONNX file"
-            raise ValueError(msg)
-        if self.teachers and self.teacher is None:
-            msg = "teachers are further ones; name the first as teacher"
-            raise ValueError(msg)
-        if self.agree is not None and self.agree > 1 + len(self.teachers):
-            msg = f"agree {self.agree} is more than the {1 + len(self.teachers)} teachers"
-            raise ValueError(msg)
-        return self
 
 
 class GateSettings(ServiceSettings):

@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from edgebus.contracts import GateReport, LabelReport, TrainingOutcome
+from edgebus.contracts import GateReport, LabelReport, StoredSample, TrainingOutcome
 from edgebus.training.settings import TrainSettings
+from edgebus_detection.labels.settings import LabelSettings
 from edgebus_detection.training.augment import AugmentSettings
-from edgebus_retrainer.claims import LabelSet
-from edgebus_retrainer.settings import GateSettings, LabelSettings
+from edgebus_retrainer.settings import GateSettings
 
 __all__ = ["JobEvent", "JobOutcome", "JobSpec", "Phase", "PhaseName", "StepDone", "read_event"]
 
@@ -18,18 +18,6 @@ PhaseName = Literal["preparing", "training", "evaluating", "publishing"]
 
 class _Line(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class SampleFile(_Line):
-    """A sample that the job uses: its id, and its JPEG with the record inside.
-
-    Attributes:
-        labels: What an operator had made of it when the job began.
-    """
-
-    id: str
-    path: Path
-    labels: LabelSet | None = None
 
 
 class JobSpec(_Line):
@@ -58,10 +46,10 @@ class JobSpec(_Line):
     incumbent: Path | None = None
     folder: Path
     version: Annotated[int, Field(ge=1)]
-    train: tuple[SampleFile, ...]
-    replay_samples: tuple[SampleFile, ...] = ()
-    new_holdout: tuple[SampleFile, ...] = ()
-    old_holdout: tuple[SampleFile, ...] = ()
+    train: tuple[StoredSample, ...]
+    replay_samples: tuple[StoredSample, ...] = ()
+    new_holdout: tuple[StoredSample, ...] = ()
+    old_holdout: tuple[StoredSample, ...] = ()
     replay: Path | None = None
     replay_holdout: Path | None = None
     label_cache: Path

@@ -23,9 +23,10 @@ import cv2
 
 from edgebus.artifacts import ArtifactError
 from edgebus.serving import InferenceError
+from edgebus_detection.datasets import FolderError
 from edgebus_detection.vision import VisionError
 from edgebus_retrainer.jobs import TrainingFailedError, UntrainableError, assist, run_job
-from edgebus_retrainer.material import FolderError, TeacherMissingError
+from edgebus_retrainer.material import TeacherMissingError
 from edgebus_retrainer.spec import JobEvent, JobOutcome, JobSpec
 from edgebus_retrainer.standby import LOG
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from edgebus.artifacts import Array, Manifest
     from edgebus.contracts import Topic
     from edgebus.serving import Engine, NamedSource
+    from edgebus_detection.messages import Sample, SampleRecord
     from edgebus_detection.models import DetectionModel, Prediction
     from edgebus_detection.vision import Image
 
@@ -25,6 +26,24 @@ class Detection(Workload):
     inputs: ClassVar[Topic[Frame]] = CAMERA_FRAME
     predictions: ClassVar[Topic[Detections]] = DETECTIONS
     stream_level: ClassVar[str] = "camera"
+
+    # Samples.
+
+    sample_suffix: ClassVar[str] = ".jpg"
+
+    def count_truths(self, record: SampleRecord) -> int | None:
+        """Number of true boxes; None where the camera knows none."""
+        return None if record.truth is None else len(record.truth)
+
+    def check_sample(self, sample: Sample) -> None:
+        """Decode a sample's picture and compare its size with that of its record.
+
+        Raises:
+            SampleRefusedError: It cannot be decoded, or has another size.
+        """
+        from edgebus_detection.labels.check import check_picture
+
+        check_picture(sample)
 
     # Serving.
 
@@ -63,8 +82,6 @@ class Detection(Workload):
         record, found = payload.record, answer.prediction
         decode_ms = round(answer.stages["decode"], 3)
         return Detections(
-            traceparent=answer.traceparent,
-            source=answer.source,
             frame=record.id,
             camera=record.camera,
             index=record.index,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edgebus_detection.datasets import Labelled
 from edgebus_detection.vision import Hash, PictureUnreadableError, difference_hash
-from edgebus_retrainer.labels import Labelled
 from edgebus_retrainer.material import Material
 
 __all__ = ["Apart", "Leak", "keep_apart"]

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import cv2
 
+from edgebus_detection.datasets import Labelled
 from edgebus_detection.metrics import (
     MapResult,
     Matches,
@@ -20,7 +21,6 @@ from edgebus_detection.metrics import (
 from edgebus_detection.models import DetectionModel
 from edgebus_detection.vision import Detected, Image, Truth
 from edgebus_retrainer.gate._evidence import calibration_error
-from edgebus_retrainer.labels import Labelled
 
 __all__ = ["Measured", "Sees", "measure", "milliseconds"]
 

@@ -13,6 +13,7 @@ import cv2
 from edgebus.artifacts import Bundle, TrainedOn, Update, derive_bundle
 from edgebus.contracts import DomainReport, GateReport
 from edgebus.serving import EngineSettings, make_probe
+from edgebus_detection.datasets import Labelled
 from edgebus_detection.models import DetectionModel
 from edgebus_retrainer.gate import (
     NEW,
@@ -26,7 +27,6 @@ from edgebus_retrainer.gate import (
     milliseconds,
 )
 from edgebus_retrainer.jobs._clock import JobClock
-from edgebus_retrainer.labels import Labelled
 from edgebus_retrainer.material import Material, count_with_boxes
 from edgebus_retrainer.spec import JobSpec, StepDone
 

@@ -12,12 +12,12 @@ from edgebus.artifacts import Bundle
 from edgebus.contracts import DomainReport, GateReport, LabelReport, ModelRef, Timestamp, utc_now
 from edgebus.files import write_file
 from edgebus.training.settings import TrainSettings
+from edgebus_detection.datasets import Labelled
+from edgebus_detection.labels.settings import LabelSettings
 from edgebus_detection.models import detection_spec
 from edgebus_retrainer.jobs._curves import draw_curves
 from edgebus_retrainer.jobs._learning import Learnt
-from edgebus_retrainer.labels import Labelled
 from edgebus_retrainer.material import Material
-from edgebus_retrainer.settings import LabelSettings
 from edgebus_retrainer.spec import JobOutcome, JobSpec
 
 __all__ = ["CARD", "ModelCard", "PictureSet", "make_card", "write_card"]

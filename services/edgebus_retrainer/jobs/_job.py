@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from edgebus.artifacts import Bundle
 from edgebus.contracts import GateReport
 from edgebus.serving import EngineSettings
+from edgebus_detection.datasets import Labelled
+from edgebus_detection.labels import open_teacher
 from edgebus_detection.models import TRAINABLE_HEADS, detection_spec
 from edgebus_retrainer.gate import NEW, OLD, GateRules, Leak, goes_too_far, keep_apart, too_few
 from edgebus_retrainer.jobs._candidates import Candidates
 from edgebus_retrainer.jobs._card import CARD, make_card, write_card
 from edgebus_retrainer.jobs._clock import JobClock, Report
 from edgebus_retrainer.jobs._learning import learn
-from edgebus_retrainer.labels import Labelled, open_teacher
 from edgebus_retrainer.material import Material, count_with_boxes, prepare
 from edgebus_retrainer.spec import JobOutcome, JobSpec, StepDone
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from edgebus.artifacts import Bundle, Update
 from edgebus.training.settings import TrainSettings
+from edgebus_detection.datasets import Labelled
 from edgebus_detection.models import detection_spec, input_spec
 from edgebus_retrainer.jobs._clock import Report
-from edgebus_retrainer.labels import Labelled
 from edgebus_retrainer.material import Material, set_aside
 from edgebus_retrainer.spec import JobSpec, Phase, StepDone
 

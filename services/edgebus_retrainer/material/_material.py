@@ -9,9 +9,10 @@ from pathlib import Path
 
 from edgebus.artifacts import Manifest
 from edgebus.contracts import LabelReport
+from edgebus_detection.datasets import LabelBuilder, Labelled, ignore_rare
+from edgebus_detection.datasets.folders import Folder, read_folder
+from edgebus_detection.labels import Labeller, Labelling
 from edgebus_detection.models import detection_spec
-from edgebus_retrainer.labels import LabelBuilder, Labelled, Labeller, Labelling, ignore_rare
-from edgebus_retrainer.material._folders import Folder, read_folder
 from edgebus_retrainer.spec import JobSpec
 
 __all__ = ["Material", "TeacherMissingError", "prepare"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from edgebus_retrainer.labels import Labelled
+from edgebus_detection.datasets import Labelled
 
 __all__ = ["set_aside"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -20,15 +20,14 @@ from edgebus.bus import (
     SubscribeRefusedError,
     _link,
 )
-from edgebus.contracts import Identity, Message, Qos, Topic, schema
+from edgebus.contracts import Identity, Message, Qos, Topic
 
 DEADLINE_S = 10.0
 
 
-class Note(Message):
+class Note(Message, version=1):
     """A message for tests."""
 
-    schema_: Literal["note/1"] = schema("note/1")
     n: int
 
 

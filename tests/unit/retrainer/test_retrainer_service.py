@@ -15,23 +15,22 @@ from edgebus.contracts import (
     Drift,
     ModelRef,
     Release,
-    Reply,
     RetrainCommand,
+    operator,
     split_of,
     topics,
     utc_now,
 )
 from edgebus.contracts.topics import DRIFT
+from edgebus.samples import LabelBook, SampleFiles, SampleStore, open_database
 from edgebus.service import ServiceFailedError
 from edgebus.service.testing import ServiceHarness
 from edgebus.transfer import ArtifactFetcher, ArtifactProvider, reference
-from edgebus_detection.messages import SAMPLES, Sample
+from edgebus.workload import load_workload
+from edgebus_detection.messages import SAMPLES, BoxLabels, Sample, SourcedBox
 from edgebus_detection.models.testing import tiny_bundle
 from edgebus_retrainer import Retrainer, RetrainerSettings
-from edgebus_retrainer.claims import Claim, LabelSet, operator
-from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.journal import JobJournal
-from edgebus_retrainer.samples import LabelBook, SampleStore, open_database
 from retrainer_samples import DUSK, sample, square, write_day
 
 ASK = RetrainCommand(source="lab/test/test")
@@ -157,14 +156,14 @@ async def test_redelivered_and_broken_samples(world, tmp_path):
 
 async def test_too_few_held_out_samples_hold_a_job_back_but_not_a_command(world, tmp_path):
     async with harness(settings(world), data_dir=tmp_path) as h:
-        reply = await h.request(topics.CMD_RETRAIN, ASK, reply=Reply)
+        reply = await h.request(topics.CMD_RETRAIN, ASK)
         assert not reply.ok
         assert "no untrained sample of tiny" in reply.detail
         await send(h, *at_dusk(TRAIN[:12]))
         status = await status_with(h, untrained=12)
         assert status.trigger == "waits for held-out samples: 0 of 4"
         ask = RetrainCommand(source="lab/test/test")
-        reply = await h.request(topics.CMD_RETRAIN, ask, reply=Reply)
+        reply = await h.request(topics.CMD_RETRAIN, ask)
         assert reply.ok, reply.detail
         result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
         assert (result.outcome, result.trigger) == ("skipped", "command")
@@ -177,8 +176,8 @@ async def test_too_few_held_out_samples_hold_a_job_back_but_not_a_command(world,
 
 def by_hand():
     truth = square("car", 1, 1)
-    claim = Claim(box=truth, by=operator("ann"))
-    return LabelSet(claims=(claim,), by=operator("ann"), time=utc_now())
+    claim = SourcedBox(box=truth, by=operator("ann"))
+    return BoxLabels(labels=(claim,), by=operator("ann"), time=utc_now())
 
 
 async def test_held_out_samples_that_turn_out_to_be_empty_are_not_counted_again(world, tmp_path):
@@ -195,7 +194,8 @@ async def test_held_out_samples_that_turn_out_to_be_empty_are_not_counted_again(
         engine = open_database(tmp_path / "retrainer" / "samples.db")
         kept = SampleStore(
             engine,
-            PictureStore(tmp_path / "retrainer" / "pictures"),
+            SampleFiles(tmp_path / "retrainer" / "samples"),
+            load_workload("detection"),
             max_samples=99,
             max_bytes=9**9,
         )
@@ -233,7 +233,7 @@ async def test_it_follows_releases_and_never_reuses_a_version(world, tmp_path):
     config = settings(world, bundle=None, model="tiny")
     async with harness(config, data_dir=tmp_path / "data") as h:
         await status_with(h, trigger="waits for a first version of tiny")
-        reply = await h.request(topics.CMD_RETRAIN, ASK, reply=Reply)
+        reply = await h.request(topics.CMD_RETRAIN, ASK)
         assert "release one first" in reply.detail
         provider = ArtifactProvider(h.bus, h.bus.identity, shelf)
         serving = asyncio.create_task(provider.run())
@@ -331,7 +331,7 @@ async def test_old_results_are_cleared_from_the_bus(world, tmp_path):
         await status_with(h, untrained=2)
         for _ in range(3):
             ask = RetrainCommand(source="lab/test/test")
-            assert (await h.request(topics.CMD_RETRAIN, ask, reply=Reply)).ok
+            assert (await h.request(topics.CMD_RETRAIN, ask)).ok
             await h.expect(topics.TRAINING_RESULT, timeout=60)
         retained = [name for name in h.broker.retained if name.endswith("/result")]
         assert len(retained) == 1
