@@ -57,8 +57,9 @@ class Bus:
         will: Makes the last will of the connection with the given session number.
         on_connection: Awaited after each change of the connection. On ``connected`` it is the
             place for the birth message: it may publish.
-        identity_check: Called with each message on the will's topic and with the first will; tells
-            who else lives under this identity, which then ends this bus with `IdentityTakenError`.
+        identity_check: Called with each message on the will's topic and with the first will; a
+            description of another process with this identity ends this bus with
+            `IdentityTakenError`.
             Without it only a broker that reports a take-over ends a fight (MQTT 5).
     """
 
@@ -87,12 +88,12 @@ class Bus:
 
     @property
     def connection(self) -> ConnectionState:
-        """Whether it is connected, and a way to wait for it."""
+        """State of the connection, and a way to wait for it."""
         return self._core.connection
 
     @property
     def outbox(self) -> OutboxState:
-        """Whether events that wait outlive the process, and what is wrong if they do not."""
+        """State of the outbox: whether events outlive the process, and what is wrong if not."""
         return self._core.outbox
 
     @property
@@ -200,7 +201,7 @@ class Bus:
     ) -> None:
         """Publish bytes on any topic, of third parties too: the counterpart of `tap`.
 
-        For tools that repeat what was said, such as a replay; services publish typed messages.
+        For tools that repeat messages, such as a replay; services publish typed messages.
 
         Raises:
             ContractError: It is no topic to publish to.
@@ -269,8 +270,9 @@ class Bus:
         """Call `handler` for every message that matches.
 
         An event is acknowledged after all its handlers are done. A payload that does not validate
-        becomes a dead letter; a handler that raises is called again as `retry` says, and its
-        message becomes a dead letter after that. Commands past their `expires` are not handled.
+        becomes a dead letter; a handler that raises is called again within the limits of `retry`,
+        and its message becomes a dead letter after that. Commands past their `expires` are not
+        handled.
 
         Returns once the broker has confirmed, where it is there; else it is subscribed to with
         the next connection.

@@ -1,7 +1,7 @@
 """Steps of a trace, from a frame to the model that learnt from it.
 
 Each step gives the messages that it makes their `traceparent`. Where OpenTelemetry is installed
-(extra ``otel``) and set up, for example by ``opentelemetry-instrument edgebus run detector``, each
+(extra ``otel``) and set up, for example by ``opentelemetry-instrument edgebus run SERVICE``, each
 step is a span there too; else it costs a microsecond and nothing is imported.
 """
 

@@ -1,4 +1,4 @@
-"""What the heartbeat says: the service's figures, the bus's, and the host's."""
+"""Content of the heartbeat: figures of the service, of its bus and of the host."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class ClusterUnderTest(NatsUnderTest):
     def transport(self, **settings: Any) -> Transport:
         url = self._cluster.url_from(self._next % len(self._cluster.nodes))
         self._next += 1
-        return MqttTransport(BrokerSettings(url=url, version="3.1.1", **settings))
+        return MqttTransport(BrokerSettings(url=url, version="3.1.1", profile="nats", **settings))
 
 
 class Site:

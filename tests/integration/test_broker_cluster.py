@@ -52,7 +52,9 @@ class Client:
         self.got: list[int] = []
         self.news = asyncio.Event()
         self.transport = MqttTransport(
-            BrokerSettings(url=cluster.url_from(at), version="3.1.1", connect_timeout_s=5.0)
+            BrokerSettings(
+                url=cluster.url_from(at), version="3.1.1", profile="nats", connect_timeout_s=5.0
+            )
         )
         self.bus = Bus(
             self.transport,

@@ -206,7 +206,7 @@ async def soak_cluster(
             clocks.append(clock)
             url = cluster.url_from(first % len(cluster.nodes))
             bus = Bus(
-                MqttTransport(BrokerSettings(url=url, version="3.1.1")),
+                MqttTransport(BrokerSettings(url=url, version="3.1.1", profile="nats")),
                 identity=Identity(site=_SITE, node=name, service="soak"),
                 settings=BusSettings(
                     connect_wait_s=30.0, backoff_max_s=2.0, dedup_ids=plan.dedup_ids

@@ -186,7 +186,7 @@ async def test_degraded_and_ready_again() -> None:
         assert (await one.wait_for_state("degraded")).reason == "camera is away"
         await one.service.set_state("ready")
         assert (await one.wait_for_state("ready")).reason == ""
-        with pytest.raises(ValueError, match="runtime's to say"):
+        with pytest.raises(ValueError, match="runtime's to set"):
             await one.service.set_state("stopped")
 
 
