@@ -37,7 +37,7 @@ from edgebus_detection.messages import (
 )
 from edgebus_detection.mining.examples import Example
 from edgebus_detection.mining.reference_model import SecondModel
-from edgebus_detection.vision import PictureUnreadableError
+from edgebus_detection.vision import ImageError
 
 __all__ = ["Collector"]
 
@@ -220,7 +220,7 @@ class Collector(Service[CollectorSettings]):
             self._history.add(example)
             try:
                 decision = self._selector.decide(example, now=time.monotonic())
-            except PictureUnreadableError:
+            except ImageError:
                 # The detector dead-letters it; one dead letter is enough.
                 self.metrics.counter("unreadable")
                 continue
@@ -243,7 +243,7 @@ class Collector(Service[CollectorSettings]):
                 boxes = await asyncio.to_thread(model.look, example.frame.jpeg)
                 example = replace(example, second=boxes)
                 decision = self._selector.decide_second(example, now=time.monotonic())
-            except (ImageError, EngineError, PictureUnreadableError):
+            except (ImageError, EngineError):
                 self.metrics.counter("second.failed")
                 continue
             self.metrics.observe("second", (time.perf_counter() - began) * 1e3)

@@ -64,9 +64,9 @@ class Detection(Workload):
         Raises:
             ImageError: It is broken, or of another size than its record says.
         """
-        from edgebus_detection.vision import ImageError, decode_jpeg
+        from edgebus_detection.vision import ImageError, decode_picture
 
-        image, record = decode_jpeg(payload.jpeg), payload.record
+        image, record = decode_picture(payload.jpeg), payload.record
         if image.shape[:2] != (record.height, record.width):
             reason = (
                 f"is {image.shape[1]} x {image.shape[0]}, its record says "
