@@ -17,14 +17,16 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edgebus.artifacts import Array, Manifest
-    from edgebus.contracts import Message, ModelRef, Topic
+    from edgebus.contracts import Message, ModelRef, Topic, Verdict
+    from edgebus.mining import Example, Fingerprint, Policy, ReferenceModel, Statistic
     from edgebus.serving import Engine, Model, NamedSource
 
 __all__ = [
     "ENTRY_POINTS",
     "Answer",
-    "InputKey",
     "Workload",
     "WorkloadUnknownError",
     "load_workload",
@@ -48,25 +50,6 @@ class WorkloadUnknownError(LookupError):
         hint = f"did you mean {near[0]!r}? " if near else ""
         super().__init__(f"no workload {name!r}; {hint}installed: {', '.join(known) or 'none'}")
         self.name = name
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputKey:
-    """What identifies an input.
-
-    Attributes:
-        stream: The series that it belongs to: a meter, a machine.
-        id: The message's id.
-        index: Number in its stream, from 0.
-        captured: When it was measured.
-        traceparent: Its trace, where it has one.
-    """
-
-    stream: str
-    id: str
-    index: int
-    captured: datetime
-    traceparent: str | None = None
 
 
 P = TypeVar("P")
@@ -98,9 +81,10 @@ class Workload:
 
     Attributes:
         name: What it is called in settings, and as the `task` of its bundles.
-        inputs: Topic of its inputs, with one level that names the stream.
-        predictions: Topic of its predictions, with that level and ``{service}`` or a service's
-            name.
+        inputs: Topic of what its model is asked about: messages, or payloads with a record, that
+            are `AboutInput` and have an `index` and a time `captured`. One level names the stream.
+        predictions: Topic of what its model answers: messages that are `edgebus.mining.Predicted`,
+            with that level.
         stream_level: Name of that level.
     """
 
@@ -109,15 +93,10 @@ class Workload:
     predictions: ClassVar[Topic[Any]]
     stream_level: ClassVar[str] = "stream"
 
+    def prepare(self) -> None:
+        """Set up the process of a service that loads this workload; by default nothing."""
+
     # Serving.
-
-    def key(self, payload: Any) -> InputKey:
-        """What identifies an input.
-
-        Args:
-            payload: A payload of the topic `inputs`.
-        """
-        raise NotImplementedError
 
     def decode(self, payload: Any) -> Any:
         """What the model's `predict` takes; called in a worker thread.
@@ -163,6 +142,73 @@ class Workload:
         return seeded_inputs(manifest, seed=seed)
 
     # Collecting.
+
+    truths: ClassVar[Topic[Any] | None] = None
+    """What is right, where somebody knows: messages that are `AboutInput`."""
+
+    samples: ClassVar[Topic[Any]]
+    """What the collector makes of inputs that are worth learning from, see `sample`."""
+
+    feedback: ClassVar[Topic[Any] | None] = None
+    """What people say of predictions: messages that are `edgebus.mining.PersonsFeedback`."""
+
+    default_policies: ClassVar[tuple[str, ...] | None] = None
+    """Names of the policies that decide where the settings name none, in order of authority;
+    None: all of `policies`."""
+
+    statistics: ClassVar[Mapping[str, Statistic]] = {}
+    """What can be watched for drift, by name."""
+
+    def policies(self) -> Mapping[str, type[Policy[Any]]]:
+        """Policies by name: those of the entry-point group ``edgebus.policies.NAME``."""
+        from edgebus.mining import installed_policies
+
+        return installed_policies(self.name)
+
+    def fingerprint(self, payload: Any) -> Fingerprint | None:
+        """A hash of an input that is nearly the same for near-duplicates; None: it has none.
+
+        Args:
+            payload: The input.
+
+        Raises:
+            InputUnreadableError: The input's content is corrupt.
+        """
+        return None
+
+    def sample(self, example: Example[Any, Any, Any], facts: Mapping[str, Any]) -> Any:
+        """Make the sample of an input: a payload of the topic `samples`.
+
+        Args:
+            example: The input, its prediction and, where it is known, its truth.
+            facts: The fields of an `edgebus.contracts.SampleRecord`, which the sample's extends.
+
+        Raises:
+            PayloadError: It does not fit into such a payload.
+        """
+        raise NotImplementedError
+
+    def verdict(self, feedback: Any, example: Example[Any, Any, Any]) -> Verdict:
+        """A person's feedback for the record of a sample, held against the prediction.
+
+        Raises:
+            ValueError: It speaks of what is not there.
+        """
+        raise NotImplementedError
+
+    def reference_model(self, model: Path, *, threads: int, folder: Path) -> ReferenceModel:
+        """Load a second model, for policies that compare with one.
+
+        Args:
+            model: What the settings name: a bundle's folder, for example.
+            threads: Threads that it may use.
+            folder: For files that it makes and finds again after a restart.
+
+        Raises:
+            ValueError: This workload has none.
+        """
+        msg = f"the workload {self.name} compares with no reference model"
+        raise ValueError(msg)
 
     # Samples.
 

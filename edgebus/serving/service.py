@@ -18,7 +18,16 @@ from pydantic import Field, model_validator
 
 from edgebus.artifacts import Bundle, BundleError, Store
 from edgebus.bus import Event, Latest, RawMessage, RetryPolicy
-from edgebus.contracts import ModelStatus, Release, Segment, Topic, check_segment, topics, utc_now
+from edgebus.contracts import (
+    ModelStatus,
+    Release,
+    Segment,
+    Topic,
+    check_segment,
+    record_of,
+    topics,
+    utc_now,
+)
 from edgebus.service import Service, ServiceSettings, on
 from edgebus.serving.engine import EngineSettings
 from edgebus.serving.errors import EngineError
@@ -66,7 +75,7 @@ S = TypeVar("S", bound=ModelServiceSettings)
 class ModelService(Service[S], Generic[S]):
     """Answers the newest input of each stream and swaps models without a gap."""
 
-    publishes: ClassVar[tuple[Topic[Any], ...]] = (
+    publishes: tuple[Topic[Any], ...] = (
         topics.MODEL_STATUS,
         topics.STREAM_MODEL,
         topics.ARTIFACT_WANTS,
@@ -81,6 +90,8 @@ class ModelService(Service[S], Generic[S]):
         """Restore the last model, and begin to follow releases."""
         settings = self.settings
         self.workload = load_workload(settings.workload)
+        self.workload.prepare()
+        self.publishes = (self.workload.predictions, *ModelService.publishes)
         self._dropped: Counter[str] = Counter()
         self._waiting = False
         self._store = Store(self.data_dir / "store", quota=settings.store_quota_bytes)
@@ -151,23 +162,25 @@ class ModelService(Service[S], Generic[S]):
             ValueError: The input is broken; it becomes a dead letter.
             EngineError: The model's output is unusable.
         """
-        key = self.workload.key(event.payload)
-        attributes: dict[str, str | int] = {"stream": key.stream, "index": key.index}
-        with self.tracer.step("predict", parent=key.traceparent, attributes=attributes):
+        record = record_of(event.payload)
+        attributes: dict[str, str | int] = {"stream": record.stream, "index": record.index}
+        with self.tracer.step("predict", parent=record.traceparent, attributes=attributes):
             stream = self._stream(event)
             self.streams.observe(stream)
             answer = await self._answer(event, stream)
             if answer is None:
                 self.metrics.counter("inputs.unserved")
                 return
-            await self.bus.publish(
-                self.workload.predictions.at(self.identity, **{self.workload.stream_level: stream}),
+            await self.publish(
+                self.workload.predictions,
                 self.workload.prediction(event.payload, answer),
+                expires_in_s=None,
+                **{self.workload.stream_level: stream},
             )
         self.metrics.counter("inputs.answered")
         for stage, ms in answer.stages.items():
             self.metrics.observe(stage, ms)
-        latency = (answer.answered - key.captured).total_seconds() * 1e3
+        latency = (answer.answered - record.captured).total_seconds() * 1e3
         self.metrics.observe("latency", max(0.0, latency))
 
     async def _answer(self, event: Event[Any], stream: str) -> Answer[Any] | None:
