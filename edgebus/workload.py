@@ -9,6 +9,7 @@ subclass of `Workload` in the entry-point group ``edgebus.workloads``, and its m
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,6 +30,7 @@ __all__ = [
     "Answer",
     "Workload",
     "WorkloadUnknownError",
+    "installed_workloads",
     "load_workload",
 ]
 
@@ -231,6 +233,21 @@ class Workload:
 
     # Training.
 
+    # Tools.
+
+    follows: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Kinds of message on the path of an input, by schema name, each with the kinds that it
+    follows from, the likeliest first. What follows from none is an input."""
+
+    def phrase(self, kind: str, body: Mapping[str, Any]) -> str:
+        """A message on the path of an input in a few words; empty for a kind of another's.
+
+        Args:
+            kind: One of `follows`.
+            body: Its fields, as they came from the bus: anything may be missing.
+        """
+        return ""
+
     # Telemetry.
 
     # Lab.
@@ -238,6 +255,19 @@ class Workload:
     lab: ClassVar[str] = "edgebus.lab:Lab"
     """Import path of its `edgebus.lab.Lab`, ``module:class``: what `edgebus up` shows and reports
     of a run. Imported by that command only, so that a device needs none of it."""
+
+
+@cache
+def installed_workloads() -> tuple[Workload, ...]:
+    """Every installed workload; one that cannot be imported is left out, with a warning."""
+    found = []
+    for name in sorted({point.name for point in entry_points(group=ENTRY_POINTS)}):
+        try:
+            found.append(load_workload(name))
+        except Exception as error:  # noqa: BLE001 a stranger's module may raise anything
+            reason = f"{type(error).__name__}: {error}"
+            warnings.warn(f"workload {name} is left out: {reason}", RuntimeWarning, stacklevel=2)
+    return tuple(found)
 
 
 @cache

@@ -92,7 +92,7 @@ class Detection(Workload):
         return Sample.build(example.input.jpeg, record)
 
     def verdict(self, feedback: Feedback, example: Example) -> Verdict:
-        """What an operator said of a frame.
+        """The verdict of an operator on a frame.
 
         Raises:
             ValueError: There is no such box, or the object reaches outside of the frame.
@@ -107,7 +107,7 @@ class Detection(Workload):
                 f"its frame of {seen.width} x {seen.height}"
             )
             raise ValueError(msg)
-        return feedback.said()
+        return feedback.to_verdict()
 
     def reference_model(self, model: Path, *, threads: int, folder: Path) -> ReferenceDetector:
         """A bundle, or an ONNX file of a known head."""
@@ -198,6 +198,30 @@ class Detection(Workload):
         spec = input_spec(manifest)
         tensor, _ = Preprocessor(spec).prepare(probe_picture(manifest, seed=seed))
         return {spec.name: tensor}
+
+    # Tools.
+
+    follows: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "frame": (),
+        "truth": ("frame",),
+        "detections": ("frame",),
+        "sample": ("detections", "frame"),
+    }
+
+    def phrase(self, kind: str, body: Mapping[str, Any]) -> str:
+        """Size of a frame, number of boxes."""
+        boxes = f"{len(body.get('boxes', ()))} boxes"
+        if kind == "frame":
+            size = f"{body.get('width')} x {body.get('height')}"
+            return f"{body.get('camera')} #{body.get('index')}, {size}"
+        if kind == "truth":
+            return f"{boxes}, {body.get('condition', 'normal')}"
+        if kind == "detections":
+            model = body.get("model") or {}
+            times = (value for value in body.get("stages", {}).values())
+            total = sum(value for value in times if isinstance(value, int | float))
+            return f"{boxes} by {model.get('name')} v{model.get('version')} in {total:.1f} ms"
+        return ""
 
     # Lab.
 
