@@ -15,7 +15,11 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edgebus.artifacts import Array, Manifest
+    from edgebus.contracts import Topic, Verdict
+    from edgebus.mining import Example, Fingerprint, Policy, ReferenceModel, Statistic
     from edgebus.serving import Engine, Model, NamedSource
 
 __all__ = ["ENTRY_POINTS", "Workload", "WorkloadUnknownError", "load_workload"]
@@ -49,6 +53,9 @@ class Workload:
 
     name: ClassVar[str]
 
+    def prepare(self) -> None:
+        """Set up the process of a service that loads this workload; by default nothing."""
+
     # Serving.
 
     def load(self, source: NamedSource, engine: Engine, **options: Any) -> Model:
@@ -74,6 +81,79 @@ class Workload:
         return seeded_inputs(manifest, seed=seed)
 
     # Collecting.
+
+    inputs: ClassVar[Topic[Any]]
+    """What its model is asked about: messages or payloads with a record that is `AboutInput`."""
+
+    predictions: ClassVar[Topic[Any]]
+    """What its model answers: messages that are `edgebus.mining.Predicted`."""
+
+    truths: ClassVar[Topic[Any] | None] = None
+    """What is right, where somebody knows: messages that are `AboutInput`."""
+
+    samples: ClassVar[Topic[Any]]
+    """What the collector makes of inputs that are worth learning from, see `sample`."""
+
+    feedback: ClassVar[Topic[Any] | None] = None
+    """What people say of predictions: messages that are `edgebus.mining.PersonsFeedback`."""
+
+    default_policies: ClassVar[tuple[str, ...] | None] = None
+    """Names of the policies that decide where the settings name none, in order of authority;
+    None: all of `policies`."""
+
+    statistics: ClassVar[Mapping[str, Statistic]] = {}
+    """What can be watched for drift, by name."""
+
+    def policies(self) -> Mapping[str, type[Policy[Any]]]:
+        """Policies by name: those of the entry-point group ``edgebus.policies.NAME``."""
+        from edgebus.mining import installed_policies
+
+        return installed_policies(self.name)
+
+    def fingerprint(self, payload: Any) -> Fingerprint | None:
+        """A hash of an input that is nearly the same for near-duplicates; None: it has none.
+
+        Args:
+            payload: The input.
+
+        Raises:
+            InputUnreadableError: The input's content is corrupt.
+        """
+        return None
+
+    def sample(self, example: Example[Any, Any, Any], facts: Mapping[str, Any]) -> Any:
+        """Make the sample of an input: a payload of the topic `samples`.
+
+        Args:
+            example: The input, its prediction and, where it is known, its truth.
+            facts: The fields of an `edgebus.contracts.SampleRecord`, which the sample's extends.
+
+        Raises:
+            PayloadError: It does not fit into such a payload.
+        """
+        raise NotImplementedError
+
+    def verdict(self, feedback: Any, example: Example[Any, Any, Any]) -> Verdict:
+        """A person's feedback for the record of a sample, held against the prediction.
+
+        Raises:
+            ValueError: It speaks of what is not there.
+        """
+        raise NotImplementedError
+
+    def reference_model(self, model: Path, *, threads: int, folder: Path) -> ReferenceModel:
+        """Load a second model, for policies that compare with one.
+
+        Args:
+            model: What the settings name: a bundle's folder, for example.
+            threads: Threads that it may use.
+            folder: For files that it makes and finds again after a restart.
+
+        Raises:
+            ValueError: This workload has none.
+        """
+        msg = f"the workload {self.name} compares with no reference model"
+        raise ValueError(msg)
 
     # Samples.
 
