@@ -32,7 +32,7 @@ from edgebus.contracts import (
     rfc3339,
     utc_now,
 )
-from edgebus.inspect.describe import as_json, as_line
+from edgebus.inspect import as_json, as_line
 from edgebus.mining.near_duplicates import NearDuplicates
 from edgebus.service import ServiceSettings, SettingsError, load_settings
 from edgebus.service.identity import folder_lock
