@@ -143,7 +143,6 @@ class Campaign:
         )
         candidate = Candidate(
             traceparent=continue_trace(result.traceparent),
-            source=self.identity.source,
             bundle=bundle,
             job=result.job,
             channel=self.settings.channel,
@@ -264,7 +263,6 @@ class Campaign:
             traceparent=traceparent,
             traces=await self.disk(_traces, used),
             collected=await self.disk(self._collected, used),
-            source=self.identity.source,
             job=job.id,
             model=job.base,
             stream_model=job.stream_model,
