@@ -53,9 +53,9 @@ class Collector(Service[CollectorSettings]):
     subscribes = _topics_of(_DEFAULT)
 
     async def start(self) -> None:
-        """Make the policies, take up what the last run could not send, and listen."""
+        """Make the policies, and take up what the last run could not send."""
         settings = self.settings
-        workload = self._workload = load_workload(settings.workload)
+        workload = self.workload = load_workload(settings.workload)
         workload.prepare()
         self.publishes = (topics.DRIFT, workload.samples)
         buffer, budget = settings.buffer, settings.budget
@@ -100,35 +100,24 @@ class Collector(Service[CollectorSettings]):
             self.spawn(self._ask_reference(model), name="reference model")
         self.log.info("collecting", policies=chain.names, spooled=len(self._spool))
         self.spawn(self._sender.run(), name="send samples")
-        await self._listen()
 
-    async def _listen(self) -> None:
-        """Subscribe to the workload's topics: feedback of the site, all else of this node."""
-        workload, site = self._workload, {"base": self.identity.base, "site": self.identity.site}
-        node = site | {"node": self.identity.node}
-        subscribe = self.bus.subscribe
-        if workload.truths is not None:
-            await subscribe(workload.truths.any(**node), self.on_truth, name="on_truth")
-        inputs = workload.inputs.any(**node)
-        await subscribe(inputs, self.on_input, policy=_INPUTS, name="on_input")
-        predictions = workload.predictions.any(**node)
-        await subscribe(predictions, self.on_prediction, name="on_prediction")
-        if workload.feedback is not None:
-            await subscribe(workload.feedback.any(**site), self.on_feedback, name="on_feedback")
-
+    @on(lambda self: self.workload.truths, scope="node")
     async def on_truth(self, event: Event[Any]) -> None:
         """Take the ground truth of an input."""
         await self._judge(self._joiner.add_truth(event.payload))
 
+    @on(lambda self: self.workload.inputs, scope="node", policy=_INPUTS)
     async def on_input(self, event: Event[Any]) -> None:
         """Take an input."""
         await self._judge(self._joiner.add_input(event.payload))
 
+    @on(lambda self: self.workload.predictions, scope="node")
     async def on_prediction(self, event: Event[Any]) -> None:
         """Take the model's prediction for an input."""
         await self._watch_drift(event.payload)
         await self._judge(self._joiner.add_prediction(event.payload))
 
+    @on(lambda self: self.workload.feedback)
     async def on_feedback(self, event: Event[Any]) -> None:
         """Make a sample of an input whose prediction a person has judged."""
         feedback: PersonsFeedback = event.payload
@@ -136,7 +125,7 @@ class Collector(Service[CollectorSettings]):
         if not mine and (feedback.node or feedback.stream not in self._joiner.streams):
             return
         try:
-            seen = resolve(feedback, self._history, self._workload.verdict)
+            seen = resolve(feedback, self._history, self.workload.verdict)
         except FeedbackRefusedError as error:
             self.metrics.counter(f"feedback.{error.cause}")
             if error.cause != "repeated":
@@ -280,7 +269,7 @@ class Collector(Service[CollectorSettings]):
                 "retention": own.retention,
             }
             try:
-                sample = self._workload.sample(choice.example, choice.facts() | facts)
+                sample = self.workload.sample(choice.example, choice.facts() | facts)
             except PayloadError as error:
                 self.metrics.counter("dropped.too_large")
                 self.log.warning("sample dropped", stream=stream, error=str(error))
