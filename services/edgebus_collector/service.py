@@ -16,7 +16,6 @@ from edgebus.mining import (
     InputUnreadableError,
     PersonsFeedback,
     Predicted,
-    ReferenceModel,
 )
 from edgebus.service import CommandRefusedError, Service, command, every, on
 from edgebus.workload import Workload, load_workload
@@ -24,6 +23,7 @@ from edgebus_collector.budget import TokenBucket
 from edgebus_collector.drift import DriftWatch, make_detector
 from edgebus_collector.history import FeedbackRefusedError, History, Seen, resolve
 from edgebus_collector.joining import Joiner
+from edgebus_collector.reference_model import ReferenceModel
 from edgebus_collector.selection import Choice, Selector, Suppressed
 from edgebus_collector.sending import Sender
 from edgebus_collector.settings import CollectorSettings
@@ -90,12 +90,8 @@ class Collector(Service[CollectorSettings]):
         # One input waits at most: the reference model is shown a share, not a backlog.
         self._for_reference: asyncio.Queue[Example[Any, Any, Any]] = asyncio.Queue(maxsize=1)
         if (reference := settings.reference_model) is not None:
-            model = await asyncio.to_thread(
-                workload.reference_model,
-                reference.model,
-                threads=reference.threads,
-                folder=self.data_dir / "reference",
-            )
+            imports = self.data_dir / "reference"
+            model = await asyncio.to_thread(ReferenceModel, workload, reference, imports=imports)
             self.log.info("reference model", model=model.name, share=reference.share)
             self.spawn(self._ask_reference(model), name="reference model")
         self.log.info("collecting", policies=chain.names, spooled=len(self._spool))
@@ -239,7 +235,7 @@ class Collector(Service[CollectorSettings]):
                 answer = await asyncio.to_thread(model.predict, example.input)
                 example = replace(example, reference=answer)
                 decision = self._selector.decide_reference(example, now=time.monotonic())
-            except (InputUnreadableError, EngineError):
+            except (ValueError, EngineError):
                 self.metrics.counter("reference.failed")
                 continue
             self.metrics.observe("reference", (time.perf_counter() - began) * 1e3)

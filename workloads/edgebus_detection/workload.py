@@ -27,11 +27,10 @@ from edgebus_detection.messages import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgebus.artifacts import Array, Manifest
+    from edgebus.artifacts import Array, Bundle, Manifest
     from edgebus.mining import Fingerprint
     from edgebus.serving import Engine, NamedSource
     from edgebus_detection.mining import Example
-    from edgebus_detection.mining.reference_model import ReferenceDetector
     from edgebus_detection.models import DetectionModel, Prediction
     from edgebus_detection.vision import Image
 
@@ -74,6 +73,8 @@ class Detection(Workload):
     """``confidence``: mean score of a frame's boxes; ``novelty``: distance of its picture from
     the model's reference, where the bundle has one."""
 
+    reference_options: ClassVar[Mapping[str, Any]] = {"threshold": 0.05, "novelty": False}
+
     def fingerprint(self, payload: Frame) -> Fingerprint:
         """The difference hash of the picture."""
         from edgebus_detection.vision import difference_hash
@@ -114,12 +115,6 @@ class Detection(Workload):
             )
             raise ValueError(msg)
         return feedback.to_verdict()
-
-    def reference_model(self, model: Path, *, threads: int, folder: Path) -> ReferenceDetector:
-        """A bundle, or an ONNX file of a known head."""
-        from edgebus_detection.mining.reference_model import ReferenceDetector
-
-        return ReferenceDetector(model, threads=threads, imports=folder)
 
     # Samples.
 
@@ -195,6 +190,12 @@ class Detection(Workload):
         from edgebus_detection.models import DetectionModel
 
         return DetectionModel(source, engine, **options)
+
+    def open_bundle(self, path: Path, *, imports: Path) -> Bundle:
+        """A bundle's folder, or an ONNX file of a known head."""
+        from edgebus_detection.models import open_bundle
+
+        return open_bundle(path, imports=imports)
 
     def probe_inputs(self, manifest: Manifest, *, seed: int) -> Mapping[str, Array]:
         """The mosaic of `probe_picture`."""
