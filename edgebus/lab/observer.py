@@ -38,7 +38,7 @@ async def observe(bus: Bus, state: RunState, *, site: str) -> None:
         state.on_state(event.names["node"], event.names["service"], event.payload)
 
     async def on_metrics(event: Event[Metrics]) -> None:
-        # Metrics leave when they are made, so their time tells how clocks differ.
+        # Metrics leave when they are made, so their time shows how clocks differ.
         state.rounds.on_clock(event.payload.source, event.payload.time, event.received)
 
     async def on_model(event: Event[ModelStatus]) -> None:

@@ -64,7 +64,7 @@ def stage_of(state: RunState) -> int:
         return 3
     if state.drift_at is not None:
         return 2 if state.samples else 1
-    # By day some samples are drawn by share; where drift is not told they are the only sign of it.
+    # By day some samples are drawn by share; where drift is not known they are its only sign.
     return 2 if state.samples and not state.drift_is_known else 0
 
 
