@@ -7,16 +7,14 @@ from pydantic import Field, model_validator
 
 from edgebus.contracts import Segment, shared_model
 from edgebus.service import ServiceSettings
-from edgebus.training.settings import TrainSettings
+from edgebus.training.settings import GateSettings, TrainSettings
 from edgebus_detection.training.augment import AugmentSettings
 
 __all__ = [
-    "GateSettings",
     "LabelSettings",
     "RetrainerSettings",
     "SpecialiseSettings",
     "StoreSettings",
-    "TrainSettings",
     "TriggerSettings",
 ]
 
@@ -125,47 +123,6 @@ class LabelSettings(ServiceSettings):
             msg = f"agree {self.agree} is more than the {1 + len(self.teachers)} teachers"
             raise ValueError(msg)
         return self
-
-
-class GateSettings(ServiceSettings):
-    """What a candidate has to show on pictures that were not trained on."""
-
-    min_gain: Fraction = 0.0
-    """mAP50 that the new domain must gain; it must gain anything in any case."""
-    tolerance: Fraction = 0.02
-    """mAP50 that the old domain may lose."""
-    min_images: AtLeastOne = 10
-    """Held-out pictures with boxes that each domain must have at least."""
-    min_boxes: AtLeastOne = 5
-    """Classes with fewer boxes on the held-out pictures of a domain are not measured there: mAP is
-    a mean over classes, and the precision of a class of two boxes is chance."""
-    max_images: AtLeastOne = 200
-    """At most so many held-out pictures of each domain are measured."""
-    require_old: bool = True
-    """Whether a candidate may pass only if there is an old domain to measure."""
-    confidence: Annotated[float, Field(gt=0, lt=1)] | None = 0.9
-    """Of the interval of each gain, by a paired bootstrap over pictures; null: none."""
-    sure: bool = True
-    """Whether that interval of the new domain's gain must lie above 0."""
-    class_tolerance: Fraction = 0.1
-    """mAP50 that any one class may lose, in either domain."""
-    class_boxes: AtLeastOne = 20
-    """Classes and cameras with fewer boxes in a domain are not judged alone."""
-    camera_tolerance: Fraction = 0.1
-    """mAP50 that any one camera may lose, whatever the others gain."""
-    max_slowdown: Annotated[float, Field(gt=0)] | None = 1.5
-    """Largest latency through the edge's engine, as a multiple of the incumbent's; null: any."""
-    max_calibration_loss: Fraction | None = None
-    """How much the calibration error of the scores may rise; null: it is told, not judged."""
-    leak_distance: Annotated[int, Field(ge=-1, le=256)] = 8
-    """Training pictures whose hashes differ from a held-out one's in at most so many of 256 bits
-    are left out; -1: none."""
-    max_leaking: Fraction = 0.5
-    """Where more than this part of the training pictures is, the split is no split, and no job
-    is run on it."""
-    interpolate: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.75, 0.5, 0.25)
-    """Where a candidate gains but forgets too much, so far between old and new is tried next, one
-    after the other until one passes."""
 
 
 class StoreSettings(ServiceSettings):
