@@ -24,7 +24,7 @@ from edgebus.training.graph import TorchGraph
 from edgebus.training.settings import FinetuneSettings, TrainSettings
 from edgebus_collector.samples import make_sample
 from edgebus_collector.selection import Choice
-from edgebus_detection.models import DetectionModel
+from edgebus_detection.models import DetectionModel, detection_spec, input_spec
 from edgebus_detection.training import LabelledImage, YoloxHead, YoloxObjective
 from edgebus_detection.vision import Preprocessor
 from edgebus_retrainer.files import PictureStore
@@ -294,7 +294,7 @@ def _files(samples: Sequence[StoredSample]) -> tuple[SampleFile, ...]:
 def _offline(world: World, *, seed: int, changes: Mapping[str, Any]) -> tuple[int, Any]:
     """All weights on all frames; returns the steps and what they changed."""
     base, settings = world.base, world.retrainer.train
-    manifest = base.manifest
+    described, taken = detection_spec(base.manifest), input_spec(base.manifest)
     config: dict[str, Any] = {
         "batch": settings.batch,
         "replay_share": 0.0,
@@ -308,12 +308,12 @@ def _offline(world: World, *, seed: int, changes: Mapping[str, Any]) -> tuple[in
         graph,
         objective=YoloxObjective(
             head=YoloxHead(
-                height=manifest.input.height,
-                width=manifest.input.width,
-                classes=len(manifest.classes),
-                strides=manifest.decoder.strides,
+                height=taken.height,
+                width=taken.width,
+                classes=len(described.classes),
+                strides=described.decoder.strides,
             ),
-            prepare=Preprocessor(manifest.input).prepare,
+            prepare=Preprocessor(taken).prepare,
             augmentation=world.retrainer.augment,
         ),
         new=[

@@ -180,7 +180,7 @@ def _moment(
         time=at, captured=at, width=width, height=height,
     )  # fmt: skip
     frame = Frame.build(encode_jpeg(picture.image, quality=85), record)
-    look = model.look(picture.image)
+    look = model.predict(picture.image)
     boxes = _known(to_boxes(look.found, model.classes), picture.unsure)
     detections = Detections(
         source="bench/edge/detector", frame=record.id, camera=camera, index=index, width=width,

@@ -43,7 +43,7 @@ from edgebus_detection.emulation.effects import Effects
 from edgebus_detection.emulation.street import Scene
 from edgebus_detection.messages import Box, Detections, Frame, FrameRecord, GroundTruth
 from edgebus_detection.mining import Example
-from edgebus_detection.models import DetectionModel
+from edgebus_detection.models import DetectionModel, detection_spec
 from edgebus_detection.vision import encode_jpeg, to_boxes
 from edgebus_retrainer.labels import LabelBuilder, Labelled, ignore_rare
 from edgebus_retrainer.material import read_folder
@@ -144,7 +144,7 @@ def make_world(
     base = Bundle.open(retrainer.bundle)
     examples = tuple(_examples(film, base, seed))
     builder = LabelBuilder(
-        base.manifest.classes, only=None if classes is None else frozenset(classes)
+        detection_spec(base.manifest).classes, only=None if classes is None else frozenset(classes)
     )
     frames.mkdir(parents=True, exist_ok=True)
     groups: dict[str, list[Labelled]] = {"train": [], "new": [], "old": []}
@@ -173,7 +173,7 @@ def make_world(
     old = tuple(groups["old"])
     if needs_data and data is not None:
         judge = work / "coco" / "judge" / "images"
-        old = read_folder(judge, LabelBuilder(base.manifest.classes)).pictures
+        old = read_folder(judge, LabelBuilder(detection_spec(base.manifest).classes)).pictures
     return World(
         name=name,
         base=base,
@@ -204,7 +204,7 @@ def _examples(film: _Film, base: Bundle, seed: int) -> Iterator[Example]:
             id=frame_id(film.camera, seed, index), source="bench/edge/camera", camera=film.camera,
             index=index, time=at, captured=at, width=width, height=height,
         )  # fmt: skip
-        look = model.look(picture.image)
+        look = model.predict(picture.image)
         detections = Detections(
             source="bench/edge/detector", frame=record.id, camera=film.camera, index=index,
             width=width, height=height, boxes=to_boxes(look.found, model.classes), model=model.ref,

@@ -21,12 +21,9 @@ import onnx
 from benchmarks._bus_job import frame
 from edgebus.artifacts import (
     Bundle,
-    DecoderSpec,
     EngineRequirements,
-    InputSpec,
-    Manifest,
-    OutputSpec,
     Store,
+    TensorSpec,
     write_bundle,
 )
 from edgebus.artifacts.graph import declare_external
@@ -36,7 +33,9 @@ from edgebus.contracts import BundleRef, Command, Identity, Reply, Topic, schema
 from edgebus.mqtt import MqttTransport
 from edgebus.transfer import ArtifactFetcher, ArtifactProvider, reference
 from edgebus_detection.messages import CAMERA_FRAME, Frame
+from edgebus_detection.models import detection_manifest
 from edgebus_detection.models.testing import tiny_onnx, tiny_tensors
+from edgebus_detection.vision import DecoderSpec, InputSpec
 
 __all__ = ["ASK", "Ask", "identity_of", "make_bundle"]
 
@@ -64,11 +63,11 @@ def make_bundle(folder: Path, *, size: int) -> Bundle:
     model.graph.initializer.append(onnx.numpy_helper.from_array(ballast, "ballast"))
     weights = dump_tensors(tiny_tensors() | {"ballast": ballast})
     declare_external(model, TensorFile.parse(weights, file="weights.safetensors"))
-    manifest = Manifest(
+    manifest = detection_manifest(
         name="ballast",
         version=1,
-        input=InputSpec(name="images", height=48, width=64),
-        outputs=(OutputSpec(name="output", shape=(1, 48, 7)),),
+        picture=InputSpec(name="images", height=48, width=64),
+        outputs=(TensorSpec(name="output", shape=(1, 48, 7)),),
         decoder=DecoderSpec(kind="yolox", strides=(8,), score_threshold=0.3),
         classes=("person", "car"),
         engine=EngineRequirements(opset=13, ir_version=8),

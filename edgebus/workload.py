@@ -9,9 +9,14 @@ subclass of `Workload` in the entry-point group ``edgebus.workloads``, and its m
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from edgebus.artifacts import Array, Manifest
+    from edgebus.serving import Engine, Model, NamedSource
 
 __all__ = ["ENTRY_POINTS", "Workload", "WorkloadUnknownError", "load_workload"]
 
@@ -45,6 +50,28 @@ class Workload:
     name: ClassVar[str]
 
     # Serving.
+
+    def load(self, source: NamedSource, engine: Engine, **options: Any) -> Model:
+        """A model, ready to answer; by default arrays in, arrays out.
+
+        Args:
+            source: The verified bundle.
+            engine: Its graph, loaded.
+            **options: What a service that serves this workload can be set to besides.
+
+        Raises:
+            ArtifactError: The workload's part of the manifest is wrong.
+            ValueError: So is what else it needs.
+        """
+        from edgebus.serving import ArrayModel
+
+        return ArrayModel(source, engine, **options)
+
+    def probe_inputs(self, manifest: Manifest, *, seed: int) -> Mapping[str, Array]:
+        """Input arrays by name for the parity probe, the same for a seed on every machine."""
+        from edgebus.serving import seeded_inputs
+
+        return seeded_inputs(manifest, seed=seed)
 
     # Collecting.
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgebus.artifacts import Bundle, InputSpec
+from edgebus.artifacts import Bundle
 from edgebus.serving import EngineSettings, make_probe
 from edgebus.training.finetune import Batches
 from edgebus.training.graph import check_supported
@@ -35,7 +35,7 @@ from edgebus_detection.training import (
     YoloxHead,
     YoloxObjective,
 )
-from edgebus_detection.vision import Preprocessor, Truth, encode_jpeg
+from edgebus_detection.vision import InputSpec, Preprocessor, Truth, encode_jpeg
 
 HEIGHT, WIDTH = 192, 256
 STRIDES = (8, 16, 32)

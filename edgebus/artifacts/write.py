@@ -14,7 +14,6 @@ from edgebus.artifacts.index import (
     GRAPH,
     INDEX,
     MANIFEST,
-    NOVELTY,
     PATCH,
     PROBE,
     WEIGHTS,
@@ -22,7 +21,7 @@ from edgebus.artifacts.index import (
     FileEntry,
     PatchEntry,
 )
-from edgebus.artifacts.manifest import Manifest, NoveltySpec, ProbeSpec, TrainedOn
+from edgebus.artifacts.manifest import Manifest, ProbeSpec, TrainedOn
 from edgebus.artifacts.tensors import Array, TensorFile, dump_tensors
 from edgebus.artifacts.update import (
     Update,
@@ -68,7 +67,7 @@ def write_bundle(
     weights: bytes,
     probe: ProbeMaker | None = None,
     patch: tuple[str, bytes] | None = None,
-    novelty: tuple[NoveltySpec, bytes] | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> Bundle:
     """Write a bundle's folder, whole or not at all.
 
@@ -82,42 +81,39 @@ def write_bundle(
         weights: `weights.safetensors`.
         probe: Makes the self-test; without it the manifest's own probe is dropped.
         patch: Digest of the base weights, and the patch that makes `weights` from them.
-        novelty: What tells strange pictures; without it the manifest's own is dropped.
+        files: Further files by name: other graphs, what only the workload reads.
 
     Raises:
         BundleError: The parts do not make a bundle.
         FileExistsError: The folder holds something else.
     """
     target = Path(folder)
-    spec_of = None if novelty is None else novelty[0]
-    manifest = manifest.model_copy(update={"probe": None, "novelty": spec_of})
-    files = {MANIFEST: b"", GRAPH: graph, WEIGHTS: weights}
+    manifest = manifest.model_copy(update={"probe": None})
+    content = {**(files or {}), MANIFEST: b"", GRAPH: graph, WEIGHTS: weights}
     if probe is not None:
         tensors = TensorFile.parse(weights, file=WEIGHTS).arrays()
         spec, values = probe(Draft(manifest=manifest, graph=graph, weights=tensors))
         manifest = manifest.model_copy(update={"probe": spec})
-        files[PROBE] = dump_tensors(values)
-    if novelty is not None:
-        files[NOVELTY] = novelty[1]
-    files[MANIFEST] = manifest.encode()
+        content[PROBE] = dump_tensors(values)
+    content[MANIFEST] = manifest.encode()
     entry = None
     if patch is not None:
         base, data = patch
         described = FileEntry.of(PATCH, data).model_dump()
         entry = PatchEntry(**described, target=WEIGHTS, base=base)
     index = BundleIndex(
-        files=tuple(FileEntry.of(name, data) for name, data in sorted(files.items())),
+        files=tuple(FileEntry.of(name, data) for name, data in sorted(content.items())),
         patch=entry,
     ).encode()
     if patch is not None:
-        files[PATCH] = patch[1]
-    files[INDEX] = index
-    bundle = Bundle.assemble(index, lambda name, _: files.get(name), path=target)
+        content[PATCH] = patch[1]
+    content[INDEX] = index
+    bundle = Bundle.assemble(index, lambda name, _: content.get(name), path=target)
     if target.exists() and any(target.iterdir()):
         if Bundle.open(target).digest == bundle.digest:
             return bundle
         raise FileExistsError(f"{target} is there already and holds something else; name another")
-    write_folder(target, files)
+    write_folder(target, content)
     return bundle
 
 
@@ -179,8 +175,8 @@ def derive_bundle(
         "origin": origin,
     }
     fields = parent.manifest.model_dump() | changes
-    # Frozen at the first version: distances of all versions compare, and no edge fetches it twice.
-    novelty, spec = parent.novelty(), parent.manifest.novelty
+    # What else the workload keeps in a bundle goes along unchanged, and no edge fetches it twice.
+    made_anew = {MANIFEST, GRAPH, WEIGHTS, PROBE, PATCH}
     return write_bundle(
         out,
         manifest=Manifest.model_validate(fields),
@@ -188,5 +184,5 @@ def derive_bundle(
         weights=weights,
         probe=probe,
         patch=None if patch is None else (parent.index.file(WEIGHTS).digest, patch),
-        novelty=None if novelty is None or spec is None else (spec, novelty),
+        files={path: data for path, data in parent.files.items() if path not in made_anew},
     )

@@ -1,4 +1,4 @@
-"""Running models: engines, the detection pipeline, the parity probe and the hot swap.
+"""Running models: engines, the parity probe, the hot swap, and following releases.
 
 Nothing here needs torch; the interpreter that trains a graph is `edgebus.training.graph`.
 """
@@ -10,23 +10,36 @@ from edgebus.serving.errors import (
     ModelRefusedError,
     NoPreviousModelError,
 )
-from edgebus.serving.probe import ProbeError, make_probe, probe_picture, run_probe
-from edgebus.serving.swap import Candidate, HotSwap, Serving
+from edgebus.serving.model import ArrayModel, Model, NamedSource
+from edgebus.serving.probe import (
+    ProbeError,
+    make_probe,
+    probe_inputs,
+    run_probe,
+    seeded_bytes,
+    seeded_inputs,
+)
+from edgebus.serving.swap import HotSwap, LoadedModel, Serving
 
 __all__ = [
-    "Candidate",
+    "ArrayModel",
     "Engine",
     "EngineError",
     "EngineSettings",
     "HotSwap",
     "InferenceError",
+    "LoadedModel",
+    "Model",
     "ModelRefusedError",
+    "NamedSource",
     "NoPreviousModelError",
     "OrtEngine",
     "ProbeError",
     "Serving",
     "choose_providers",
     "make_probe",
-    "probe_picture",
+    "probe_inputs",
     "run_probe",
+    "seeded_bytes",
+    "seeded_inputs",
 ]

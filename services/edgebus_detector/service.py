@@ -48,6 +48,7 @@ class Answer:
 
     serving: Serving
     found: Detected
+    classes: tuple[str, ...]
     stages: StageTimes
     detected: datetime
     novelty: float | None = None
@@ -105,12 +106,12 @@ class Detector(Service[DetectorSettings]):
 
     def _make_swap(self) -> HotSwap:
         settings = self.settings
-        return HotSwap(
-            settings.engine,
-            threshold=settings.threshold,
-            nms_iou=settings.nms_iou,
-            novelty=settings.novelty,
-        )
+        options = {
+            "threshold": settings.threshold,
+            "nms_iou": settings.nms_iou,
+            "novelty": settings.novelty,
+        }
+        return HotSwap(settings.engine, options=options)
 
     def _make_delivery(
         self, *, model: str, camera: str | None, memory: MemoryFile, swap: HotSwap
@@ -185,7 +186,7 @@ class Detector(Service[DetectorSettings]):
                 index=record.index,
                 width=record.width,
                 height=record.height,
-                boxes=to_boxes(answer.found, answer.serving.model.classes),
+                boxes=to_boxes(answer.found, answer.classes),
                 model=answer.serving.ref,
                 captured=record.captured,
                 sent=record.time,
@@ -287,6 +288,6 @@ def _detect(serving: Serving, frame: Frame) -> Answer:
             f"{record.width} x {record.height}"
         )
         raise ImageError(size=len(frame.jpeg), reason=reason)
-    look = serving.model.look(image)
-    stages = look.stages.model_copy(update={"decode_ms": round((decoded - began) * 1e3, 3)})
-    return Answer(serving, look.found, stages, utc_now(), look.novelty)
+    answer = serving.model.predict(image)
+    stages = answer.stages.model_copy(update={"decode_ms": round((decoded - began) * 1e3, 3)})
+    return Answer(serving, answer.found, answer.classes, stages, utc_now(), answer.novelty)

@@ -12,6 +12,7 @@ from edgebus.artifacts import Bundle
 from edgebus.contracts import DomainReport, GateReport, LabelReport, ModelRef, Timestamp, utc_now
 from edgebus.files import write_file
 from edgebus.training.settings import TrainSettings
+from edgebus_detection.models import detection_spec
 from edgebus_retrainer.jobs._curves import draw_curves
 from edgebus_retrainer.jobs._learning import Learnt
 from edgebus_retrainer.labels import Labelled
@@ -111,7 +112,7 @@ def make_card(
         learnt: The training run.
         outcome: How it ended; it has a gate's report.
     """
-    classes = base.manifest.classes
+    classes = detection_spec(base.manifest).classes
     sets = (
         ("new", material.new),
         ("replay", material.replay),

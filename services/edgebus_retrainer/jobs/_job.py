@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from edgebus.artifacts import Bundle
 from edgebus.contracts import GateReport
 from edgebus.serving import EngineSettings
-from edgebus_detection.models import TRAINABLE_HEADS
+from edgebus_detection.models import TRAINABLE_HEADS, detection_spec
 from edgebus_retrainer.gate import NEW, OLD, GateRules, Leak, goes_too_far, keep_apart, too_few
 from edgebus_retrainer.jobs._candidates import Candidates
 from edgebus_retrainer.jobs._card import CARD, make_card, write_card
@@ -150,9 +150,10 @@ def _prepare(
     if not base.manifest.trainable:
         reason = base.manifest.trainable_reason or "its graph has parts that torch has no rule for"
         raise UntrainableError(model=base.manifest.name, reason=reason)
-    if base.manifest.decoder.kind not in TRAINABLE_HEADS:
+    kind = detection_spec(base.manifest).decoder.kind
+    if kind not in TRAINABLE_HEADS:
         reason = (
-            f"there is no loss for {base.manifest.decoder.kind!r} heads; use a model with one of "
+            f"there is no loss for {kind!r} heads; use a model with one of "
             f"these: {', '.join(sorted(TRAINABLE_HEADS))}"
         )
         raise UntrainableError(model=base.manifest.name, reason=reason)

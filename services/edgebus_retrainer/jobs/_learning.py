@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgebus.artifacts import Bundle, Update
 from edgebus.training.settings import TrainSettings
+from edgebus_detection.models import detection_spec, input_spec
 from edgebus_retrainer.jobs._clock import Report
 from edgebus_retrainer.labels import Labelled
 from edgebus_retrainer.material import Material, set_aside
@@ -132,17 +133,18 @@ def _train(
     from edgebus_detection.training import YoloxHead, YoloxObjective
     from edgebus_detection.vision import Preprocessor
 
-    manifest, settings = base.manifest, spec.settings
+    settings = spec.settings
+    described, picture = detection_spec(base.manifest), input_spec(base.manifest)
     return finetune(
         TorchGraph(base.graph_bytes(), base.tensors(), scope=settings.scope),
         objective=YoloxObjective(
             head=YoloxHead(
-                height=manifest.input.height,
-                width=manifest.input.width,
-                classes=len(manifest.classes),
-                strides=manifest.decoder.strides,
+                height=picture.height,
+                width=picture.width,
+                classes=len(described.classes),
+                strides=described.decoder.strides,
             ),
-            prepare=Preprocessor(manifest.input).prepare,
+            prepare=Preprocessor(picture).prepare,
             augmentation=spec.augment,
             classes=plan.classes,
         ),
@@ -166,7 +168,7 @@ def _spoken_of(spec: JobSpec, base: Bundle) -> tuple[int, ...] | None:
     """The classes that labels of samples speak of; None: all of the model."""
     if spec.labels.classes is None:
         return None
-    return tuple(base.manifest.classes.index(name) for name in spec.labels.classes)
+    return tuple(detection_spec(base.manifest).classes.index(name) for name in spec.labels.classes)
 
 
 def _parts(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgebus.artifacts import Manifest
 from edgebus.contracts import LabelReport
+from edgebus_detection.models import detection_spec
 from edgebus_retrainer.labels import LabelBuilder, Labelled, Labeller, Labelling, ignore_rare
 from edgebus_retrainer.material._folders import Folder, read_folder
 from edgebus_retrainer.spec import JobSpec
@@ -96,11 +97,12 @@ def prepare(
             others wait.
         FolderError: A replay folder cannot be read.
     """
-    builder = LabelBuilder(manifest.classes, spec.labels.aliases)
+    known = detection_spec(manifest).classes
+    builder = LabelBuilder(known, spec.labels.aliases)
     only = None if spec.labels.classes is None else frozenset(spec.labels.classes)
-    unknown = sorted((only or frozenset()) - set(manifest.classes))
+    unknown = sorted((only or frozenset()) - set(known))
     if unknown:
-        raise UnknownClassError(classes=unknown, known=manifest.classes)
+        raise UnknownClassError(classes=unknown, known=known)
     groups = (spec.train, spec.replay_samples, spec.new_holdout, spec.old_holdout)
     labeller = Labelling(
         replace(builder, only=only),

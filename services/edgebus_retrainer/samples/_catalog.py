@@ -271,7 +271,9 @@ class Catalog:
             bundle = Store(self.folder / "store").open_bundle(str(pointer["digest"]))
         except (FileNotFoundError, KeyError):
             return None
-        return tuple(bundle.manifest.classes)
+        from edgebus_detection.models import detection_spec
+
+        return detection_spec(bundle.manifest).classes
 
     def _may_conflict(self, entry: Entry) -> bool:
         """Whether more than one voice has spoken, as far as one can tell without the file."""

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +8,7 @@ from hypothesis import strategies as st
 from edgebus_detection.vision import (
     Detected,
     ImageError,
+    InputSpec,
     Placement,
     Preprocessor,
     box_iou,
@@ -19,20 +18,7 @@ from edgebus_detection.vision import (
 
 
 def spec(**changes):
-    values = {
-        "name": "images",
-        "height": 96,
-        "width": 128,
-        "dtype": "float32",
-        "layout": "NCHW",
-        "color": "BGR",
-        "mean": (0.0, 0.0, 0.0),
-        "std": (1.0, 1.0, 1.0),
-        "pad_value": 114,
-        "anchor": "top-left",
-        "resize": "letterbox",
-    }
-    return SimpleNamespace(**values | changes)
+    return InputSpec.model_validate({"name": "images", "height": 96, "width": 128} | changes)
 
 
 def detected(boxes, scores, labels) -> Detected:
@@ -124,8 +110,8 @@ def test_colour_order_normalisation_and_layout() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"color": "GRAY"}, "GRAY"),
-        ({"resize": "crop"}, "crop"),
+        ({"color": "GRAY"}, "color"),
+        ({"resize": "crop"}, "resize"),
         ({"std": (1, 0, 1)}, "std"),
         ({"mean": (1.0,)}, "mean"),
         ({"dtype": "uint8", "std": (255,) * 3}, "uint8"),

@@ -262,10 +262,14 @@ class Spoiled(OrtEngine):
 
     good_runs = 0
 
-    def run(self, tensor):
-        outputs = super().run(tensor)
+    def run(self, inputs):
+        outputs = super().run(inputs)
         self.good_runs -= 1
-        return outputs if self.good_runs >= 0 else [output * float("nan") for output in outputs]
+        return (
+            outputs
+            if self.good_runs >= 0
+            else {name: output * float("nan") for name, output in outputs.items()}
+        )
 
 
 def spoiled_second(good_runs: int):

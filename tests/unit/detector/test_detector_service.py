@@ -264,14 +264,14 @@ async def test_the_newest_frame_wins_and_drops_are_counted_per_camera(bundles) -
         service = cast("Detector", edge.service)
         gate = asyncio.Event()
         model = service.swap.current.model
-        look = model.look
+        predict = model.predict
         loop = asyncio.get_running_loop()
 
         def slow(image):
             asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(10)
-            return look(image)
+            return predict(image)
 
-        model.look = slow
+        model.predict = slow
         await show(
             edge, *(frame(n) for n in range(6)), *(frame(n, camera="back") for n in range(3))
         )
@@ -312,7 +312,7 @@ async def test_a_model_that_fails_on_its_first_frame_is_taken_back(bundles, tmp_
             await cloud.until("updated", 1)
             engine = service.swap.current.model.engine
             run = engine.run
-            engine.run = lambda tensor: [output * np.nan for output in run(tensor)]
+            engine.run = lambda inputs: {name: out * np.nan for name, out in run(inputs).items()}
             await show(edge, frame(3))
             said = (await edge.expect(DETECTIONS)).payload
             assert (said.index, said.model.version) == (3, 1)  # the frame was not lost
@@ -420,7 +420,7 @@ async def test_where_an_own_model_fails_the_shared_one_answers(bundles, tmp_path
             def broken(image):
                 raise EngineError(engine="onnxruntime", reason="NaN")
 
-            service.cameras.serving("front").model.look = broken
+            service.cameras.serving("front").model.predict = broken
             said = await answer(edge, "front", 1)
             assert said.model.digest == bundles[1].digest
             failed = await own_status(edge, "failed")

@@ -9,7 +9,7 @@ import pytest
 
 from edgebus.artifacts import Bundle
 from edgebus_detection.lab.reference_pictures import FIRST_FRAMES, with_reference
-from edgebus_detection.models import DetectionModel
+from edgebus_detection.models import DetectionModel, detection_spec
 from edgebus_detection.models.testing import tiny_bundle
 from edgebus_detection.vision import encode_jpeg
 
@@ -25,7 +25,7 @@ def pictures(folder: Path, *, count: int, low: int = 60, high: int = 200) -> Pat
 
 def strangeness(bundle: Path, colour: tuple[int, int, int]) -> float:
     image = np.full((48, 64, 3), colour, np.uint8)
-    found = DetectionModel.load(Bundle.open(bundle)).look(image).novelty
+    found = DetectionModel.load(Bundle.open(bundle)).predict(image).novelty
     assert found is not None
     return found
 
@@ -49,7 +49,7 @@ def test_the_first_frames_of_recordings_are_normal(tmp_path: Path) -> None:
     assert strangeness(home, (0, 0, 250)) > 10
     # The user's own bundle is left alone, and the new one is the same model.
     old, new = Bundle.open(tmp_path / "tiny"), Bundle.open(home)
-    assert old.manifest.novelty is None
+    assert detection_spec(old.manifest).novelty is None
     assert old.manifest.version == new.manifest.version
     # Once more, with a reference in it: nothing is done, and nothing told.
     again = with_reference(
@@ -66,7 +66,7 @@ def test_an_imported_model_is_replaced_where_it_is(tmp_path: Path) -> None:
     home = with_reference(model, sources=["0"], replay=replay, folder=model, echo=said.append)
     assert home == model
     assert said == ["normal is what 40 pictures show: the pictures of replay"]
-    assert Bundle.open(model).manifest.novelty is not None
+    assert detection_spec(Bundle.open(model).manifest).novelty is not None
 
 
 @pytest.mark.parametrize(

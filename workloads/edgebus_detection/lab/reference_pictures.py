@@ -49,10 +49,10 @@ def with_reference(
     """
     from edgebus.artifacts import Bundle
     from edgebus.serving import InferenceError
-    from edgebus_detection.models import add_novelty
+    from edgebus_detection.models import add_novelty, detection_spec
 
     bundle = Bundle.open(model)
-    if bundle.manifest.novelty is not None:
+    if detection_spec(bundle.manifest).novelty is not None:
         return model
     recordings = [source for source in sources if not is_live(source)]
     with TemporaryDirectory(prefix="edgebus-") as scratch:
@@ -76,8 +76,9 @@ def with_reference(
         if folder.exists():
             shutil.rmtree(folder)
         shutil.move(place / "bundle", folder)
-    assert made.manifest.novelty is not None
-    echo(f"normal is what {made.manifest.novelty.pictures} pictures show: {what}")
+    novelty = detection_spec(made.manifest).novelty
+    assert novelty is not None
+    echo(f"normal is what {novelty.pictures} pictures show: {what}")
     return folder
 
 

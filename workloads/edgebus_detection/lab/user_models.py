@@ -67,6 +67,8 @@ def bring(
             knows no class of the model.
         ArtifactError: A file is no model that can be served; the error says why.
     """
+    from edgebus_detection.models import detection_spec
+
     missing = [
         f"--{what} {path}: no such file or folder"
         for what, path in (("model", model), ("teacher", teacher))
@@ -76,22 +78,24 @@ def bring(
         raise TopologyError(source="command line", problems=missing)
     served = _open(model, folder / "model", trainable=True)
     echo(f"model {_words(served)}")
-    _check_classes(classes, served.manifest.classes)
+    known = detection_spec(served.manifest).classes
+    _check_classes(classes, known)
     models = Models(
         served=_place(model, folder / "model"),
         name=served.manifest.name,
-        classes=tuple(served.manifest.classes),
+        classes=known,
         untrainable=_untrainable(served),
     )
     if teacher is None:
         return models
     labelling = _open(teacher, folder / "teacher", trainable=False)
-    common = set(labelling.manifest.classes) & set(served.manifest.classes)
+    teaches = detection_spec(labelling.manifest).classes
+    common = set(teaches) & set(known)
     echo(f"teacher {_words(labelling)}, {len(common)} of them the model's")
     if not common:
         problem = (
             f"--teacher {teacher}: knows none of the model's classes "
-            f"({_some(served.manifest.classes)}); it knows {_some(labelling.manifest.classes)}"
+            f"({_some(known)}); it knows {_some(teaches)}"
         )
         raise TopologyError(source="command line", problems=[problem])
     return replace(models, teacher=_place(teacher, folder / "teacher"))
@@ -135,24 +139,28 @@ def _open(path: Path, out: Path, *, trainable: bool) -> Bundle:
 
 
 def _untrainable(bundle: Bundle) -> str:
-    from edgebus_detection.models import TRAINABLE_HEADS
+    from edgebus_detection.models import TRAINABLE_HEADS, detection_spec
 
     manifest = bundle.manifest
     if not manifest.trainable:
         return manifest.trainable_reason or "its graph has operators that torch has no rule for"
-    if manifest.decoder.kind not in TRAINABLE_HEADS:
+    kind = detection_spec(manifest).decoder.kind
+    if kind not in TRAINABLE_HEADS:
         known = ", ".join(sorted(TRAINABLE_HEADS))
-        return f"there is no loss for {manifest.decoder.kind} heads, only for {known}"
+        return f"there is no loss for {kind} heads, only for {known}"
     return ""
 
 
 def _words(bundle: Bundle) -> str:
+    from edgebus_detection.models import detection_spec, input_spec
+
     manifest = bundle.manifest
+    spec, picture = detection_spec(manifest), input_spec(manifest)
     megabytes = sum(file.size for file in bundle.index.files) / 1e6
     return (
-        f"{manifest.name} v{manifest.version}: {manifest.decoder.kind} head, "
-        f"{manifest.input.width} x {manifest.input.height}, {megabytes:.1f} MB, "
-        f"{len(manifest.classes)} classes"
+        f"{manifest.name} v{manifest.version}: {spec.decoder.kind} head, "
+        f"{picture.width} x {picture.height}, {megabytes:.1f} MB, "
+        f"{len(spec.classes)} classes"
     )
 
 

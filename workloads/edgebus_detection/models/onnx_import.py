@@ -1,4 +1,4 @@
-"""From any ONNX detector to a bundle."""
+"""Import of ONNX detection models as bundles."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from edgebus.artifacts.bundle import Bundle, Limits
 from edgebus.artifacts.errors import ImportRefusedError, UnsupportedOperatorError
 from edgebus.artifacts.graph import GraphFacts, PortFacts, inspect_graph
 from edgebus.artifacts.index import WEIGHTS, sha256
-from edgebus.artifacts.manifest import EngineRequirements, InputSpec, Manifest, OutputSpec
+from edgebus.artifacts.manifest import EngineRequirements, TensorSpec
 from edgebus.artifacts.split import fold_half_weights, split_weights
-from edgebus.artifacts.tensors import TensorFile
+from edgebus.artifacts.tensors import DTYPES, TensorFile
 from edgebus.artifacts.write import ProbeMaker, write_bundle
 from edgebus.contracts import explain, utc_now
 from edgebus_detection.models.heads import COCO_CLASSES, HEADS, Head, recognise
+from edgebus_detection.models.spec import detection_manifest
+from edgebus_detection.vision import InputSpec
 
 __all__ = ["import_onnx"]
 
@@ -77,6 +79,7 @@ def import_onnx(
     facts = inspect_graph(graph)
     port = _only_input(source, facts)
     outputs = tuple(_closed(source, "output", port) for port in facts.outputs)
+    types = [DTYPES[port.dtype].name for port in facts.outputs]
     layout, height, width = _picture(source, port)
     kind, head, count = _head(
         source, decoder, facts, size=(height, width), outputs=tuple(shape for _, shape in outputs)
@@ -89,11 +92,14 @@ def import_onnx(
         "dtype": "uint8" if port.dtype == "U8" else "float32",
     }
     try:
-        manifest = Manifest(
+        manifest = detection_manifest(
             name=name,
             version=version,
-            input=InputSpec.model_validate(fields | head.input | (input_overrides or {})),
-            outputs=tuple(OutputSpec(name=label, shape=shape) for label, shape in outputs),
+            picture=InputSpec.model_validate(fields | head.input | (input_overrides or {})),
+            outputs=[
+                TensorSpec.model_validate({"name": label, "dtype": dtype, "shape": shape})
+                for (label, shape), dtype in zip(outputs, types, strict=True)
+            ],
             decoder=head.decoder,
             classes=_classes(source, kind, classes, count),
             engine=EngineRequirements(

@@ -1,25 +1,27 @@
 """Pictures, boxes and how good they are: numpy and OpenCV only."""
 
 from edgebus_detection.vision.boxes import Boxes, Detected, Truth, box_iou, clip_boxes, suppress
-from edgebus_detection.vision.decoders import DECODERS, Decoder, DecoderLike, make_decoder
+from edgebus_detection.vision.decoders import DECODERS, Decoder, make_decoder
 from edgebus_detection.vision.draw import Style, caption, draw_boxes
 from edgebus_detection.vision.errors import ImageError, OutputError, VisionError
 from edgebus_detection.vision.hashing import Hash, PictureUnreadableError, difference_hash
 from edgebus_detection.vision.images import Image, decode_jpeg, encode_jpeg
 from edgebus_detection.vision.labels import to_boxes, to_detected, to_truth
-from edgebus_detection.vision.preprocess import InputLike, Placement, Preprocessor, Tensor
+from edgebus_detection.vision.preprocess import Placement, Preprocessor, Tensor
+from edgebus_detection.vision.spec import DecoderSpec, InputSpec, PictureSpec
 
 __all__ = [
     "DECODERS",
     "Boxes",
     "Decoder",
-    "DecoderLike",
+    "DecoderSpec",
     "Detected",
     "Hash",
     "Image",
     "ImageError",
-    "InputLike",
+    "InputSpec",
     "OutputError",
+    "PictureSpec",
     "PictureUnreadableError",
     "Placement",
     "Preprocessor",
