@@ -77,6 +77,29 @@ class Workload:
 
     # Training.
 
+    def training_settings(self) -> type[BaseModel]:
+        """Class of the workload's own training settings; by default one without any."""
+        from edgebus.training.settings import NoSettings
+
+        return NoSettings
+
+    def trainer(self, spec: JobSpec, base: Bundle, *, threads: int) -> Trainer[Any]:
+        """A trainer of one job, made in the job's process.
+
+        Args:
+            spec: The job.
+            base: What is trained further.
+            threads: CPU threads.
+
+        Raises:
+            UntrainableError: The workload trains nothing, which is the default.
+            ValueError: The job's options are not those of `training_settings`.
+        """
+        from edgebus.training.trainer import UntrainableError
+
+        reason = f"workload {self.name!r} has no trainer"
+        raise UntrainableError(model=base.manifest.name, reason=reason)
+
     # Telemetry.
 
     # Lab.

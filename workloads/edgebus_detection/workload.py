@@ -36,3 +36,17 @@ class Detection(Workload):
         spec = input_spec(manifest)
         tensor, _ = Preprocessor(spec).prepare(probe_picture(manifest, seed=seed))
         return {spec.name: tensor}
+
+    # Training.
+
+    def training_settings(self) -> type[DetectionTraining]:
+        """Label sources, augmentation, near-duplicates."""
+        from edgebus_detection.training.options import DetectionTraining
+
+        return DetectionTraining
+
+    def trainer(self, spec: JobSpec, base: Bundle, *, threads: int) -> DetectionTrainer:
+        """Boxes on pictures, learnt by a YOLOX head."""
+        from edgebus_detection.training.trainer import DetectionTrainer
+
+        return DetectionTrainer(spec, base, threads=threads)
