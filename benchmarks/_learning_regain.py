@@ -25,7 +25,7 @@ from edgebus.training.settings import FinetuneSettings, TrainSettings
 from edgebus_collector.samples import make_sample
 from edgebus_collector.selection import Choice
 from edgebus_detection.models import DetectionModel, detection_spec, input_spec
-from edgebus_detection.training import LabelledImage, YoloxHead, YoloxObjective
+from edgebus_detection.training.yolox import LabelledImage, YoloxHead, YoloxObjective
 from edgebus_detection.vision import Preprocessor
 from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.gate import measure

@@ -132,7 +132,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
     # Pictures of 7 MB when decoded: a cache of them would be seen at once.
     from edgebus.training.finetune import alone, finetune
     from edgebus.training.graph import TorchGraph
-    from edgebus_detection.training import LabelledImage
+    from edgebus_detection.training.yolox import LabelledImage
     from training_scenes import SETTINGS, SIDE, Same, network, objective
 
     def prepare(image):

@@ -24,8 +24,8 @@ from edgebus_detection.training.card import make_card, write_card
 from edgebus_detection.training.options import DetectionTraining
 
 if TYPE_CHECKING:
-    from edgebus_detection.training.images import LabelledImage
-    from edgebus_detection.training.objective import YoloxObjective
+    from edgebus_detection.training.yolox.images import LabelledImage
+    from edgebus_detection.training.yolox.objective import YoloxObjective
 
 __all__ = ["DetectionTrainer"]
 
@@ -83,8 +83,8 @@ class DetectionTrainer(Trainer[Labelled]):
 
     def objective(self) -> YoloxObjective:
         """The loss of a YOLOX head."""
-        from edgebus_detection.training.head import YoloxHead
-        from edgebus_detection.training.objective import YoloxObjective
+        from edgebus_detection.training.yolox.head import YoloxHead
+        from edgebus_detection.training.yolox.objective import YoloxObjective
         from edgebus_detection.vision import Preprocessor
 
         manifest, names = self.base.manifest, self._options.labels.classes
@@ -103,7 +103,7 @@ class DetectionTrainer(Trainer[Labelled]):
 
     def learnables(self, items: Sequence[Labelled]) -> list[LabelledImage]:
         """Pictures with boxes in their pixels."""
-        from edgebus_detection.training.images import LabelledImage
+        from edgebus_detection.training.yolox.images import LabelledImage
 
         return [
             LabelledImage(
