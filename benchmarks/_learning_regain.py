@@ -18,21 +18,21 @@ from typing import Any
 
 from benchmarks._learning_worlds import World
 from edgebus.artifacts import Bundle, derive_bundle
+from edgebus.samples import SampleFiles, SampleStore, open_database
 from edgebus.serving import EngineSettings
 from edgebus.training.finetune import finetune
 from edgebus.training.graph import TorchGraph
 from edgebus.training.settings import FinetuneSettings, TrainSettings
+from edgebus.workload import load_workload
 from edgebus_collector.samples import make_sample
 from edgebus_collector.selection import Choice
+from edgebus_detection.datasets import Labelled
 from edgebus_detection.models import DetectionModel, detection_spec, input_spec
 from edgebus_detection.training.yolox import LabelledImage, YoloxHead, YoloxObjective
 from edgebus_detection.vision import Preprocessor
-from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.gate import measure
 from edgebus_retrainer.jobs import run_job
-from edgebus_retrainer.labels import Labelled
-from edgebus_retrainer.samples import SampleStore, StoredSample, open_database
-from edgebus_retrainer.spec import JobSpec, SampleFile
+from edgebus_retrainer.spec import JobSpec
 
 __all__ = ["ARMS", "TARGET_LOST", "TARGET_SHARE", "Outcome", "arms_of", "run_arm", "summarise"]
 
@@ -236,7 +236,8 @@ def _job(world: World, arm: str, *, seed: int, work: Path, changes: Mapping[str,
     settings = world.retrainer
     samples = SampleStore(
         open_database(work / "samples.db"),
-        PictureStore(work / "pictures"),
+        SampleFiles(work / "samples"),
+        load_workload("detection"),
         max_samples=settings.store.max_samples,
         max_bytes=settings.store.max_bytes,
         everything_new=settings.new_domain == "everything",
@@ -257,10 +258,10 @@ def _job(world: World, arm: str, *, seed: int, work: Path, changes: Mapping[str,
         base=world.base.path,
         folder=work / "job",
         version=world.base.manifest.version + 1,
-        train=_files(samples.fresh(name, since=since, limit=train.max_samples)),
-        replay_samples=_files(samples.earlier(name, before=since, limit=train.max_replay)),
-        new_holdout=_files(samples.holdout(name, since=since, limit=gate.max_images)),
-        old_holdout=_files(samples.holdout(name, before=since, limit=gate.max_images)),
+        train=samples.fresh(name, since=since, limit=train.max_samples),
+        replay_samples=samples.earlier(name, before=since, limit=train.max_replay),
+        new_holdout=samples.holdout(name, since=since, limit=gate.max_images),
+        old_holdout=samples.holdout(name, before=since, limit=gate.max_images),
         replay=settings.replay,
         replay_holdout=settings.replay_holdout,
         label_cache=work / "answers",
@@ -285,10 +286,6 @@ def _choose(world: World) -> Iterable[Choice]:
         decision = selector.decide(example, now=now)
         if isinstance(decision, Choice):
             yield decision
-
-
-def _files(samples: Sequence[StoredSample]) -> tuple[SampleFile, ...]:
-    return tuple(SampleFile(id=one.id, path=one.path, labels=one.labels) for one in samples)
 
 
 def _offline(world: World, *, seed: int, changes: Mapping[str, Any]) -> tuple[int, Any]:

@@ -11,7 +11,7 @@ from edgebus.topology import Topology, fill_placeholders
 from edgebus_collector import CollectorSettings
 from edgebus_detection.lab.compose import Sources, compose
 from edgebus_detection.lab.reference_pictures import with_reference
-from edgebus_detection.lab.user_models import bring
+from edgebus_detection.lab.user_models import open_models
 from edgebus_retrainer.settings import RetrainerSettings
 
 __all__ = ["CAR_PARK", "brought", "of_demo", "prepare"]
@@ -28,7 +28,7 @@ def prepare(work: Path, *, data: Path | None) -> None:
             subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
     if data is not None and not (work / "teacher" / "manifest.json").is_file():
         models = data / "models"
-        bring(
+        open_models(
             models / "yolox_nano_416.onnx",
             teacher=models / "yolov8s_640_f16w.onnx",
             folder=work,

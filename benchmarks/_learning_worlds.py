@@ -38,6 +38,7 @@ from edgebus_camera.settings import ViewSettings
 from edgebus_camera.sources.street import StreetSource
 from edgebus_camera.view import View
 from edgebus_collector import CollectorSettings
+from edgebus_detection.datasets import LabelBuilder, Labelled, ignore_rare, read_folder
 from edgebus_detection.emulation.drift import DriftStep
 from edgebus_detection.emulation.effects import Effects
 from edgebus_detection.emulation.street import Scene
@@ -45,8 +46,6 @@ from edgebus_detection.messages import Box, Detections, Frame, FrameRecord, Grou
 from edgebus_detection.mining import Example
 from edgebus_detection.models import DetectionModel, detection_spec
 from edgebus_detection.vision import encode_jpeg, to_boxes
-from edgebus_retrainer.labels import LabelBuilder, Labelled, ignore_rare
-from edgebus_retrainer.material import read_folder
 from edgebus_retrainer.settings import RetrainerSettings
 
 __all__ = [

@@ -33,12 +33,11 @@ import numpy as np
 from edgebus.artifacts import Bundle, Store
 from edgebus.contracts import split_of
 from edgebus.serving import EngineSettings
+from edgebus_detection.datasets import LabelBuilder, read_folder
 from edgebus_detection.messages import Box
 from edgebus_detection.metrics import MapResult, mean_average_precision
 from edgebus_detection.models import DetectionModel
 from edgebus_detection.vision import Detected, Truth
-from edgebus_retrainer.labels import LabelBuilder
-from edgebus_retrainer.material import read_folder
 
 CLASSES = ("person", "bicycle", "car")
 """What there is to see in the recording."""

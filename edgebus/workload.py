@@ -15,8 +15,12 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from edgebus.artifacts import Array, Manifest
+    from pydantic import BaseModel
+
+    from edgebus.artifacts import Array, Bundle, Manifest
     from edgebus.serving import Engine, Model, NamedSource
+    from edgebus.training.job_spec import JobSpec
+    from edgebus.training.trainer import Trainer
 
 __all__ = ["ENTRY_POINTS", "Workload", "WorkloadUnknownError", "load_workload"]
 
@@ -75,6 +79,25 @@ class Workload:
 
     # Collecting.
 
+    # Samples.
+
+    sample_suffix: ClassVar[str] = ""
+    """Suffix of the files in which its samples are stored, for whoever opens one."""
+
+    def count_truths(self, record: Any) -> int | None:
+        """Number of labels that its source gave a sample; None where the truth is unknown.
+
+        By default no source gives any: labels come from operators and teachers.
+        """
+        return None
+
+    def check_sample(self, sample: Any) -> None:
+        """Refuse a sample that cannot be trained on; by default none.
+
+        Raises:
+            SampleRefusedError: It cannot, for example because its bytes are corrupt.
+        """
+
     # Training.
 
     def training_settings(self) -> type[BaseModel]:
@@ -103,6 +126,10 @@ class Workload:
     # Telemetry.
 
     # Lab.
+
+    lab: ClassVar[str] = "edgebus.lab:Lab"
+    """Import path of its `edgebus.lab.Lab`, ``module:class``: what `edgebus up` shows and reports
+    of a run. Imported by that command only, so that a device needs none of it."""
 
 
 @cache

@@ -20,7 +20,15 @@ from edgebus.contracts.control import (
     State,
 )
 from edgebus.contracts.errors import ContractError, NameRefusedError, PayloadError
-from edgebus.contracts.labels import LabelReport, TeacherThreshold
+from edgebus.contracts.labels import (
+    TRUTH,
+    LabelReport,
+    LabelSet,
+    Provenance,
+    TeacherThreshold,
+    operator,
+    teacher,
+)
 from edgebus.contracts.models import (
     BlockRange,
     BlockRequest,
@@ -63,10 +71,20 @@ from edgebus.contracts.payload import (
     schema,
     utc_now,
 )
-from edgebus.contracts.samples import Consent, Drift, DriftState, SampleRecord, Split, split_of
+from edgebus.contracts.samples import (
+    Consent,
+    Drift,
+    DriftState,
+    SampleRecord,
+    SampleRefusedError,
+    Split,
+    StoredSample,
+    split_of,
+)
 from edgebus.contracts.topic import Address, Filter, Qos, Topic
 
 __all__ = [
+    "TRUTH",
     "Address",
     "BlockRange",
     "BlockRequest",
@@ -89,6 +107,7 @@ __all__ = [
     "GateReport",
     "Identity",
     "LabelReport",
+    "LabelSet",
     "Message",
     "Metrics",
     "ModelEntry",
@@ -100,6 +119,7 @@ __all__ = [
     "Ordinal",
     "Payload",
     "PayloadError",
+    "Provenance",
     "PublishCommand",
     "Qos",
     "RawBytes",
@@ -111,11 +131,13 @@ __all__ = [
     "RollbackCommand",
     "RolloutStatus",
     "SampleRecord",
+    "SampleRefusedError",
     "Segment",
     "ServiceState",
     "Split",
     "State",
     "StoreStatus",
+    "StoredSample",
     "TeacherThreshold",
     "Timestamp",
     "Topic",
@@ -125,11 +147,13 @@ __all__ = [
     "check_segment",
     "explain",
     "new_id",
+    "operator",
     "rfc3339",
     "schema",
     "shared_model",
     "split_of",
     "stream_model",
+    "teacher",
     "topics",
     "utc_now",
 ]

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from edgebus.contracts.labels import LabelSet
 from edgebus.contracts.models import ModelRef
 from edgebus.contracts.names import Segment
 from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp, schema
 
-__all__ = ["Consent", "Drift", "DriftState", "SampleRecord", "Split", "split_of"]
+__all__ = [
+    "Consent",
+    "Drift",
+    "DriftState",
+    "SampleRecord",
+    "SampleRefusedError",
+    "Split",
+    "StoredSample",
+    "split_of",
+]
 
 Split = Literal["train", "holdout"]
 Consent = Literal["unstated", "given", "refused"]
@@ -101,3 +112,30 @@ class SampleRecord(Message):
     retention: Segment = Field(
         default="standard", description="Name of the class that says how long it may be kept."
     )
+
+
+class StoredSample(Record):
+    """A sample in the store.
+
+    Attributes:
+        path: Its file, with the record inside.
+        labels: The newest label set of an operator.
+    """
+
+    id: str
+    path: Path
+    labels: LabelSet | None = None
+
+
+class SampleRefusedError(ValueError):
+    """A sample is of no use for training.
+
+    Attributes:
+        sample: Its id.
+        reason: Why.
+    """
+
+    def __init__(self, *, sample: str, reason: str) -> None:
+        super().__init__(f"sample {sample} refused: {reason}")
+        self.sample = sample
+        self.reason = reason

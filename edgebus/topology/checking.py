@@ -1,4 +1,4 @@
-"""Looks through a topology before anything starts: are its services there, do the settings fit?"""
+"""Check of a topology before anything starts: services are installed and take their settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PLACEHOLDERS = {"run": "run", "assets": "assets", "start": "0"}
 def check_services(topology: Topology, *, source: str) -> None:
     """Check that every service is installed and takes its settings.
 
-    A process that cannot start says so too, but only after broker and set-up have run, and only
+    A process that cannot start reports it too, but only after broker and set-up have run, and only
     the first of them.
 
     Args:

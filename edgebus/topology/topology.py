@@ -126,6 +126,7 @@ class Topology(_Part):
         environment: Environment variables of every service.
         setup: Commands of the form ``[module, argument, …]``, run once by ``python -m`` before
             the services.
+        workload: The workload whose view and report `edgebus up` shows; its default without.
         nodes: Per node its services, per service its settings.
         node_settings: Settings of every node, for example ``{heartbeat_s: 2}``.
         until: When the run is over.
@@ -137,13 +138,14 @@ class Topology(_Part):
     broker: BrokerChoice = BrokerChoice()
     environment: dict[str, str] = {}
     setup: tuple[tuple[str, ...], ...] = ()
+    workload: Segment | None = None
     nodes: dict[Segment, dict[Segment, Tree]] = Field(min_length=1)
     node_settings: Tree = {}
     until: Until | None = None
 
     @field_validator("setup", mode="before")
     @classmethod
-    def _words(cls, value: Any) -> Any:
+    def _as_text(cls, value: Any) -> Any:
         if isinstance(value, list):
             return [[str(word) for word in row] if isinstance(row, list) else row for row in value]
         return value

@@ -21,10 +21,12 @@ from edgebus.contracts import (
     Identity,
     ModelRef,
     PayloadError,
+    StoredSample,
     TrainingResult,
     topics,
 )
 from edgebus.contracts.trace import continue_trace
+from edgebus.samples import SampleStore
 from edgebus.transfer import reference
 from edgebus_detection.messages import Sample
 from edgebus_retrainer.files import DiskThread
@@ -33,9 +35,8 @@ from edgebus_retrainer.jobs import CARD, CHECKPOINT
 from edgebus_retrainer.journal import Job, JobJournal
 from edgebus_retrainer.progress import ProgressTeller
 from edgebus_retrainer.runner import SPEC, JobCrashedError, run_process
-from edgebus_retrainer.samples import SampleStore, StoredSample
 from edgebus_retrainer.settings import RetrainerSettings
-from edgebus_retrainer.spec import JobOutcome, JobSpec, SampleFile
+from edgebus_retrainer.spec import JobOutcome, JobSpec
 from edgebus_retrainer.standby import Standby
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ class Campaign:
         job: Job,
         outcome: JobOutcome,
         *,
-        used: tuple[SampleFile, ...],
+        used: tuple[StoredSample, ...],
         traceparent: str | None,
     ) -> TrainingResult:
         """Keep the candidate, write the result down, tidy up."""
@@ -302,7 +303,7 @@ class Campaign:
         await self._tidy(keep=candidate)
         return result
 
-    def _collected(self, used: tuple[SampleFile, ...]) -> Collected | None:
+    def _collected(self, used: tuple[StoredSample, ...]) -> Collected | None:
         try:
             return self.samples.collected([sample.id for sample in used])
         except (OSError, PayloadError):
@@ -367,7 +368,7 @@ def _begun(folder: Path) -> JobSpec | None:
         return None
 
 
-def _traces(files: tuple[SampleFile, ...]) -> tuple[str, ...]:
+def _traces(files: tuple[StoredSample, ...]) -> tuple[str, ...]:
     """The places in their traces of samples, of the newest where there are many."""
     found: list[str] = []
     for file in files[-_MOST_TRACES:]:
@@ -381,7 +382,7 @@ def _traces(files: tuple[SampleFile, ...]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _files(samples: list[StoredSample]) -> tuple[SampleFile, ...]:
+def _files(samples: list[StoredSample]) -> tuple[StoredSample, ...]:
     return tuple(
-        SampleFile(id=sample.id, path=sample.path, labels=sample.labels) for sample in samples
+        StoredSample(id=sample.id, path=sample.path, labels=sample.labels) for sample in samples
     )

@@ -6,8 +6,8 @@ from collections import OrderedDict
 from typing import Literal
 
 from edgebus.contracts import Drift, ModelRef
+from edgebus.samples import stream_id
 from edgebus_detection.messages import SampleRecord
-from edgebus_retrainer.samples import place_of
 
 __all__ = ["Drifts"]
 
@@ -29,7 +29,7 @@ class Drifts:
 
     def hear(self, drift: Drift) -> bool:
         """A collector speaks; whether this is news that counts."""
-        place = place_of(drift.source, drift.stream)
+        place = stream_id(drift.source, drift.stream)
         if drift.statistic == "novelty":
             self._note(place)
         where = place, drift.statistic
@@ -45,7 +45,7 @@ class Drifts:
     def look_at(self, record: SampleRecord) -> None:
         """A sample tells which statistics its camera's collector watches."""
         if record.drift is not None and "novelty" in record.drift.means:
-            self._note(place_of(record.source, record.stream))
+            self._note(stream_id(record.source, record.stream))
 
     def any(self, serving: ModelRef, *, place: str = "") -> bool:
         """Whether a camera has drifted since the model serves.

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgebus.artifacts import ArtifactError, Store
 from edgebus.bus import Bus
 from edgebus.contracts import Identity, NameRefusedError, Release, shared_model, stream_model
+from edgebus.samples import SampleStore
 from edgebus.transfer import ArtifactFetcher
 from edgebus_retrainer.campaign import Campaign
 from edgebus_retrainer.files import DiskThread
 from edgebus_retrainer.incumbent import Incumbent
 from edgebus_retrainer.journal import JobJournal
 from edgebus_retrainer.lines import Line
-from edgebus_retrainer.samples import SampleStore
 from edgebus_retrainer.settings import RetrainerSettings
 from edgebus_retrainer.standby import Standby
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from edgebus.contracts import ModelRef
+from edgebus.samples import Counts, SampleStore
 from edgebus_retrainer.campaign import Campaign
 from edgebus_retrainer.drifts import Drifts
 from edgebus_retrainer.files import DiskThread
 from edgebus_retrainer.incumbent import Incumbent
 from edgebus_retrainer.journal import JobJournal
-from edgebus_retrainer.samples import Counts, SampleStore
 from edgebus_retrainer.settings import RetrainerSettings
 from edgebus_retrainer.triggers import Facts, Rules
 
@@ -151,7 +151,7 @@ class Standing:
         own = self.settings.specialise
         if own is None:
             return {}
-        found = await self.disk(self.samples.untrained_per_place, self.shared.name)
+        found = await self.disk(self.samples.untrained_per_stream, self.shared.name)
         return {place: count for place, count in found.items() if own.takes(place)}
 
     def may_start(self, line: Line, untrained: int) -> bool:

@@ -17,6 +17,7 @@ from edgebus.contracts import (
     Release,
     Reply,
     RetrainCommand,
+    SampleRefusedError,
     StoreStatus,
     new_id,
     shared_model,
@@ -24,16 +25,17 @@ from edgebus.contracts import (
     utc_now,
 )
 from edgebus.contracts.topics import DRIFT
+from edgebus.samples import SampleFiles, SampleStore, edge_of, open_database
 from edgebus.service import CommandRefusedError, Service, command, every, on
 from edgebus.transfer import ArtifactProvider
+from edgebus.workload import load_workload
 from edgebus_detection.messages import SAMPLES, Sample, SampleRecord
 from edgebus_retrainer.drifts import Drifts
 from edgebus_retrainer.family import Family
-from edgebus_retrainer.files import DiskThread, PictureStore
+from edgebus_retrainer.files import DiskThread
 from edgebus_retrainer.incumbent import WrongModelError
 from edgebus_retrainer.journal import Job, JobJournal
 from edgebus_retrainer.lines import Line, Standing, rules_of
-from edgebus_retrainer.samples import SampleRefusedError, SampleStore, edge_of, open_database
 from edgebus_retrainer.settings import RetrainerSettings
 from edgebus_retrainer.standby import Standby
 from edgebus_retrainer.triggers import Facts, Trigger, near, needed, reason, trigger, waits_for
@@ -115,7 +117,8 @@ class Retrainer(Service[RetrainerSettings]):
         engine = open_database(self.data_dir / "samples.db")
         self.samples = SampleStore(
             engine,
-            PictureStore(self.data_dir / "pictures"),
+            SampleFiles(self.data_dir / "samples"),
+            load_workload("detection"),
             max_samples=settings.store.max_samples,
             max_bytes=settings.store.max_bytes,
             everything_new=settings.new_domain == "everything",

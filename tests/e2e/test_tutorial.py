@@ -22,7 +22,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edgebus.cli.app import app
-from edgebus_detection.lab.summary import Summary
+from edgebus_detection.lab.summary import DetectionSummary
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -185,7 +185,7 @@ def test_a_view_that_changes_is_noticed_collected_learnt_and_judged(
 
     # Nothing failed. A frame that is replaced while a cold model answers the first one is counted
     # as dropped in that answer already; the books take it for a drop before, the frame for failed.
-    summary = Summary.model_validate_json((run / "summary.json").read_text())
+    summary = DetectionSummary.model_validate_json((run / "summary.json").read_text())
     frames = summary.frames
     assert frames.torn == 0
     assert frames.failed <= 1

@@ -17,6 +17,9 @@ import pytest
 
 from edgebus.bus import Bus, BusSettings
 from edgebus.contracts import Identity, ModelStatus, ServiceState, TrainingResult, topics, utc_now
+from edgebus.samples import SampleFiles, SampleStore, open_database
+from edgebus.workload import load_workload
+from edgebus_detection.datasets import write_dataset
 from edgebus_detection.messages import (
     CAMERA_FRAME,
     CAMERA_TRUTH,
@@ -31,9 +34,7 @@ from edgebus_detection.messages import (
 )
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
 from edgebus_detection.vision import encode_jpeg
-from edgebus_retrainer.exchange import picture_of, write_dataset
-from edgebus_retrainer.files import PictureStore
-from edgebus_retrainer.samples import Catalog, Query, SampleStore, open_database
+from edgebus_samples import DetailQuery, PictureCatalog, picture_of
 
 SITE = "learning"
 _RUN = """
@@ -296,7 +297,8 @@ def check_nothing_is_lost(loop: Loop) -> None:
     folder = loop.folder / "cloud" / "retrainer"
     store = SampleStore(
         open_database(folder / "samples.db"),
-        PictureStore(folder / "pictures"),
+        SampleFiles(folder / "samples"),
+        load_workload("detection"),
         max_samples=10**6,
         max_bytes=10**12,
     )
@@ -307,7 +309,9 @@ def check_nothing_is_lost(loop: Loop) -> None:
     sent = [record.id for record in loop.all(SampleRecord)][:-20]
     assert set(sent) <= set(ids)
     unreadable: list[str] = []
-    seen = Catalog(folder).sights(Query(model="tiny"), limit=10, unreadable=unreadable)
+    seen = PictureCatalog(folder).details(
+        DetailQuery(model="tiny"), limit=10, unreadable=unreadable
+    )
     exported = loop.folder / "export"
     assert write_dataset((picture_of(each) for each in seen), exported, style="coco") == 10
     assert unreadable == []

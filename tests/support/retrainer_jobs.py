@@ -1,10 +1,11 @@
 """Jobs on the tiny model's world, for tests."""
 
+from edgebus.contracts import StoredSample
+from edgebus.samples import SampleFiles
 from edgebus.training.settings import TrainSettings
 from edgebus_detection.models.testing import tiny_bundle
-from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.settings import GateSettings
-from edgebus_retrainer.spec import JobSpec, SampleFile
+from edgebus_retrainer.spec import JobSpec
 from retrainer_samples import DUSK, sample, write_day
 
 TRAIN = TrainSettings(steps=120, batch=4, learning_rate=0.1, threads=1, nice=0)
@@ -20,9 +21,9 @@ def make_world(folder):
 
 
 def files(world, samples):
-    pictures = PictureStore(world / "pictures")
+    pictures = SampleFiles(world / "samples")
     return tuple(
-        SampleFile(id=each.record.id, path=pictures.path(pictures.put(each.jpeg)))
+        StoredSample(id=each.record.id, path=pictures.path(pictures.put(each.jpeg)))
         for each in samples
     )
 

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgebus.workload import Workload
 
 if TYPE_CHECKING:
-    from edgebus.artifacts import Array, Manifest
+    from pydantic import BaseModel
+
+    from edgebus.artifacts import Array, Bundle, Manifest
     from edgebus.serving import Engine, NamedSource
+    from edgebus_detection.messages import Sample, SampleRecord
+    from edgebus.training.job_spec import JobSpec
     from edgebus_detection.models import DetectionModel
+    from edgebus_detection.training.options import DetectionTraining
+    from edgebus_detection.training.trainer import DetectionTrainer
 
 __all__ = ["Detection"]
 
@@ -19,6 +25,24 @@ class Detection(Workload):
     """Object detection in pictures of cameras."""
 
     name: ClassVar[str] = "detection"
+
+    # Samples.
+
+    sample_suffix: ClassVar[str] = ".jpg"
+
+    def count_truths(self, record: SampleRecord) -> int | None:
+        """Number of true boxes; None where the camera knows none."""
+        return None if record.truth is None else len(record.truth)
+
+    def check_sample(self, sample: Sample) -> None:
+        """Decode a sample's picture and compare its size with that of its record.
+
+        Raises:
+            SampleRefusedError: It cannot be decoded, or has another size.
+        """
+        from edgebus_detection.labels.check import check_picture
+
+        check_picture(sample)
 
     # Serving.
 
@@ -50,3 +74,7 @@ class Detection(Workload):
         from edgebus_detection.training.trainer import DetectionTrainer
 
         return DetectionTrainer(spec, base, threads=threads)
+
+    # Lab.
+
+    lab: ClassVar[str] = "edgebus_detection.lab.lab:DetectionLab"

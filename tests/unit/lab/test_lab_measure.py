@@ -7,23 +7,23 @@ import pytest
 
 from edgebus_detection.lab.frames import FrameEntry
 from edgebus_detection.lab.measure import build_summary, phase_of, recovered
-from edgebus_detection.lab.run_state import Tracker
-from edgebus_detection.lab.summary import Summary, summary_schema
-from lab_story import NEW, OLD, answer, at, letter, record, tell, truth
+from edgebus_detection.lab.state import DetectionState
+from edgebus_detection.lab.summary import DetectionSummary
+from lab_story import NEW, OLD, answer, at, letter, play_story, record, truth
 
 
-def summarize(tracker: Tracker, *, end: float = 120) -> Summary:
+def summarize(state: DetectionState, *, end: float = 120) -> DetectionSummary:
     return build_summary(
-        tracker, name="demo", started=at(-5), finished=at(end), closed=True, outcome="loop closed"
+        state, name="demo", started=at(-5), finished=at(end), closed=True, outcome="loop closed"
     )
 
 
 @pytest.fixture(scope="module")
-def summary() -> Summary:
-    return summarize(tell(Tracker()))
+def summary() -> DetectionSummary:
+    return summarize(play_story(DetectionState()))
 
 
-def test_map_falls_with_dusk_and_comes_back(summary: Summary) -> None:
+def test_map_falls_with_dusk_and_comes_back(summary: DetectionSummary) -> None:
     figures = summary.map50
     assert figures.before_drift is not None
     assert figures.after_drift is not None
@@ -34,14 +34,14 @@ def test_map_falls_with_dusk_and_comes_back(summary: Summary) -> None:
     assert all(camera.map.after_loop is not None for camera in summary.cameras)
 
 
-def test_frames_add_up(summary: Summary) -> None:
+def test_frames_add_up(summary: DetectionSummary) -> None:
     assert summary.frames.total == 2 * 120 * 8 == summary.frames.answered
     assert (summary.frames.failed, summary.frames.torn, summary.frames.dropped) == (0, 0, 0)
     assert 0 < summary.frames.held_out < summary.frames.total / 3
     assert summary.cameras[0].versions == (1, 2)
 
 
-def test_bytes_and_stages(summary: Summary) -> None:
+def test_bytes_and_stages(summary: DetectionSummary) -> None:
     assert summary.bytes.up == 2 * 40 * 9_500
     assert summary.bytes.down == 24_000  # not what the retrainer gave the distributor
     seconds = summary.seconds
@@ -55,29 +55,29 @@ def test_bytes_and_stages(summary: Summary) -> None:
     assert (summary.model.first_version, summary.model.last_version) == (1, 2)
 
 
-def test_the_file_fits_its_published_schema(summary: Summary) -> None:
+def test_the_file_fits_its_published_schema(summary: DetectionSummary) -> None:
     tree = json.loads(summary.to_json())
-    jsonschema.validate(tree, summary_schema())
+    jsonschema.validate(tree, DetectionSummary.json_schema())
     assert tree["schema"] == "summary/1"
-    assert Summary.model_validate_json(summary.to_json()) == summary
+    assert DetectionSummary.model_validate_json(summary.to_json()) == summary
     tree["frames"]["failed"] = -1
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(tree, summary_schema())
+        jsonschema.validate(tree, DetectionSummary.json_schema())
 
 
 def test_a_run_in_which_nothing_happened_still_has_a_summary() -> None:
-    summary = summarize(Tracker())
+    summary = summarize(DetectionState())
     assert summary.map.before_drift is None
     assert summary.frames.total == 0
     assert summary.model is None
-    jsonschema.validate(json.loads(summary.to_json()), summary_schema())
+    jsonschema.validate(json.loads(summary.to_json()), DetectionSummary.json_schema())
 
 
 def test_dead_letters_of_frames_are_failed_frames() -> None:
-    tracker = tell(Tracker(), seconds=10)
-    tracker.on_dead_letter(letter("edgebus/demo/edge-1/camera/north/frame"))
-    tracker.on_dead_letter(letter("edgebus/demo/edge-1/collector/samples"))
-    summary = summarize(tracker, end=10)
+    state = play_story(DetectionState(), seconds=10)
+    state.on_dead_letter(letter("edgebus/demo/edge-1/camera/north/frame"))
+    state.on_dead_letter(letter("edgebus/demo/edge-1/collector/samples"))
+    summary = summarize(state, end=10)
     assert summary.frames.failed == 1
     assert summary.dead_letters == 2
 

@@ -12,39 +12,39 @@ from edgebus.contracts import DomainReport, GateReport, ModelRef, TrainingResult
 from edgebus_detection.lab.measure import build_summary
 from edgebus_detection.lab.pictures import PictureKeeper, write_pictures
 from edgebus_detection.lab.report import render_report
-from edgebus_detection.lab.run_state import Tracker
-from edgebus_detection.lab.summary import Summary
-from edgebus_detection.lab.summary_table import closing_table
+from edgebus_detection.lab.state import DetectionState
+from edgebus_detection.lab.summary import DetectionSummary
+from edgebus_detection.lab.summary_table import detection_table
 from edgebus_detection.messages import Frame
-from lab_story import NEW, OLD, answer, at, picture, record, status, tell, truth
+from lab_story import NEW, OLD, answer, at, picture, play_story, record, status, truth
 
 PASS = 160
 """Frames of the recording; a multiple of the period with which frames are held out."""
 
 
 def film(
-    tracker: Tracker, keeper: PictureKeeper, *, first: int, model: ModelRef, found: int
+    state: DetectionState, keeper: PictureKeeper, *, first: int, model: ModelRef, found: int
 ) -> None:
     """One pass of a recording without ground truth."""
     for index in range(first, first + PASS):
         frame = Frame.build(picture("north", index % PASS), record("north", index))
-        tracker.on_frame("edge-1", frame.record, size=len(frame.jpeg))
-        keeper.frame("edge-1/north", frame.record.id, frame.jpeg)
-        tracker.on_detections("edge-1", answer("north", index, model=model, found=found))
-        keeper.answered(tracker.camera("edge-1", "north"), frame.record.id)
+        state.on_frame("edge-1", frame.record, size=len(frame.jpeg))
+        keeper.add_frame("edge-1/north", frame.record.id, frame.jpeg)
+        state.on_detections("edge-1", answer("north", index, model=model, found=found))
+        keeper.add_answer(state.camera("edge-1", "north"), frame.record.id)
 
 
-def recording() -> tuple[Tracker, PictureKeeper]:
-    tracker, keeper = Tracker(), PictureKeeper()
-    tracker.on_model_status("edge-1", "detector", status(0))
-    film(tracker, keeper, first=0, model=OLD, found=1)
-    film(tracker, keeper, first=PASS, model=OLD, found=1)
-    film(tracker, keeper, first=2 * PASS, model=NEW, found=2)
-    return tracker, keeper
+def recording() -> tuple[DetectionState, PictureKeeper]:
+    state, keeper = DetectionState(), PictureKeeper()
+    state.on_model_status("edge-1", "detector", status(0))
+    film(state, keeper, first=0, model=OLD, found=1)
+    film(state, keeper, first=PASS, model=OLD, found=1)
+    film(state, keeper, first=2 * PASS, model=NEW, found=2)
+    return state, keeper
 
 
 def judged(
-    tracker: Tracker, *, outcome: str = "accepted", job: str = "j", gain: float = 0.2
+    state: DetectionState, *, outcome: str = "accepted", job: str = "j", gain: float = 0.2
 ) -> None:
     domains = tuple(
         DomainReport(
@@ -61,7 +61,7 @@ def judged(
         )
         for name, labels in (("new", "teacher"), ("old", "coco"))
     )
-    tracker.on_result(
+    state.on_result(
         TrainingResult(
             time=at(50),
             source="demo/cloud/retrainer",
@@ -73,20 +73,20 @@ def judged(
             samples=60,
             replay=90,
             gate=GateReport(passed=outcome == "accepted", domains=domains),
-            started=at(40 + len(tracker.results)),
+            started=at(40 + len(state.results)),
         )
     )
 
 
-def summary_of(tracker: Tracker) -> Summary:
+def summary_of(state: DetectionState) -> DetectionSummary:
     return build_summary(
-        tracker, name="own", started=at(0), finished=at(60), closed=True, outcome="closed"
+        state, name="own", started=at(0), finished=at(60), closed=True, outcome="closed"
     )
 
 
-def text_of(tracker: Tracker) -> str:
+def text_of(state: DetectionState) -> str:
     console = Console(file=io.StringIO(), width=120)
-    console.print(closing_table(summary_of(tracker)))
+    console.print(detection_table(summary_of(state)))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -106,25 +106,25 @@ def test_a_recording_shows_old_and_new_model_on_the_same_held_out_pictures() -> 
 
 
 def test_a_camera_that_never_shows_a_picture_twice_has_no_twins(tmp_path: Path) -> None:
-    tracker, keeper = Tracker(), PictureKeeper()
+    state, keeper = DetectionState(), PictureKeeper()
     for index in range(2 * PASS):
         image = np.full((240, 320, 3), index % 250, np.uint8)
         image[:, : index + 1] = 0
         jpeg = cv2.imencode(".jpg", image)[1].tobytes()
         frame = Frame.build(jpeg, record("north", index))
-        tracker.on_frame("edge-1", frame.record, size=len(frame.jpeg))
-        keeper.frame("edge-1/north", frame.record.id, frame.jpeg)
+        state.on_frame("edge-1", frame.record, size=len(frame.jpeg))
+        keeper.add_frame("edge-1/north", frame.record.id, frame.jpeg)
         model = OLD if index < PASS else NEW
-        tracker.on_detections("edge-1", answer("north", index, model=model))
-        keeper.answered(tracker.camera("edge-1", "north"), frame.record.id)
+        state.on_detections("edge-1", answer("north", index, model=model))
+        keeper.add_answer(state.camera("edge-1", "north"), frame.record.id)
     assert keeper.twins("edge-1/north") == []
-    shots = write_pictures(keeper, tracker, tmp_path)
+    shots = write_pictures(keeper, state, tmp_path)
     assert [shot.phase for shot in shots] == ["after_drift", "after_loop"]
 
 
 def test_pictures_of_a_recording_are_pairs(tmp_path: Path) -> None:
-    tracker, keeper = recording()
-    shots = write_pictures(keeper, tracker, tmp_path)
+    state, keeper = recording()
+    shots = write_pictures(keeper, state, tmp_path)
     assert {(shot.row, shot.phase) for shot in shots} >= {(0, "after_drift"), (0, "after_loop")}
     assert len(shots) == 2 * len(keeper.twins("edge-1/north"))
     row = cv2.imread(str(tmp_path / "edge-1-north-row.jpg"))
@@ -135,18 +135,18 @@ def test_pictures_of_a_recording_are_pairs(tmp_path: Path) -> None:
 
 
 def test_a_scripted_run_shows_its_phases(tmp_path: Path) -> None:
-    tracker, keeper = tell(Tracker(), cameras={"north": "edge-1"}), PictureKeeper()
-    for frame in list(tracker.cameras["edge-1/north"].frames.values()):
-        keeper.frame("edge-1/north", frame.id, picture("north", frame.index))
-        keeper.answered(tracker.cameras["edge-1/north"], frame.id)
-    shots = write_pictures(keeper, tracker, tmp_path)
+    state, keeper = play_story(DetectionState(), cameras={"north": "edge-1"}), PictureKeeper()
+    for frame in list(state.cameras["edge-1/north"].frames.values()):
+        keeper.add_frame("edge-1/north", frame.id, picture("north", frame.index))
+        keeper.add_answer(state.cameras["edge-1/north"], frame.id)
+    shots = write_pictures(keeper, state, tmp_path)
     assert [shot.phase for shot in shots] == ["before_drift", "after_drift", "after_loop"]
 
 
 def test_without_truth_the_table_shows_what_the_gate_measured() -> None:
-    tracker, _ = recording()
-    judged(tracker)
-    text = text_of(tracker)
+    state, _ = recording()
+    judged(state)
+    text = text_of(state)
     assert "what the cameras show now, labels: teacher" in text
     assert "what the model knew before, labels: coco" in text
     assert "0.700" in text
@@ -154,37 +154,37 @@ def test_without_truth_the_table_shows_what_the_gate_measured() -> None:
 
 
 def test_with_truth_the_table_shows_the_phases() -> None:
-    tracker = tell(Tracker())
-    judged(tracker)
-    assert "before drift" in text_of(tracker)
-    assert "labels: teacher" not in text_of(tracker)
+    state = play_story(DetectionState())
+    judged(state)
+    assert "before drift" in text_of(state)
+    assert "labels: teacher" not in text_of(state)
 
 
 def test_nothing_measured_is_no_empty_table() -> None:
-    tracker, _ = recording()
-    text = text_of(tracker)
+    state, _ = recording()
+    text = text_of(state)
     assert "n/a" not in text
     assert text.lstrip().startswith("outcome")
-    html = render_report(tracker, summary_of(tracker), shots=(), plot=None)
+    html = render_report(state, summary_of(state), shots=(), plot=None)
     assert "mAP50" not in html
 
 
 def test_the_accepted_job_counts_before_a_later_refused_one() -> None:
-    tracker, _ = recording()
-    judged(tracker, job="first", outcome="refused", gain=0.0)
-    assert summary_of(tracker).judged is not None
-    judged(tracker, job="second")
-    judged(tracker, job="third", outcome="refused", gain=0.1)
-    found = summary_of(tracker).judged
+    state, _ = recording()
+    judged(state, job="first", outcome="refused", gain=0.0)
+    assert summary_of(state).judged is not None
+    judged(state, job="second")
+    judged(state, job="third", outcome="refused", gain=0.1)
+    found = summary_of(state).judged
     assert found is not None
     assert found.job == "second"
 
 
 def test_the_report_of_a_recording_has_its_pairs_and_the_gate(tmp_path: Path) -> None:
-    tracker, keeper = recording()
-    judged(tracker)
-    shots = write_pictures(keeper, tracker, tmp_path)
-    html = render_report(tracker, summary_of(tracker), shots=shots, plot=None)
+    state, keeper = recording()
+    judged(state)
+    shots = write_pictures(keeper, state, tmp_path)
+    html = render_report(state, summary_of(state), shots=shots, plot=None)
     assert html.count("<img src=") == len(shots)
     assert "repeat(2, 1fr)" in html
     assert "What the gate measured" in html
@@ -193,24 +193,24 @@ def test_the_report_of_a_recording_has_its_pairs_and_the_gate(tmp_path: Path) ->
 
 
 def test_truth_keeps_the_report_as_it_was() -> None:
-    tracker = tell(Tracker())
-    tracker.on_truth("edge-1", truth("north", 0))
-    html = render_report(tracker, summary_of(tracker), shots=(), plot=None)
+    state = play_story(DetectionState())
+    state.on_truth("edge-1", truth("north", 0))
+    html = render_report(state, summary_of(state), shots=(), plot=None)
     assert "Figures on held-out frames" in html
     assert "What the gate measured" not in html
 
 
 def test_without_a_script_there_are_two_columns_not_four() -> None:
-    tracker = Tracker()
-    tracker.on_model_status("edge-1", "detector", status(0))
+    state = DetectionState()
+    state.on_model_status("edge-1", "detector", status(0))
     for index in range(2 * PASS):
-        tracker.on_truth("edge-1", truth("north", index))
+        state.on_truth("edge-1", truth("north", index))
         model, found = (OLD, 1) if index < PASS else (NEW, 2)
-        tracker.on_detections("edge-1", answer("north", index, model=model, found=found))
-    text = text_of(tracker)
+        state.on_detections("edge-1", answer("north", index, model=model, found=found))
+    text = text_of(state)
     assert "old model" in text
     assert "recovered" not in text
     assert "n/a" not in text
-    html = render_report(tracker, summary_of(tracker), shots=(), plot=None)
+    html = render_report(state, summary_of(state), shots=(), plot=None)
     assert "with the old model, with the new one" in html
     assert "won back" not in html

@@ -23,13 +23,13 @@ from edgebus.contracts import (
     TrainingProgress,
     TrainingResult,
 )
+from edgebus.lab.round_report import clock_skew, round_summary
+from edgebus.lab.rounds import CLOUD_STAGES, EDGE_STAGES, Round, Rounds
 from edgebus_detection.lab.measure import build_summary
 from edgebus_detection.lab.pictures import PictureKeeper
 from edgebus_detection.lab.report import write_run
-from edgebus_detection.lab.round_report import round_words, skew_words
-from edgebus_detection.lab.rounds import CLOUD_STAGES, EDGE_STAGES, Round, Rounds
-from edgebus_detection.lab.run_state import Tracker
-from edgebus_detection.lab.summary_table import closing_table
+from edgebus_detection.lab.state import DetectionState
+from edgebus_detection.lab.summary_table import detection_table
 
 START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 OLD = ModelRef(name="street", version=1, digest="1" * 64)
@@ -152,7 +152,7 @@ def test_every_stage_is_there_and_they_add_up():
     assert seconds == {
         "collecting": 29, "choosing": 0.5, "uploading": 0.5, "waiting": 1, "starting": 1,
         "labelling": 3, "training": 20, "judging": 4, "writing": 1, "offering": 0.5,
-        "releasing": 1.5, "telling": 0.1, "fetching": 1, "checking": 0.1, "loading": 0.8,
+        "releasing": 1.5, "announcing": 0.1, "fetching": 1, "checking": 0.1, "loading": 0.8,
     }  # fmt: skip
     assert found.seconds() == pytest.approx(64) == whole(found)
     assert found.seconds(without=frozenset({"training"})) == pytest.approx(44)
@@ -161,9 +161,17 @@ def test_every_stage_is_there_and_they_add_up():
 
 def test_what_services_measured_stands_beside_it_and_agrees():
     stages = {stage.name: stage for stage in only(story()).path()}
-    told = {name: stage.told_s for name, stage in stages.items() if stage.told_s is not None}
-    assert told.keys() == set(ALL) - {"collecting", "choosing", "uploading", "offering", "telling"}
-    for name, seconds in told.items():
+    measured = {
+        name: stage.measured_s for name, stage in stages.items() if stage.measured_s is not None
+    }
+    assert measured.keys() == set(ALL) - {
+        "collecting",
+        "choosing",
+        "uploading",
+        "offering",
+        "announcing",
+    }
+    for name, seconds in measured.items():
         assert seconds == pytest.approx(stages[name].seconds, abs=0.011), name
 
 
@@ -251,7 +259,7 @@ def test_clocks_that_disagree_show():
     ]
     found = only(messages)
     (stage,) = found.backwards
-    assert (stage.name, stage.node) == ("telling", "edge-1")
+    assert (stage.name, stage.node) == ("announcing", "edge-1")
     assert stage.seconds == pytest.approx(-4.9)
     # The sum is right all the same for the edge whose clock is.
     assert found.seconds() == pytest.approx(64)
@@ -270,13 +278,13 @@ def test_rounds_of_an_earlier_run_are_left_out():
 
 
 def test_a_run_leaves_them_behind(tmp_path, capsys):
-    tracker = Tracker()
-    tell(tracker.rounds, story())
-    tracker.rounds.on_clock("demo/edge-1/detector", at(10), at(10.002))
+    state = DetectionState()
+    tell(state.rounds, story())
+    state.rounds.on_clock("demo/edge-1/detector", at(10), at(10.002))
     summary = build_summary(
-        tracker, name="demo", started=at(0), finished=at(100), closed=True, outcome="done"
+        state, name="demo", started=at(0), finished=at(100), closed=True, outcome="done"
     )
-    files = write_run(tracker, summary, PictureKeeper(), tmp_path)
+    files = write_run(state, summary, PictureKeeper(), tmp_path)
     assert {"rounds.csv", "rounds.png"} <= {file.name for file in files}
     with (tmp_path / "rounds.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -292,16 +300,16 @@ def test_a_run_leaves_them_behind(tmp_path, capsys):
     page = (tmp_path / "report.html").read_text()
     assert "Rounds of learning" in page
     assert "v2: 64.0 s, of these 15.0 s neither collecting nor training" in page
-    Console(width=100, file=None).print(closing_table(summary, tracker.rounds.all()))
+    Console(width=100, file=None).print(detection_table(summary, state.rounds.all()))
     assert "v2: 64.0 s" in capsys.readouterr().out
 
 
 def test_a_run_without_rounds_has_an_empty_table(tmp_path):
-    tracker = Tracker()
+    state = DetectionState()
     summary = build_summary(
-        tracker, name="demo", started=at(0), finished=at(100), closed=False, outcome="stopped"
+        state, name="demo", started=at(0), finished=at(100), closed=False, outcome="stopped"
     )
-    write_run(tracker, summary, PictureKeeper(), tmp_path)
+    write_run(state, summary, PictureKeeper(), tmp_path)
     assert (tmp_path / "rounds.csv").read_text().count("\n") == 1
     assert not (tmp_path / "rounds.png").exists()
     assert "Rounds of learning" not in (tmp_path / "report.html").read_text()
@@ -309,9 +317,9 @@ def test_a_run_without_rounds_has_an_empty_table(tmp_path):
 
 def test_clocks_that_disagree_are_told():
     found = only(story())
-    assert skew_words([found]) == ""
+    assert clock_skew([found]) == ""
     early = [m for m in story() if not isinstance(m, Release)] + [release(94)]
-    assert skew_words([only(early)]) == (
-        "Clocks disagree by 1.900 s or more: by that of edge-1, telling ended before it began."
+    assert clock_skew([only(early)]) == (
+        "Clocks disagree by 1.900 s or more: by that of edge-1, announcing ended before it began."
     )
-    assert round_words(found).endswith("(judging 4.0 s, labelling 3.0 s, releasing 1.5 s)")
+    assert round_summary(found).endswith("(judging 4.0 s, labelling 3.0 s, releasing 1.5 s)")

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from edgebus.artifacts import Bundle
+from edgebus.contracts import StoredSample
 from edgebus.files import write_file
 from edgebus.serving import EngineSettings
+from edgebus_detection.labels.settings import LabelSettings
 from edgebus_detection.metrics import MapResult, Matches
 from edgebus_detection.models import DetectionModel
 from edgebus_detection.vision import decode_jpeg
@@ -20,8 +22,8 @@ from edgebus_retrainer.jobs import UntrainableError, run_job
 from edgebus_retrainer.jobs import _candidates as candidates_module
 from edgebus_retrainer.material import TeacherMissingError, UnknownClassError, prepare
 from edgebus_retrainer.runner import JobCrashedError, run_process
-from edgebus_retrainer.settings import GateSettings, LabelSettings
-from edgebus_retrainer.spec import Phase, SampleFile, StepDone
+from edgebus_retrainer.settings import GateSettings
+from edgebus_retrainer.spec import Phase, StepDone
 from retrainer_jobs import GATE, TRAIN, files, job, make_world
 from retrainer_samples import DUSK, jpeg_of, sample
 
@@ -200,8 +202,8 @@ def test_a_class_that_the_model_does_not_have_is_named(world, tmp_path):
 
 def test_missing_and_corrupt_pictures_are_left_out_and_named(world, tmp_path):
     good = job(world, tmp_path)
-    gone = SampleFile(id="gone", path=tmp_path / "gone.jpg")
-    cut = SampleFile(id="cut", path=tmp_path / "cut.jpg")
+    gone = StoredSample(id="gone", path=tmp_path / "gone.jpg")
+    cut = StoredSample(id="cut", path=tmp_path / "cut.jpg")
     write_file(cut.path, good.train[0].path.read_bytes()[:500])
     few = TRAIN.model_copy(update={"steps": 2})
     spec = good.model_copy(update={"train": (gone, cut, *good.train), "settings": few})

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from edgebus.artifacts import Bundle, Store, Update, derive_bundle
 from edgebus.contracts import GateReport, Release, shared_model, stream_model, topics
+from edgebus.samples import open_database
 from edgebus.service.testing import ServiceHarness
 from edgebus.transfer import ArtifactProvider, reference
 from edgebus_detection.messages import SAMPLES, Sample
@@ -15,7 +16,6 @@ from edgebus_retrainer import Retrainer, RetrainerSettings, campaign
 from edgebus_retrainer.jobs import _job, run_job
 from edgebus_retrainer.jobs._learning import Learnt
 from edgebus_retrainer.journal import JobJournal
-from edgebus_retrainer.samples import open_database
 from edgebus_retrainer.settings import SpecialiseSettings
 from edgebus_retrainer.spec import JobOutcome
 from retrainer_jobs import files, job, make_world

@@ -17,21 +17,21 @@ from edgebus.contracts import (
     Release,
     Reply,
     RetrainCommand,
+    operator,
     split_of,
     topics,
     utc_now,
 )
 from edgebus.contracts.topics import DRIFT
+from edgebus.samples import LabelBook, SampleFiles, SampleStore, open_database
 from edgebus.service import ServiceFailedError
 from edgebus.service.testing import ServiceHarness
 from edgebus.transfer import ArtifactFetcher, ArtifactProvider, reference
-from edgebus_detection.messages import SAMPLES, Sample
+from edgebus.workload import load_workload
+from edgebus_detection.messages import SAMPLES, BoxLabels, Sample, SourcedBox
 from edgebus_detection.models.testing import tiny_bundle
 from edgebus_retrainer import Retrainer, RetrainerSettings
-from edgebus_retrainer.claims import Claim, LabelSet, operator
-from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.journal import JobJournal
-from edgebus_retrainer.samples import LabelBook, SampleStore, open_database
 from retrainer_samples import DUSK, sample, square, write_day
 
 ASK = RetrainCommand(source="lab/test/test")
@@ -177,8 +177,8 @@ async def test_too_few_held_out_samples_hold_a_job_back_but_not_a_command(world,
 
 def by_hand():
     truth = square("car", 1, 1)
-    claim = Claim(box=truth, by=operator("ann"))
-    return LabelSet(claims=(claim,), by=operator("ann"), time=utc_now())
+    claim = SourcedBox(box=truth, by=operator("ann"))
+    return BoxLabels(labels=(claim,), by=operator("ann"), time=utc_now())
 
 
 async def test_held_out_samples_that_turn_out_to_be_empty_are_not_counted_again(world, tmp_path):
@@ -195,7 +195,8 @@ async def test_held_out_samples_that_turn_out_to_be_empty_are_not_counted_again(
         engine = open_database(tmp_path / "retrainer" / "samples.db")
         kept = SampleStore(
             engine,
-            PictureStore(tmp_path / "retrainer" / "pictures"),
+            SampleFiles(tmp_path / "retrainer" / "samples"),
+            load_workload("detection"),
             max_samples=99,
             max_bytes=9**9,
         )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from collector_examples import box, picture, truth
 from collector_examples import detections as collector_detections
 from collector_examples import frame as collector_frame
-from edgebus.contracts import Metrics, ModelRef, new_id, split_of
+from edgebus.contracts import Metrics, ModelRef, StoredSample, new_id, split_of
 from edgebus.contracts.trace import begin_trace, continue_trace, trace_of
 from edgebus.mqtt._decoder import Parser
 from edgebus.mqtt._encoder import PublishEncoder
@@ -41,7 +41,6 @@ from edgebus_detection.models.testing import tiny_bundle, tiny_picture
 from edgebus_detection.vision import encode_jpeg
 from edgebus_detector import Detector, DetectorSettings
 from edgebus_retrainer.campaign import _traces
-from edgebus_retrainer.spec import SampleFile
 
 EXAMPLE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 FORM = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -201,8 +200,8 @@ def test_a_job_names_the_traces_of_its_samples(tmp_path: Path) -> None:
         )
         path = tmp_path / f"{number}.jpg"
         path.write_bytes(Sample.build(picture(number), record).encode())
-        files.append(SampleFile(id=record.id, path=path))
-    gone = SampleFile(id=new_id(), path=tmp_path / "gone.jpg")
+        files.append(StoredSample(id=record.id, path=path))
+    gone = StoredSample(id=new_id(), path=tmp_path / "gone.jpg")
     found = _traces((*files, gone))
     assert len(found) == 2
     assert all(FORM.fullmatch(text) for text in found)

@@ -101,7 +101,7 @@ def prepare(
         _spread(old_holdout + measured, spec.gate.max_items), min_boxes=options.min_measured_boxes
     )
     held_out = ignore_rare(new_holdout, min_boxes=options.min_measured_boxes)
-    nobody_knows = bool(labeller.waiting) and not labeller.report().pictures
+    nobody_knows = bool(labeller.waiting) and not labeller.report().inputs
     if not nobody_knows and not enough(held_out, measured):
         return Material(
             new_holdout=held_out,
@@ -110,7 +110,7 @@ def prepare(
             labels=labeller.report(),
         )
     new, earlier = labeller.label(spec.train), labeller.label(spec.replay_samples)
-    if labeller.waiting and not labeller.report().pictures:
+    if labeller.waiting and not labeller.report().inputs:
         raise TeacherMissingError(samples=len(labeller.waiting))
     if labeller.waiting:
         count = len(labeller.waiting)

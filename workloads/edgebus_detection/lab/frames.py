@@ -1,4 +1,4 @@
-"""What the bus said of every frame of one camera."""
+"""The frames of one camera: truth, detections, latency and rolling accuracy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgebus_detection.messages import Box, Detections, FrameRecord, GroundTruth
 from edgebus_detection.metrics import RollingAp
 from edgebus_detection.vision import Detected, Truth
 
-__all__ = ["ROLLING_WINDOW", "CameraTrack", "FrameEntry", "LabelBook", "severity_of"]
+__all__ = ["ROLLING_WINDOW", "CameraFrames", "ClassNumbers", "FrameEntry", "severity_of"]
 
 _MAX_FRAMES = 20_000
 """Frames remembered per camera; 40 minutes at 8 fps. Older ones leave the figures."""
@@ -22,21 +22,21 @@ ROLLING_WINDOW = 48
 
 
 def severity_of(effects: Mapping[str, float]) -> float:
-    """How far the scripted drift is: the strength of its strongest effect."""
+    """Strength of the scripted drift: that of its strongest effect, from 0 to 1."""
     return max(effects.values(), default=0.0)
 
 
 @dataclass(slots=True)
 class FrameEntry:
-    """One frame, as far as it is known.
+    """One frame of a camera.
 
     Attributes:
         id: Its id.
         index: Number of the frame in its camera.
         captured: When the camera took it.
-        truth: What is really in it, where somebody knows.
+        truth: Ground truth, where it is known.
         answer: The first detections that came for it.
-        other_answers: Detections that came for it again.
+        torn: Detections of two different models came for it.
     """
 
     id: str
@@ -44,7 +44,6 @@ class FrameEntry:
     captured: datetime
     truth: GroundTruth | None = None
     answer: Detections | None = None
-    other_answers: int = 0
     torn: bool = False
 
     @property
@@ -57,7 +56,7 @@ class FrameEntry:
         )
 
 
-class LabelBook:
+class ClassNumbers:
     """Class names as numbers, in the order in which they were first seen."""
 
     def __init__(self) -> None:
@@ -88,8 +87,8 @@ class LabelBook:
 
 
 @dataclass(slots=True)
-class CameraTrack:
-    """Everything about one camera.
+class CameraFrames:
+    """The frames of one camera.
 
     Attributes:
         node: Its node.
@@ -103,7 +102,7 @@ class CameraTrack:
 
     node: str
     name: str
-    book: LabelBook
+    classes: ClassNumbers
     frames: dict[str, FrameEntry] = field(default_factory=dict)
     total: int = 0
     answered: int = 0
@@ -122,13 +121,32 @@ class CameraTrack:
         """``node/camera``."""
         return f"{self.node}/{self.name}"
 
-    def frame(self, record: FrameRecord, size: int) -> None:
-        """A frame was on the bus."""
+    @property
+    def first_version(self) -> int | None:
+        """The version that answered the first frame."""
+        for frame in self.frames.values():
+            if frame.answer is not None:
+                return frame.answer.model.version
+        return None
+
+    @property
+    def answered_later(self) -> int:
+        """Frames answered by a version later than the first."""
+        first = self.first_version
+        if first is None or self.version is None or self.version <= first:
+            return 0
+        return sum(
+            frame.answer is not None and frame.answer.model.version > first
+            for frame in self.frames.values()
+        )
+
+    def add_frame(self, record: FrameRecord, size: int) -> None:
+        """Add a frame that was on the bus."""
         self._entry(record.id, record.index, record.captured)
         self.frame_bytes += size
 
-    def truth(self, truth: GroundTruth) -> None:
-        """What is in a frame."""
+    def add_truth(self, truth: GroundTruth) -> None:
+        """Add the ground truth of a frame."""
         entry = self._entry(truth.frame, truth.index, truth.captured)
         entry.truth = truth
         self.condition = truth.condition
@@ -136,15 +154,14 @@ class CameraTrack:
         if entry.answer is not None:
             self._measure(entry)
 
-    def answer(self, answer: Detections) -> bool:
-        """Detections for a frame.
+    def add_answer(self, answer: Detections) -> bool:
+        """Add the detections of a frame.
 
         Returns:
             Whether it is the first answer for it.
         """
         entry = self._entry(answer.frame, answer.index, answer.captured)
         if entry.answer is not None:
-            entry.other_answers += 1
             entry.torn |= entry.answer.model.digest != answer.model.digest
             return False
         entry.answer = answer
@@ -158,7 +175,7 @@ class CameraTrack:
         return True
 
     def fps(self, now: datetime, *, window_s: float = 5.0) -> float:
-        """Answered frames per second of late."""
+        """Answered frames per second, over the last seconds."""
         recent = sum((now - time).total_seconds() <= window_s for time in self.answer_times)
         return recent / window_s
 
@@ -177,10 +194,12 @@ class CameraTrack:
         return entry
 
     def _measure(self, entry: FrameEntry) -> None:
-        """Take a frame with truth and answer into the rolling accuracy."""
+        """Add a frame with truth and detections to the rolling accuracy."""
         if entry.truth is None or entry.answer is None:
             return
-        self.rolling.add(self.book.detected(entry.answer.boxes), self.book.truth(entry.truth.boxes))
+        self.rolling.add(
+            self.classes.detected(entry.answer.boxes), self.classes.truth(entry.truth.boxes)
+        )
         if len(self.rolling) >= 12 and self.answered % 4 == 0 and self.rolling.value is not None:
             self.history.append(
                 (entry.answer.detected, self.rolling.value, entry.answer.model.version)

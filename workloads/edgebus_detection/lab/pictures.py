@@ -12,9 +12,9 @@ from typing import cast
 import numpy as np
 
 from edgebus.contracts import split_of
-from edgebus_detection.lab.frames import CameraTrack, FrameEntry, severity_of
+from edgebus_detection.lab.frames import CameraFrames, FrameEntry, severity_of
 from edgebus_detection.lab.measure import PHASES, Phase, phase_of
-from edgebus_detection.lab.run_state import Tracker
+from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.vision import (
     Image,
     ImageError,
@@ -82,15 +82,15 @@ class PictureKeeper:
         self._first_pass: dict[str, dict[bytes, FrameEntry]] = {}
         self._twins: dict[str, list[Twin]] = {}
 
-    def frame(self, camera: str, identifier: str, jpeg: bytes) -> None:
-        """A picture came; its detections follow."""
+    def add_frame(self, camera: str, identifier: str, jpeg: bytes) -> None:
+        """Keep a picture until its detections come."""
         waiting = self._waiting.setdefault(camera, OrderedDict())
         waiting[identifier] = jpeg
         if len(waiting) > _WAITING:
             waiting.popitem(last=False)
 
-    def answered(self, camera: CameraTrack, identifier: str) -> None:
-        """The detections of a picture came."""
+    def add_answer(self, camera: CameraFrames, identifier: str) -> None:
+        """Keep a picture, or forget it, now that its detections came."""
         jpeg = self._waiting.get(camera.key, OrderedDict()).pop(identifier, None)
         entry = camera.frames.get(identifier)
         if jpeg is None or entry is None or entry.answer is None:
@@ -110,14 +110,14 @@ class PictureKeeper:
         """Pictures that two versions answered, in the order of the recording."""
         return sorted(self._twins.get(camera, ()), key=lambda twin: twin.before.index)
 
-    def choose(self, tracker: Tracker) -> dict[tuple[str, Phase], tuple[FrameEntry, bytes]]:
+    def choose(self, state: DetectionState) -> dict[tuple[str, Phase], tuple[FrameEntry, bytes]]:
         """The kept picture of each camera and phase; of several versions, the newest."""
         chosen: dict[tuple[str, Phase], tuple[FrameEntry, bytes]] = {}
         for (key, _version, _severity), (_, entry, jpeg) in sorted(
             self._best.items(), key=lambda item: item[0]
         ):
-            camera = tracker.cameras.get(key)
-            first = tracker.first_version(camera) if camera else None
+            camera = state.cameras.get(key)
+            first = camera.first_version if camera else None
             if camera is None or first is None or entry.answer is None:
                 continue
             phase: Phase | None
@@ -131,7 +131,7 @@ class PictureKeeper:
                 chosen[key, phase] = (entry, jpeg)
         return chosen
 
-    def _compare(self, camera: CameraTrack, entry: FrameEntry, jpeg: bytes) -> None:
+    def _compare(self, camera: CameraFrames, entry: FrameEntry, jpeg: bytes) -> None:
         """Look whether another version answered the same picture before."""
         if entry.answer is None:
             return
@@ -153,13 +153,13 @@ class PictureKeeper:
         self._twins[camera.key] = kept[:_TWINS]
 
 
-def write_pictures(keeper: PictureKeeper, tracker: Tracker, folder: Path) -> list[Shot]:
+def write_pictures(keeper: PictureKeeper, state: DetectionState, folder: Path) -> list[Shot]:
     """Draw detections (and, thin, what is really there) on the kept pictures.
 
     Returns:
         The single pictures, by camera and phase; beside them lies one picture per row.
     """
-    chosen = keeper.choose(tracker)
+    chosen = keeper.choose(state)
     shots: list[Shot] = []
     for camera in sorted({key for key, _ in chosen}):
         # Scripted drift has more to tell than two versions: what it was like before.

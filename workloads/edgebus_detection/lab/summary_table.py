@@ -1,73 +1,48 @@
-"""What a run found, in a table at its end."""
+"""The table that `edgebus up` prints at the end of a detection run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from edgebus.contracts import DomainReport
-from edgebus_detection.lab.report import DOMAINS, human_size
-from edgebus_detection.lab.round_report import round_words
-from edgebus_detection.lab.rounds import Round
-from edgebus_detection.lab.summary import MapFigures, Summary
+from edgebus.lab import Round, summary_table
+from edgebus_detection.lab.report import DOMAINS
+from edgebus_detection.lab.summary import DetectionSummary, MapFigures
 
-__all__ = ["closing_table"]
+__all__ = ["detection_table"]
 
 _SECOND = Text("mAP .50:.95", "dim", justify="right")
 _CLASSES = 8
 """More classes than these are left to the report."""
 
 
-def closing_table(summary: Summary, rounds: Sequence[Round] = ()) -> RenderableType:
-    """What the run found: accuracy per camera, then bytes, time, frames and rounds."""
-    parts: list[RenderableType] = []
+def detection_table(summary: DetectionSummary, rounds: Sequence[Round] = ()) -> RenderableType:
+    """Accuracy per camera, then what every run has, with its frames."""
+    above: list[RenderableType] = []
     if _has_figures(summary.map50):
-        parts.append(_phases(summary))
+        above.append(_phases(summary))
     elif (job := summary.judged) is not None and job.gate is not None:
-        # Nobody said on the bus what is really there: the gate's labels are the best there are.
-        parts.append(_gate(job.gate.domains))
-    frames, seconds = summary.frames, summary.seconds
-    stages = [
-        f"{name.replace('_', ' ')} {value:.0f} s"
-        for name in (
-            "until_drift",
-            "collecting",
-            "training",
-            "releasing",
-            "delivering",
-            "measuring",
-        )
-        if (value := getattr(seconds, name)) is not None
-    ]
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column()
-    grid.add_row("outcome", Text(summary.outcome, "bold green" if summary.closed else "bold red"))
-    grid.add_row("edges", f"{summary.edges.converged} of {summary.edges.total} on the last release")
-    grid.add_row(
-        "frames",
+        # Without ground truth on the bus the gate's labels are the best there are.
+        above.append(_gate(job.gate.domains))
+    frames = summary.frames
+    text = (
         f"{frames.answered} of {frames.total} answered, {frames.dropped} dropped "
         f"({frames.dropped_in_swap} in the swap), {frames.unserved} while no detector was there, "
-        f"{frames.failed} failed, {frames.torn} torn",
+        f"{frames.failed} failed, {frames.torn} torn"
     )
-    grid.add_row(
-        "bytes", f"{human_size(summary.bytes.up)} up, {human_size(summary.bytes.down)} down"
-    )
-    grid.add_row("seconds", f"{seconds.total:.0f}: " + ", ".join(stages))
-    for one in rounds:
-        grid.add_row("round", round_words(one))
-    return Group(*parts, grid)
+    return summary_table(summary, rounds, above=above, rows={"frames": text})
 
 
 def _has_figures(figures: MapFigures) -> bool:
     return figures.after_drift is not None or figures.after_loop is not None
 
 
-def _phases(summary: Summary) -> Table:
+def _phases(summary: DetectionSummary) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=None, pad_edge=False)
     table.add_column("held-out frames", no_wrap=True)
     scripted = summary.map50.before_drift is not None
@@ -86,7 +61,7 @@ def _phases(summary: Summary) -> Table:
 
 
 def _gate(domains: Sequence[DomainReport]) -> Table:
-    """What the retrainer's gate measured, old model and new on the same pictures."""
+    """Figures of the retrainer's gate: old model and new on the same pictures."""
     table = Table(box=box.SIMPLE_HEAD, title=None, pad_edge=False)
     table.add_column("held-out pictures, measured by the gate", no_wrap=True)
     for name in ("pictures", "boxes", "mAP50 before", "after", "mAP before", "after"):

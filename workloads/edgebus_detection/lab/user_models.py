@@ -1,4 +1,4 @@
-"""The models that a user brings to a run: read and checked before anything is started."""
+"""The user's own models: read and checked before anything is started."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from edgebus.topology import TopologyError
 if TYPE_CHECKING:
     from edgebus.artifacts import Bundle
 
-__all__ = ["Models", "bring", "model_name"]
+__all__ = ["UserModels", "model_name", "open_models"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Models:
+class UserModels:
     """Bundles on disk.
 
     Attributes:
@@ -35,7 +35,7 @@ class Models:
     teacher: Path | None = None
     untrainable: str = ""
 
-    def moved(self, old: Path, new: Path) -> Models:
+    def moved(self, old: Path, new: Path) -> UserModels:
         """The same after everything in the folder `old` was moved to `new`."""
 
         def place(path: Path) -> Path:
@@ -45,14 +45,14 @@ class Models:
         return replace(self, served=place(self.served), teacher=teacher)
 
 
-def bring(
+def open_models(
     model: Path,
     *,
     teacher: Path | None,
     folder: Path,
     echo: Callable[[str], None],
     classes: Sequence[str] = (),
-) -> Models:
+) -> UserModels:
     """Open bundles, and turn ONNX files into such.
 
     Args:
@@ -77,10 +77,10 @@ def bring(
     if missing:
         raise TopologyError(source="command line", problems=missing)
     served = _open(model, folder / "model", trainable=True)
-    echo(f"model {_words(served)}")
+    echo(f"model {_describe(served)}")
     known = detection_spec(served.manifest).classes
     _check_classes(classes, known)
-    models = Models(
+    models = UserModels(
         served=_place(model, folder / "model"),
         name=served.manifest.name,
         classes=known,
@@ -91,11 +91,11 @@ def bring(
     labelling = _open(teacher, folder / "teacher", trainable=False)
     teaches = detection_spec(labelling.manifest).classes
     common = set(teaches) & set(known)
-    echo(f"teacher {_words(labelling)}, {len(common)} of them the model's")
+    echo(f"teacher {_describe(labelling)}, {len(common)} of them the model's")
     if not common:
         problem = (
             f"--teacher {teacher}: knows none of the model's classes "
-            f"({_some(known)}); it knows {_some(teaches)}"
+            f"({_shorten(known)}); it knows {_shorten(teaches)}"
         )
         raise TopologyError(source="command line", problems=[problem])
     return replace(models, teacher=_place(teacher, folder / "teacher"))
@@ -106,7 +106,7 @@ def _check_classes(classes: Sequence[str], known: Sequence[str]) -> None:
     for name in classes:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {_some(known)}"
+            hint = f"did you mean {near[0]}?" if near else f"it has {_shorten(known)}"
             problems.append(f"--classes {name}: the model has no such class; {hint}")
     if problems:
         raise TopologyError(source="command line", problems=problems)
@@ -151,7 +151,7 @@ def _untrainable(bundle: Bundle) -> str:
     return ""
 
 
-def _words(bundle: Bundle) -> str:
+def _describe(bundle: Bundle) -> str:
     from edgebus_detection.models import detection_spec, input_spec
 
     manifest = bundle.manifest
@@ -164,5 +164,5 @@ def _words(bundle: Bundle) -> str:
     )
 
 
-def _some(names: Sequence[str], *, most: int = 5) -> str:
+def _shorten(names: Sequence[str], *, most: int = 5) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")

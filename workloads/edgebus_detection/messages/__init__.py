@@ -1,6 +1,6 @@
 """Messages of the detection workload: frames, boxes, samples, feedback."""
 
-from edgebus_detection.messages.boxes import Box
+from edgebus_detection.messages.boxes import Box, BoxLabels, SourcedBox
 from edgebus_detection.messages.feedback import Feedback, Opinion, Verdict
 from edgebus_detection.messages.jpeg import JpegPayload, PictureRecord
 from edgebus_detection.messages.topics import (
@@ -27,6 +27,7 @@ __all__ = [
     "FEEDBACK",
     "SAMPLES",
     "Box",
+    "BoxLabels",
     "Detections",
     "Feedback",
     "Frame",
@@ -37,6 +38,7 @@ __all__ = [
     "PictureRecord",
     "Sample",
     "SampleRecord",
+    "SourcedBox",
     "StageTimes",
     "Verdict",
 ]

@@ -1,0 +1,129 @@
+"""A run as a workload sees it: what is observed, shown and reported."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import ClassVar
+
+from rich.console import RenderableType
+
+from edgebus.bus import Bus
+from edgebus.lab.observer import observe
+from edgebus.lab.report import write_run
+from edgebus.lab.rounds import Round
+from edgebus.lab.run_state import RunEvent, RunState
+from edgebus.lab.summary import Summary, summarize
+from edgebus.lab.summary_table import summary_table
+from edgebus.lab.view import edge_lines, edge_table
+from edgebus.workload import WorkloadUnknownError, load_workload
+
+__all__ = ["DEFAULT_WORKLOAD", "Lab", "load_lab"]
+
+DEFAULT_WORKLOAD = "detection"
+"""The workload of `edgebus up` where neither the command line nor the topology names one."""
+
+
+class Lab:
+    """Observation, view and report of one run, from the framework's messages alone.
+
+    This is enough for any workload: services, models, samples, jobs, releases, rounds and dead
+    letters. A workload with figures of its own names a subclass in `edgebus.workload.Workload.lab`.
+
+    Args:
+        on_event: Called for each event of the history.
+
+    Attributes:
+        assets: Folder that replaces ``{assets}`` in topologies; its ``demo.yaml`` is what
+            `edgebus up` runs without a topology. None: there is no demo.
+        state: The run so far.
+        summary: Its figures, once it is over.
+    """
+
+    assets: ClassVar[Path | None] = None
+
+    state: RunState
+    summary: Summary
+
+    def __init__(self, *, on_event: Callable[[RunEvent], None] = lambda _event: None) -> None:
+        self.state = self.make_state(on_event)
+
+    @classmethod
+    def command(cls) -> Callable[..., None]:
+        """The function behind `edgebus up`; its parameters are the options."""
+        from edgebus.lab.cli import up
+
+        return up
+
+    def make_state(self, on_event: Callable[[RunEvent], None]) -> RunState:
+        """The state that takes the messages."""
+        return RunState(on_event=on_event)
+
+    async def observe(self, bus: Bus, *, site: str) -> None:
+        """Subscribe to all that the run is measured by.
+
+        Args:
+            bus: A connected bus.
+            site: The site of the run.
+        """
+        await observe(bus, self.state, site=site)
+
+    def draw_streams(self, now: datetime) -> RenderableType:
+        """The middle of the live view."""
+        return edge_table(self.state)
+
+    def list_streams(self, now: datetime) -> Iterable[str]:
+        """The same as lines of text."""
+        return edge_lines(self.state)
+
+    def finish(
+        self, *, name: str, started: datetime, finished: datetime, closed: bool, outcome: str
+    ) -> None:
+        """Take the figures, while the services still run: `summary`."""
+        self.summary = summarize(
+            self.state,
+            name=name,
+            started=started,
+            finished=finished,
+            closed=closed,
+            outcome=outcome,
+        )
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write summary, tables, pictures and report; the report is the first of the files."""
+        return write_run(self.state, self.summary, folder)
+
+    def table(self) -> RenderableType:
+        """The table at the end of the run."""
+        return summary_table(self.summary, self.rounds)
+
+    @property
+    def rounds(self) -> list[Round]:
+        """The rounds of learning that ended in this run."""
+        return self.state.rounds.all(since=self.summary.started)
+
+
+def load_lab(workload: str | None = None) -> type[Lab]:
+    """The lab of a workload.
+
+    Args:
+        workload: Its name; by default `DEFAULT_WORKLOAD`, or none at all where that is not
+            installed.
+
+    Raises:
+        WorkloadUnknownError: No installed package has one of that name.
+        TypeError: What the workload names is no `Lab`.
+    """
+    try:
+        place = load_workload(workload or DEFAULT_WORKLOAD).lab
+    except WorkloadUnknownError:
+        if workload is None:
+            return Lab
+        raise
+    lab = pkgutil.resolve_name(place)
+    if not (isinstance(lab, type) and issubclass(lab, Lab)):
+        msg = f"{place} is no subclass of edgebus.lab.Lab"
+        raise TypeError(msg)
+    return lab

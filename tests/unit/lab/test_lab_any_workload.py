@@ -1,0 +1,188 @@
+"""What `edgebus up` shows of a workload that brings no view of its own."""
+
+from __future__ import annotations
+
+import io
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from edgebus.contracts import (
+    BundleRef,
+    Drift,
+    GateReport,
+    ModelRef,
+    ModelStatus,
+    Release,
+    SampleRecord,
+    TrainingResult,
+)
+from edgebus.lab import Lab, check_end, load_lab
+from edgebus.lab.cli import load_topology, make_command
+from edgebus.lab.view import render
+from edgebus.topology import Topology, TopologyError
+from edgebus.workload import Workload, WorkloadUnknownError
+from lab_story import at
+
+OLD = ModelRef(name="load", version=1, digest="1" * 64, engine="test")
+NEW = ModelRef(name="load", version=2, digest="2" * 64, engine="test")
+TOPOLOGY = Topology.parse(
+    {"nodes": {"home": {"server": {}}}, "until": {"loop": "closed", "timeout_s": 60}},
+    source="test",
+)
+
+
+def serves(model: ModelRef, seconds: float, state: str = "idle") -> ModelStatus:
+    return ModelStatus(
+        time=at(seconds),
+        source="demo/home/server",
+        serving=model,
+        since=at(seconds),
+        state=state,  # type: ignore[arg-type]
+        received_bytes=4_000 if model is NEW else 0,
+    )
+
+
+def sample(index: int) -> SampleRecord:
+    return SampleRecord(
+        time=at(5),
+        source="demo/home/collector",
+        stream="meter",
+        input=f"i{index}",
+        index=index,
+        captured=at(4),
+        split="train",
+        policy="error",
+        reason="far off",
+        score=1.0,
+        model=OLD,
+    )
+
+
+def learn(lab: Lab) -> None:
+    """A sample, a job, a release; the edge does not serve it yet."""
+    state = lab.state
+    first = sample(1)
+    for record in (first, sample(2), first):
+        state.on_sample("home", record, size=100)
+    state.on_result(
+        TrainingResult(
+            time=at(20),
+            source="demo/cloud/retrainer",
+            job="job-1",
+            model=OLD,
+            candidate=NEW,
+            outcome="accepted",
+            reason="error .9 to .4",
+            trigger="count",
+            samples=2,
+            replay=0,
+            gate=GateReport(passed=True),
+            started=at(10),
+        )
+    )
+    bundle = BundleRef(
+        model=NEW, provider="demo/cloud/distributor", index_size=1, size=1, parent=OLD.digest
+    )
+    state.on_release(
+        Release(
+            time=at(21),
+            source="demo/cloud/distributor",
+            channel="stable",
+            bundle=bundle,
+            sequence=2,
+        )
+    )
+
+
+def text_of(lab: Lab, seconds: float) -> str:
+    console = Console(width=80, file=io.StringIO())
+    streams = lab.draw_streams(at(seconds))
+    elapsed = timedelta(seconds=seconds)
+    console.print(render(lab.state, streams, title="own", elapsed=elapsed))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_loop_closes_without_a_line_of_the_workload(tmp_path: Path) -> None:
+    lab = Lab()
+    end = check_end(lab.state, TOPOLOGY, elapsed_s=0)
+    assert (end.over, end.outcome) == (False, "waiting for a service that reports its model")
+    assert "waiting for the first model" in text_of(lab, 0)
+    lab.state.on_model_status("home", "server", serves(OLD, 1))
+    end = check_end(lab.state, TOPOLOGY, elapsed_s=1)
+    assert end.outcome == "0 samples collected"
+    learn(lab)
+    end = check_end(lab.state, TOPOLOGY, elapsed_s=21)
+    assert end.outcome == "version 2 is released, but home/server is idle"
+    lab.state.on_model_status("home", "server", serves(NEW, 22, "updated"))
+    end = check_end(lab.state, TOPOLOGY, elapsed_s=22)
+    assert (end.over, end.closed) == (True, True)
+
+    view = text_of(lab, 30)
+    assert "✓ converge" in view
+    assert "load v2" in view
+    assert list(lab.list_streams(at(30))) == ["home/server: load v2, updated"]
+
+    lab.finish(name="own", started=at(0), finished=at(30), closed=True, outcome=end.outcome)
+    assert lab.summary.model is not None
+    assert (lab.summary.model.first_version, lab.summary.model.last_version) == (1, 2)
+    assert lab.summary.bytes.up == 300
+    assert lab.summary.seconds.stages == pytest.approx(
+        {"training": 10, "releasing": 1, "delivering": 1, "measuring": 8}
+    )
+    report, *files = lab.write(tmp_path)
+    assert {file.name for file in files} >= {"summary.json", "events.csv", "rounds.csv"}
+    html = report.read_text()
+    assert "error .9 to .4" in html
+    assert "mAP" not in html
+    console = Console(width=80, file=io.StringIO())
+    console.print(lab.table())
+    assert isinstance(console.file, io.StringIO)
+    assert "1 of 1 on the last release" in console.file.getvalue()
+
+
+def test_drift_that_a_collector_notices_begins_the_loop() -> None:
+    lab = Lab()
+    drift = Drift(
+        time=at(8),
+        source="demo/home/collector",
+        stream="meter",
+        statistic="load",
+        method="adwin",
+        before=1.0,
+        after=2.5,
+        count=30,
+        input="i9",
+        index=9,
+        since=at(6),
+        model=OLD,
+    )
+    lab.state.on_drift(drift)
+    lab.state.on_drift(drift.model_copy(update={"returned": True, "since": at(20)}))
+    assert lab.state.drift_at == at(6)
+    assert [(event.source, event.text) for event in lab.state.events] == [
+        ("home/meter", "load from 1 to 2.5"),
+        ("home/meter", "load from 1 to 2.5, back to normal"),
+    ]
+    assert "● drift" in text_of(lab, 9)
+
+
+def test_a_workload_names_its_lab_and_gets_the_framework_s_without() -> None:
+    assert load_lab().assets is not None
+    assert Workload.lab == "edgebus.lab:Lab"
+    with pytest.raises(WorkloadUnknownError, match="detection"):
+        load_lab("detectoin")
+
+
+def test_options_come_from_the_workload() -> None:
+    generic = {parameter.name for parameter in make_command(Lab).params}
+    assert generic == {"topology", "workload", "out", "seconds", "plain", "settings"}
+    assert generic < {parameter.name for parameter in make_command(load_lab("detection")).params}
+
+
+def test_without_a_demo_a_topology_is_asked_for() -> None:
+    with pytest.raises(TopologyError, match="no demo; give a topology file"):
+        load_topology(None, Lab)

@@ -1,0 +1,115 @@
+"""`edgebus up` for detection: frames, truth, pictures and accuracy beside the framework's part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import ClassVar
+
+from rich.console import RenderableType
+
+from edgebus.bus import Bus, DropOldest, Event
+from edgebus.lab import Lab, RunEvent
+from edgebus_detection.lab.measure import build_summary
+from edgebus_detection.lab.pictures import PictureKeeper
+from edgebus_detection.lab.report import write_run
+from edgebus_detection.lab.state import DetectionState
+from edgebus_detection.lab.summary import DetectionSummary
+from edgebus_detection.lab.summary_table import detection_table
+from edgebus_detection.lab.view import camera_lines, camera_table
+from edgebus_detection.messages import (
+    CAMERA_FRAME,
+    CAMERA_TRUTH,
+    DETECTIONS,
+    Detections,
+    Frame,
+    GroundTruth,
+)
+
+__all__ = ["ASSETS", "DetectionLab"]
+
+ASSETS = Path(__file__).parent / "assets"
+"""The demo and its model."""
+
+# Room for a pause of the whole machine: what the observer misses would count as unanswered.
+_ROOMY = DropOldest(messages=20_000)
+_FRAMES = DropOldest(messages=2_000, bytes=128 * 2**20)
+
+
+class DetectionLab(Lab):
+    """Observation, view and report of a run of cameras and detectors.
+
+    Args:
+        on_event: Called for each event of the history.
+    """
+
+    assets: ClassVar[Path | None] = ASSETS
+
+    state: DetectionState
+    summary: DetectionSummary
+
+    def __init__(self, *, on_event: Callable[[RunEvent], None] = lambda _event: None) -> None:
+        super().__init__(on_event=on_event)
+        self.pictures = PictureKeeper()
+
+    @classmethod
+    def command(cls) -> Callable[..., None]:
+        """`edgebus up` with options for the user's own cameras and models."""
+        from edgebus_detection.lab.cli import up
+
+        return up
+
+    def make_state(self, on_event: Callable[[RunEvent], None]) -> DetectionState:
+        """The state that takes the messages."""
+        return DetectionState(on_event=on_event)
+
+    async def observe(self, bus: Bus, *, site: str) -> None:
+        """Subscribe to frames, truth and detections too."""
+        await super().observe(bus, site=site)
+        at = {"base": bus.identity.base, "site": site}
+        await bus.subscribe(CAMERA_TRUTH.any(**at), self._on_truth, policy=_ROOMY)
+        await bus.subscribe(CAMERA_FRAME.any(**at), self._on_frame, policy=_FRAMES)
+        await bus.subscribe(DETECTIONS.any(**at), self._on_detections, policy=_ROOMY)
+
+    def draw_streams(self, now: datetime) -> RenderableType:
+        """A row per camera."""
+        return camera_table(self.state, now)
+
+    def list_streams(self, now: datetime) -> Iterable[str]:
+        """A line per camera."""
+        return camera_lines(self.state, now)
+
+    def finish(
+        self, *, name: str, started: datetime, finished: datetime, closed: bool, outcome: str
+    ) -> None:
+        """Take the figures, mAP by phase of the loop among them."""
+        self.summary = build_summary(
+            self.state,
+            name=name,
+            started=started,
+            finished=finished,
+            closed=closed,
+            outcome=outcome,
+        )
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write pictures, plot and frames too."""
+        return write_run(self.state, self.summary, self.pictures, folder)
+
+    def table(self) -> RenderableType:
+        """Accuracy per camera above what every run has."""
+        return detection_table(self.summary, self.rounds)
+
+    async def _on_truth(self, event: Event[GroundTruth]) -> None:
+        self.state.on_truth(event.names["node"], event.payload)
+
+    async def _on_frame(self, event: Event[Frame]) -> None:
+        node, record = event.names["node"], event.payload.record
+        self.state.on_frame(node, record, size=event.size)
+        self.pictures.add_frame(f"{node}/{record.camera}", record.id, event.payload.jpeg)
+
+    async def _on_detections(self, event: Event[Detections]) -> None:
+        node, answer = event.names["node"], event.payload
+        self.state.on_detections(node, answer)
+        self.pictures.add_answer(self.state.camera(node, answer.camera), answer.frame)
