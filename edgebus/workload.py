@@ -14,15 +14,22 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
-if TYPE_CHECKING:
-    from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
+if TYPE_CHECKING:
     from edgebus.artifacts import Array, Bundle, Manifest
     from edgebus.serving import Engine, Model, NamedSource
     from edgebus.training.job_spec import JobSpec
     from edgebus.training.trainer import Trainer
 
-__all__ = ["ENTRY_POINTS", "Workload", "WorkloadUnknownError", "load_workload"]
+__all__ = [
+    "ENTRY_POINTS",
+    "NoSettings",
+    "UntrainableError",
+    "Workload",
+    "WorkloadUnknownError",
+    "load_workload",
+]
 
 ENTRY_POINTS = "edgebus.workloads"
 
@@ -42,6 +49,26 @@ class WorkloadUnknownError(LookupError):
         hint = f"did you mean {near[0]!r}? " if near else ""
         super().__init__(f"no workload {name!r}; {hint}installed: {', '.join(known) or 'none'}")
         self.name = name
+
+
+class UntrainableError(ValueError):
+    """The incumbent cannot be trained further.
+
+    Attributes:
+        model: Its name.
+        reason: Why not.
+    """
+
+    def __init__(self, *, model: str, reason: str) -> None:
+        super().__init__(f"model {model!r} cannot be trained: {reason}")
+        self.model = model
+        self.reason = reason
+
+
+class NoSettings(BaseModel):
+    """The settings of a workload that has none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Workload:
@@ -102,8 +129,6 @@ class Workload:
 
     def training_settings(self) -> type[BaseModel]:
         """Class of the workload's own training settings; by default one without any."""
-        from edgebus.training.settings import NoSettings
-
         return NoSettings
 
     def trainer(self, spec: JobSpec, base: Bundle, *, threads: int) -> Trainer[Any]:
@@ -118,8 +143,6 @@ class Workload:
             UntrainableError: The workload trains nothing, which is the default.
             ValueError: The job's options are not those of `training_settings`.
         """
-        from edgebus.training.trainer import UntrainableError
-
         reason = f"workload {self.name!r} has no trainer"
         raise UntrainableError(model=base.manifest.name, reason=reason)
 

@@ -18,10 +18,9 @@ from edgebus.training.trainer import (
     Material,
     Trainer,
     TrainingItem,
-    UntrainableError,
     count_labelled,
 )
-from edgebus.workload import load_workload
+from edgebus.workload import UntrainableError, load_workload
 
 __all__ = ["CARD", "open_trainer", "run_job"]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["FinetuneSettings", "GateSettings", "NoSettings", "TrainSettings"]
+__all__ = ["FinetuneSettings", "GateSettings", "TrainSettings"]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 AtLeastOne = Annotated[int, Field(ge=1)]
@@ -90,12 +90,6 @@ class TrainSettings(FinetuneSettings):
     """Steps between two checkpoints, whatever the time; null: by time only."""
     max_attempts: AtLeastOne = 3
     """Starts of a job that keeps crashing."""
-
-
-class NoSettings(BaseModel):
-    """The settings of a workload that has none."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class GateSettings(BaseModel):

@@ -24,23 +24,8 @@ __all__ = [
     "Trainer",
     "TrainingFailedError",
     "TrainingItem",
-    "UntrainableError",
     "count_labelled",
 ]
-
-
-class UntrainableError(ValueError):
-    """The incumbent cannot be trained further.
-
-    Attributes:
-        model: Its name.
-        reason: Why not.
-    """
-
-    def __init__(self, *, model: str, reason: str) -> None:
-        super().__init__(f"model {model!r} cannot be trained: {reason}")
-        self.model = model
-        self.reason = reason
 
 
 class TrainingFailedError(RuntimeError):

@@ -107,7 +107,7 @@ class RetrainerSettings(ServiceSettings):
     """Fine-tuning and the process of a job."""
     gate: GateSettings = GateSettings()
     """What a candidate has to show."""
-    options: dict[str, JsonValue] = {}
+    options: dict[str, JsonValue] = Field(default_factory=dict)
     """The workload's own training settings; of detection: `labels`, `augment`,
     `min_measured_boxes`, `leak_distance`."""
     store: StoreSettings = StoreSettings()

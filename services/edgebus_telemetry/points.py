@@ -132,8 +132,9 @@ def training_point(who: dict[str, str], message: TrainingResult) -> Point:
         "seconds": float(sum(message.seconds.values())),
     }
     for domain in message.gate.domains if message.gate else ():
-        fields[f"{domain.name}_map50_before"] = float(domain.map50_before)
-        fields[f"{domain.name}_map50_after"] = float(domain.map50_after)
+        for name, change in domain.figures.items():
+            fields[f"{domain.name}_{name}_before"] = change.before
+            fields[f"{domain.name}_{name}_after"] = change.after
     tags = _node(who) | {"model": message.model.name, "outcome": message.outcome}
     return Point("trainings", message.time, tags, fields)
 

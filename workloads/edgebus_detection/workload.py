@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgebus.workload import Workload
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from edgebus.artifacts import Array, Bundle, Manifest
     from edgebus.serving import Engine, NamedSource
-    from edgebus_detection.messages import Sample, SampleRecord
     from edgebus.training.job_spec import JobSpec
+    from edgebus_detection.messages import Sample, SampleRecord
     from edgebus_detection.models import DetectionModel
     from edgebus_detection.training.options import DetectionTraining
     from edgebus_detection.training.trainer import DetectionTrainer

@@ -231,9 +231,7 @@ def _parts_lost(domain: DomainReport, settings: GateSettings) -> Iterator[str]:
             lost = -domain.better(domain.deciding, change)
             if (change.labels or 0) >= settings.group_min_labels and lost > allowed:
                 what = f"{domain.name} domain, {kind} {name} ({change.labels} labels):"
-                yield (
-                    f"{_figures(what, '', change)}, a loss of at most {allowed:.3f} is allowed"
-                )
+                yield (f"{_figures(what, '', change)}, a loss of at most {allowed:.3f} is allowed")
 
 
 def _figures_lost(domain: DomainReport, settings: GateSettings) -> Iterator[str]:

@@ -249,8 +249,8 @@ def test_a_teacher_is_asked_only_where_nobody_else_knows(world):
     assert spoken.truth.boxes.tolist() == [[8, 8, 16, 16]]
     assert (taught.truth.labels.tolist(), len(taught.truth.ignore)) == ([1], 1)
     report = labelling.report()
-    assert report.pictures == {"operator": 1, "teacher": 1, "truth": 1}
-    assert report.boxes == {"truth": 2, "operator:ann": 1, BY: 1}
+    assert report.inputs == {"operator": 1, "teacher": 1, "truth": 1}
+    assert report.labels == {"truth": 2, "operator:ann": 1, BY: 1}
     assert (report.ignored, report.conflicts) == (1, {})
     lines = (world.folder / "job" / "labels.jsonl").read_text().splitlines()
     said = [json.loads(line) for line in lines]
@@ -332,7 +332,7 @@ def test_the_threshold_of_a_class_comes_from_where_truth_and_operators_tell(worl
     labelling.calibrate([*known, *spoken, *(world.file(sample(n, truth=False)) for n in (40, 41))])
     (threshold,) = labelling.report().thresholds
     assert (threshold.label, threshold.accept, threshold.precision) == ("car", 0.7, 1.0)
-    assert threshold.there == 30
+    assert threshold.actual == 30
     (found,) = labelling.label([world.file(sample(50, truth=False))])
     assert found.truth.boxes.tolist() == [[8, 8, 16, 16]]
     assert len(found.truth.ignore) == 1

@@ -52,7 +52,8 @@ def settings(world, **changes):
         "bundle": world / "base",
         "replay": world / "day",
         "train": {"steps": 120, "batch": 4, "learning_rate": 0.1, "threads": 1, "nice": 0},
-        "gate": {"min_images": 4, "leak_distance": -1},
+        "gate": {"min_items": 4},
+        "options": {"leak_distance": -1},
         "trigger": {"min_samples": 12},
         "tick_s": 0.05,
     }
@@ -212,7 +213,7 @@ async def test_held_out_samples_that_turn_out_to_be_empty_are_not_counted_again(
 
 
 async def test_after_a_refusal_further_samples_are_waited_for(world, tmp_path):
-    gate = {"min_images": 4, "min_gain": 1.0}
+    gate = {"min_items": 4, "min_gain": 1.0}
     train = {"steps": 2, "batch": 4, "threads": 1}
     async with harness(settings(world, gate=gate, train=train), data_dir=tmp_path) as h:
         await send(h, *at_dusk(HOLDOUT[:8]), *at_dusk(TRAIN[:12]))
@@ -319,7 +320,7 @@ def kill_worker(folder):
                 words = file.read().split(b"\0")
         except OSError:
             continue
-        if b"edgebus_retrainer.worker" in words and any(str(folder).encode() in w for w in words):
+        if b"edgebus.training.worker" in words and any(str(folder).encode() in w for w in words):
             os.kill(int(entry), signal.SIGKILL)
             return
     raise AssertionError("no worker runs")

@@ -10,9 +10,10 @@ import psutil
 import pytest
 
 from edgebus.artifacts import Bundle
+from edgebus.training.job import run_job
+from edgebus.training.job_spec import JobOutcome, read_event
+from edgebus.training.learning import CHECKPOINT
 from edgebus_detection.messages import Box
-from edgebus_retrainer.jobs import CHECKPOINT, run_job
-from edgebus_retrainer.spec import JobOutcome, read_event
 from retrainer_jobs import TRAIN, files, job, make_world
 from retrainer_samples import DUSK, sample, write_day
 
@@ -29,7 +30,7 @@ def run(spec):
 _LIMITED = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-command = [sys.executable, "-m", "edgebus_retrainer.worker", sys.argv[2]]
+command = [sys.executable, "-m", "edgebus.training.worker", sys.argv[2]]
 os.execv(sys.executable, command)
 """
 

@@ -29,7 +29,8 @@ class TeacherMissingError(ValueError):
     def __init__(self, *, samples: int) -> None:
         super().__init__(
             f"{samples} samples have no ground truth and there is no teacher; "
-            "set retrainer.options.labels.teacher to a larger model, or label some: edgebus samples label"
+            "set retrainer.options.labels.teacher to a larger model, or label some: "
+            "edgebus samples label"
         )
         self.samples = samples
 

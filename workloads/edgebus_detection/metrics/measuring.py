@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 
 from edgebus.training.gate import Measured
+from edgebus_detection.datasets.labelled import Labelled
 from edgebus_detection.metrics.average_precision import (
     MapResult,
     Matches,
@@ -21,7 +22,6 @@ from edgebus_detection.metrics.calibration import calibration_error
 from edgebus_detection.metrics.resampling import resampled_ap
 from edgebus_detection.models import DetectionModel
 from edgebus_detection.vision import Detected, Truth
-from edgebus_detection.datasets.labelled import Labelled
 
 __all__ = ["CALIBRATION_ERROR", "MAP", "MAP50", "figures_of", "measure"]
 

@@ -9,7 +9,15 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from edgebus.artifacts import Bundle
-from edgebus.contracts import Change, DomainReport, GateReport, LabelReport, ModelRef, Timestamp, utc_now
+from edgebus.contracts import (
+    Change,
+    DomainReport,
+    GateReport,
+    LabelReport,
+    ModelRef,
+    Timestamp,
+    utc_now,
+)
 from edgebus.files import write_file
 from edgebus.training.job_spec import JobOutcome, JobSpec
 from edgebus.training.learning import Learnt
@@ -22,6 +30,7 @@ from edgebus_detection.training.curves import draw_curves
 from edgebus_detection.training.options import DetectionTraining
 
 __all__ = ["ModelCard", "PictureSet", "make_card", "write_card"]
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -101,6 +110,7 @@ def make_card(
     spec: JobSpec,
     options: DetectionTraining,
     base: Bundle,
+    *,
     material: Material[Labelled],
     learnt: Learnt,
     outcome: JobOutcome,
@@ -227,8 +237,9 @@ def _labels(labels: LabelReport) -> list[str]:
     lines = [
         "## Labels of the samples",
         "",
-        f"Boxes by {_counts(labels.labels)}; {labels.ignored} regions ignored, {labels.inconsistent} of "
-        "them boxes that the teacher did not stand by in the next, nearly equal picture.",
+        f"Boxes by {_counts(labels.labels)}; {labels.ignored} regions ignored, "
+        f"{labels.inconsistent} of them boxes that the teacher did not repeat in the next, nearly "
+        "equal picture.",
         "",
     ]
     if labels.conflicts:

@@ -13,7 +13,8 @@ from edgebus.serving import EngineSettings
 from edgebus.training.gate import Measured
 from edgebus.training.job_spec import JobOutcome, JobSpec
 from edgebus.training.learning import Learnt
-from edgebus.training.trainer import Leak, LeakReport, Material, Trainer, UntrainableError
+from edgebus.training.trainer import Leak, LeakReport, Material, Trainer
+from edgebus.workload import UntrainableError
 from edgebus_detection.datasets.labelled import Labelled
 from edgebus_detection.datasets.leaks import remove_leaks
 from edgebus_detection.datasets.material import prepare
@@ -135,5 +136,12 @@ class DetectionTrainer(Trainer[Labelled]):
         self, material: Material[Labelled], learnt: Learnt, outcome: JobOutcome, folder: Path
     ) -> None:
         """`card.json`, `card.md` and the curve of the loss."""
-        card = make_card(self.spec, self._options, self.base, material, learnt, outcome)
+        card = make_card(
+            self.spec,
+            self._options,
+            self.base,
+            material=material,
+            learnt=learnt,
+            outcome=outcome,
+        )
         write_card(card, folder)
