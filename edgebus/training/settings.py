@@ -95,7 +95,7 @@ class TrainSettings(FinetuneSettings):
 class GateSettings(BaseModel):
     """The gate: what a candidate has to show on held-out inputs.
 
-    Figures are the workload's; one of them decides, such as the mAP50 of detections.
+    Figures are the workload's; one of them decides, such as an average precision.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

@@ -110,7 +110,7 @@ def test_it_covers_the_true_gain_about_as_often_as_it_says():
 def test_it_is_of_the_same_pictures():
     with pytest.raises(ValueError, match="3 items before and 4 after"):
         interval(pictures(3), pictures(4))
-    with pytest.raises(ValueError, match="0 pictures"):
+    with pytest.raises(ValueError, match="0 items"):
         interval([], [])
 
 

@@ -106,18 +106,16 @@ def test_names():
 
 
 def test_settings_that_cannot_be_are_refused_by_name(tmp_path):
-    with pytest.raises(ValidationError, match="is a camera's own: name the shared one, 'street'"):
+    with pytest.raises(ValidationError, match="is a stream's own: name the shared one, 'street'"):
         RetrainerSettings(model="street@pi-01.front")
     with pytest.raises(ValidationError, match=r"stream_models\.min_samples"):
         RetrainerSettings(model="street", stream_models={"min_samples": 0})
-    with pytest.raises(ValidationError, match=r"stream_models\.cameras"):
-        RetrainerSettings(model="street", stream_models={"cameras": ["a/b"]})
-    with pytest.raises(ValidationError, match=r"stream_models\.per"):
-        RetrainerSettings(model="street", stream_models={"per": "site"})
+    with pytest.raises(ValidationError, match=r"stream_models\.streams"):
+        RetrainerSettings(model="street", stream_models={"streams": ["a/b"]})
 
 
 def test_cameras_are_chosen_by_name_with_or_without_their_node():
-    chosen = StreamModelSettings(cameras=("front", "pi-02.gate"))
+    chosen = StreamModelSettings(streams=("front", "pi-02.gate"))
     assert chosen.takes("pi-01.front")
     assert chosen.takes("pi-02.front")
     assert chosen.takes("pi-02.gate")

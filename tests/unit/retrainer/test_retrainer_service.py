@@ -169,7 +169,7 @@ async def test_too_few_held_out_samples_hold_a_job_back_but_not_a_command(world,
         assert reply.ok, reply.detail
         result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
         assert (result.outcome, result.trigger) == ("skipped", "command")
-        assert "too few held-out pictures" in result.reason
+        assert "too few held-out items" in result.reason
         # What was too little to measure on is waited for, not more of what is to be learnt.
         await send(h, *at_dusk(HOLDOUT[:3], truth=False))
         status = await status_with(h, trigger="waits for held-out samples: 3 of 4")
@@ -184,7 +184,9 @@ def by_hand():
 
 async def test_held_out_samples_that_turn_out_to_be_empty_are_not_counted_again(world, tmp_path):
     teacher = {"teacher": world / "base", "source": "teacher", "reject": 0.2}
-    async with harness(settings(world, labels=teacher), data_dir=tmp_path) as h:
+    async with harness(
+        settings(world, options={"labels": teacher, "leak_distance": -1}), data_dir=tmp_path
+    ) as h:
         # The teacher sees nothing at dusk: what may have had boxes turns out to have none.
         await send(h, *at_dusk(HOLDOUT[:5], truth=False), *at_dusk(TRAIN[:12], truth=False))
         result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
@@ -351,8 +353,8 @@ def test_settings_that_contradict_each_other_are_refused(world):
     with pytest.raises(ValueError, match="needs to know its model"):
         RetrainerSettings()
     with pytest.raises(ValueError, match=r"reject 0\.5 is above"):
-        settings(world, labels={"reject": 0.5})
+        settings(world, options={"labels": {"reject": 0.5}})
     with pytest.raises(ValueError, match="needs a teacher"):
-        settings(world, labels={"source": "teacher"})
+        settings(world, options={"labels": {"source": "teacher"}})
     assert json.loads(settings(world).model_dump_json())["trigger"]["cooldown_samples"] == 20
     assert utc_now().tzinfo is not None

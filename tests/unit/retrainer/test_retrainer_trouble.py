@@ -90,7 +90,7 @@ def test_pictures_that_vanish_during_a_job_are_left_out_and_named(world, tmp_pat
             file.path.write_bytes(each.jpeg)
     assert outcome.outcome == "accepted"
     assert sorted(outcome.unusable) == sorted(
-        f"picture {file.id} cannot be decoded" for file in spec.train[:2]
+        f"{file.id} cannot be decoded" for file in spec.train[:2]
     )
 
 
