@@ -30,7 +30,7 @@ import edgebus_detection.lab
 from benchmarks._learning_round_report import EDGES, PACES, SAMPLES, LoopRound, Upload
 from edgebus.artifacts import Bundle
 from edgebus.bus import Bus, BusSettings
-from edgebus.contracts import Identity, Reply, RollbackCommand, new_id, topics, utc_now
+from edgebus.contracts import Identity, RollbackCommand, new_id, topics, utc_now
 from edgebus.lab import Lab, Round, RunState
 from edgebus.mqtt import MqttTransport
 from edgebus_camera.settings import ViewSettings
@@ -242,7 +242,7 @@ def _samples(bundle: Bundle, *, seed: int) -> Iterator[Sample]:
     view = View(ViewSettings(source="scene", seed=seed, fps=fps, drift=(step,)))
     source = StreetSource(Scene(seed=700 + seed, width=298, height=224, fps=fps))
     for slot in range(1, 10_000):
-        shot = view.develop(source.read(slot), time_s=slot)
+        shot = view.encode(source.read(slot), time_s=slot)
         now = utc_now()
         record = SampleRecord(
             id=new_id(), time=now, source=f"{_SITE}/street/collector", width=shot.width,
@@ -361,7 +361,7 @@ async def _back(world: _World, first: Bundle) -> None:
     """Release the first version again, and wait until the retrainer trains that further."""
     cloud = Identity(site=_SITE, node="cloud", service="distributor")
     order = RollbackCommand(source=world.bus.identity.source, model="street", version=1)
-    answer = await world.bus.request(topics.CMD_ROLLBACK.at(cloud), order, reply=Reply, timeout=20)
+    answer = await world.bus.request(topics.CMD_ROLLBACK.at(cloud), order, timeout=20)
     if not answer.ok:
         raise RuntimeError(f"rollback refused: {answer.detail}")
     await world.until(

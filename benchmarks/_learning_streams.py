@@ -226,7 +226,7 @@ def _dusk(seed: int, _data: Path, quick: bool) -> Iterator[Picture]:
     view = View(ViewSettings(source="scene", seed=seed, fps=fps, drift=(step,)))
     source = StreetSource(Scene(seed=500 + seed, width=320, height=240, fps=fps))
     for slot in range(day + dark):
-        shot = view.develop(source.read(slot), time_s=slot / fps)
+        shot = view.encode(source.read(slot), time_s=slot / fps)
         image = cv2.imdecode(np.frombuffer(shot.jpeg, np.uint8), cv2.IMREAD_COLOR)
         assert image is not None
         yield Picture(np.asarray(image, np.uint8), shot.boxes or (), slot >= day)

@@ -228,7 +228,7 @@ def _dusk(seed: int, _data: Path, quick: bool) -> _Film:
 
     def film() -> Iterator[Picture]:
         for slot in range(day + dark):
-            shot = view.develop(source.read(slot), time_s=slot / FPS)
+            shot = view.encode(source.read(slot), time_s=slot / FPS)
             image = cv2.imdecode(np.frombuffer(shot.jpeg, np.uint8), cv2.IMREAD_COLOR)
             assert image is not None
             yield Picture(np.asarray(image, np.uint8), shot.boxes or (), slot >= day)

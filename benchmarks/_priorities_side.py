@@ -13,7 +13,6 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -29,7 +28,7 @@ from edgebus.artifacts import (
 from edgebus.artifacts.graph import declare_external
 from edgebus.artifacts.tensors import TensorFile, dump_tensors
 from edgebus.bus import BrokerSettings, Bus, BusSettings, Event, Latest
-from edgebus.contracts import BundleRef, Command, Identity, Reply, Topic, schema
+from edgebus.contracts import BundleRef, Command, CommandTopic, Identity, Reply
 from edgebus.mqtt import MqttTransport
 from edgebus.transfer import ArtifactFetcher, ArtifactProvider, reference
 from edgebus_detection.messages import CAMERA_FRAME, Frame
@@ -42,13 +41,11 @@ __all__ = ["ASK", "Ask", "identity_of", "make_bundle"]
 FRAMES_PER_S = 60
 
 
-class Ask(Command):
+class Ask(Command, version=1, name="bench-ask"):
     """A command that takes no work."""
 
-    schema_: Literal["bench-ask/1"] = schema("bench-ask/1")
 
-
-ASK = Topic("{node}/{service}/cmd/ask", Ask, qos=1, durable=False, doc="Bench.")
+ASK = CommandTopic("{node}/{service}/cmd/ask", Ask, reply=Reply, durable=False, doc="Bench.")
 
 
 def identity_of(name: str) -> Identity:

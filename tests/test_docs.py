@@ -199,4 +199,4 @@ def test_the_checks_can_fail() -> None:
         with pytest.raises(AssertionError):
             check_command(words)
     with pytest.raises(AssertionError):
-        check_filter("edgebus/+/+/cameras/front/frame")
+        check_filter("edgebus/+/+/camera/front/frames")

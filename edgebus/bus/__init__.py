@@ -19,7 +19,7 @@ from edgebus.bus.errors import (
     SubscribeRefusedError,
 )
 from edgebus.bus.event import Cleared, ClearedHandler, Event, Handler, RawHandler, RawMessage
-from edgebus.bus.memory import MemoryBroker, MemoryTransport
+from edgebus.bus.memory import BrokerFaults, MemoryBroker, MemoryTransport
 from edgebus.bus.queues import DropOldest, Latest, QueuePolicy, Wait
 from edgebus.bus.settings import (
     BrokerAddress,
@@ -41,6 +41,7 @@ from edgebus.bus.transport import Connection, ConnectOptions, Loss, Outgoing, Re
 
 __all__ = [
     "BrokerAddress",
+    "BrokerFaults",
     "BrokerRefusedError",
     "BrokerSettings",
     "BrokerUnreachableError",

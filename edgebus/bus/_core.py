@@ -1,4 +1,4 @@
-"""What a bus is made of, and its life from opening to closing."""
+"""The parts of a bus, and its life from opening to closing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from edgebus.bus._consumer import ConsumerOptions
-from edgebus.bus._dead_letters import LetterBox
+from edgebus.bus._dead_letters import DeadLetterPublisher
 from edgebus.bus._journal import Journal, OutboxFile
 from edgebus.bus._link import IdentityCheck, Link, Links, WillFactory
 from edgebus.bus._publisher import Publisher
@@ -62,7 +62,9 @@ class Core:
         self.publisher = Publisher(
             settings=settings, packet_limit=transport.packet_limit, journal=self._journal
         )
-        self.letters = LetterBox(publisher=self.publisher, identity=identity, settings=settings)
+        self.dead_letters = DeadLetterPublisher(
+            publisher=self.publisher, identity=identity, settings=settings
+        )
         self.tasks = Tasks(owner=identity.source, failed=self._failed)
         self.links = Links(
             transport=transport,
@@ -76,7 +78,7 @@ class Core:
         )
         self.registry = Registry(
             tasks=self.tasks,
-            office=self.letters,
+            sink=self.dead_letters,
             main=self.links.main,
             open_link=self._open_link,
             close_link=self.links.close,
@@ -103,7 +105,7 @@ class Core:
         """End everything.
 
         Args:
-            politely: Say good-bye to the broker, so that it sends no will.
+            politely: Disconnect properly, so that the broker sends no will.
         """
         await self.tasks.cancel()
         await self.links.stop(politely=politely)
@@ -161,8 +163,8 @@ class Core:
             refused=publisher.refused,
             outbox_dropped=publisher.dropped,
             unrouted=sum(router.unrouted for router in routers),
-            dead_letters=self.letters.accepted,
-            dead_letters_suppressed=self.letters.suppressed,
+            dead_letters=self.dead_letters.accepted,
+            dead_letters_suppressed=self.dead_letters.suppressed,
             connects=self.connection.connects,
             outbox_messages=len(publisher.outbox),
             outbox_bytes=publisher.outbox.bytes,
@@ -213,7 +215,7 @@ class Core:
 
 
 def _outbox_file(identity: Identity, settings: BusSettings) -> OutboxFile | None:
-    """Where events of this identity wait; tools have no next process that would send them."""
+    """File of this identity's waiting events; None for tools: no next process would send them."""
     folder = settings.outbox.path
     if folder is None or settings.ephemeral or not settings.outbox.durable:
         return None

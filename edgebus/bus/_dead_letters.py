@@ -24,18 +24,18 @@ from edgebus.bus.transport import Outgoing
 from edgebus.contracts import DeadLetter, Identity, RawBytes
 from edgebus.contracts.topics import DEAD_LETTER, DEAD_LETTER_PAYLOAD
 
-__all__ = ["LetterBox", "Limiter"]
+__all__ = ["DeadLetterPublisher", "Limiter"]
 
 _TEXT = 4096
 
 
-class LetterBox:
+class DeadLetterPublisher:
     """Publishes dead letters below the service's own prefix: a record, then the bytes.
 
     Args:
         publisher: Takes them to the broker.
         identity: Whose letters they are.
-        settings: How many letters the broker keeps, and how many may be written.
+        settings: Number of letters that the broker retains, and their rate.
     """
 
     def __init__(self, *, publisher: Publisher, identity: Identity, settings: BusSettings) -> None:
@@ -43,12 +43,12 @@ class LetterBox:
         self.suppressed = 0
         self._publisher = publisher
         self._identity = identity
-        # A tool's random identity never comes back: what it keeps, nobody would ever take away.
-        self._kept = 0 if settings.ephemeral else settings.letters_kept
-        self._max_bytes = settings.letter_bytes
+        # A tool's random identity never comes back: nobody would ever clear what it retains.
+        self._retained = 0 if settings.ephemeral else settings.dead_letters_retained
+        self._max_bytes = settings.dead_letter_bytes
         # Not always from 0: a service that crashes with each message would keep its last one only.
-        self._next = random.randrange(self._kept) if self._kept else 0
-        self._limiter = Limiter(burst=settings.letters_burst, rate=settings.letters_per_s)
+        self._next = random.randrange(self._retained) if self._retained else 0
+        self._limiter = Limiter(burst=settings.dead_letters_burst, rate=settings.dead_letters_per_s)
         self._log = structlog.get_logger("edgebus.bus").bind(source=identity.source)
 
     async def accept(
@@ -62,12 +62,12 @@ class LetterBox:
         attempts: int,
         handler: str,
     ) -> None:
-        """Keep a message; returns once the broker or the outbox has the letter.
+        """Publish a dead letter; returns once the broker or the outbox has it.
 
         It waits for room in the outbox as long as it takes: the message is acknowledged
         afterwards, and would be lost otherwise. A subscription that fails on message after
-        message gets so many letters per second; the rest is counted, and the next letter says
-        how many there were.
+        message has a limited rate of letters; the rest is counted, and the next letter carries
+        the count.
         """
         allowed, missed = self._limiter.take(handler)
         if not allowed:
@@ -97,19 +97,23 @@ class LetterBox:
         )
         self.accepted += 1
         place = str(self._next)
-        self._next = (self._next + 1) % max(1, self._kept)
+        self._next = (self._next + 1) % max(1, self._retained)
         record = DEAD_LETTER.at(self._identity, letter=place)
         body = DEAD_LETTER_PAYLOAD.at(self._identity, letter=place)
         await self._send(record.name, letter.encode(), DeadLetter.content_type)
-        # Nothing is better than the payload of the letter that was here before.
+        # An empty payload is better than that of the letter that was here before.
         data = payload if fits else b""
-        if not await self._send(body.name, data, RawBytes.content_type) and self._kept:
+        if not await self._send(body.name, data, RawBytes.content_type) and self._retained:
             await self._send(body.name, b"", RawBytes.content_type)
 
     async def _send(self, topic: str, payload: bytes, content_type: str) -> bool:
-        """Whether it was published."""
+        """True where it was published; False where the broker does not take it."""
         message = Outgoing(
-            topic=topic, payload=payload, qos=1, retain=self._kept > 0, content_type=content_type
+            topic=topic,
+            payload=payload,
+            qos=1,
+            retain=self._retained > 0,
+            content_type=content_type,
         )
         try:
             # Not repeated with each new connection as state is: it may have been discarded.

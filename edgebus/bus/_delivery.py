@@ -40,7 +40,7 @@ class AckWindow:
         return len(self._slots)
 
     def holds(self, token: int) -> bool:
-        """Whether an event with this token is here: then one that comes is the same one again.
+        """True where an event with this token is here: then one that comes is a copy of it.
 
         A broker may not use a packet id for another message before it is acknowledged (§2.2.1),
         but some send a message again when its acknowledgement takes long.
@@ -69,7 +69,7 @@ _CACHED_TOPICS = 4096
 
 @dataclass(frozen=True, slots=True)
 class _Unreadable:
-    """Why a payload cannot be read.
+    """Reason why a payload cannot be read.
 
     Not the error itself: its traceback holds frames, those hold the message, and bytes would wait
     for the garbage collector, which counts objects and not megabytes.
@@ -83,16 +83,16 @@ class Delivery:
     """A message and how many handlers still work on it.
 
     It is decoded at most once per payload class, and only when a handler gets to it, so that a
-    frame that is dropped costs nothing.
+    message that is dropped costs nothing.
     """
 
-    __slots__ = ("_decoded", "_remaining", "_slot", "lettered", "message")
+    __slots__ = ("_decoded", "_remaining", "_slot", "dead_letter_sent", "message")
 
     def __init__(self, message: RawMessage, slot: Slot | None) -> None:
         self.message = message
-        self.lettered = False
+        self.dead_letter_sent = False
         self._slot = slot
-        self._remaining = 1  # the router's own share, given back once it has told every handler
+        self._remaining = 1  # the router's own share, given back once every handler has it
         self._decoded: tuple[tuple[type[Payload], Payload | _Unreadable], ...] = ()
 
     def hold(self) -> None:
@@ -142,7 +142,7 @@ class Route:
     filter: str
     topic: Topic[Any] | None
     consumer: Any
-    # Topics whose retained value this route has had on the present connection: a broker says them
+    # Topics whose retained value this route has had on the present connection: a broker sends them
     # again to everybody on the connection whenever someone subscribes to the same filter.
     seen: set[str] = field(default_factory=set)
     _places: tuple[tuple[int, str], ...] = ()

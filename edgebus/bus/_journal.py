@@ -179,7 +179,7 @@ class Journal:
 
     Args:
         file: Where to.
-        state: Told whether it works.
+        state: Updated with success and failure.
     """
 
     def __init__(self, file: OutboxFile, *, state: OutboxState) -> None:
@@ -198,13 +198,13 @@ class Journal:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a file to write to."""
+        """True while there is a file to write to."""
         return self._thread is not None
 
     async def open(self) -> list[Stored]:
         """Take the file; what the process before left there, oldest first.
 
-        Where that fails, the state tells why, and events stay in memory.
+        Where that fails, the state holds the reason, and events stay in memory.
         """
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="edgebus-outbox")
         try:

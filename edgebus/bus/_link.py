@@ -74,13 +74,13 @@ _MAX_TAKEOVERS = 5
 
 
 class TakeoverJudge:
-    """Decides when to give up where the broker itself says take-over (MQTT 5, 0x8E).
+    """Decides when to give up where the broker itself reports a take-over (MQTT 5, 0x8E).
 
     Whoever is young gives up at once; since the two are thrown out in turns, and whoever gives up
     does not come back, exactly one stays.
 
     Args:
-        patient: Births tell which of the two is older; only a long fight ends it without them.
+        patient: Births show which of the two is older; only a long fight ends it without them.
     """
 
     def __init__(self, *, patient: bool) -> None:
@@ -121,9 +121,9 @@ class Link:
         options: Makes the options of the connection with the given session number.
         settings: Limits and times.
         changed: Called in the link's task after each change.
-        down: Called at once when a connection ends, before `changed` tells of it.
+        down: Called at once when a connection ends, before `changed`.
         name: Of this link, for logs.
-        patient: Births tell when another process takes the identity; see `TakeoverJudge`.
+        patient: Births show another process with this identity; see `TakeoverJudge`.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Link:
         self.router = Router()
         self.connection: Connection | None = None
         self.trouble = ""
-        """Why the last try to connect failed; empty while connected."""
+        """Reason why the last try to connect failed; empty while connected."""
         self._transport = transport
         self._options = options
         self._settings = settings
@@ -185,9 +185,9 @@ class Link:
     async def add(self, route: Route, qos: Qos) -> None:
         """Route messages to a consumer, and have the broker send them.
 
-        Returns after the broker's word where there is a connection; else the subscription is
+        Returns after the broker's answer where there is a connection; else the subscription is
         made when there is one. A broker that refuses is asked again for a while: a node of a
-        cluster refuses what it could do once a leader is elected, and MQTT 3.1.1 cannot say why.
+        cluster refuses what it could do once a leader is elected, and MQTT 3.1.1 gives no reason.
 
         Raises:
             SubscribeRefusedError: The broker does not allow it.
@@ -199,7 +199,7 @@ class Link:
         until = time.monotonic() + _INSIST_S
         while (connection := self.connection) is not None and route in self._routes:
             try:
-                # Also for a filter that is there already: the broker then says retained values
+                # Also for a filter that is there already: the broker then sends retained values
                 # again.
                 await connection.subscribe([(route.filter, self._filters[route.filter])])
             except ConnectionLostError:
@@ -274,7 +274,7 @@ class Link:
             await asyncio.sleep(backoff.next())
 
     async def close(self) -> None:
-        """Say good-bye to the broker."""
+        """Disconnect from the broker."""
         connection, self.connection = self.connection, None
         self._end_grace()
         if connection is not None:
@@ -368,7 +368,7 @@ class Link:
         return refused
 
     def _refuse(self, error: SubscribeRefusedError) -> None:
-        """Say it once for as long as it lasts."""
+        """Log a refusal once for as long as it lasts."""
         if error.filter not in self._refused:
             self._refused.add(error.filter)
             self._log.error(
@@ -414,9 +414,9 @@ class Link:
 
 WillFactory: TypeAlias = Callable[[int], tuple[Address[Any], Payload]]
 IdentityCheck: TypeAlias = Callable[[Event[Any], Any], str | None]
-"""Who else lives under this identity, from a message on the will's topic and the own first will.
+"""Decision on a message on the will's topic, given the own first will.
 
-Returns None to go on; a description of the other process to leave the identity to it.
+None: go on; a description of another process: leave the identity to it.
 """
 Changed: TypeAlias = Callable[[ConnectionChange, Connection | None], Awaitable[None]]
 
@@ -436,7 +436,7 @@ class Links:
         settings: Limits and times.
         tasks: Runs them.
         will: Makes the last will of the main link's connection with a given session number.
-        changed: Told of changes of the main link, and of lost sessions of the others.
+        changed: Called with changes of the main link, and with lost sessions of the others.
         down: Called at once when the main link goes down.
         patient: Of the main link; see `TakeoverJudge`.
     """

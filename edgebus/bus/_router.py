@@ -62,7 +62,7 @@ class TopicTrie(Generic[T]):
 
     def __init__(self) -> None:
         self._root: _Node[T] = _Node()
-        # Topics repeat: a camera's thousandth frame needs no walk. Emptied on every change.
+        # Topics repeat: a stream's thousandth message needs no walk. Emptied on every change.
         self._cache: dict[str, tuple[T, ...]] = {}
 
     def add(self, topic_filter: str, value: T) -> None:
@@ -208,17 +208,17 @@ class Router:
             route = routes[0]
             route.consumer.offer(delivery, route)
             return True
-        # A broker that sends one copy per overlapping filter says which filter a copy is for.
+        # A broker that sends one copy per overlapping filter names the filter of each copy.
         # A filter that this process does not know is an old session's: then it may be for all.
         via = message.via
         if via and any(route.filter in via for route in routes):
             routes = tuple(route for route in routes if route.filter in via)
-        told: list[object] = []
+        served: list[object] = []
         for route in routes:
-            if route.consumer not in told:
-                told.append(route.consumer)
+            if route.consumer not in served:
+                served.append(route.consumer)
                 route.consumer.offer(delivery, route)
-        return bool(told)
+        return bool(served)
 
     def _is_internal(self, message: RawMessage) -> bool:
         routes = self._routes.match(message.topic)

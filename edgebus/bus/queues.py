@@ -22,14 +22,14 @@ def _topic(message: RawMessage) -> str:
 class Latest:
     """Only the newest message per key waits; an older one is dropped for it and counted.
 
-    A newer message takes over the place in the line of the one it replaces, so that a fast camera
+    A newer message takes over the place in the line of the one it replaces, so that a fast source
     does not starve a slow one.
 
     Attributes:
         key: What counts as the same thing; by default the topic.
         messages: Most keys that wait at a time; beyond it the oldest is dropped.
         bytes: Most bytes that wait at a time; beyond it the oldest is dropped.
-        on_drop: Told of each message that is dropped, for counting per key; must not block.
+        on_drop: Called with each message that is dropped, for counting per key; must not block.
     """
 
     key: Callable[[RawMessage], str] = _topic
@@ -89,7 +89,7 @@ T = TypeVar("T", bound=Queued)
 
 
 class Buffer(Generic[T]):
-    """A line with a declared overflow policy, bounded in messages and in bytes.
+    """A queue with a declared overflow policy, bounded in messages and in bytes.
 
     One message always fits, however large it is: a bound that lets nothing pass helps nobody.
     """

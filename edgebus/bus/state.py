@@ -1,4 +1,4 @@
-"""What the owner of a bus sees of it: connection, outbox, counters."""
+"""State of a bus for its owner: connection, outbox, counters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionChange:
-    """The connection came or went.
+    """A connection that came or went.
 
     Attributes:
         kind: ``connected``: subscriptions are live; ``session_lost``: comes right before
@@ -40,7 +40,7 @@ ConnectionListener: TypeAlias = Callable[[ConnectionChange], Awaitable[None]]
 
 
 class ConnectionState:
-    """Whether the bus is connected, and a way to wait for it."""
+    """State of the connection, and a way to wait for it."""
 
     def __init__(self) -> None:
         self.session = 0
@@ -52,7 +52,7 @@ class ConnectionState:
 
     @property
     def connected(self) -> bool:
-        """Whether the broker is there and the subscriptions are live."""
+        """True while the broker is there and the subscriptions are live."""
         return self._up.is_set()
 
     async def up(self) -> None:
@@ -107,7 +107,7 @@ class OutboxState:
 
 @dataclass(slots=True)
 class SubscriptionStats:
-    """What became of a subscription's messages. Counters only grow.
+    """Counters of a subscription's messages; they only grow.
 
     Attributes:
         received: Messages that reached the subscription.
@@ -138,7 +138,7 @@ class SubscriptionStats:
 
 @dataclass(slots=True)
 class BusStats:
-    """What went through the bus. Counters only grow.
+    """Counters of the bus; they only grow.
 
     Attributes:
         published: Messages given to the network or, for events, acknowledged by the broker.

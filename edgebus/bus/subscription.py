@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from edgebus.bus._consumer import Consumer, ConsumerOptions, DeadLetterOffice
+from edgebus.bus._consumer import Consumer, ConsumerOptions, DeadLetterSink
 from edgebus.bus._delivery import Route
 from edgebus.bus._link import Link
 from edgebus.bus._tasks import Tasks
@@ -18,7 +18,7 @@ __all__ = ["Registry", "Subscription", "Wanted"]
 
 
 class Subscription:
-    """What `Bus.subscribe` returns."""
+    """A handler's tie to the bus."""
 
     def __init__(
         self, *, consumer: Consumer, forget: Callable[[Subscription], Awaitable[None]]
@@ -65,7 +65,7 @@ class Registry:
 
     Args:
         tasks: Runs the handlers.
-        office: Takes dead letters.
+        sink: Takes dead letters.
         main: The connection that subscriptions share.
         open_link: Opens a further connection by name, with the given receive maximum.
         close_link: Closes one of those.
@@ -75,14 +75,14 @@ class Registry:
         self,
         *,
         tasks: Tasks,
-        office: DeadLetterOffice,
+        sink: DeadLetterSink,
         main: Link,
         open_link: Callable[[str, int], Awaitable[Link]],
         close_link: Callable[[Link], Awaitable[None]],
     ) -> None:
         self.subscriptions: dict[str, Subscription] = {}
         self._tasks = tasks
-        self._office = office
+        self._sink = sink
         self._main = main
         self._open_link = open_link
         self._close_link = close_link
@@ -109,7 +109,7 @@ class Registry:
         """
         self._tasks.check()
         name, policy = options.name, options.policy
-        consumer = Consumer(options=options, handler=handler, office=self._office)
+        consumer = Consumer(options=options, handler=handler, sink=self._sink)
         subscription = Subscription(consumer=consumer, forget=self._forget)
         self.subscriptions[name] = subscription
         try:

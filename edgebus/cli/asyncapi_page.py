@@ -52,7 +52,7 @@ class _Part:
         meaning: What it says.
         media: MIME type; empty for a record.
         fields: Its fields.
-        records: For a picture: the message that is its record.
+        record: For bytes with a record inside: the message that is their record.
     """
 
     name: str
@@ -111,25 +111,32 @@ def _groups(document: Schema) -> list[_Group]:
     found: dict[str, list[_Channel]] = {}
     for name, channel in document["channels"].items():
         made = _channel(document, name, channel)
-        found.setdefault(_title(made.address), []).append(made)
+        found.setdefault(_title(document, name, made.address), []).append(made)
     return [_Group(title=title, channels=tuple(items)) for title, items in found.items()]
 
 
-def _title(address: str) -> str:
-    """The group of a topic: its service, or what every service has."""
-    levels = address.split("/")
-    if "cmd" in levels:
+def _title(document: Schema, name: str, address: str) -> str:
+    """The group of a topic: the services that publish it, or what every service has."""
+    if "cmd" in address.split("/"):
         return "Commands"
-    service = levels[3] if len(levels) > 3 else ""
-    return "Every service" if _PLACEHOLDER.fullmatch(service) else service.capitalize()
+    tags = [tag["name"] for tag in _operation(document, name, "send").get("tags", ())]
+    return ", ".join(tags).capitalize() or "Every service"
+
+
+def _operation(document: Schema, channel: str, action: str) -> Schema:
+    for operation in document["operations"].values():
+        if (
+            operation["channel"]["$ref"] == f"#/channels/{channel}"
+            and operation["action"] == action
+        ):
+            found: Schema = operation
+            return found
+    return {}
 
 
 def _channel(document: Schema, name: str, channel: Schema) -> _Channel:
     address = str(channel["address"])
-    sending: Schema = {}
-    for operation in document["operations"].values():
-        if operation["channel"]["$ref"] == f"#/channels/{name}" and operation["action"] == "send":
-            sending = operation.get("bindings", {}).get("mqtt", {})
+    sending = _operation(document, name, "send").get("bindings", {}).get("mqtt", {})
     return _Channel(
         anchor=f"topic-{name}",
         levels=tuple(

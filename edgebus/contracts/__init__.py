@@ -66,10 +66,11 @@ from edgebus.contracts.payload import (
     Record,
     RecordPayload,
     Timestamp,
+    Wrapper,
     explain,
     new_id,
     rfc3339,
-    schema,
+    stamped,
     utc_now,
 )
 from edgebus.contracts.samples import (
@@ -82,7 +83,7 @@ from edgebus.contracts.samples import (
     StoredSample,
     split_of,
 )
-from edgebus.contracts.topic import Address, Filter, Qos, Topic
+from edgebus.contracts.topic import Address, CommandAddress, CommandTopic, Filter, Qos, Topic
 
 __all__ = [
     "TRUTH",
@@ -95,6 +96,8 @@ __all__ = [
     "Change",
     "Collected",
     "Command",
+    "CommandAddress",
+    "CommandTopic",
     "Consent",
     "ContractError",
     "Count",
@@ -146,14 +149,15 @@ __all__ = [
     "TrainingOutcome",
     "TrainingProgress",
     "TrainingResult",
+    "Wrapper",
     "check_segment",
     "explain",
     "new_id",
     "operator",
     "rfc3339",
-    "schema",
     "shared_model",
     "split_of",
+    "stamped",
     "stream_model",
     "teacher",
     "topics",

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from edgebus.contracts.labels import LabelReport
 from edgebus.contracts.names import Digest, Segment
-from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp, schema
+from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp
 
 __all__ = [
     "BlockRange",
@@ -151,20 +151,18 @@ class GateReport(Record):
     )
 
 
-class Candidate(Message):
+class Candidate(Message, version=1):
     """A retrained model that passed the gate: the distributor may release it."""
 
-    schema_: Literal["candidate/1"] = schema("candidate/1")
     bundle: BundleRef
     job: str
     channel: Segment = "stable"
     gate: GateReport
 
 
-class Release(Message):
+class Release(Message, version=1):
     """The version that every edge of a channel shall serve; the highest sequence counts."""
 
-    schema_: Literal["release/1"] = schema("release/1")
     channel: Segment
     bundle: BundleRef
     sequence: Ordinal = Field(
@@ -186,19 +184,17 @@ class BlockRange(Record):
     count: Annotated[int, Field(ge=1, le=65536)]
 
 
-class BlockRequest(Message):
+class BlockRequest(Message, version=1):
     """An edge asks a provider for the blocks of a blob that it lacks."""
 
-    schema_: Literal["blockrequest/1"] = schema("blockrequest/1")
     provider: str = Field(description="Identity that shall serve, site/node/service.")
     digest: Digest = Field(description="Digest of the blob.")
     missing: Annotated[tuple[BlockRange, ...], Field(min_length=1, max_length=1024)]
 
 
-class ModelStatus(Message):
+class ModelStatus(Message, version=1):
     """Which version an edge serves, and how far it is with the next."""
 
-    schema_: Literal["modelstatus/1"] = schema("modelstatus/1")
     model: Segment | None = Field(
         default=None, description="Name of the model whose releases it follows."
     )
@@ -235,10 +231,9 @@ class EdgeProgress(Record):
     error: str | None = None
 
 
-class RolloutStatus(Message):
+class RolloutStatus(Message, version=1, name="rollout"):
     """How far a release has come."""
 
-    schema_: Literal["rollout/1"] = schema("rollout/1")
     release: BundleRef
     channel: Segment
     sequence: Count
@@ -251,10 +246,9 @@ class RolloutStatus(Message):
     finished: Timestamp | None = None
 
 
-class TrainingProgress(Message):
+class TrainingProgress(Message, version=1, name="progress"):
     """How far a training job is."""
 
-    schema_: Literal["progress/1"] = schema("progress/1")
     job: str
     model: ModelRef = Field(description="The model that is trained further.")
     stream_model: Segment | None = Field(
@@ -281,10 +275,9 @@ class Collected(Record):
     last_received: Timestamp = Field(description="When the retrainer had it.")
 
 
-class TrainingResult(Message):
+class TrainingResult(Message, version=1, name="training"):
     """How a training job ended."""
 
-    schema_: Literal["training/1"] = schema("training/1")
     job: str
     model: ModelRef = Field(description="The model that was trained further.")
     stream_model: Segment | None = Field(
@@ -319,10 +312,9 @@ class TrainingResult(Message):
     started: Timestamp
 
 
-class StoreStatus(Message):
+class StoreStatus(Message, version=1, name="store"):
     """What lies in the sample store, and what the trigger waits for."""
 
-    schema_: Literal["store/1"] = schema("store/1")
     samples: Count
     train: Count
     holdout: Count

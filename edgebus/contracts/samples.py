@@ -11,7 +11,7 @@ from pydantic import Field
 from edgebus.contracts.labels import LabelSet
 from edgebus.contracts.models import ModelRef
 from edgebus.contracts.names import Segment
-from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp, schema
+from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp
 
 __all__ = [
     "Consent",
@@ -59,14 +59,13 @@ class DriftState(Record):
     )
 
 
-class Drift(Message):
+class Drift(Message, version=1):
     """A change of one statistic of one stream: a reason to look, and to retrain.
 
     `returned` tells the two directions apart: away from what was normal when the model began to
     serve, or back to it.
     """
 
-    schema_: Literal["drift/1"] = schema("drift/1")
     stream: Segment
     statistic: Segment = Field(description="What has changed, as the workload names it.")
     method: Segment = Field(description="What noticed it: adwin, page-hinkley, kswin.")

@@ -14,6 +14,7 @@ from edgebus.contracts.control import (
     DeadLetter,
     Metrics,
     ModelListCommand,
+    ModelListReply,
     PublishCommand,
     Reply,
     RetrainCommand,
@@ -32,7 +33,7 @@ from edgebus.contracts.models import (
 )
 from edgebus.contracts.payload import RawBytes
 from edgebus.contracts.samples import Drift
-from edgebus.contracts.topic import Topic
+from edgebus.contracts.topic import CommandTopic, Topic
 
 MODEL_STATUS: Final = Topic(
     "{node}/{service}/model",
@@ -49,47 +50,47 @@ STREAM_MODEL: Final = Topic(
     doc="As the above, of a stream that has a model of its own.",
 )
 DRIFT: Final = Topic(
-    "{node}/collector/{stream}/drift",
+    "{node}/{service}/{stream}/drift",
     Drift,
     qos=1,
     doc="A statistic of a stream's inputs, or of the model's predictions, is not what it was.",
 )
 STORE_STATUS: Final = Topic(
-    "{node}/retrainer/store",
+    "{node}/{service}/store",
     StoreStatus,
     qos=1,
     retain=True,
     doc="What lies in the sample store, and what the trigger waits for.",
 )
 TRAINING_PROGRESS: Final = Topic(
-    "{node}/retrainer/jobs/{job}/progress",
+    "{node}/{service}/jobs/{job}/progress",
     TrainingProgress,
     qos=0,
     doc="How far a training job is.",
 )
 TRAINING_RESULT: Final = Topic(
-    "{node}/retrainer/jobs/{job}/result",
+    "{node}/{service}/jobs/{job}/result",
     TrainingResult,
     qos=1,
     retain=True,
     doc="How a training job ended, with the gate's figures.",
 )
 CANDIDATE: Final = Topic(
-    "{node}/retrainer/candidates/{model}",
+    "{node}/{service}/candidates/{model}",
     Candidate,
     qos=1,
     retain=True,
     doc="The newest candidate of a model that passed the gate.",
 )
 RELEASE: Final = Topic(
-    "{node}/distributor/models/{model}/{channel}",
+    "{node}/{service}/models/{model}/{channel}",
     Release,
     qos=1,
     retain=True,
     doc="The version that the edges of a channel shall serve.",
 )
 ROLLOUT: Final = Topic(
-    "{node}/distributor/rollouts/{model}/{channel}",
+    "{node}/{service}/rollouts/{model}/{channel}",
     RolloutStatus,
     qos=1,
     retain=True,
@@ -143,27 +144,33 @@ REPLY: Final = Topic(
     durable=False,  # the one who asked has given up long before
     doc="The answer to a command, below the sender's own prefix.",
 )
-CMD_CAPTURE: Final = Topic(
+CMD_CAPTURE: Final = CommandTopic(
     "{node}/collector/cmd/capture",
     CaptureCommand,
-    qos=1,
+    reply=Reply,
     doc="Send the next input of a stream as a sample.",
 )
-CMD_RETRAIN: Final = Topic(
-    "{node}/retrainer/cmd/retrain", RetrainCommand, qos=1, doc="Start a training job now."
+CMD_RETRAIN: Final = CommandTopic(
+    "{node}/retrainer/cmd/retrain",
+    RetrainCommand,
+    reply=Reply,
+    doc="Start a training job now.",
 )
-CMD_PUBLISH: Final = Topic(
+CMD_PUBLISH: Final = CommandTopic(
     "{node}/distributor/cmd/publish",
     PublishCommand,
-    qos=1,
+    reply=Reply,
     doc="Take a bundle over and release it to a channel.",
 )
-CMD_ROLLBACK: Final = Topic(
+CMD_ROLLBACK: Final = CommandTopic(
     "{node}/distributor/cmd/rollback",
     RollbackCommand,
-    qos=1,
+    reply=Reply,
     doc="Release an earlier version again.",
 )
-CMD_MODELS: Final = Topic(
-    "{node}/distributor/cmd/models", ModelListCommand, qos=1, doc="List the registry's versions."
+CMD_MODELS: Final = CommandTopic(
+    "{node}/distributor/cmd/models",
+    ModelListCommand,
+    reply=ModelListReply,
+    doc="List the registry's versions.",
 )

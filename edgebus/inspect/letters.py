@@ -121,7 +121,7 @@ def check_replayable(letter: Letter) -> bytes:
     if letter.payload is None:
         msg = (
             f"the payload of dead letter {letter.short} ({letter.record.size} bytes) was not kept; "
-            "larger ones are with bus.letter_bytes"
+            "larger ones are with bus.dead_letter_bytes"
         )
         raise ContractError(msg)
     return letter.payload

@@ -1,4 +1,4 @@
-"""A run as a workload sees it: what is observed, shown and reported."""
+"""Observation, view and report of a run; a workload extends them."""
 
 from __future__ import annotations
 

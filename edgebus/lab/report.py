@@ -29,7 +29,7 @@ _TEMPLATE = Path(__file__).with_name("report.html.j2")
 def write_run(
     state: RunState, summary: Summary, folder: Path, *, template: Path | None = None, **values: Any
 ) -> list[Path]:
-    """Write what a run leaves behind.
+    """Write the files of a run.
 
     Args:
         state: Of the run.

@@ -79,7 +79,7 @@ class EdgeModel:
 class RunState:
     """Services, models, samples, jobs, releases and dead letters of a run.
 
-    A workload's subclass adds what it measures of its streams.
+    A workload's subclass adds the measures of its streams.
 
     Args:
         on_event: Called for each event of the history.
@@ -114,7 +114,7 @@ class RunState:
         self._sample_ids: set[str] = set()
         self._on_event = on_event
 
-    # What a workload may know better.
+    # A workload may know these better.
 
     def first_version(self) -> int | None:
         """The version that the run began with; None while none is known."""
@@ -258,7 +258,7 @@ class RunState:
         text = f"{letter.reason} {letter.expected} from {letter.topic}: {letter.error}"
         self.log_event(letter.time, service_of(letter.source), "deadletter", text)
 
-    # What follows from them.
+    # Derived.
 
     @property
     def release(self) -> Release | None:

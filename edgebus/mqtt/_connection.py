@@ -68,7 +68,7 @@ def connect_packet(settings: BrokerSettings, options: ConnectOptions) -> Connect
 
 
 def refusal(connack: Connack, settings: BrokerSettings) -> BrokerRefusedError:
-    """Why the broker refused CONNECT, and what to do about it."""
+    """The error for a refused CONNECT, with the way out."""
     reason = reason_text(connack.code, connack.properties.reason_string)
     if connack.code == UNSUPPORTED_VERSION:
         other = "3.1.1" if settings.version == "5" else "5"
@@ -91,12 +91,12 @@ def _last_will(will: Will, *, v5: bool) -> LastWill:
     )
 
 
-# Enough for some pictures; above it publishers of QoS 0 wait.
+# Enough for some large messages; above it publishers of QoS 0 wait.
 _BUFFER_BYTES = 256 * 1024
-# So much may be published before the event loop gets its turn.
+# Most that may be published before the event loop gets its turn.
 _BURST_BYTES = 64 * 1024
 _BURST_MESSAGES = 64
-# So few packets per turn are better sent one by one.
+# Up to this many packets per turn are better sent one by one.
 _QUIET = 4
 
 
@@ -178,7 +178,7 @@ class MqttConnection(asyncio.BufferedProtocol):
     Args:
         settings: Version, credentials, limits.
         options: What this connection asks for.
-        receiver: Whom to tell.
+        receiver: Owner of the connection.
         memory: Of the same client's last connection.
     """
 
@@ -269,7 +269,7 @@ class MqttConnection(asyncio.BufferedProtocol):
         await self._writer.writable()
 
     async def subscribe(self, filters: Sequence[tuple[str, Qos]]) -> None:
-        """Subscribe and wait for the broker's word.
+        """Subscribe and wait for the broker's answer.
 
         Raises:
             SubscribeRefusedError: The broker refuses one of them.
@@ -293,7 +293,7 @@ class MqttConnection(asyncio.BufferedProtocol):
                 raise SubscribeRefusedError(filter=text, reason=reason)
 
     async def unsubscribe(self, filters: Sequence[str]) -> None:
-        """Unsubscribe and wait for the broker's word.
+        """Unsubscribe and wait for the broker's answer.
 
         Raises:
             ConnectionLostError: The connection ended meanwhile.
@@ -354,7 +354,7 @@ class MqttConnection(asyncio.BufferedProtocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the next bytes go."""
+        """Buffer for the next bytes."""
         return self._parser.room() if self._scrap is None else memoryview(self._scrap)
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -417,14 +417,14 @@ class MqttConnection(asyncio.BufferedProtocol):
             self._early.append(raw)
 
     def disconnected(self, packet: Disconnect) -> None:
-        """The broker ends the connection, and says why."""
+        """The broker ends the connection, with a reason."""
         reason = reason_text(packet.code, packet.properties.reason_string)
         self._over(Loss("taken_over" if packet.code == TAKEN_OVER else "failed", reason))
 
     # Inside.
 
     def _hang_up(self, network: asyncio.Transport) -> None:
-        """Say that nothing follows, and let the broker close.
+        """Announce the end of the data, and let the broker close.
 
         A socket that is closed while the broker still sends is reset, and with it the DISCONNECT
         may be lost on its side: it would publish the will of a client that left cleanly.
@@ -466,7 +466,7 @@ class MqttConnection(asyncio.BufferedProtocol):
             self._connack.set_result(packet)
 
     def _reject(self, error: ProtocolError) -> None:
-        """The broker's bytes make no sense: say so, where MQTT 5 can, and leave."""
+        """The broker's bytes make no sense: report it, where MQTT 5 can, and leave."""
         if self._open and self._network is not None:
             if self._session is not None and self._v5:
                 self._session.disconnect(error.code)

@@ -154,7 +154,7 @@ def _code(kind: Kind, reader: Reader, *, valid: frozenset[int] | None = None) ->
 
 
 def _code_and_properties(kind: Kind, reader: Reader) -> tuple[int, Properties]:
-    """Both may be left out where there is nothing to say (§3.4.2.1)."""
+    """Both may be left out where they are the default (§3.4.2.1)."""
     if not reader.left:
         return 0, NO_PROPERTIES
     code = _code(kind, reader)
@@ -307,9 +307,9 @@ _DECODERS: Final[dict[Kind, _Decode]] = {
 _BASE = 256 * 1024
 # Below this a packet is copied out as a whole, above it only its payload is.
 _LARGE = 8 * 1024
-# At least so much room for the next read.
+# Least room for the next read.
 _ROOM = 64 * 1024
-# Read about so many packets at a time: a burst may not fill a queue before its handler has a turn.
+# Packets read at a time, roughly: a burst may not fill a queue before its handler has a turn.
 _BURST = 256
 _LEAST = 16 * 1024
 
@@ -317,7 +317,8 @@ _LEAST = 16 * 1024
 class Parser:
     """An incremental parser with a receive buffer of its own, for `asyncio.BufferedProtocol`.
 
-    The network writes into `room()` and tells with `advance` how much; what is complete comes out.
+    The network writes into `room()` and reports the number of bytes with `advance`, which
+    returns what is complete.
     The buffer grows with the bytes that are really there, never with the length that a header
     claims, and shrinks again behind a large packet.
 
@@ -340,7 +341,7 @@ class Parser:
         self._reach = _ROOM
 
     def room(self) -> memoryview:
-        """Where the next bytes go; at least one fits."""
+        """Buffer for the next bytes; at least one fits."""
         return self._view[self._end : self._end + self._reach]
 
     def feed(self, data: bytes) -> list[Packet]:

@@ -139,7 +139,7 @@ class Publish(NamedTuple):
 
 
 class Ack(NamedTuple):
-    """PUBACK, PUBREC, PUBREL or PUBCOMP, as `kind` tells (§3.4 to §3.7)."""
+    """PUBACK, PUBREC, PUBREL or PUBCOMP, by `kind` (§3.4 to §3.7)."""
 
     kind: Kind
     packet_id: int

@@ -79,7 +79,7 @@ NO_PROPERTIES: Final = Properties()
 
 @dataclass(frozen=True, slots=True)
 class _Type:
-    """How a property's value is written and read."""
+    """Encoding of a property's value."""
 
     encode: Callable[[Any], bytes]
     decode: Callable[[Reader], Any]

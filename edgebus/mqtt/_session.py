@@ -67,8 +67,8 @@ class Identifiers:
 class KeepAlive:
     """Keeps track of traffic, on any clock in seconds.
 
-    The broker hears from us at least once per interval. When we hear nothing from it for as long,
-    it is asked, and taken for dead when nothing at all comes for another interval.
+    The broker gets a packet at least once per interval. When it sends nothing for as long, it is
+    asked, and taken for dead when nothing at all comes for another interval.
 
     Args:
         interval_s: The keep-alive agreed upon; 0: none.
@@ -83,16 +83,16 @@ class KeepAlive:
 
     @property
     def pause_s(self) -> float:
-        """How long to wait between two ticks."""
+        """Seconds to wait between two ticks."""
         return min(1.0, self._interval / 4) if self._interval else 60.0
 
     def tick(self, now: float, *, reading: bool) -> Literal["ask", "dead"] | None:
-        """What to do now.
+        """The action that is due now, or None.
 
         Args:
             now: The time.
-            reading: Whether the answer would be seen; while it is not, the broker is only told
-                that we are here.
+            reading: Whether the answer would be seen; while it is not, the broker only gets
+                our sign of life.
         """
         if not self._interval:
             return None
@@ -128,7 +128,7 @@ class Send(Protocol):
 
 
 class SessionOwner(Protocol):
-    """Whom a session tells what happens."""
+    """Owner of a session, called with what happens."""
 
     def message(self, packet: Publish) -> None:
         """A message came; QoS 1 and 2 want `Session.acknowledge`."""
@@ -141,7 +141,7 @@ class SessionOwner(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the broker's CONNACK allows (MQTT 5.0 §3.2.2.3)."""
+    """Limits that the broker's CONNACK announces (MQTT 5.0 §3.2.2.3)."""
 
     receive_maximum: int = 65535
     maximum_qos: int = 2
@@ -168,7 +168,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Memory:
-    """What of a session outlives its connection, on the client's side (§4.1).
+    """The part of a session that outlives its connection, on the client's side (§4.1).
 
     The messages themselves are the bus's, in its outbox: what it sends again over the next
     connection of the same session goes out under its old identifier, marked as a duplicate.
@@ -186,7 +186,7 @@ class Session:
     """The client's end of one connection, from CONNACK on.
 
     Args:
-        owner: Whom to tell.
+        owner: Called with messages and with the end.
         send: Takes bytes for the broker.
         memory: Of the same client's last connection.
         limits: What the broker allows.
@@ -294,7 +294,7 @@ class Session:
         self._send(encode_packet(packet, v5=self._v5))
 
     def disconnect(self, code: int = 0) -> None:
-        """Say good-bye, with a reason where it is not the usual one."""
+        """Send DISCONNECT, with a reason where it is not the usual one."""
         self._send(encode_packet(Disconnect(code=code), v5=self._v5))
 
     # Incoming

@@ -132,7 +132,7 @@ class Reader:
 
     @property
     def at(self) -> int:
-        """Where the next field starts."""
+        """Position of the next field."""
         return self._at
 
     @property

@@ -76,10 +76,10 @@ def folder_lock(folder: Path, *, identity: str) -> Iterator[None]:
 async def find_running_instance(
     transport: Transport, *, identity: Identity, settings: BusSettings, heartbeat_s: float
 ) -> str | None:
-    """Who lives under this identity, or None.
+    """Find a process that lives under this identity.
 
     A connection of its own, with another client id, reads the state that the broker keeps: to
-    connect with the service's client id would throw the other one off. A state that says *alive*
+    connect with the service's client id would throw the other one off. A state that means *alive*
     may be a dead one's, if the broker died with it; then a sign of life decides: the process's id
     where it is of this host, else a heartbeat within two and a half intervals.
 
@@ -90,7 +90,7 @@ async def find_running_instance(
         heartbeat_s: Seconds between two heartbeats.
 
     Returns:
-        Host and process id of the one who lives.
+        Host and process id of the one that lives, or None.
     """
     inquirer = Identity(
         base=identity.base,
@@ -116,58 +116,62 @@ async def find_running_instance(
         await bus.subscribe(topics.SERVICE_STATE.any(**where), see_state)
         try:
             async with asyncio.timeout(_RETAINED_S):
-                said = await state
+                found = await state
         except TimeoutError:
             return None
-        if said.state not in ALIVE:
+        if found.state not in ALIVE:
             return None
-        if said.host == gethostname() and (said.pid == os.getpid() or not process_alive(said.pid)):
+        if found.host == gethostname() and (
+            found.pid == os.getpid() or not process_alive(found.pid)
+        ):
             return None
         try:
             async with asyncio.timeout(_BEATS * heartbeat_s):
                 await beat.wait()
         except TimeoutError:
             return None
-        return f"process {said.pid} on {said.host}, {said.state} since {said.since:%H:%M:%S} UTC"
+        return (
+            f"process {found.pid} on {found.host}, {found.state} since {found.since:%H:%M:%S} UTC"
+        )
 
 
 def is_elder(seen: ServiceState, *, own: ServiceState) -> bool:
-    """Whether a state on the own topic proves that an older process lives under this identity.
+    """True where a state on the own topic proves that an older process has this identity.
 
     A broker ends the older connection when a client id connects again (MQTT-3.1.4-3), so two
-    processes that both reconnect would fight for ever, and few brokers say why they hang up. But
-    each of them says birth and will. One that connected after this process did, and is not this
-    process, is alive; of two, the one with the smaller instance stays (instances are UUIDv7, so
-    that is the older one).
+    processes that both reconnect would fight for ever, and few brokers give a reason when they
+    hang up. But each of them has a birth and a will. One that connected after this process did,
+    and is not this process, is alive; of two, the one with the smaller instance stays (instances
+    are UUIDv7, so that is the older one).
 
     Args:
         seen: What arrived on the topic, retained or not.
-        own: What this process said first: its instance, and the session it began with.
+        own: The first state of this process: its instance, and the session it began with.
     """
     if seen.instance == own.instance or seen.state == "stopped":
         return False
-    # A will (offline) counts: a broker says it for whoever it throws out for us, and often at once,
-    # so that nothing else of the other can be seen.
+    # A will (offline) counts: a broker publishes it for whoever it throws out for us, and often
+    # nothing else of the other can be seen.
     return seen.session > own.session and seen.instance < own.instance
 
 
 class IdentityGuard:
-    """Follows what is said in the own name, until it proves that an older process lives.
+    """Follows the states on the own topic, until they prove that an older process lives.
 
     What the broker kept from before proves nothing, whatever its session number: the clock that
-    the number was taken from may have run ahead, and whoever said it may be dead. Somebody who
-    lives is thrown out by this process, connects again, and says so with a higher number.
+    the number was taken from may have run ahead, and its process may be dead. One that lives is
+    thrown out by this process, connects again, and publishes a higher number.
     """
 
     def __init__(self) -> None:
         self._kept: ServiceState | None = None
 
     def proves(self, seen: ServiceState, *, own: ServiceState, retained: bool) -> bool:
-        """Whether `seen` is the proof.
+        """True where `seen` is the proof.
 
         Args:
             seen: What arrived on the topic.
-            own: What this process said first.
+            own: The first state of this process.
             retained: The broker had kept it.
         """
         if self._kept is None and retained:
@@ -178,7 +182,7 @@ class IdentityGuard:
         return is_elder(seen, own=own)
 
     def check(self, event: Event[ServiceState], own: ServiceState) -> str | None:
-        """Who is older, as the bus's `identity_check`; None: nobody that is known of."""
+        """The older process, in words, as the bus's `identity_check`; None: none is known."""
         seen = event.payload
         if not self.proves(seen, own=own, retained=event.retained):
             return None
@@ -186,7 +190,7 @@ class IdentityGuard:
 
 
 def judge(own: Presence, seen: ServiceState, *, retained: bool) -> Verdict:
-    """What a service does about a state that it sees on its own topic.
+    """Decide what a service does about a state on its own topic.
 
     Args:
         own: The service itself.
@@ -194,9 +198,9 @@ def judge(own: Presence, seen: ServiceState, *, retained: bool) -> Verdict:
         retained: It was kept by the broker, so it is older than this connection.
 
     Returns:
-        ``ignore``; ``reassert``: say the own state again, because the topic now tells another
-        story (a late will, or a newcomer, who then yields); ``yield``: another process was here
-        first.
+        ``ignore``; ``reassert``: publish the own state again, because the topic now holds
+        another one (a late will, or a younger process, which then yields); ``yield``: another
+        process was here first.
     """
     if seen.instance == own.instance:
         stale_will = seen.state == "offline" and seen.session <= own.session

@@ -47,7 +47,7 @@ def load_settings(
         service: Name of the service, which is also its section in the file.
         config: The node's YAML file.
         environment: The process's own by default.
-        overrides: ``key=value`` pairs, dotted from the top: ``detector.threshold=0.3``.
+        overrides: ``key=value`` pairs, dotted from the top: ``recorder.threshold=0.3``.
         settings_type: Type of the section; that of the installed service by default.
 
     Raises:
@@ -188,7 +188,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _origin(key: Path_, tree: SourceTree) -> str:
-    """Who said this key: itself, else what is above it, else what is below it."""
+    """Origin of a key: its own, else that of what is above it, else of what is below it."""
     for length in range(len(key), 0, -1):
         if (origin := tree.origins.get(key[:length])) is not None:
             return origin

@@ -22,7 +22,7 @@ ALIVE: Final[frozenset[State]] = frozenset({"starting", "ready", "degraded", "dr
 
 @dataclass(slots=True, kw_only=True)
 class Presence:
-    """What a service says of itself, and when that changed.
+    """State of a service, and when it changed.
 
     Attributes:
         identity: Who it is.
@@ -55,13 +55,13 @@ class Presence:
 
     def message(self) -> ServiceState:
         """The present state as a message; sent as birth on each connection and on each change."""
-        return self._say(self.state, self.reason, session=self.session, since=self.since)
+        return self._message(self.state, self.reason, session=self.session, since=self.since)
 
     def will(self, session: int) -> ServiceState:
-        """What the broker shall say when this connection ends without a word."""
-        return self._say("offline", "connection lost", session=session, since=utc_now())
+        """The will: the message for a connection that ends without a DISCONNECT."""
+        return self._message("offline", "connection lost", session=session, since=utc_now())
 
-    def _say(self, state: State, reason: str, *, session: int, since: datetime) -> ServiceState:
+    def _message(self, state: State, reason: str, *, session: int, since: datetime) -> ServiceState:
         return ServiceState(
             source=self.identity.source,
             state=state,

@@ -159,7 +159,6 @@ class BlockCollector:
         if not wanted:
             return
         request = BlockRequest(
-            source=self._identity.source,
             provider=self._provider.source,
             digest=digest,
             missing=wanted,

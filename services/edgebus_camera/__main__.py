@@ -112,8 +112,8 @@ def frames(
             continue
         if frame is None:
             break
-        shot = view.develop(frame, time_s=0.0)
-        (out / f"{slot:06d}.jpg").write_bytes(shot.jpeg)
+        encoded = view.encode(frame, time_s=0.0)
+        (out / f"{slot:06d}.jpg").write_bytes(encoded.jpeg)
         written += 1
     opened.close()
     typer.echo(f"{written} pictures in {out}")

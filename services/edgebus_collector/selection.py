@@ -103,7 +103,7 @@ class Selector:
             now: Seconds of a clock that never goes back, for the budget.
 
         Raises:
-            PictureUnreadableError: The picture is corrupt; the frame is worth nothing.
+            ImageError: The picture is corrupt; the frame is worth nothing.
         """
         choice = self._choose(example)
         if choice is None:
@@ -127,7 +127,7 @@ class Selector:
         It was decided about without it before, and was of no interest then.
 
         Raises:
-            PictureUnreadableError: As for `decide`.
+            ImageError: As for `decide`.
         """
         ruling = self._chain.judge_second(example)
         if ruling.judgement is None:

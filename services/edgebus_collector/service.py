@@ -29,6 +29,7 @@ from edgebus_detection.messages import (
     CAMERA_TRUTH,
     DETECTIONS,
     FEEDBACK,
+    SAMPLES,
     Detections,
     Feedback,
     Frame,
@@ -36,7 +37,7 @@ from edgebus_detection.messages import (
 )
 from edgebus_detection.mining.examples import Example
 from edgebus_detection.mining.reference_model import SecondModel
-from edgebus_detection.vision import PictureUnreadableError
+from edgebus_detection.vision import ImageError
 
 __all__ = ["Collector"]
 
@@ -51,6 +52,7 @@ class Collector(Service[CollectorSettings]):
     """Collects what the model got wrong, and a fair share of held-out frames to measure on."""
 
     name = "collector"
+    publishes = (SAMPLES, DRIFT)
 
     async def start(self) -> None:
         """Make the policies and take up what the last run could not send."""
@@ -218,7 +220,7 @@ class Collector(Service[CollectorSettings]):
             self._history.add(example)
             try:
                 decision = self._selector.decide(example, now=time.monotonic())
-            except PictureUnreadableError:
+            except ImageError:
                 # The detector dead-letters it; one dead letter is enough.
                 self.metrics.counter("unreadable")
                 continue
@@ -241,7 +243,7 @@ class Collector(Service[CollectorSettings]):
                 boxes = await asyncio.to_thread(model.look, example.frame.jpeg)
                 example = replace(example, second=boxes)
                 decision = self._selector.decide_second(example, now=time.monotonic())
-            except (ImageError, EngineError, PictureUnreadableError):
+            except (ImageError, EngineError):
                 self.metrics.counter("second.failed")
                 continue
             self.metrics.observe("second", (time.perf_counter() - began) * 1e3)

@@ -45,6 +45,8 @@ class Distributor(Service[DistributorSettings]):
     """
 
     name = "distributor"
+    publishes = (topics.RELEASE, topics.ROLLOUT, topics.ARTIFACT_BLOCK, topics.ARTIFACT_WANTS)
+    subscribes = (topics.ARTIFACT_WANTS, topics.ARTIFACT_BLOCK)
 
     async def start(self) -> None:
         """Open registry and store, take over the first bundles, announce what is released."""
@@ -155,7 +157,7 @@ class Distributor(Service[DistributorSettings]):
             self._touch(key)
 
     @command(topics.CMD_PUBLISH)
-    async def publish(self, event: Event[PublishCommand]) -> Reply:
+    async def take_over(self, event: Event[PublishCommand]) -> Reply:
         """Take a bundle over and release it."""
         order = event.payload
         intake = Intake(

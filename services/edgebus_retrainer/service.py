@@ -71,6 +71,15 @@ class Retrainer(Service[RetrainerSettings]):
     """Learns from collected samples and offers every candidate that passed the gate."""
 
     name = "retrainer"
+    publishes = (
+        topics.STORE_STATUS,
+        topics.TRAINING_PROGRESS,
+        topics.TRAINING_RESULT,
+        topics.CANDIDATE,
+        topics.ARTIFACT_BLOCK,
+        topics.ARTIFACT_WANTS,
+    )
+    subscribes = (topics.ARTIFACT_WANTS, topics.ARTIFACT_BLOCK)
 
     async def start(self) -> None:
         """Open the stores and take up what the last run left."""

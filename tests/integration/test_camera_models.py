@@ -18,7 +18,6 @@ from edgebus.contracts import (
     Identity,
     ModelStatus,
     PublishCommand,
-    Reply,
     RolloutStatus,
     ServiceState,
     StoreStatus,
@@ -183,9 +182,7 @@ class Site:
                 source=EDGE.source, bundle=reference(store, bundle.digest, provider=EDGE)
             )
             cloud = Identity(site=SITE, node="cloud", service="distributor")
-            reply = await self.bus.request(
-                topics.CMD_PUBLISH.at(cloud), order, reply=Reply, timeout=30
-            )
+            reply = await self.bus.request(topics.CMD_PUBLISH.at(cloud), order, timeout=30)
             assert reply.ok, reply.detail
         finally:
             providing.cancel()

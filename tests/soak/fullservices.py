@@ -12,7 +12,6 @@ import numpy as np
 from edgebus.contracts import (
     CaptureCommand,
     ModelRef,
-    Reply,
     ServiceState,
     new_id,
     topics,
@@ -176,7 +175,7 @@ class _Camera:
     async def capture(self, n: int) -> None:
         """Have frame `n` taken as a sample."""
         ask = CaptureCommand(source="lab/test/test", stream="front")
-        await self._h.request(CMD_CAPTURE, ask, reply=Reply, timeout=_PATIENCE_S)
+        await self._h.request(CMD_CAPTURE, ask, timeout=_PATIENCE_S)
         await self.film(n)
 
     async def film(self, n: int) -> None:

@@ -21,11 +21,10 @@ import structlog
 from edgebus.bus import MemoryBroker
 from edgebus.contracts import (
     Address,
+    CommandTopic,
     Identity,
     Message,
-    ModelListReply,
     RawBytes,
-    Reply,
     Topic,
     topics,
     utc_now,
@@ -87,16 +86,16 @@ def service_targets() -> list[Target]:
     retrainer = {"bundle": bundle, "trigger": {"min_samples": None}}
     subjects = [
         _Subject(Detector, DetectorSettings(bundle=bundle, engine=one), _answers_a_frame),
-        _Subject(Collector, CollectorSettings(), _answers(CMD_CAPTURE, Reply)),
+        _Subject(Collector, CollectorSettings(), _answers(CMD_CAPTURE)),
         _Subject(
             Distributor,
             DistributorSettings(publish=(bundle,), fetch_timeout_s=0.2),
-            _answers(topics.CMD_MODELS, ModelListReply),
+            _answers(topics.CMD_MODELS),
         ),
         _Subject(
             Retrainer,
             RetrainerSettings.model_validate(retrainer),
-            _answers(topics.CMD_RETRAIN, Reply),
+            _answers(topics.CMD_RETRAIN),
         ),
         _Subject(Telemetry, TelemetrySettings(), _is_ready),
     ]
@@ -172,10 +171,10 @@ async def _answers_a_frame(harness: Harness) -> None:
     await harness.expect(DETECTIONS, 30.0, where=lambda event: event.payload.frame == record.id)
 
 
-def _answers(topic: Topic[Any], reply: type[Reply]) -> Callable[[Harness], Awaitable[None]]:
+def _answers(topic: CommandTopic[Any, Any]) -> Callable[[Harness], Awaitable[None]]:
     async def works(harness: Harness) -> None:
         command = topic.payload.model_validate({"source": "lab/test/test", "stream": "none"})
-        await harness.request(topic, command, reply=reply, timeout=30.0)
+        await harness.request(topic, command, timeout=30.0)
 
     return works
 

@@ -19,7 +19,6 @@ NOT_YET = {
     "contracts",
     "inspect",
     "recording",
-    "schema",
     "service",
 }
 

@@ -1,4 +1,4 @@
-"""What a source of pictures is, and how it fails."""
+"""The interface of picture sources, and their errors."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class SourceFrame:
 
     Attributes:
         image: ``[h, w, 3]`` uint8 BGR; the receiver may not write into it.
-        boxes: Everything in it, empty for nothing, None where the source does not know.
+        boxes: Ground truth; None where the source has none.
         index: Frame number of this camera; grows, but not always by one.
-        condition: What the source says of light and weather.
-        lights: Makes what shines in the dark, for sources that know it.
+        condition: Light and weather, one word.
+        lights: Draws the lights of a dark scene, for sources that know them.
     """
 
     image: Image
@@ -87,7 +87,7 @@ class Source(Protocol):
 
 
 class SourceLostError(SourceError):
-    """A live camera gives no pictures now; it may come back."""
+    """A live camera is lost; it may come back."""
 
 
 class PictureSkippedError(SourceError):

@@ -82,7 +82,7 @@ def test_debug_shows_the_traceback() -> None:
 
 def test_lists() -> None:
     topics = edgebus("topics", "list")
-    assert "{base}/{site}/{node}/detector/{camera}/detections" in topics.stdout
+    assert "{base}/{site}/{node}/{service}/{camera}/detections" in topics.stdout
     schemas = edgebus("schema", "list")
     assert "detections/1" in schemas.stdout
     assert edgebus("version").stdout.startswith("edgebus ")

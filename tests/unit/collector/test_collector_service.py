@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from collector_examples import MODEL, box, detections, frame, truth
-from edgebus.contracts import CaptureCommand, Reply, ServiceState, new_id, split_of, topics, utc_now
+from edgebus.contracts import CaptureCommand, ServiceState, new_id, split_of, topics, utc_now
 from edgebus.contracts.topics import CMD_CAPTURE, DRIFT
 from edgebus.service import ServiceFailedError
 from edgebus.service.testing import ServiceHarness
@@ -78,12 +78,12 @@ async def test_without_truth_the_expected_error_decides():
 async def test_a_command_takes_the_next_frame():
     async with harness(settings(policies={"truth": {}})) as h:
         ask = CaptureCommand(source="lab/test/test", stream="front")
-        unknown = await h.request(CMD_CAPTURE, ask, reply=Reply)
+        unknown = await h.request(CMD_CAPTURE, ask)
         assert not unknown.ok
         assert "no camera 'front' on this node; heard of: none yet" in unknown.detail
         await film(h, TRAIN[0], true=[])
         ask = CaptureCommand(source="lab/test/test", stream="front")
-        reply = await h.request(CMD_CAPTURE, ask, reply=Reply)
+        reply = await h.request(CMD_CAPTURE, ask)
         assert reply.ok
         await film(h, TRAIN[1], true=[])
         record = (await h.expect(SAMPLES)).payload.record
@@ -264,7 +264,7 @@ async def test_a_camera_whose_people_refused_is_never_collected_from():
     async with harness(config) as h:
         await film(h, TRAIN[0], true=[box()])
         ask = CaptureCommand(source="lab/test/test", stream="front")
-        reply = await h.request(CMD_CAPTURE, ask, reply=Reply)
+        reply = await h.request(CMD_CAPTURE, ask)
         assert (reply.ok, "consent is 'refused'" in reply.detail) == (False, True)
         await speak(h, camera="front", verdict="wrong")
         index = next(i for i in range(400) if split_of("back", i) == "train")

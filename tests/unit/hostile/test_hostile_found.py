@@ -228,7 +228,7 @@ def test_half_a_surrogate_pair_can_be_shown() -> None:
         ("site: !!bool maybe", "does not fit its type"),
         ("site: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
         ("? {a: b}\n: c", "a key is a list or a mapping"),
-        ("site: lab\nsite: lab", "'site' is said twice (line 2, column 1)"),
+        ("site: lab\nsite: lab", "'site' is there twice (line 2, column 1)"),
         ("site: lab\0", "#x0000"),
         ("password: hunter2\n\tsite: x", "line 2, column 1"),
     ],
@@ -266,7 +266,7 @@ def test_aliases_that_save_typing_are_welcome() -> None:
 def test_a_topology_says_a_key_once(tmp_path: Path) -> None:
     path = tmp_path / "t.yaml"
     path.write_text("nodes:\n  a: {camera: {}}\n  a: {detector: {}}\n")
-    with pytest.raises(TopologyError, match=r"'a' is said twice \(line 3, column 3\)"):
+    with pytest.raises(TopologyError, match=r"'a' is there twice \(line 3, column 3\)"):
         Topology.load(path)
 
 

@@ -27,7 +27,6 @@ from edgebus.contracts import (
     DeadLetter,
     GateReport,
     ModelListCommand,
-    ModelListReply,
     ModelRef,
     Release,
     Reply,
@@ -316,7 +315,7 @@ async def test_distributor_and_a_candidate_that_claims_too_much(tmp_path: Path) 
         await h.publish(where, good)
         for _ in range(2):  # it goes on saying what it has, also while it waits for the candidate
             command = ModelListCommand(source="lab/test/test")
-            reply = await h.request(topics.CMD_MODELS, command, reply=ModelListReply)
+            reply = await h.request(topics.CMD_MODELS, command)
             assert [entry.bundle.model.version for entry in reply.models] == [1]
 
 
@@ -406,7 +405,7 @@ async def test_a_command_that_cannot_be_answered_is_not_obeyed(reply_to: str) ->
         assert (letter.reason, letter.attempts) == ("failed", 1)
         assert "is not below" in letter.error
         good = CaptureCommand(source="lab/test/test", stream="front")
-        assert (await h.request(CMD_CAPTURE, good, reply=Reply)).ok
+        assert (await h.request(CMD_CAPTURE, good)).ok
         assert h.service.told == 1
 
 

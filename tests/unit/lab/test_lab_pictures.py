@@ -90,19 +90,19 @@ def text_of(state: DetectionState) -> str:
 
 def test_a_recording_shows_old_and_new_model_on_the_same_held_out_pictures() -> None:
     _, keeper = recording()
-    twins = keeper.twins("edge-1/north")
-    assert 1 <= len(twins) <= 3
-    for twin in twins:
-        assert twin.after.index == twin.before.index + 2 * PASS
-        assert twin.before.answer is not None
-        assert twin.after.answer is not None
-        assert (twin.before.answer.model.version, twin.after.answer.model.version) == (1, 2)
-        assert split_of("north", twin.before.index) == "holdout"
-    indices = [twin.before.index for twin in twins]
+    pairs = keeper.pairs("edge-1/north")
+    assert 1 <= len(pairs) <= 3
+    for pair in pairs:
+        assert pair.after.index == pair.before.index + 2 * PASS
+        assert pair.before.answer is not None
+        assert pair.after.answer is not None
+        assert (pair.before.answer.model.version, pair.after.answer.model.version) == (1, 2)
+        assert split_of("north", pair.before.index) == "holdout"
+    indices = [pair.before.index for pair in pairs]
     assert all(later - earlier >= 20 for earlier, later in pairwise(indices))
 
 
-def test_a_camera_that_never_shows_a_picture_twice_has_no_twins(tmp_path: Path) -> None:
+def test_a_camera_that_never_shows_a_picture_twice_has_no_pairs(tmp_path: Path) -> None:
     state, keeper = DetectionState(), PictureKeeper()
     for index in range(2 * PASS):
         image = np.full((240, 320, 3), index % 250, np.uint8)
@@ -114,18 +114,18 @@ def test_a_camera_that_never_shows_a_picture_twice_has_no_twins(tmp_path: Path) 
         model = OLD if index < PASS else NEW
         state.on_detections("edge-1", answer("north", index, model=model))
         keeper.add_answer(state.camera("edge-1", "north"), frame.record.id)
-    assert keeper.twins("edge-1/north") == []
-    shots = write_pictures(keeper, state, tmp_path)
-    assert [shot.phase for shot in shots] == ["after_drift", "after_loop"]
+    assert keeper.pairs("edge-1/north") == []
+    saved = write_pictures(keeper, state, tmp_path)
+    assert [one.phase for one in saved] == ["after_drift", "after_loop"]
 
 
 def test_pictures_of_a_recording_are_pairs(tmp_path: Path) -> None:
     state, keeper = recording()
-    shots = write_pictures(keeper, state, tmp_path)
-    assert {(shot.row, shot.phase) for shot in shots} >= {(0, "after_drift"), (0, "after_loop")}
-    assert len(shots) == 2 * len(keeper.twins("edge-1/north"))
+    saved = write_pictures(keeper, state, tmp_path)
+    assert {(one.row, one.phase) for one in saved} >= {(0, "after_drift"), (0, "after_loop")}
+    assert len(saved) == 2 * len(keeper.pairs("edge-1/north"))
     row = cv2.imread(str(tmp_path / "edge-1-north-row.jpg"))
-    single = cv2.imread(str(shots[0].path))
+    single = cv2.imread(str(saved[0].path))
     assert row is not None
     assert single is not None
     assert row.shape[1] == 2 * single.shape[1]
@@ -136,8 +136,8 @@ def test_a_scripted_run_shows_its_phases(tmp_path: Path) -> None:
     for frame in list(state.cameras["edge-1/north"].frames.values()):
         keeper.add_frame("edge-1/north", frame.id, picture("north", frame.index))
         keeper.add_answer(state.cameras["edge-1/north"], frame.id)
-    shots = write_pictures(keeper, state, tmp_path)
-    assert [shot.phase for shot in shots] == ["before_drift", "after_drift", "after_loop"]
+    saved = write_pictures(keeper, state, tmp_path)
+    assert [one.phase for one in saved] == ["before_drift", "after_drift", "after_loop"]
 
 
 def test_without_truth_the_table_shows_what_the_gate_measured() -> None:
@@ -162,7 +162,7 @@ def test_nothing_measured_is_no_empty_table() -> None:
     text = text_of(state)
     assert "n/a" not in text
     assert text.lstrip().startswith("outcome")
-    html = render_report(state, summary_of(state), shots=(), plot=None)
+    html = render_report(state, summary_of(state), saved=(), plot=None)
     assert "mAP50" not in html
 
 
@@ -180,9 +180,9 @@ def test_the_accepted_job_counts_before_a_later_refused_one() -> None:
 def test_the_report_of_a_recording_has_its_pairs_and_the_gate(tmp_path: Path) -> None:
     state, keeper = recording()
     judged(state)
-    shots = write_pictures(keeper, state, tmp_path)
-    html = render_report(state, summary_of(state), shots=shots, plot=None)
-    assert html.count("<img src=") == len(shots)
+    saved = write_pictures(keeper, state, tmp_path)
+    html = render_report(state, summary_of(state), saved=saved, plot=None)
+    assert html.count("<img src=") == len(saved)
     assert "repeat(2, 1fr)" in html
     assert "What the gate measured" in html
     assert "0.500 &rarr; 0.700" in html
@@ -192,7 +192,7 @@ def test_the_report_of_a_recording_has_its_pairs_and_the_gate(tmp_path: Path) ->
 def test_truth_keeps_the_report_as_it_was() -> None:
     state = play_story(DetectionState())
     state.on_truth("edge-1", truth("north", 0))
-    html = render_report(state, summary_of(state), shots=(), plot=None)
+    html = render_report(state, summary_of(state), saved=(), plot=None)
     assert "Figures on held-out frames" in html
     assert "What the gate measured" not in html
 
@@ -208,6 +208,6 @@ def test_without_a_script_there_are_two_columns_not_four() -> None:
     assert "old model" in text
     assert "recovered" not in text
     assert "n/a" not in text
-    html = render_report(state, summary_of(state), shots=(), plot=None)
+    html = render_report(state, summary_of(state), saved=(), plot=None)
     assert "with the old model, with the new one" in html
     assert "won back" not in html

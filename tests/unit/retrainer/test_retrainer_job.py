@@ -23,7 +23,7 @@ from edgebus_detection.metrics import MapResult, Matches
 from edgebus_detection.metrics.measuring import figures_of
 from edgebus_detection.models import DetectionModel
 from edgebus_detection.training import DetectionTraining, trainer
-from edgebus_detection.vision import decode_jpeg
+from edgebus_detection.vision import decode_picture
 from retrainer_jobs import TRAIN, files, job, make_world
 from retrainer_samples import DUSK, jpeg_of, sample
 
@@ -39,7 +39,7 @@ def run(spec, events=None):
 
 def boxes_at_dusk(bundle):
     model = DetectionModel.load(bundle, EngineSettings(threads=1))
-    picture = decode_jpeg(jpeg_of(5, light=DUSK)[0])
+    picture = decode_picture(jpeg_of(5, light=DUSK)[0])
     return len(model.detect(picture, threshold=0.02)[0])
 
 
@@ -314,4 +314,7 @@ def test_a_job_ends_with_its_parent(world, tmp_path):
 
 
 def test_dusk_is_what_the_pictures_say():
-    assert np.mean(decode_jpeg(jpeg_of(0, light=DUSK)[0])) < np.mean(decode_jpeg(jpeg_of(0)[0])) / 2
+    assert (
+        np.mean(decode_picture(jpeg_of(0, light=DUSK)[0]))
+        < np.mean(decode_picture(jpeg_of(0)[0])) / 2
+    )

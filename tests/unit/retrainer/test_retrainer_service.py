@@ -15,7 +15,6 @@ from edgebus.contracts import (
     Drift,
     ModelRef,
     Release,
-    Reply,
     RetrainCommand,
     operator,
     split_of,
@@ -158,14 +157,14 @@ async def test_redelivered_and_broken_samples(world, tmp_path):
 
 async def test_too_few_held_out_samples_hold_a_job_back_but_not_a_command(world, tmp_path):
     async with harness(settings(world), data_dir=tmp_path) as h:
-        reply = await h.request(topics.CMD_RETRAIN, ASK, reply=Reply)
+        reply = await h.request(topics.CMD_RETRAIN, ASK)
         assert not reply.ok
         assert "no untrained sample of tiny" in reply.detail
         await send(h, *at_dusk(TRAIN[:12]))
         status = await status_with(h, untrained=12)
         assert status.trigger == "waits for held-out samples: 0 of 4"
         ask = RetrainCommand(source="lab/test/test")
-        reply = await h.request(topics.CMD_RETRAIN, ask, reply=Reply)
+        reply = await h.request(topics.CMD_RETRAIN, ask)
         assert reply.ok, reply.detail
         result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
         assert (result.outcome, result.trigger) == ("skipped", "command")
@@ -183,10 +182,9 @@ def by_hand():
 
 
 async def test_held_out_samples_that_turn_out_to_be_empty_are_not_counted_again(world, tmp_path):
-    teacher = {"teacher": world / "base", "source": "teacher", "reject": 0.2}
-    async with harness(
-        settings(world, options={"labels": teacher, "leak_distance": -1}), data_dir=tmp_path
-    ) as h:
+    teacher = {"teacher": str(world / "base"), "source": "teacher", "reject": 0.2}
+    options = {"labels": teacher, "leak_distance": -1}
+    async with harness(settings(world, options=options), data_dir=tmp_path) as h:
         # The teacher sees nothing at dusk: what may have had boxes turns out to have none.
         await send(h, *at_dusk(HOLDOUT[:5], truth=False), *at_dusk(TRAIN[:12], truth=False))
         result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
@@ -237,7 +235,7 @@ async def test_it_follows_releases_and_never_reuses_a_version(world, tmp_path):
     config = settings(world, bundle=None, model="tiny")
     async with harness(config, data_dir=tmp_path / "data") as h:
         await status_with(h, trigger="waits for a first version of tiny")
-        reply = await h.request(topics.CMD_RETRAIN, ASK, reply=Reply)
+        reply = await h.request(topics.CMD_RETRAIN, ASK)
         assert "release one first" in reply.detail
         provider = ArtifactProvider(h.bus, h.bus.identity, shelf)
         serving = asyncio.create_task(provider.run())
@@ -335,7 +333,7 @@ async def test_old_results_are_cleared_from_the_bus(world, tmp_path):
         await status_with(h, untrained=2)
         for _ in range(3):
             ask = RetrainCommand(source="lab/test/test")
-            assert (await h.request(topics.CMD_RETRAIN, ask, reply=Reply)).ok
+            assert (await h.request(topics.CMD_RETRAIN, ask)).ok
             await h.expect(topics.TRAINING_RESULT, timeout=60)
         retained = [name for name in h.broker.retained if name.endswith("/result")]
         assert len(retained) == 1

@@ -67,7 +67,7 @@ def test_what_is_not_finite_is_not_sent() -> None:
     metrics = MetricsRegistry()
     metrics.gauge("map", 0.5)
     metrics.gauge("map", float("nan"))
-    message = Vitals(source="lab/pi/x", metrics=metrics).message(session=1, stats=BusStats())
+    message = Vitals(metrics).message(session=1, stats=BusStats())
     assert "map" not in message.gauges
     assert message.rss_bytes > 1_000_000
 

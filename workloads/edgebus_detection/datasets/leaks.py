@@ -9,7 +9,7 @@ import numpy as np
 
 from edgebus.training.trainer import Leak, LeakReport, Material
 from edgebus_detection.datasets.labelled import Labelled
-from edgebus_detection.vision import Hash, PictureUnreadableError, difference_hash
+from edgebus_detection.vision import Hash, ImageError, difference_hash
 
 __all__ = ["remove_leaks"]
 
@@ -61,7 +61,7 @@ def _hashes(pictures: Iterable[Labelled]) -> dict[str, Hash]:
         if len(picture.truth.labels):
             try:
                 found[picture.key] = difference_hash(picture.path.read_bytes())
-            except (OSError, PictureUnreadableError):
+            except (OSError, ImageError):
                 continue
     return found
 

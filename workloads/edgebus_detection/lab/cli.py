@@ -146,7 +146,6 @@ def up(
         replay=replay,
         truths=truth or (),
         fps=fps,
-        seconds=seconds,
         forever=forever,
         min_samples=samples,
     )

@@ -15,26 +15,25 @@ _FIRST_JOB = 150
 _MEASURED = 480
 """Frames of each camera that the new model answers before the end: a pass of most recordings."""
 _PATIENCE_S = 1800.0
-"""A recording whose candidates are all refused has nothing more to tell after this long."""
+"""Seconds after which a recording ends whose candidates are all refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """What the user brought.
+    """Sources and models of the command line.
 
     Attributes:
         sources: Videos, folders, lists of both, addresses of cameras or numbers of USB cameras.
         model: Folder of the bundle that the edges serve first.
         model_name: The bundle's name.
-        model_classes: Its classes, in order: what the numbers in a folder's labels mean where no
-            `data.yaml` says so.
+        model_classes: Its classes, in order, for a folder whose labels are numbers and that has no
+            `data.yaml`.
         untrainable: Why that model cannot be trained further; empty where it can.
         teacher: Larger model that labels, an ONNX file or a bundle's folder.
-        classes: What labels may say; everything else is ignored. Empty: all classes of the model.
-        replay: Labelled pictures of what the model must not forget.
+        classes: Classes of the labels; others are ignored. Empty: all classes of the model.
+        replay: Labelled pictures that the model must not forget.
         truths: Files with true boxes of the sources, in the same order.
         fps: Frames per second of every camera; the source's own by default.
-        seconds: Run for this long instead of until the loop is closed.
         forever: Run until Ctrl-C.
         min_samples: Samples that start a training job.
     """
@@ -49,7 +48,6 @@ class Sources:
     replay: Path | None = None
     truths: Sequence[Path] = ()
     fps: float | None = None
-    seconds: float | None = None
     forever: bool = False
     min_samples: int = _FIRST_JOB
 
@@ -118,9 +116,7 @@ def compose(given: Sources, *, name: str) -> Topology:
         # A detector and a trainer on the same few cores: nobody may take threads for itself.
         "environment": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     }
-    if given.seconds is not None:
-        tree["until"] = {"seconds": given.seconds}
-    elif learns and not given.forever and not any(is_live(source) for source in given.sources):
+    if learns and not given.forever and not any(is_live(source) for source in given.sources):
         tree["until"] = {"loop": "closed", "after_inputs": _MEASURED, "timeout_s": _PATIENCE_S}
     return Topology.parse(tree, source="command line")
 
@@ -185,7 +181,7 @@ def _retrainer(given: Sources) -> Tree:
 
 
 def _trigger(given: Sources) -> Tree:
-    # The user has said how many: a drift does not start a job on fewer.
+    # The user has set the number: a drift does not start a job on fewer.
     trigger: Tree = {"min_samples": given.min_samples, "drift_samples": given.min_samples}
     if not any(is_live(source) for source in given.sources):
         # A short recording may never have so many samples to give.
@@ -194,7 +190,7 @@ def _trigger(given: Sources) -> Tree:
 
 
 def _labelled(given: Sources, number: int) -> bool:
-    """Whether a source may know what is really in its pictures."""
+    """Whether a source may bring ground truth."""
     source = given.sources[number]
     return number < len(given.truths) or source == "scene" or _is_folder(source)
 
@@ -204,7 +200,7 @@ def _is_folder(source: str) -> bool:
 
 
 def _names_classes(folder: Path) -> bool:
-    """Whether a data set says what its class numbers mean, in the folder or above it."""
+    """Whether a data set names its classes, in the folder or above it."""
     places = (folder, *folder.resolve().parents[:3])
     return any((place / "data.yaml").is_file() for place in places)
 

@@ -3,7 +3,7 @@
 A detector's life is one connection of one process: it
 begins with a birth (`ServiceState` with a new instance or session) and ends with the next. Within
 a life every frame between its first and its last answer must be answered, or counted as dropped
-by the detector itself. What lies between two lives nobody could have answered.
+by the detector itself. Frames between two lives could not be answered by anybody.
 """
 
 from __future__ import annotations

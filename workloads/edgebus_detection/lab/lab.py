@@ -98,7 +98,7 @@ class DetectionLab(Lab):
         return write_run(self.state, self.summary, self.pictures, folder)
 
     def table(self) -> RenderableType:
-        """Accuracy per camera above what every run has."""
+        """Accuracy per camera, above the rows of every run."""
         return detection_table(self.summary, self.rounds)
 
     async def _on_truth(self, event: Event[GroundTruth]) -> None:

@@ -57,7 +57,7 @@ def phase_of(frame: FrameEntry, *, first_version: int, final_severity: float) ->
 def recovered(
     before: float | None, after: float | None, loop: float | None, *, least: float = 0.01
 ) -> float | None:
-    """The share of what drift cost that the loop won back; None where drift cost nothing."""
+    """Share of the accuracy lost to drift that the loop regained; None where none was lost."""
     if before is None or after is None or loop is None or before - after < least:
         return None
     return round((loop - after) / (before - after), 4)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # matplotlib takes half a second to import
 
 __all__ = ["plot_map"]
 
-# Okabe and Ito's colours, told apart by colour-blind people too.
+# Okabe and Ito's colours, distinct for colour-blind people too.
 _VERSIONS = ("#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 _DRIFT, _TRAINING, _INK = "#E69F00", "#999999", "#333333"
 

@@ -1,4 +1,4 @@
-"""The run folder of detection: pictures, plot and frames beside what every run has."""
+"""The run folder of detection: pictures, plot and frames beside the files of every run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgebus import lab
 from edgebus.contracts import rfc3339, split_of
 from edgebus.lab import data_uri, write_csv
 from edgebus_detection.lab.measure import PHASES
-from edgebus_detection.lab.pictures import PictureKeeper, Shot, write_pictures
+from edgebus_detection.lab.pictures import PictureKeeper, SavedPicture, write_pictures
 from edgebus_detection.lab.plots import plot_map
 from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.lab.summary import DetectionSummary
@@ -20,7 +20,7 @@ __all__ = ["render_report", "write_run"]
 _TEMPLATE = Path(__file__).parent / "assets" / "detection_report.html.j2"
 
 DOMAINS = {"new": "what the cameras show now", "old": "what the model knew before"}
-"""The gate's domains, in words."""
+"""Titles of the gate's domains."""
 
 FRAME_COLUMNS = (
     "camera",
@@ -43,13 +43,13 @@ FRAME_COLUMNS = (
 def write_run(
     state: DetectionState, summary: DetectionSummary, keeper: PictureKeeper, folder: Path
 ) -> list[Path]:
-    """Write what a run leaves behind.
+    """Write the files of a run.
 
     Returns:
         The files, the report first.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shots = write_pictures(keeper, state, folder / "pictures")
+    saved = write_pictures(keeper, state, folder / "pictures")
     plot = plot_map(state, summary, folder / "map.png")
     write_csv(folder / "frames.csv", FRAME_COLUMNS, _frame_rows(state))
     write_csv(
@@ -62,34 +62,40 @@ def write_run(
         ),
     )
     files = lab.write_run(
-        state, summary, folder, template=_TEMPLATE, **_values(summary, shots, plot)
+        state, summary, folder, template=_TEMPLATE, **_values(summary, saved, plot)
     )
     names = ("map.png", "frames.csv", "map.csv")
     return [*files, *(folder / name for name in names if (folder / name).exists())]
 
 
 def render_report(
-    state: DetectionState, summary: DetectionSummary, *, shots: Sequence[Shot], plot: Path | None
+    state: DetectionState,
+    summary: DetectionSummary,
+    *,
+    saved: Sequence[SavedPicture],
+    plot: Path | None,
 ) -> str:
     """The report as one HTML file: no script, nothing loaded from anywhere."""
-    values = _values(summary, shots, plot)
+    values = _values(summary, saved, plot)
     return lab.render_report(state, summary, template=_TEMPLATE, **values)
 
 
-def _values(summary: DetectionSummary, shots: Sequence[Shot], plot: Path | None) -> dict[str, Any]:
+def _values(
+    summary: DetectionSummary, saved: Sequence[SavedPicture], plot: Path | None
+) -> dict[str, Any]:
     return {
         "judged": summary.judged,
         "domains": DOMAINS,
         "plot": data_uri(plot) if plot else None,
-        "pictures": _rows_of_pictures(shots),
+        "pictures": _rows_of_pictures(saved),
         "phases": PHASES,
     }
 
 
-def _rows_of_pictures(shots: Sequence[Shot]) -> list[tuple[str, list[tuple[str, str]]]]:
+def _rows_of_pictures(saved: Sequence[SavedPicture]) -> list[tuple[str, list[tuple[str, str]]]]:
     rows: dict[tuple[str, int], list[tuple[str, str]]] = {}
-    for shot in shots:
-        rows.setdefault((shot.camera, shot.row), []).append((shot.phase, data_uri(shot.path)))
+    for one in saved:
+        rows.setdefault((one.camera, one.row), []).append((one.phase, data_uri(one.path)))
     return [(camera, row) for (camera, _), row in rows.items()]
 
 

@@ -20,7 +20,7 @@ __all__ = ["DetectionState"]
 
 
 class DetectionState(RunState):
-    """Frames, truth and detections per camera, beside what every run has.
+    """Frames, truth and detections per camera, beside the state of every run.
 
     Args:
         on_event: Called for each event of the history.

@@ -23,7 +23,7 @@ _CLASSES = 8
 
 
 def detection_table(summary: DetectionSummary, rounds: Sequence[Round] = ()) -> RenderableType:
-    """Accuracy per camera, then what every run has, with its frames."""
+    """Accuracy per camera, then the rows of every run, with its frames."""
     above: list[RenderableType] = []
     if _has_figures(summary.map50):
         above.append(_phases(summary))
@@ -68,10 +68,10 @@ def _gate(domains: Sequence[DomainReport]) -> Table:
     for name in ("pictures", "boxes", "mAP50 before", "after", "mAP before", "after"):
         table.add_column(name, justify="right")
     for domain in domains:
-        what = DOMAINS.get(domain.name, domain.name)
+        title = DOMAINS.get(domain.name, domain.name)
         at50, coco = domain.figures[MAP50], domain.figures[MAP]
         table.add_row(
-            Text(f"{what}, labels: {domain.labelled_by or 'unknown'}", "bold"),
+            Text(f"{title}, labels: {domain.labelled_by or 'unknown'}", "bold"),
             str(domain.items),
             str(domain.labels),
             f"{at50.before:.3f}",

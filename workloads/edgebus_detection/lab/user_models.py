@@ -56,16 +56,16 @@ def open_models(
     """Open bundles, and turn ONNX files into such.
 
     Args:
-        model: What the edges serve first, a bundle's folder or an ONNX file.
-        teacher: What labels, likewise.
+        model: The edges' first model, a bundle's folder or an ONNX file.
+        teacher: The larger model that labels, likewise.
         folder: Where ONNX files become bundles.
-        echo: Told what was found, for people.
-        classes: Classes that labels may say; each has to be one of the model's.
+        echo: Prints a line about each model.
+        classes: Classes of the labels; each has to be one of the model's.
 
     Raises:
         TopologyError: A path does not exist, the model lacks one of the classes, or the teacher
             knows no class of the model.
-        ArtifactError: A file is no model that can be served; the error says why.
+        ArtifactError: A file is no model that can be served; the error gives the reason.
     """
     from edgebus_detection.models import detection_spec
 

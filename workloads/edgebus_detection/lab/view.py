@@ -73,12 +73,12 @@ def camera_lines(state: DetectionState, now: datetime) -> Iterable[str]:
     """A line per camera."""
     for key, camera in sorted(state.cameras.items()):
         latency, value = camera.latency_ms(), camera.rolling.value
-        words = [f"{camera.fps(now):.1f} fps"]
+        parts = [f"{camera.fps(now):.1f} fps"]
         if latency is not None:
-            words.append(f"{latency:.0f} ms")
+            parts.append(f"{latency:.0f} ms")
         if camera.version is not None:
-            words.append(f"v{camera.version}")
+            parts.append(f"v{camera.version}")
         if value is not None:
-            words.append(f"AP50 {value:.2f}")
-        words.append(f"{state.samples.get(key, 0)} samples")
-        yield f"{key}: {', '.join(words)}"
+            parts.append(f"AP50 {value:.2f}")
+        parts.append(f"{state.samples.get(key, 0)} samples")
+        yield f"{key}: {', '.join(parts)}"

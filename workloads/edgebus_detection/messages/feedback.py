@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from edgebus.contracts.names import Segment
-from edgebus.contracts.payload import Count, Message, Record, Timestamp, schema
+from edgebus.contracts.payload import Count, Message, Record, Timestamp
 from edgebus_detection.messages.boxes import Box
 
 __all__ = ["Feedback", "Opinion", "Verdict"]
@@ -41,14 +41,13 @@ class Verdict(_Said):
     time: Timestamp = Field(description="When it was said.")
 
 
-class Feedback(Message, _Said):
+class Feedback(Message, _Said, version=1):
     """An operator says what was wrong with a frame; the frame becomes a sample.
 
     Only `camera` and `verdict` have to be given. Without `frame`, the newest frame of that camera
     is meant that has been answered.
     """
 
-    schema_: Literal["feedback/1"] = schema("feedback/1")
     source: str = Field(default="operator", description="Who says so.")
     camera: Segment
     node: Segment | None = Field(

@@ -55,6 +55,10 @@ class JpegPayload(RecordPayload[R]):
     """
 
     content_type: ClassVar[str] = "image/jpeg"
+    format_name: ClassVar[str] = "JPEG"
+    format_doc: ClassVar[str] = (
+        "A plain JPEG file. Its first comment segment (COM) holds a JSON record."
+    )
     record_type: ClassVar[type[PictureRecord]]
 
     jpeg: bytes

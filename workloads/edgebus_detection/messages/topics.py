@@ -15,32 +15,32 @@ __all__ = [
 ]
 
 CAMERA_FRAME: Final = Topic(
-    "{node}/camera/{camera}/frame",
+    "{node}/{service}/{camera}/frame",
     Frame,
     qos=0,
     doc="A picture: plain JPEG with its record in a comment segment.",
 )
 CAMERA_TRUTH: Final = Topic(
-    "{node}/camera/{camera}/truth",
+    "{node}/{service}/{camera}/truth",
     GroundTruth,
     qos=0,
     doc="What is really in a frame; from emulated cameras only, sent before the frame.",
 )
 DETECTIONS: Final = Topic(
-    "{node}/detector/{camera}/detections",
+    "{node}/{service}/{camera}/detections",
     Detections,
     qos=0,
     doc="What the model on this node saw in a frame.",
 )
 SAMPLES: Final = Topic(
-    "{node}/collector/samples",
+    "{node}/{service}/samples/detection",
     Sample,
     qos=1,
     durable=False,  # the collector has its own spool
     doc="A hard example: JPEG with its record in a comment segment.",
 )
 FEEDBACK: Final = Topic(
-    "{node}/operator/feedback",
+    "{node}/{service}/feedback",
     Feedback,
     qos=1,
     durable=False,  # it comes from people's devices, which do not keep it either

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from edgebus.contracts import samples
 from edgebus.contracts.models import ModelRef
 from edgebus.contracts.names import Segment
-from edgebus.contracts.payload import Count, Message, Record, Timestamp, schema
+from edgebus.contracts.payload import Count, Message, Record, Timestamp
 from edgebus_detection.messages.boxes import Box
 from edgebus_detection.messages.feedback import Verdict
 from edgebus_detection.messages.jpeg import JpegPayload, PictureRecord, Side
@@ -38,10 +38,9 @@ def _inside(boxes: tuple[Box, ...], width: int, height: int) -> None:
             raise ValueError(msg)
 
 
-class FrameRecord(PictureRecord):
+class FrameRecord(PictureRecord, version=1, name="frame"):
     """The record inside a frame's JPEG. `time` is when the frame was sent."""
 
-    schema_: Literal["frame/1"] = schema("frame/1")
     camera: Segment
     index: Count = Field(description="Frame number of this camera, from 0.")
     captured: Timestamp = Field(description="When the camera took it.")
@@ -53,10 +52,9 @@ class Frame(JpegPayload[FrameRecord]):
     record_type: ClassVar[type[PictureRecord]] = FrameRecord
 
 
-class GroundTruth(Message):
+class GroundTruth(Message, version=1, name="truth"):
     """What is really in a frame; only emulated cameras and labelled data know it."""
 
-    schema_: Literal["truth/1"] = schema("truth/1")
     frame: str = Field(description="id of the frame.")
     camera: Segment
     index: Count
@@ -84,13 +82,12 @@ class StageTimes(Record):
     postprocess_ms: float = Field(default=0.0, ge=0)
 
 
-class Detections(Message):
+class Detections(Message, version=1):
     """What a model saw in a frame.
 
     The clock stamps are in this order for every frame: captured, sent, received, detected.
     """
 
-    schema_: Literal["detections/1"] = schema("detections/1")
     frame: str = Field(description="id of the frame.")
     camera: Segment
     index: Count
@@ -120,10 +117,9 @@ class Detections(Message):
         return self
 
 
-class SampleRecord(PictureRecord, samples.SampleRecord):
+class SampleRecord(PictureRecord, samples.SampleRecord, version=1, name="sample"):
     """The record in a sample's JPEG, with what the model saw and what is really there."""
 
-    schema_: Literal["sample/1"] = schema("sample/1")
     detections: tuple[Box, ...]
     truth: tuple[Box, ...] | None = Field(
         default=None, description="Ground truth, where the camera knows it."

@@ -77,8 +77,8 @@ class SecondModel:
             ImageError: The picture cannot be decoded.
             EngineError: The model fails.
         """
-        from edgebus_detection.vision import decode_jpeg, to_boxes
+        from edgebus_detection.vision import decode_picture, to_boxes
 
-        image: Any = decode_jpeg(jpeg)
+        image: Any = decode_picture(jpeg)
         found, _ = self._model.detect(image, threshold=self._threshold)
         return to_boxes(found, self._model.classes)

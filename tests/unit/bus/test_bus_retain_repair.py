@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Literal
 
 import pytest
 from structlog.testing import capture_logs
@@ -23,14 +24,14 @@ from edgebus.mqtt import (
     Subscribe,
     encode_packet,
 )
-from edgebus.mqtt import _retain_repair as kept
+from edgebus.mqtt import _retain_repair as repair
 
 DEADLINE_S = 10.0
 LATE_S = 0.05
 
 
 class Node:
-    """A broker that acknowledges when it is told to.
+    """A broker that acknowledges when it has to.
 
     Attributes:
         came: The events that came, with their identifiers.
@@ -77,8 +78,8 @@ class Ear:
         """The test is over."""
 
 
-class Told:
-    """What the bus is told about one event."""
+class Outcome:
+    """The acknowledgement of one event, as the bus gets it."""
 
     def __init__(self) -> None:
         self.future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
@@ -92,15 +93,17 @@ class Told:
 
 @asynccontextmanager
 async def cluster(
-    monkeypatch: pytest.MonkeyPatch, *, late_s: float = LATE_S
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    late_s: float = LATE_S,
+    profile: Literal["standard", "nats"] = "nats",
 ) -> AsyncIterator[tuple[MqttConnection, Node]]:
-    """A connection to one of two addresses, and the broker there."""
-    monkeypatch.setattr(kept, "_DOUBTFUL_S", late_s)
+    """A connection, and the broker at its other end."""
+    monkeypatch.setattr(repair, "_DOUBTFUL_S", late_s)
     node = Node()
     server = await asyncio.start_server(node.serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    url = f"mqtt://127.0.0.1:{port},mqtt://127.0.0.1:1"
-    transport = MqttTransport(BrokerSettings(url=url, version="3.1.1"))
+    url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    transport = MqttTransport(BrokerSettings(url=url, version="3.1.1", profile=profile))
     connection = await transport.connect(ConnectOptions(client_id="c", session_expiry_s=60), Ear())
     try:
         yield connection, node
@@ -116,8 +119,8 @@ def event(payload: bytes, *, topic: str = "a", retain: bool = True) -> Outgoing:
 
 async def test_a_late_one_is_sent_again_until_it_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     async with cluster(monkeypatch) as (connection, node):
-        told = Told()
-        connection.publish(event(b"1"), told)
+        outcome = Outcome()
+        connection.publish(event(b"1"), outcome)
         with capture_logs() as logs:
             for _ in range(3):
                 payload, number = await node.next()
@@ -125,10 +128,10 @@ async def test_a_late_one_is_sent_again_until_it_is_quick(monkeypatch: pytest.Mo
                 await asyncio.sleep(2 * LATE_S)
                 node.acknowledge(number)
             _, number = await node.next()
-            monkeypatch.setattr(kept, "_DOUBTFUL_S", DEADLINE_S)
-            assert not told.future.done()
+            monkeypatch.setattr(repair, "_DOUBTFUL_S", DEADLINE_S)
+            assert not outcome.future.done()
             node.acknowledge(number)
-            assert await told.done() is None
+            assert await outcome.done() is None
         assert node.came.empty()
         assert [line["topic"] for line in logs] == ["a"]  # said once
 
@@ -137,7 +140,7 @@ async def test_a_newer_value_of_the_topic_is_not_overwritten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with cluster(monkeypatch) as (connection, node):
-        first, second, other = Told(), Told(), Told()
+        first, second, other = Outcome(), Outcome(), Outcome()
         connection.publish(event(b"1"), first)
         connection.publish(event(b"2"), second)
         connection.publish(event(b"3", topic="b", retain=False), other)
@@ -150,7 +153,7 @@ async def test_a_newer_value_of_the_topic_is_not_overwritten(
         assert not second.future.done()
         payload, number = await node.next()
         assert payload == b"2"
-        monkeypatch.setattr(kept, "_DOUBTFUL_S", DEADLINE_S)
+        monkeypatch.setattr(repair, "_DOUBTFUL_S", DEADLINE_S)
         node.acknowledge(number)
         assert await second.done() is None
         assert node.came.empty()
@@ -160,12 +163,12 @@ async def test_a_link_that_is_always_slow_does_not_send_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with cluster(monkeypatch, late_s=-1.0) as (connection, node):
-        told = Told()
-        connection.publish(event(b"1"), told)
+        outcome = Outcome()
+        connection.publish(event(b"1"), outcome)
         for _ in range(10):
             _, number = await node.next()
             node.acknowledge(number)
-        assert await told.done() is None
+        assert await outcome.done() is None
         assert node.came.empty()
 
 
@@ -181,7 +184,7 @@ async def test_a_late_subscription_is_asked_for_again_until_it_is_quick(
                 node.grant(number)
             number = await asyncio.wait_for(node.asked.get(), DEADLINE_S)
             assert not asking.done()
-            monkeypatch.setattr(kept, "_DOUBTFUL_S", DEADLINE_S)
+            monkeypatch.setattr(repair, "_DOUBTFUL_S", DEADLINE_S)
             node.grant(number)
             await asyncio.wait_for(asking, DEADLINE_S)
         assert node.asked.empty()
@@ -196,4 +199,18 @@ async def test_a_link_that_is_always_slow_is_not_asked_for_ever(
         for _ in range(10):
             node.grant(await asyncio.wait_for(node.asked.get(), DEADLINE_S))
         await asyncio.wait_for(asking, DEADLINE_S)
+        assert node.asked.empty()
+
+
+async def test_other_brokers_are_believed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with cluster(monkeypatch, late_s=-1.0, profile="standard") as (connection, node):
+        outcome = Outcome()
+        connection.publish(event(b"1"), outcome)
+        _, number = await node.next()
+        node.acknowledge(number)
+        assert await outcome.done() is None
+        asking = asyncio.create_task(connection.subscribe([("a/#", 1)]))
+        node.grant(await asyncio.wait_for(node.asked.get(), DEADLINE_S))
+        await asyncio.wait_for(asking, DEADLINE_S)
+        assert node.came.empty()
         assert node.asked.empty()
