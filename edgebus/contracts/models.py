@@ -266,9 +266,9 @@ class TrainingProgress(Message, version=1, name="progress"):
 class Collected(Record):
     """The way of a job's new samples in time, by the clocks of those who stamped it."""
 
-    first_captured: Timestamp = Field(description="Capture of the earliest of them.")
+    first_captured: Timestamp = Field(description="When the earliest of them was taken.")
     last_captured: Timestamp = Field(
-        description="Capture of the one that came to the retrainer last."
+        description="When the one was taken that came to the retrainer last."
     )
     last_sent: Timestamp = Field(description="When the collector had chosen that one.")
     last_source: str = Field(description="That collector.")

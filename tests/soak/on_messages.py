@@ -17,7 +17,7 @@ from edgebus.contracts import (
 )
 from edgebus.contracts.peek import record_in, sent_at
 from edgebus.contracts.registry import all_messages, all_topics
-from edgebus.inspect.describe import as_json, as_line
+from edgebus.inspect import as_json, as_line
 from edgebus.mqtt import Parser
 from edgebus_detection.messages import Frame, FrameRecord, JpegPayload, Sample, SampleRecord
 from edgebus_detection.models.testing import tiny_picture

@@ -220,8 +220,7 @@ async def test_after_a_refusal_further_samples_are_waited_for(world, tmp_path):
         result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
         assert result.outcome == "refused"
         assert "a gain of at least 1.000 is needed" in result.reason
-        status = await status_with(h, needed=32)
-        assert status.trigger == "waits for untrained samples: 12 of 32"
+        await status_with(h, needed=32, trigger="waits for untrained samples: 12 of 32")
 
 
 async def test_it_follows_releases_and_never_reuses_a_version(world, tmp_path):

@@ -6,14 +6,14 @@ from typing import TypeAlias
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from edgebus.mining import Fingerprint
 from edgebus_detection.vision.images import decode_grey
 
 __all__ = ["Hash", "difference_hash"]
 
-Hash: TypeAlias = npt.NDArray[np.uint64]
-"""uint64 [4]: 256 bits. Two differ in `np.bitwise_count(a ^ b).sum()` of them."""
+Hash: TypeAlias = Fingerprint
+"""uint64 [4]: 256 bits."""
 
 _SIDE = 16
 
