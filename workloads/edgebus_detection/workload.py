@@ -93,7 +93,7 @@ class Detection(Workload):
         return Sample.build(example.input.jpeg, record)
 
     def verdict(self, feedback: Feedback, example: Example) -> Verdict:
-        """What an operator said of a frame.
+        """The verdict of an operator on a frame.
 
         Raises:
             ValueError: There is no such box, or the object reaches outside of the frame.
@@ -108,7 +108,7 @@ class Detection(Workload):
                 f"its frame of {seen.width} x {seen.height}"
             )
             raise ValueError(msg)
-        return feedback.said()
+        return feedback.to_verdict()
 
     def reference_model(self, model: Path, *, threads: int, folder: Path) -> ReferenceDetector:
         """A bundle, or an ONNX file of a known head."""
