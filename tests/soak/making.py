@@ -14,7 +14,7 @@ from random import Random
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import annotated_types as at
-from pydantic import AfterValidator, AwareDatetime, BaseModel
+from pydantic import AfterValidator, AwareDatetime, BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
 from edgebus.contracts import Digest, Segment, Timestamp, new_id
@@ -74,6 +74,16 @@ class Maker:
         length = self.random.choice((1, 3, 8, 96))
         name = "".join(self.random.choice(_LETTERS) for _ in range(length))
         return "dot" if name in {".", ".."} else name
+
+    def json(self, depth: int = 2) -> JsonValue:
+        """Any JSON."""
+        kind = self.random.randrange(7 if depth else 5)
+        if kind == 5:
+            return [self.json(depth - 1) for _ in range(self.random.randint(0, 3))]
+        if kind == 6:
+            return {text(self.random): self.json(depth - 1) for _ in range(2)}
+        number = self.random.randint(-_LARGEST, _LARGEST)
+        return (None, True, number, self.random.random(), text(self.random))[kind]
 
     def digest(self) -> str:
         """64 hexadecimal digits."""
@@ -147,6 +157,8 @@ def _maker(annotation: Any, metadata: list[Any]) -> Make:
         return lambda maker, values: {
             text(maker.random): value(maker, values) for _ in range(maker.random.randint(0, 3))
         }
+    if annotation is JsonValue:
+        return lambda maker, _: maker.json()
     if annotation is types.NoneType:
         return lambda maker, _: None
     if annotation is Box:

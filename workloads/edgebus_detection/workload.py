@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebus.contracts import Topic
 from edgebus.mining import Statistic
-from edgebus.workload import Workload
+from edgebus.workload import Answer, Figure, Workload
 from edgebus_detection.messages import (
     CAMERA_FRAME,
     CAMERA_TRUTH,
@@ -31,9 +33,10 @@ if TYPE_CHECKING:
     from edgebus.training.job_spec import JobSpec
     from edgebus_detection.mining import Example
     from edgebus_detection.mining.reference_model import ReferenceDetector
-    from edgebus_detection.models import DetectionModel
+    from edgebus_detection.models import DetectionModel, Prediction
     from edgebus_detection.training.options import DetectionTraining
     from edgebus_detection.training.trainer import DetectionTrainer
+    from edgebus_detection.vision import Image
 
 __all__ = ["Detection"]
 
@@ -43,10 +46,17 @@ def _mean_score(detections: Detections) -> float | None:
     return sum(scores) / len(scores) if scores else None
 
 
+def _ms(start: datetime, end: datetime) -> float:
+    return (end - start).total_seconds() * 1e3
+
+
 class Detection(Workload):
     """Object detection in pictures of cameras."""
 
     name: ClassVar[str] = "detection"
+    inputs: ClassVar[Topic[Any]] = CAMERA_FRAME
+    predictions: ClassVar[Topic[Any]] = DETECTIONS
+    stream_level: ClassVar[str] = "camera"
 
     def prepare(self) -> None:
         """Keep OpenCV to one thread: pictures are small, and the detector needs the others."""
@@ -56,8 +66,6 @@ class Detection(Workload):
 
     # Collecting.
 
-    inputs: ClassVar[Topic[Any]] = CAMERA_FRAME
-    predictions: ClassVar[Topic[Any]] = DETECTIONS
     truths: ClassVar[Topic[Any] | None] = CAMERA_TRUTH
     samples: ClassVar[Topic[Any]] = SAMPLES
     feedback: ClassVar[Topic[Any] | None] = FEEDBACK
@@ -136,6 +144,55 @@ class Detection(Workload):
 
     # Serving.
 
+    def decode(self, payload: Frame) -> Image:
+        """The picture of a frame, BGR.
+
+        Raises:
+            ImageError: It is broken, or of another size than its record says.
+        """
+        from edgebus_detection.vision import ImageError, decode_picture
+
+        image, record = decode_picture(payload.jpeg), payload.record
+        if image.shape[:2] != (record.height, record.width):
+            reason = (
+                f"is {image.shape[1]} x {image.shape[0]}, its record says "
+                f"{record.width} x {record.height}"
+            )
+            raise ImageError(size=len(payload.jpeg), reason=reason)
+        return image
+
+    def prediction(self, payload: Frame, answer: Answer[Prediction]) -> Detections:
+        """The boxes in a frame, in its pixels."""
+        from edgebus_detection.vision import to_boxes
+
+        record, found = payload.record, answer.prediction
+        decode_ms = round(answer.stages["decode"], 3)
+        return Detections(
+            frame=record.id,
+            camera=record.camera,
+            index=record.index,
+            width=record.width,
+            height=record.height,
+            boxes=to_boxes(found.found, found.classes),
+            model=answer.model,
+            captured=record.captured,
+            sent=record.time,
+            received=answer.received,
+            detected=answer.answered,
+            stages=found.stages.model_copy(update={"decode_ms": decode_ms}),
+            dropped=answer.dropped,
+            novelty=found.novelty,
+        )
+
+    def stages(self, prediction: Prediction) -> Mapping[str, float]:
+        """Where the milliseconds of one detection went."""
+        stages = prediction.stages
+        return {
+            "preprocess": stages.preprocess_ms,
+            "inference": stages.inference_ms,
+            "postprocess": stages.postprocess_ms,
+        }
+
     def load(self, source: NamedSource, engine: Engine, **options: Any) -> DetectionModel:
         """A detection model; options are those of `DetectionModel`."""
         from edgebus_detection.models import DetectionModel
@@ -164,6 +221,22 @@ class Detection(Workload):
         from edgebus_detection.training.trainer import DetectionTrainer
 
         return DetectionTrainer(spec, base, threads=threads)
+
+    # Telemetry.
+
+    figures: ClassVar[Mapping[str, Mapping[str, Figure]]] = {
+        "detections/1": {
+            "labels": lambda seen: " ".join(
+                f"{label}:{count}"
+                for label, count in sorted(Counter(box.label for box in seen.boxes).items())
+            ),
+            "best_score": lambda seen: max((box.score or 0.0 for box in seen.boxes), default=None),
+            "send_ms": lambda seen: _ms(seen.captured, seen.sent),
+            "transport_ms": lambda seen: _ms(seen.sent, seen.received),
+            "process_ms": lambda seen: _ms(seen.received, seen.detected),
+            "latency_ms": lambda seen: _ms(seen.captured, seen.detected),
+        }
+    }
 
     # Tools.
 

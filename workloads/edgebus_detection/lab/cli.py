@@ -48,7 +48,7 @@ def up(
     model: Annotated[
         Path | None,
         typer.Option(
-            help="What the edges serve first: an ONNX file or a bundle's folder; "
+            help="The edges' first model: an ONNX file or a bundle's folder; "
             "the demo's model without.",
             rich_help_panel=_OWN,
         ),
@@ -56,15 +56,15 @@ def up(
     teacher: Annotated[
         Path | None,
         typer.Option(
-            help="A larger model that labels what was collected: an ONNX file or a bundle.",
+            help="A larger model that labels the samples: an ONNX file or a bundle.",
             rich_help_panel=_OWN,
         ),
     ] = None,
     classes: Annotated[
         str | None,
         typer.Option(
-            help="What the cameras are there for, for example person,bicycle,car: nothing else is "
-            "learnt or measured. All classes of the model without.",
+            help="Classes to detect, for example person,bicycle,car: nothing else is learnt or "
+            "measured. All classes of the model without.",
             rich_help_panel=_OWN,
         ),
     ] = None,
@@ -137,11 +137,7 @@ def up(
     models, folder = _import_models(model or ASSETS / "street-day", teacher, out, classes=wanted)
     given = Sources(
         sources=source,
-        model=models.served,
-        model_name=models.name,
-        model_classes=models.classes,
-        untrainable=models.untrainable,
-        teacher=models.teacher,
+        models=models,
         classes=wanted,
         replay=replay,
         truths=truth or (),
@@ -152,7 +148,8 @@ def up(
     if obstacle := why_not_learning(given):
         echo(f"serving only: {obstacle}")
     else:
-        given = replace(given, model=_add_reference(given, folder))
+        served = _add_reference(given, folder)
+        given = replace(given, models=replace(models, served=served))
     start(compose(given, name="own"), options, folder=folder)
 
 
@@ -177,7 +174,7 @@ def _add_reference(given: Sources, folder: Path) -> Path:
     with (folder / "lab.log").open("a") as log:
         configure_logging(LogSettings(), stream=log)
         return with_reference(
-            given.model,
+            given.models.served,
             sources=given.sources,
             replay=given.replay,
             folder=folder / "model",

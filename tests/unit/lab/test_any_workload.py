@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from datetime import timedelta
 from pathlib import Path
@@ -9,22 +10,29 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import lab_story
+from edgebus.bus import Bus
+from edgebus.bus.memory import MemoryBroker, MemoryTransport
 from edgebus.contracts import (
     BundleRef,
     Drift,
     GateReport,
+    Identity,
     ModelRef,
     ModelStatus,
     Release,
     SampleRecord,
+    ServiceState,
     TrainingResult,
+    topics,
 )
 from edgebus.lab import Lab, check_end, load_lab
 from edgebus.lab.cli import load_topology, make_command
 from edgebus.lab.view import render
 from edgebus.topology import Topology, TopologyError
 from edgebus.workload import Workload, WorkloadUnknownError
-from lab_story import at
+from edgebus_detection.messages import SAMPLES, Sample
+from lab_story import at, picture
 
 OLD = ModelRef(name="load", version=1, digest="1" * 64, engine="test")
 NEW = ModelRef(name="load", version=2, digest="2" * 64, engine="test")
@@ -42,6 +50,18 @@ def serves(model: ModelRef, seconds: float, state: str = "idle") -> ModelStatus:
         since=at(seconds),
         state=state,  # type: ignore[arg-type]
         received_bytes=4_000 if model is NEW else 0,
+    )
+
+
+def alive(service: str) -> ServiceState:
+    return ServiceState(
+        time=at(0),
+        source=f"demo/home/{service}",
+        state="ready",
+        session=1,
+        instance="a",
+        since=at(0),
+        version="0",
     )
 
 
@@ -110,10 +130,11 @@ def test_the_loop_closes_without_a_line_of_the_workload(tmp_path: Path) -> None:
     lab = Lab()
     end = check_end(lab.state, TOPOLOGY, elapsed_s=0)
     assert (end.over, end.outcome) == (False, "waiting for a service that reports its model")
-    assert "waiting for the first model" in text_of(lab, 0)
+    assert "waiting for the first service" in text_of(lab, 0)
     lab.state.on_model_status("home", "server", serves(OLD, 1))
     end = check_end(lab.state, TOPOLOGY, elapsed_s=1)
     assert end.outcome == "0 samples collected"
+    lab.state.on_state("home", "collector", alive("collector"))
     learn(lab)
     end = check_end(lab.state, TOPOLOGY, elapsed_s=21)
     assert end.outcome == "version 2 is released, but home/server is idle"
@@ -124,7 +145,11 @@ def test_the_loop_closes_without_a_line_of_the_workload(tmp_path: Path) -> None:
     view = text_of(lab, 30)
     assert "✓ converge" in view
     assert "load v2" in view
-    assert list(lab.list_streams(at(30))) == ["home/server: load v2, updated"]
+    assert any(line.split() == ["home/collector", "ready"] for line in view.splitlines())
+    assert list(lab.list_streams(at(30))) == [
+        "home/server: load v2, updated",
+        "home/meter: 2 samples",
+    ]
 
     lab.finish(name="own", started=at(0), finished=at(30), closed=True, outcome=end.outcome)
     assert lab.summary.model is not None
@@ -168,6 +193,28 @@ def test_drift_that_a_collector_notices_begins_the_loop() -> None:
         ("home/meter", "load from 1 to 2.5, back to normal"),
     ]
     assert "● drift" in text_of(lab, 9)
+
+
+async def test_it_observes_services_models_and_samples_of_any_workload_on_the_bus() -> None:
+    broker, lab = MemoryBroker(), Lab()
+    server = Identity(site="demo", node="home", service="server")
+    collector = Identity(site="demo", node="home", service="collector")
+    watcher = Identity(site="demo", node="pc", service="observer")
+    async with (
+        Bus(MemoryTransport(broker), identity=server) as serving,
+        Bus(MemoryTransport(broker), identity=collector) as collecting,
+        Bus(MemoryTransport(broker), identity=watcher) as watching,
+    ):
+        await lab.observe(watching, site="demo")
+        await serving.publish(topics.MODEL_STATUS.at(server), serves(OLD, 1))
+        found = Sample.build(picture("north", 3), lab_story.sample("north", 3, node="home"))
+        await collecting.publish(SAMPLES.at(collector), found)
+        async with asyncio.timeout(5):
+            while not (lab.state.edges and lab.state.samples):
+                await asyncio.sleep(0.005)
+    assert lab.state.edges["home/server"].now.serving == OLD
+    assert lab.state.samples == {"home/north": 1}
+    assert lab.state.sample_bytes["home/north"] > 1000
 
 
 def test_a_workload_names_its_lab_and_gets_the_framework_s_without() -> None:
