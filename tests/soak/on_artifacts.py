@@ -12,7 +12,15 @@ from random import Random
 
 import numpy as np
 
-from edgebus.artifacts import ArtifactError, Bundle, BundleError, Manifest, PatchError, Update
+from edgebus.artifacts import (
+    ArtifactError,
+    Bundle,
+    BundleError,
+    GraphSpec,
+    Manifest,
+    PatchError,
+    Update,
+)
 from edgebus.artifacts.graph import inspect_graph
 from edgebus.artifacts.index import (
     BLOCK_SIZE,
@@ -62,7 +70,11 @@ def _document(kind: type[BundleIndex] | type[Manifest], whole: bytes) -> Callabl
 
     def attack(random: Random) -> int:
         if kind is Manifest and random.random() < 0.2:
-            made = Maker(random).model(Manifest)
+            maker = Maker(random)
+            count = random.randint(0, 2)
+            others = [maker.model(GraphSpec, file=f"part-{n}.onnx") for n in range(count)]
+            graphs = (maker.model(GraphSpec, file=GRAPH), *others)
+            made = maker.model(Manifest, graphs=graphs)
             if Manifest.decode(made.encode()) != made:
                 msg = "a manifest came back as another"
                 raise WrongError(msg)
