@@ -24,8 +24,8 @@ from edgebus.training.finetune import finetune
 from edgebus.training.graph import TorchGraph
 from edgebus.training.settings import FinetuneSettings, TrainSettings
 from edgebus.workload import load_workload
-from edgebus_collector.samples import make_sample
-from edgebus_collector.selection import Choice
+from edgebus_collector.selection import Choice, Selector
+from edgebus_detection import Detection
 from edgebus_detection.datasets import Labelled
 from edgebus_detection.models import DetectionModel, detection_spec, input_spec
 from edgebus_detection.training import LabelledImage, YoloxHead, YoloxObjective
@@ -242,13 +242,13 @@ def _job(world: World, arm: str, *, seed: int, work: Path, changes: Mapping[str,
         max_bytes=settings.store.max_bytes,
         everything_new=settings.new_domain == "everything",
     )
-    truth = dict(zip((e.frame.record.id for e in world.examples), world.labelled, strict=True))
+    truth = dict(zip((e.input.record.id for e in world.examples), world.labelled, strict=True))
     for choice in _choose(world):
         example = choice.example
-        sample = make_sample(choice, source="bench/edge/collector")
+        sample = Detection().sample(example, choice.facts() | {"source": "bench/edge/collector"})
         # Who labels may know more than the camera does; the choice was made without.
-        known = sample.record.model_copy(update={"truth": truth[example.frame.record.id]})
-        samples.add(type(sample).build(example.frame.jpeg, known), received=sample.record.captured)
+        known = sample.record.model_copy(update={"truth": truth[example.input.record.id]})
+        samples.add(type(sample).build(example.input.jpeg, known), received=sample.record.captured)
     name = world.base.manifest.name
     since = samples.new_domain_since(name) or _EVER
     train, gate = _changed(settings.train, changes), settings.gate
@@ -278,11 +278,10 @@ def _changed(settings: TrainSettings, changes: Mapping[str, Any]) -> TrainSettin
 
 def _choose(world: World) -> Iterable[Choice]:
     """What the collector's selection takes, within its budget."""
-    settings = world.collector
-    selector = settings.selector(settings.chain())
-    begin = world.examples[0].frame.record.captured
+    selector = Selector(world.collector)
+    begin = world.examples[0].input.record.captured
     for example in world.examples:
-        now = (example.frame.record.captured - begin).total_seconds()
+        now = (example.input.record.captured - begin).total_seconds()
         decision = selector.decide(example, now=now)
         if isinstance(decision, Choice):
             yield decision

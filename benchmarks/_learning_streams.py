@@ -191,10 +191,10 @@ def _moment(
         source=_SOURCE, frame=record.id, camera=camera, index=index, captured=at, width=width,
         height=height, boxes=picture.boxes,
     )  # fmt: skip
-    opinion = judge.judge(Example(frame=frame, detections=detections, truth=truth))
+    opinion = judge.judge(Example(input=frame, prediction=detections, truth=truth))
     assert opinion is not None
     return Moment(
-        example=Example(frame=frame, detections=detections),
+        example=Example(input=frame, prediction=detections),
         truth=truth,
         drifted=picture.drifted,
         wrong=opinion.score,

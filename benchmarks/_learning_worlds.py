@@ -156,7 +156,7 @@ def make_world(
         else:
             continue
         path = frames / f"{example.index:05}.jpg"
-        path.write_bytes(example.frame.jpeg)
+        path.write_bytes(example.input.jpeg)
         height, width = picture.image.shape[:2]
         groups[group].append(
             Labelled(
@@ -214,8 +214,8 @@ def _examples(film: _Film, base: Bundle, seed: int) -> Iterator[Example]:
             captured=at, width=width, height=height, boxes=picture.boxes,
         )  # fmt: skip
         yield Example(
-            frame=Frame.build(encode_jpeg(picture.image, quality=90), record),
-            detections=detections,
+            input=Frame.build(encode_jpeg(picture.image, quality=90), record),
+            prediction=detections,
             truth=truth if film.knows_truth else None,
         )
 

@@ -9,16 +9,27 @@ subclass of `Workload` in the entry-point group ``edgebus.workloads``, and its m
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edgebus.artifacts import Array, Manifest
+    from edgebus.contracts import Topic, Verdict
+    from edgebus.mining import Example, Fingerprint, Policy, ReferenceModel, Statistic
     from edgebus.serving import Engine, Model, NamedSource
 
-__all__ = ["ENTRY_POINTS", "Workload", "WorkloadUnknownError", "load_workload"]
+__all__ = [
+    "ENTRY_POINTS",
+    "Workload",
+    "WorkloadUnknownError",
+    "installed_workloads",
+    "load_workload",
+]
 
 ENTRY_POINTS = "edgebus.workloads"
 
@@ -49,6 +60,9 @@ class Workload:
 
     name: ClassVar[str]
 
+    def prepare(self) -> None:
+        """Set up the process of a service that loads this workload; by default nothing."""
+
     # Serving.
 
     def load(self, source: NamedSource, engine: Engine, **options: Any) -> Model:
@@ -75,6 +89,79 @@ class Workload:
 
     # Collecting.
 
+    inputs: ClassVar[Topic[Any]]
+    """What its model is asked about: messages or payloads with a record that is `AboutInput`."""
+
+    predictions: ClassVar[Topic[Any]]
+    """What its model answers: messages that are `edgebus.mining.Predicted`."""
+
+    truths: ClassVar[Topic[Any] | None] = None
+    """What is right, where somebody knows: messages that are `AboutInput`."""
+
+    samples: ClassVar[Topic[Any]]
+    """What the collector makes of inputs that are worth learning from, see `sample`."""
+
+    feedback: ClassVar[Topic[Any] | None] = None
+    """What people say of predictions: messages that are `edgebus.mining.PersonsFeedback`."""
+
+    default_policies: ClassVar[tuple[str, ...] | None] = None
+    """Names of the policies that decide where the settings name none, in order of authority;
+    None: all of `policies`."""
+
+    statistics: ClassVar[Mapping[str, Statistic]] = {}
+    """What can be watched for drift, by name."""
+
+    def policies(self) -> Mapping[str, type[Policy[Any]]]:
+        """Policies by name: those of the entry-point group ``edgebus.policies.NAME``."""
+        from edgebus.mining import installed_policies
+
+        return installed_policies(self.name)
+
+    def fingerprint(self, payload: Any) -> Fingerprint | None:
+        """A hash of an input that is nearly the same for near-duplicates; None: it has none.
+
+        Args:
+            payload: The input.
+
+        Raises:
+            InputUnreadableError: The input's content is corrupt.
+        """
+        return None
+
+    def sample(self, example: Example[Any, Any, Any], facts: Mapping[str, Any]) -> Any:
+        """Make the sample of an input: a payload of the topic `samples`.
+
+        Args:
+            example: The input, its prediction and, where it is known, its truth.
+            facts: The fields of an `edgebus.contracts.SampleRecord`, which the sample's extends.
+
+        Raises:
+            PayloadError: It does not fit into such a payload.
+        """
+        raise NotImplementedError
+
+    def verdict(self, feedback: Any, example: Example[Any, Any, Any]) -> Verdict:
+        """A person's feedback for the record of a sample, held against the prediction.
+
+        Raises:
+            ValueError: It speaks of what is not there.
+        """
+        raise NotImplementedError
+
+    def reference_model(self, model: Path, *, threads: int, folder: Path) -> ReferenceModel:
+        """Load a second model, for policies that compare with one.
+
+        Args:
+            model: What the settings name: a bundle's folder, for example.
+            threads: Threads that it may use.
+            folder: For files that it makes and finds again after a restart.
+
+        Raises:
+            ValueError: This workload has none.
+        """
+        msg = f"the workload {self.name} compares with no reference model"
+        raise ValueError(msg)
+
     # Samples.
 
     sample_suffix: ClassVar[str] = ""
@@ -96,6 +183,21 @@ class Workload:
 
     # Training.
 
+    # Tools.
+
+    follows: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Kinds of message on the path of an input, by schema name, each with the kinds that it
+    follows from, the likeliest first. What follows from none is an input."""
+
+    def phrase(self, kind: str, body: Mapping[str, Any]) -> str:
+        """A message on the path of an input in a few words; empty for a kind of another's.
+
+        Args:
+            kind: One of `follows`.
+            body: Its fields, as they came from the bus: anything may be missing.
+        """
+        return ""
+
     # Telemetry.
 
     # Lab.
@@ -103,6 +205,19 @@ class Workload:
     lab: ClassVar[str] = "edgebus.lab:Lab"
     """Import path of its `edgebus.lab.Lab`, ``module:class``: what `edgebus up` shows and reports
     of a run. Imported by that command only, so that a device needs none of it."""
+
+
+@cache
+def installed_workloads() -> tuple[Workload, ...]:
+    """Every installed workload; one that cannot be imported is left out, with a warning."""
+    found = []
+    for name in sorted({point.name for point in entry_points(group=ENTRY_POINTS)}):
+        try:
+            found.append(load_workload(name))
+        except Exception as error:  # noqa: BLE001 a stranger's module may raise anything
+            reason = f"{type(error).__name__}: {error}"
+            warnings.warn(f"workload {name} is left out: {reason}", RuntimeWarning, stacklevel=2)
+    return tuple(found)
 
 
 @cache

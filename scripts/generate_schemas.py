@@ -12,8 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from edgebus.cli.asyncapi_page import asyncapi_page
-from edgebus.schema.files import asyncapi_document, schema_files, topics_page
+from edgebus.schema import asyncapi_document, asyncapi_page, schema_files, topics_page
 from edgebus_detection.lab.summary import DetectionSummary
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -28,6 +28,7 @@ from edgebus.artifacts.manifest import (
     TensorSpec,
     TrainedOn,
 )
+from edgebus.artifacts.payload import ArrayPayload
 from edgebus.artifacts.store import GarbageCollected, Store
 from edgebus.artifacts.tensors import Array
 from edgebus.artifacts.update import Update, apply_update
@@ -36,6 +37,7 @@ from edgebus.artifacts.write import Draft, ProbeMaker, derive_bundle, write_bund
 __all__ = [
     "BLOCK_SIZE",
     "Array",
+    "ArrayPayload",
     "ArtifactError",
     "BlobMissingError",
     "Bundle",

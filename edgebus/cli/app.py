@@ -23,7 +23,7 @@ Try the whole loop on this machine:
 
 Run one service as on a device, and look at what it says:
 
-    edgebus run camera --config pi-01.yaml
+    edgebus run telemetry --config pi-01.yaml
 
     edgebus topics watch 'edgebus/#'
 """

@@ -49,7 +49,7 @@ def show(folder: Folder) -> None:
 
 def print_bundle(bundle: Bundle) -> None:
     """Print what a bundle says of itself."""
-    from edgebus.inspect.describe import human_bytes
+    from edgebus.inspect import human_bytes
 
     manifest = bundle.manifest
     size = sum(entry.size for entry in bundle.index.files)

@@ -227,7 +227,7 @@ class TrainingProgress(Message, version=1, name="progress"):
     job: str
     model: ModelRef = Field(description="The model that is trained further.")
     stream_model: Segment | None = Field(
-        default=None, description="Name of the camera's own model that is made; absent: shared."
+        default=None, description="Name of the stream's own model that is made; absent: shared."
     )
     why: str = Field(default="", description="What started the job, with its figures.")
     phase: Literal["preparing", "training", "evaluating", "publishing"]
@@ -241,9 +241,9 @@ class TrainingProgress(Message, version=1, name="progress"):
 class Collected(Record):
     """The way of a job's new samples in time, by the clocks of those who stamped it."""
 
-    first_captured: Timestamp = Field(description="When the camera took the earliest of them.")
+    first_captured: Timestamp = Field(description="When the earliest of them was taken.")
     last_captured: Timestamp = Field(
-        description="When the camera took the one that came to the retrainer last."
+        description="When the one was taken that came to the retrainer last."
     )
     last_sent: Timestamp = Field(description="When the collector had chosen that one.")
     last_source: str = Field(description="That collector.")
@@ -256,7 +256,7 @@ class TrainingResult(Message, version=1, name="training"):
     job: str
     model: ModelRef = Field(description="The model that was trained further.")
     stream_model: Segment | None = Field(
-        default=None, description="Name of the camera's own model that it was for; absent: shared."
+        default=None, description="Name of the stream's own model that it was for; absent: shared."
     )
     candidate: ModelRef | None = None
     outcome: TrainingOutcome
@@ -303,5 +303,5 @@ class StoreStatus(Message, version=1, name="store"):
         default_factory=dict, description="The untrained ones by the node that collected them."
     )
     stream_models: dict[str, str] = Field(
-        default_factory=dict, description="What each camera's own model waits for, by its name."
+        default_factory=dict, description="What each stream's own model waits for, by its name."
     )

@@ -48,6 +48,7 @@ __all__ = [
     "Wrapper",
     "explain",
     "new_id",
+    "record_of",
     "rfc3339",
     "stamped",
     "utc_now",
@@ -358,6 +359,11 @@ class RecordPayload(ABC, Generic[R]):
         Raises:
             PayloadError: They are not this kind of payload, or have no valid record.
         """
+
+
+def record_of(payload: RecordPayload[R] | R) -> R:
+    """The message that describes a payload: the record inside, or the message itself."""
+    return payload.record if isinstance(payload, RecordPayload) else payload
 
 
 @dataclass(frozen=True, slots=True)

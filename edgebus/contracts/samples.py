@@ -21,6 +21,7 @@ __all__ = [
     "SampleRefusedError",
     "Split",
     "StoredSample",
+    "Verdict",
     "split_of",
 ]
 
@@ -81,6 +82,19 @@ class Drift(Message, version=1):
     model: ModelRef = Field(description="The model that served then.")
 
 
+class Verdict(Record):
+    """What one person said of one prediction; a workload extends it by what may be wrong."""
+
+    by: str = Field(description="Who said it: the feedback's source.")
+    time: Timestamp = Field(description="When it was said.")
+    note: Annotated[str, Field(max_length=500)] = Field(default="", description="In words.")
+
+    @property
+    def summary(self) -> str:
+        """The verdict in a few words, for the reason of a sample."""
+        return self.note or "wrong"
+
+
 class SampleRecord(Message):
     """Record of a sample of any workload: which input it is, and why it was collected.
 
@@ -104,6 +118,9 @@ class SampleRecord(Message):
     )
     drift: DriftState | None = Field(
         default=None, description="Of its stream at that time; absent where nobody watched."
+    )
+    feedback: tuple[Verdict, ...] = Field(
+        default=(), description="What operators said of the prediction."
     )
     consent: Consent = Field(
         default="unstated", description="What the people it shows or concerns agreed to."

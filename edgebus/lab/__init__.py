@@ -6,8 +6,8 @@ from edgebus.lab.lab import Lab, load_lab
 from edgebus.lab.report import data_uri, human_size, render_report, write_csv, write_run
 from edgebus.lab.rounds import Round, Rounds, Stage
 from edgebus.lab.run_state import EdgeModel, RunEvent, RunState, service_of
-from edgebus.lab.summary import Bytes, Count, Summary, SummaryPart, summarize
-from edgebus.lab.summary_table import summary_table
+from edgebus.lab.summary import Bytes, Count, RunFacts, Summary, SummaryPart, summarize
+from edgebus.lab.view import summary_table
 
 __all__ = [
     "BrokerNotInstalledError",
@@ -21,6 +21,7 @@ __all__ = [
     "Rounds",
     "RunEnd",
     "RunEvent",
+    "RunFacts",
     "RunState",
     "Stage",
     "Summary",

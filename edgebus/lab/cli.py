@@ -62,15 +62,7 @@ Settings = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """The options that every workload's `edgebus up` has.
-
-    Attributes:
-        workload: Whose view and report; None: the topology's own.
-        out: Where the run's folder is made.
-        seconds: End after this long.
-        plain: Lines instead of the live view.
-        settings: Overrides, ``key=value``.
-    """
+    """The values of the options that every workload's `edgebus up` has."""
 
     workload: str | None
     out: Path

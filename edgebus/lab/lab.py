@@ -6,7 +6,7 @@ import pkgutil
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from rich.console import RenderableType
 
@@ -15,9 +15,8 @@ from edgebus.lab.observer import observe
 from edgebus.lab.report import write_run
 from edgebus.lab.rounds import Round
 from edgebus.lab.run_state import RunEvent, RunState
-from edgebus.lab.summary import Summary, summarize
-from edgebus.lab.summary_table import summary_table
-from edgebus.lab.view import edge_lines, edge_table
+from edgebus.lab.summary import RunFacts, Summary, summarize
+from edgebus.lab.view import edge_lines, edge_table, summary_table
 from edgebus.workload import WorkloadUnknownError, load_workload
 
 __all__ = ["DEFAULT_WORKLOAD", "Lab", "load_lab"]
@@ -78,18 +77,9 @@ class Lab:
         """The same as lines of text."""
         return edge_lines(self.state)
 
-    def finish(
-        self, *, name: str, started: datetime, finished: datetime, closed: bool, outcome: str
-    ) -> None:
+    def finish(self, **facts: Unpack[RunFacts]) -> None:
         """Take the figures, while the services still run: `summary`."""
-        self.summary = summarize(
-            self.state,
-            name=name,
-            started=started,
-            finished=finished,
-            closed=closed,
-            outcome=outcome,
-        )
+        self.summary = summarize(self.state, **facts)
 
     def write(self, folder: Path) -> list[Path]:
         """Write summary, tables, pictures and report; the report is the first of the files."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from edgebus.contracts import rfc3339
 from edgebus.lab.rounds import CLOUD_STAGES, EDGE_STAGES, Round, Rounds, Stage
 
-__all__ = ["ROUND_COLUMNS", "clock_skew", "plot_rounds", "round_rows", "round_summary"]
+__all__ = ["ROUND_COLUMNS", "clock_skew", "figure_at", "plot_rounds", "round_rows", "round_summary"]
 
 ROUND_COLUMNS = (
     "round",
@@ -118,10 +120,6 @@ def plot_rounds(rounds: Sequence[Round], path: Path) -> Path | None:
     """
     if not rounds:
         return None
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
     from matplotlib.patches import Patch
 
     bars = [
@@ -130,10 +128,10 @@ def plot_rounds(rounds: Sequence[Round], path: Path) -> Path | None:
         for edge in _ways(one)
         if (way := one.path(edge))
     ]
-    figure, axes = plt.subplots(
-        1, 2, sharey=True, squeeze=False, figsize=(9.6, 1.6 + 0.42 * len(bars))
-    )
-    try:
+    with figure_at(path, 1, 2, sharey=True, figsize=(9.6, 1.6 + 0.42 * len(bars))) as (
+        figure,
+        axes,
+    ):
         for axis, left_out in zip(axes[0], (frozenset[str](), _LONG), strict=True):
             for row, (_, stages) in enumerate(bars):
                 at = 0.0
@@ -150,8 +148,21 @@ def plot_rounds(rounds: Sequence[Round], path: Path) -> Path | None:
         handles = [Patch(color=color) for color in _COLORS]
         figure.tight_layout(rect=(0, 0.5 / figure.get_figheight(), 1, 1))
         figure.legend(handles, _NAMES, loc="lower center", ncols=8, fontsize=7, frameon=False)
+    return path
+
+
+@contextmanager
+def figure_at(path: Path, rows: int, columns: int, **options: Any) -> Iterator[tuple[Any, Any]]:
+    """A matplotlib figure and its axes ``[rows, columns]``, written to a file at the end."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(rows, columns, squeeze=False, **options)
+    try:
+        yield figure, axes
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=130)
     finally:
         plt.close(figure)
-    return path

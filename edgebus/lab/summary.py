@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict, Unpack
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,7 @@ __all__ = [
     "EdgeSummary",
     "Edges",
     "ModelSummary",
+    "RunFacts",
     "Seconds",
     "Summary",
     "SummaryPart",
@@ -158,27 +159,25 @@ class Summary(SummaryPart):
         }
 
 
-def summarize(
-    state: RunState,
-    *,
-    name: str,
-    started: datetime,
-    finished: datetime,
-    closed: bool,
-    outcome: str,
-) -> Summary:
+class RunFacts(TypedDict):
+    """The part of a summary that the runner knows; see `Summary`."""
+
+    name: str
+    started: datetime
+    finished: datetime
+    closed: bool
+    outcome: str
+
+
+def summarize(state: RunState, **facts: Unpack[RunFacts]) -> Summary:
     """The figures of a run that hold for every workload."""
     converged = [state.converged(edge) for edge in state.edges.values()]
     return Summary(
-        name=name,
-        started=started,
-        finished=finished,
-        closed=closed,
-        outcome=outcome,
+        **facts,
         model=_model(state),
         edges=Edges(total=len(converged), converged=sum(converged)),
         bytes=Bytes(up=sum(state.sample_bytes.values()), down=_down(state)),
-        seconds=_seconds(state, started, finished),
+        seconds=_seconds(state, facts["started"], facts["finished"]),
         nodes=tuple(
             EdgeSummary(
                 edge=edge.name,

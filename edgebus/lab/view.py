@@ -1,8 +1,8 @@
-"""The live view in a terminal; plain lines where there is none."""
+"""The terminal: live view, plain lines, and the table at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from rich.console import Console, Group, RenderableType
@@ -14,7 +14,10 @@ from rich.text import Text
 
 from edgebus.contracts import TrainingProgress, utc_now
 from edgebus.lab.report import human_size
+from edgebus.lab.round_report import round_summary
+from edgebus.lab.rounds import Round
 from edgebus.lab.run_state import RunEvent, RunState
+from edgebus.lab.summary import Summary
 
 __all__ = [
     "Lines",
@@ -25,6 +28,7 @@ __all__ = [
     "edge_table",
     "render",
     "stage_of",
+    "summary_table",
 ]
 
 Streams = Callable[[datetime], RenderableType]
@@ -273,3 +277,36 @@ def _step(progress: TrainingProgress) -> str:
     return (
         f"{progress.phase} {progress.step}/{progress.steps}" if progress.steps else progress.phase
     )
+
+
+def summary_table(
+    summary: Summary,
+    rounds: Sequence[Round] = (),
+    *,
+    above: Sequence[RenderableType] = (),
+    rows: Mapping[str, str] | None = None,
+) -> RenderableType:
+    """Outcome, edges, bytes, time and rounds of a run.
+
+    Args:
+        summary: Its figures.
+        rounds: Its rounds of learning.
+        above: A workload's own tables.
+        rows: A workload's own rows, by name.
+    """
+    seconds = summary.seconds
+    stages = [f"{name} {value:.0f} s" for name, value in seconds.stages.items()]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column()
+    grid.add_row("outcome", Text(summary.outcome, "bold green" if summary.closed else "bold red"))
+    grid.add_row("edges", f"{summary.edges.converged} of {summary.edges.total} on the last release")
+    for name, text in (rows or {}).items():
+        grid.add_row(name, text)
+    grid.add_row(
+        "bytes", f"{human_size(summary.bytes.up)} up, {human_size(summary.bytes.down)} down"
+    )
+    grid.add_row("seconds", f"{seconds.total:.0f}: " + ", ".join(stages))
+    for one in rounds:
+        grid.add_row("round", round_summary(one))
+    return Group(*above, grid)

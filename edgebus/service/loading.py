@@ -22,7 +22,7 @@ from edgebus.service.sources import (
     merge,
 )
 
-__all__ = ["load_node", "load_settings"]
+__all__ = ["explain", "load_node", "load_settings"]
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -126,8 +126,29 @@ def _validate(
     try:
         return kind.model_validate(values), []
     except ValidationError as error:
-        details = error.errors(include_url=False)
-        return None, [_explain(kind, d, tree, above=above, siblings=siblings) for d in details]
+        return None, explain(kind, error, tree, above=above, siblings=siblings)
+
+
+def explain(
+    kind: type[BaseModel],
+    error: ValidationError,
+    tree: SourceTree | None = None,
+    *,
+    above: Path_ = (),
+    siblings: Collection[str] = (),
+) -> list[SettingsProblem]:
+    """The mistakes in a tree of settings, each with the nearest right key.
+
+    Args:
+        kind: The model that refused it.
+        error: Its error.
+        tree: Where the values came from.
+        above: Keys above the tree.
+        siblings: Keys that are right beside those of the model.
+    """
+    details = error.errors(include_url=False)
+    tree = tree or SourceTree()
+    return [_explain(kind, d, tree, above=above, siblings=siblings) for d in details]
 
 
 def _explain(

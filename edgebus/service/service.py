@@ -83,7 +83,8 @@ class Service(Generic[S]):
     ``__init__``.
 
     Attributes:
-        publishes: The topics that it publishes on; others are refused by `publish`.
+        publishes: The topics that it publishes on; others are refused by `publish`. A service
+            whose settings name the topics declares those of its defaults, and in `start` its own.
         subscribes: Topics that it subscribes to by hand, besides those of its handlers.
         bus: The bus, connected.
         identity: base, site, node and name of this service.
@@ -97,7 +98,7 @@ class Service(Generic[S]):
 
     name: ClassVar[str]
     settings_type: ClassVar[type[ServiceSettings]] = ServiceSettings
-    publishes: ClassVar[tuple[Topic[Any], ...]] = ()
+    publishes: tuple[Topic[Any], ...] = ()
     subscribes: ClassVar[tuple[Topic[Any], ...]] = ()
     declarations: ClassVar[tuple[tuple[str, Declaration], ...]] = ()
 

@@ -231,7 +231,7 @@ class ServiceHarness(Generic[S]):
         await self.bus.tap(f"{self.identity.prefix}/#", self._check_declared, qos=1)
 
     async def _check_declared(self, message: RawMessage) -> None:
-        declared = (*self._kind.publishes, *_EVERY_SERVICE)
+        declared = (*self.service.publishes, *_EVERY_SERVICE)
         # Commands below its prefix come from others, retained values from a life before.
         asked = message.topic.removeprefix(f"{self.identity.prefix}/").startswith("cmd/")
         if not (asked or message.retained or any(t.parse(message.topic) for t in declared)):

@@ -1,4 +1,4 @@
-"""Steps of a trace, from a frame to the model that learnt from it.
+"""Steps of a trace, from an input to the model that learnt from it.
 
 Each step gives the messages that it makes their `traceparent`. Where OpenTelemetry is installed
 (extra ``otel``) and set up, for example by ``opentelemetry-instrument edgebus run SERVICE``, each

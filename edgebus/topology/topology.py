@@ -1,12 +1,12 @@
 """A topology: machines, their services and settings, and when the run is over, in one YAML file."""
 
-import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgebus.contracts import Segment
+from edgebus.service.loading import explain
 from edgebus.service.yamltext import YamlTextError, read_yaml
 
 __all__ = [
@@ -209,7 +209,8 @@ class Topology(_Part):
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
-            raise TopologyError(source=source, problems=_problems(cls, error)) from error
+            problems = [f"{each.key or 'topology'}: {each.reason}" for each in explain(cls, error)]
+            raise TopologyError(source=source, problems=problems) from error
 
 
 def node_configs(topology: Topology, *, url: str, data: Path) -> dict[str, Tree]:
@@ -243,30 +244,3 @@ def fill_placeholders(tree: Any, values: dict[str, str]) -> Any:
     if isinstance(tree, list | tuple):
         return type(tree)(fill_placeholders(value, values) for value in tree)
     return tree
-
-
-def _problems(model: type[BaseModel], error: ValidationError) -> list[str]:
-    lines: list[str] = []
-    for problem in error.errors(include_url=False):
-        place = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            known = sorted(_fields_at(model, problem["loc"][:-1]))
-            near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            lines.append(f"unknown key {place}; {hint}")
-        else:
-            lines.append(f"{place or 'topology'}: {problem['msg'].removeprefix('Value error, ')}")
-    return lines
-
-
-def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> set[str]:
-    """Names of the fields of the model that lies at `place` inside `model`."""
-    for part in place:
-        annotation = model.model_fields[str(part)].annotation
-        options = (annotation, *get_args(annotation))
-        model = next(
-            option
-            for option in options
-            if isinstance(option, type) and issubclass(option, BaseModel)
-        )
-    return set(model.model_fields)

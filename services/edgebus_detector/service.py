@@ -23,7 +23,7 @@ from edgebus_detection.messages import (
     FrameRecord,
     StageTimes,
 )
-from edgebus_detection.vision import Detected, ImageError, decode_jpeg, to_boxes
+from edgebus_detection.vision import Detected, ImageError, decode_picture, to_boxes
 from edgebus_detector.cameras import CameraModels
 from edgebus_detector.delivery import ModelDelivery
 from edgebus_detector.memory import MemoryFile
@@ -281,7 +281,7 @@ class Detector(Service[DetectorSettings]):
 def _detect(serving: Serving, frame: Frame) -> Answer:
     """Decode and detect; runs in the worker."""
     began = perf_counter()
-    image = decode_jpeg(frame.jpeg)
+    image = decode_picture(frame.jpeg)
     decoded = perf_counter()
     record = frame.record
     if image.shape[:2] != (record.height, record.width):

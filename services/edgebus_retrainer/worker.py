@@ -23,7 +23,7 @@ import cv2
 
 from edgebus.artifacts import ArtifactError
 from edgebus.serving import InferenceError
-from edgebus_detection.datasets import FolderError
+from edgebus_detection.datasets import SourceError
 from edgebus_detection.vision import VisionError
 from edgebus_retrainer.jobs import TrainingFailedError, UntrainableError, assist, run_job
 from edgebus_retrainer.material import TeacherMissingError
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
         outcome = run_job(spec, threads=threads, report=report)
     except (
         ArtifactError,
-        FolderError,
+        SourceError,
         InferenceError,
         TeacherMissingError,
         TrainingFailedError,

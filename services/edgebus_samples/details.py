@@ -14,7 +14,7 @@ from edgebus_detection.labels import CachedAnswers
 from edgebus_detection.labels.label_sources import LabelSources, MergedLabels, merge
 from edgebus_detection.messages import Box, BoxLabels, Sample, SampleRecord
 from edgebus_detection.models import detection_spec
-from edgebus_detection.vision import Image, ImageError, decode_jpeg
+from edgebus_detection.vision import Image, ImageError, decode_picture
 
 __all__ = ["DetailQuery", "PictureCatalog", "SampleDetail", "SampleUnreadableError", "picture_of"]
 
@@ -54,7 +54,7 @@ class SampleDetail:
             SampleUnreadableError: It is corrupt.
         """
         try:
-            return decode_jpeg(self.sample.jpeg)
+            return decode_picture(self.sample.jpeg)
         except ImageError as error:
             raise SampleUnreadableError(sample=self.entry.id, reason=str(error)) from error
 

@@ -9,8 +9,7 @@ from functools import partial
 
 from edgebus.contracts import TRUTH, PayloadError, SampleRefusedError, operator
 from edgebus.samples import SampleUnknownError
-from edgebus_detection.datasets import ImpossibleBoxError, checked_box
-from edgebus_detection.datasets.dataset import IncomingPicture
+from edgebus_detection.datasets import DatasetPicture, ImpossibleBoxError, checked_box
 from edgebus_detection.labels import BoxesRefusedError, unknown_class
 from edgebus_detection.labels.check import check_picture
 from edgebus_detection.labels.label_sources import pair_up
@@ -52,7 +51,7 @@ class _Known:
 
 def import_dataset(
     catalog: PictureCatalog,
-    pictures: Sequence[IncomingPicture],
+    pictures: Sequence[DatasetPicture],
     *,
     wrong: Sequence[str] = (),
     who: str,
@@ -107,7 +106,7 @@ def import_dataset(
 
 
 def _known(
-    catalog: PictureCatalog, picture: IncomingPicture, reasons: list[str]
+    catalog: PictureCatalog, picture: DatasetPicture, reasons: list[str]
 ) -> tuple[_Known | None, Sample | None]:
     """Labels of a picture in the store; and its sample, where it has to be added first."""
     if picture.sample is None:
@@ -134,7 +133,7 @@ def _known(
     )
 
 
-def _from_file(picture: IncomingPicture, reasons: list[str]) -> tuple[_Known | None, Sample | None]:
+def _from_file(picture: DatasetPicture, reasons: list[str]) -> tuple[_Known | None, Sample | None]:
     where = f"{picture.where}: sample {picture.sample} is not in the store"
     if picture.file is None:
         reasons.append(f"{where} (evicted?), nor is its picture in the data set")
@@ -156,7 +155,7 @@ def _from_file(picture: IncomingPicture, reasons: list[str]) -> tuple[_Known | N
 
 
 def _sourced(
-    picture: IncomingPicture,
+    picture: DatasetPicture,
     known: _Known,
     by: str,
     classes: Sequence[str] | None,
@@ -166,13 +165,14 @@ def _sourced(
 ) -> tuple[SourcedBox, ...]:
     """The boxes of a picture; what the data set says of their provenance counts if `trust`."""
     made: list[SourcedBox] = []
-    width, height = known.size
     for box in picture.boxes:
         if classes is not None and box.label not in classes:
             reasons.append(f"{box.where}: {unknown_class(box.label, classes)}")
             continue
-        scale = (width, height, width, height) if box.relative else (1, 1, 1, 1)
-        x1, y1, x2, y2 = (v * factor for v, factor in zip(box.corners, scale, strict=True))
+        if box.crowd:
+            reasons.append(f"{box.where}: a crowd is no object; draw its members or delete it")
+            continue
+        x1, y1, x2, y2 = box.pixels(known.size)
         corners = round(x1, 2), round(y1, 2), round(x2, 2), round(y2, 2)
         try:
             good = checked_box(box.label, corners, size=known.size, where=partial(str, box.where))
@@ -192,7 +192,7 @@ def _sourced(
 def _is_unchanged(
     boxes: tuple[SourcedBox, ...],
     known: _Known,
-    picture: IncomingPicture,
+    picture: DatasetPicture,
     confirm: bool,
     fresh: bool,
 ) -> bool:

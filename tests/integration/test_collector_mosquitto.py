@@ -19,7 +19,7 @@ from edgebus_collector import Collector, CollectorSettings
 from edgebus_detection.messages import CAMERA_FRAME, DETECTIONS, SAMPLES, Frame, FrameRecord
 from edgebus_detection.models import add_novelty
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
-from edgebus_detection.vision import decode_jpeg, encode_jpeg
+from edgebus_detection.vision import decode_picture, encode_jpeg
 from edgebus_detector import Detector
 from edgebus_detector.settings import DetectorSettings
 
@@ -110,7 +110,7 @@ async def test_a_camera_that_changes_is_told_to_anybody_and_a_person_can_answer(
     me = Identity(site="lab", node="test", service="test")
     bus = Bus(mosquitto.transport(), identity=me, settings=BusSettings(ephemeral=True))
     street = Street(bus)
-    known = [decode_jpeg(street.shoot()) for _ in range(60)]
+    known = [decode_picture(street.shoot()) for _ in range(60)]
     plain = tiny_bundle(tmp_path / "plain")
     bundle = await asyncio.to_thread(add_novelty, plain, known, out=tmp_path / "bundle")
     detector = DetectorSettings(bundle=bundle.path, engine=EngineSettings(threads=1))

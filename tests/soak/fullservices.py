@@ -80,7 +80,7 @@ async def collector(disk: FullDisk) -> Outcome:
             await camera.capture(n)
             # The next command must not be answered with this frame.
             for _ in range(_LOOKS):
-                if len(list(spool.glob("*.jpg"))) == n:
+                if len(list(spool.glob("*.sample"))) == n:
                     break
                 await asyncio.sleep(_LOOK_S)
             else:

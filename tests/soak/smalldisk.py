@@ -35,7 +35,7 @@ from edgebus.service import NodeSettings, Service, ServiceSettings
 from edgebus.service.errors import ServiceError
 from edgebus.service.runtime import Runtime
 from edgebus.workload import load_workload
-from edgebus_collector.spool import Spool
+from edgebus_collector.spool import Spool, SpoolSettings
 from tests.soak.field import Outcome
 from tests.soak.fullservices import MODEL, collector, picture, retrainer, sample
 from tests.soak.ledger import Ledger
@@ -213,7 +213,7 @@ def spool(disk: Disk) -> Outcome:
     folder = disk.folder / "spool"
 
     def open_spool() -> Spool:
-        return Spool(folder, max_samples=1000, max_bytes=2**30, overflow="drop_newest")
+        return Spool(folder, SpoolSettings(max_samples=1000, overflow="drop_newest"))
 
     kept = open_spool()
     for n in range(_SAMPLES):

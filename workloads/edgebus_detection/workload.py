@@ -5,21 +5,113 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgebus.contracts import Topic
+from edgebus.mining import Statistic
 from edgebus.workload import Workload
+from edgebus_detection.messages import (
+    CAMERA_FRAME,
+    CAMERA_TRUTH,
+    DETECTIONS,
+    FEEDBACK,
+    SAMPLES,
+    Detections,
+    Feedback,
+    Frame,
+    Sample,
+    SampleRecord,
+    Verdict,
+)
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edgebus.artifacts import Array, Manifest
+    from edgebus.mining import Fingerprint
     from edgebus.serving import Engine, NamedSource
-    from edgebus_detection.messages import Sample, SampleRecord
+    from edgebus_detection.mining import Example
+    from edgebus_detection.mining.reference_model import ReferenceDetector
     from edgebus_detection.models import DetectionModel
 
 __all__ = ["Detection"]
+
+
+def _mean_score(detections: Detections) -> float | None:
+    scores = [box.score for box in detections.boxes if box.score is not None]
+    return sum(scores) / len(scores) if scores else None
 
 
 class Detection(Workload):
     """Object detection in pictures of cameras."""
 
     name: ClassVar[str] = "detection"
+
+    def prepare(self) -> None:
+        """Keep OpenCV to one thread: pictures are small, and the detector needs the others."""
+        import cv2
+
+        cv2.setNumThreads(1)
+
+    # Collecting.
+
+    inputs: ClassVar[Topic[Any]] = CAMERA_FRAME
+    predictions: ClassVar[Topic[Any]] = DETECTIONS
+    truths: ClassVar[Topic[Any] | None] = CAMERA_TRUTH
+    samples: ClassVar[Topic[Any]] = SAMPLES
+    feedback: ClassVar[Topic[Any] | None] = FEEDBACK
+    default_policies: ClassVar[tuple[str, ...] | None] = ("truth", "expected")
+    statistics: ClassVar[Mapping[str, Statistic]] = {
+        "confidence": Statistic(value=_mean_score, min_change=0.1),
+        "novelty": Statistic(value=lambda d: d.novelty, min_change=0.12, logarithmic=True),
+    }
+    """``confidence``: mean score of a frame's boxes; ``novelty``: distance of its picture from
+    the model's reference, where the bundle has one."""
+
+    def fingerprint(self, payload: Frame) -> Fingerprint:
+        """The difference hash of the picture."""
+        from edgebus_detection.vision import difference_hash
+
+        return difference_hash(payload.jpeg)
+
+    def sample(self, example: Example, facts: Mapping[str, Any]) -> Sample:
+        """The frame's JPEG with the sample's record in place of the frame's.
+
+        Raises:
+            PayloadError: The record does not fit into a JPEG segment (64 KiB; some 400 boxes).
+        """
+        seen, truth = example.prediction, example.truth
+        record = SampleRecord(
+            **facts,
+            width=seen.width,
+            height=seen.height,
+            detections=seen.boxes,
+            truth=None if truth is None else truth.boxes,
+            novelty=seen.novelty,
+        )
+        return Sample.build(example.input.jpeg, record)
+
+    def verdict(self, feedback: Feedback, example: Example) -> Verdict:
+        """What an operator said of a frame.
+
+        Raises:
+            ValueError: There is no such box, or the object reaches outside of the frame.
+        """
+        seen, at = example.prediction, feedback.at
+        if feedback.box is not None and feedback.box >= len(seen.boxes):
+            msg = f"box {feedback.box} of {len(seen.boxes)}: they are counted from 0"
+            raise ValueError(msg)
+        if at is not None and (at.x2 > seen.width + 1 or at.y2 > seen.height + 1):
+            msg = (
+                f"the object at ({at.x1:g}, {at.y1:g}, {at.x2:g}, {at.y2:g}) reaches outside of "
+                f"its frame of {seen.width} x {seen.height}"
+            )
+            raise ValueError(msg)
+        return feedback.said()
+
+    def reference_model(self, model: Path, *, threads: int, folder: Path) -> ReferenceDetector:
+        """A bundle, or an ONNX file of a known head."""
+        from edgebus_detection.mining.reference_model import ReferenceDetector
+
+        return ReferenceDetector(model, threads=threads, imports=folder)
 
     # Samples.
 
@@ -55,6 +147,30 @@ class Detection(Workload):
         spec = input_spec(manifest)
         tensor, _ = Preprocessor(spec).prepare(probe_picture(manifest, seed=seed))
         return {spec.name: tensor}
+
+    # Tools.
+
+    follows: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "frame": (),
+        "truth": ("frame",),
+        "detections": ("frame",),
+        "sample": ("detections", "frame"),
+    }
+
+    def phrase(self, kind: str, body: Mapping[str, Any]) -> str:
+        """Size of a frame, number of boxes."""
+        boxes = f"{len(body.get('boxes', ()))} boxes"
+        if kind == "frame":
+            size = f"{body.get('width')} x {body.get('height')}"
+            return f"{body.get('camera')} #{body.get('index')}, {size}"
+        if kind == "truth":
+            return f"{boxes}, {body.get('condition', 'normal')}"
+        if kind == "detections":
+            model = body.get("model") or {}
+            times = (value for value in body.get("stages", {}).values())
+            total = sum(value for value in times if isinstance(value, int | float))
+            return f"{boxes} by {model.get('name')} v{model.get('version')} in {total:.1f} ms"
+        return ""
 
     # Lab.
 

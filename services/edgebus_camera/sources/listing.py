@@ -12,8 +12,9 @@ from edgebus_camera.sources.base import (
     SourceError,
     SourceFrame,
 )
-from edgebus_camera.sources.folder import PICTURES, load_picture, pictures_below
+from edgebus_camera.sources.folder import load_picture, pictures_below
 from edgebus_camera.sources.video import VideoSource
+from edgebus_detection.datasets.picture import PICTURES
 
 __all__ = ["ListSource"]
 

@@ -13,8 +13,8 @@ from edgebus_camera.sources.listing import ListSource
 from edgebus_camera.sources.live import LiveSource
 from edgebus_camera.sources.street import StreetSource
 from edgebus_camera.sources.video import VideoSource
+from edgebus_detection.datasets import read_mot
 from edgebus_detection.datasets.coco import COCO_CLASSES
-from edgebus_detection.datasets.labels import read_mot
 from edgebus_detection.emulation.street import Scene
 
 __all__ = ["DEFAULT_FPS", "open_source"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgebus_detection.datasets import Labelled
-from edgebus_detection.vision import Hash, PictureUnreadableError, difference_hash
+from edgebus_detection.vision import Hash, ImageError, difference_hash
 from edgebus_retrainer.material import Material
 
 __all__ = ["Apart", "Leak", "keep_apart"]
@@ -111,7 +111,7 @@ def _hashes(pictures: Iterable[Labelled]) -> dict[str, Hash]:
         if len(picture.truth.labels):
             try:
                 found[picture.key] = difference_hash(picture.path.read_bytes())
-            except (OSError, PictureUnreadableError):
+            except (OSError, ImageError):
                 continue
     return found
 

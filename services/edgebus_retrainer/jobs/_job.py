@@ -46,7 +46,7 @@ def run_job(spec: JobSpec, *, threads: int, report: Report) -> JobOutcome:
     Raises:
         UntrainableError: The incumbent's graph or head cannot be trained.
         TeacherMissingError: Samples need a teacher and there is none.
-        FolderError: A replay folder cannot be read.
+        SourceError: A replay folder cannot be read.
         TrainingFailedError: The training diverged, or found no readable picture.
         ArtifactError: The incumbent, or the candidate, is no sound bundle.
         EngineError: The runtime refuses a model, or it gives NaN.

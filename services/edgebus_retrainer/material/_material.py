@@ -96,7 +96,7 @@ def prepare(
         UnknownClassError: The settings name a class that the model does not have.
         TeacherMissingError: Nobody has labelled a single sample. Where some are labelled, the
             others wait.
-        FolderError: A replay folder cannot be read.
+        SourceError: A replay folder cannot be read.
     """
     known = detection_spec(manifest).classes
     builder = LabelBuilder(known, spec.labels.aliases)

@@ -31,14 +31,14 @@ def stream(*, home: int = 300, away: int = 100) -> Stream:
         drifted = index >= home
         low, novelty = (0.4, 3.0) if drifted else (0.8, 0.7)
         plain = example(index=index, said=[box(score=float(rng.uniform(low, low + 0.15)))])
-        said = plain.detections.model_copy(update={"novelty": float(rng.normal(novelty, 0.1))})
+        said = plain.prediction.model_copy(update={"novelty": float(rng.normal(novelty, 0.1))})
         truth = GroundTruth(
-            source="s/n/camera", frame=plain.frame.record.id, camera=plain.camera, index=index,
+            source="s/n/camera", frame=plain.input.record.id, camera=plain.stream, index=index,
             captured=said.captured, width=said.width, height=said.height, boxes=(),
         )  # fmt: skip
         moments.append(
             Moment(
-                example=Example(frame=plain.frame, detections=said),
+                example=Example(input=plain.input, prediction=said),
                 truth=truth,
                 drifted=drifted,
                 wrong=1.0 if drifted else 0.0,

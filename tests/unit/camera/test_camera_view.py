@@ -12,7 +12,7 @@ from edgebus_camera.sources import SourceFrame, StreetSource, open_source
 from edgebus_camera.view import View
 from edgebus_detection.emulation.street import Scene
 from edgebus_detection.messages import Box
-from edgebus_detection.vision import decode_jpeg
+from edgebus_detection.vision import decode_picture
 
 DUSK = {"effect": "dusk", "start_s": 2, "to": 0.75}
 
@@ -26,7 +26,7 @@ def test_a_shot_tells_what_was_done_to_it() -> None:
     day, dusk = view.encode(_street(), time_s=1.9), view.encode(_street(), time_s=2.0)
     assert (day.condition, dict(day.effects)) == ("day", {})
     assert (dusk.condition, dict(dusk.effects)) == ("dusk", {"dusk": 0.75})
-    assert decode_jpeg(dusk.jpeg).mean() < 0.6 * decode_jpeg(day.jpeg).mean()
+    assert decode_picture(dusk.jpeg).mean() < 0.6 * decode_picture(day.jpeg).mean()
     assert day.boxes == dusk.boxes == tuple(_street().boxes or ())
 
 
@@ -48,7 +48,7 @@ def test_boxes_are_scaled_with_the_picture(size: dict[str, int], expected: tuple
     frame = SourceFrame(np.zeros((240, 320, 3), np.uint8), (box,), 0)
     shot = View(ViewSettings(**size)).encode(frame, time_s=0)
     assert (shot.width, shot.height) == expected
-    assert decode_jpeg(shot.jpeg).shape == (expected[1], expected[0], 3)
+    assert decode_picture(shot.jpeg).shape == (expected[1], expected[0], 3)
     assert shot.boxes is not None
     (scaled,) = shot.boxes
     assert scaled.x1 == pytest.approx(expected[0] / 4)

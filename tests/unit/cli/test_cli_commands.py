@@ -32,7 +32,7 @@ def edgebus(
 def test_help_teaches_and_needs_nothing_heavy() -> None:
     done = edgebus("--help")
     assert done.returncode == 0
-    for word in ("up", "run", "topics", "model", "schema", "services", "edgebus run camera"):
+    for word in ("up", "run", "topics", "model", "schema", "services", "edgebus run telemetry"):
         assert word in done.stdout
     code = (
         "import sys; sys.argv = ['edgebus', '--help']\n"

@@ -6,7 +6,7 @@ import pytest
 
 from edgebus.contracts import ModelRef, topics, utc_now
 from edgebus.contracts.registry import topic_of
-from edgebus.inspect.describe import as_json, as_line, human_bytes
+from edgebus.inspect import as_json, as_line, human_bytes
 from edgebus_detection.messages import DETECTIONS, Box, Detections, Frame, FrameRecord
 
 NOW = utc_now()

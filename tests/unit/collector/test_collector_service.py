@@ -80,7 +80,7 @@ async def test_a_command_takes_the_next_frame():
         ask = CaptureCommand(source="lab/test/test", stream="front")
         unknown = await h.request(CMD_CAPTURE, ask)
         assert not unknown.ok
-        assert "no camera 'front' on this node; heard of: none yet" in unknown.detail
+        assert "no stream 'front' on this node; heard of: none yet" in unknown.detail
         await film(h, TRAIN[0], true=[])
         ask = CaptureCommand(source="lab/test/test", stream="front")
         reply = await h.request(CMD_CAPTURE, ask)
@@ -115,7 +115,7 @@ async def test_samples_wait_for_a_receiver_and_survive_a_restart(tmp_path):
     async with harness(config, data_dir=tmp_path) as h:
         for index in TRAIN[:3]:
             await film(h, index, true=[box()])
-        await until(lambda: len(list(spool.glob("*.jpg"))) == 3, "the spool")
+        await until(lambda: len(list(spool.glob("*.sample"))) == 3, "the spool")
         assert h.received(SAMPLES) == []
     async with harness(config, data_dir=tmp_path) as h:
         address = topics.SERVICE_STATE.at(h.node("gpu"), service="retrainer")
@@ -126,7 +126,7 @@ async def test_samples_wait_for_a_receiver_and_survive_a_restart(tmp_path):
         await h.publish(address, retrainer_state("offline"))
         await until(lambda: not h.service._alive, "the receiver")
         await film(h, TRAIN[3], true=[box()])
-        await until(lambda: len(list(spool.glob("*.jpg"))) == 1, "the spool")
+        await until(lambda: len(list(spool.glob("*.sample"))) == 1, "the spool")
         assert h.received(SAMPLES) == []
 
 
@@ -144,7 +144,7 @@ async def test_a_full_spool_is_said_and_frames_are_still_looked_at(tmp_path):
 async def test_a_corrupt_spool_file_is_dropped_and_the_rest_is_sent(tmp_path):
     spool = tmp_path / "collector" / "spool"
     spool.mkdir(parents=True)
-    (spool / f"{new_id()}.jpg").write_bytes(b"\xff\xd8 cut")
+    (spool / f"{new_id()}.sample").write_bytes(b"\xff\xd8 cut")
     async with harness(data_dir=tmp_path) as h:
         await film(h, TRAIN[0], true=[box()])
         await h.expect(SAMPLES)
@@ -154,11 +154,11 @@ async def test_a_corrupt_spool_file_is_dropped_and_the_rest_is_sent(tmp_path):
 async def test_a_disk_that_cannot_be_read_for_a_while_costs_no_sample(tmp_path, monkeypatch):
     read, failed = sending._read, []
 
-    def unreadable(path):
+    def unreadable(path, kind):
         if len(failed) < 3:
             failed.append(path)
             raise OSError(errno.EMFILE, "Too many open files")
-        return read(path)
+        return read(path, kind)
 
     monkeypatch.setattr(sending, "_read", unreadable)
     monkeypatch.setattr(sending, "_REFUSED_REST_S", 0.01)
@@ -194,15 +194,15 @@ def test_a_typo_in_a_policy_is_a_settings_error_that_names_the_nearest():
         settings(policies={"trut": {}})
 
 
-def test_a_second_model_needs_a_policy_that_looks_at_it_and_the_other_way_round():
-    with pytest.raises(ValidationError, match=r"set second\.model to its path"):
+def test_a_reference_model_needs_a_policy_that_looks_at_it_and_the_other_way_round():
+    with pytest.raises(ValidationError, match=r"set reference_model\.model to its path"):
         settings(policies={"disagreement": {}})
-    with pytest.raises(ValidationError, match="add disagreement to policies"):
-        settings(second={"model": "teacher.onnx"})
+    with pytest.raises(ValidationError, match="add one, such as disagreement"):
+        settings(reference_model={"model": "teacher.onnx"})
 
 
 def test_shares_that_leave_nothing_for_hard_frames_are_refused():
-    with pytest.raises(ValidationError, match="leave nothing for hard frames"):
+    with pytest.raises(ValidationError, match="leave nothing for hard inputs"):
         settings(budget={"holdout_share": 0.6, "audit_share": 0.4})
 
 
@@ -259,7 +259,7 @@ async def test_an_automation_that_runs_wild_is_bounded():
 
 async def test_a_camera_whose_people_refused_is_never_collected_from():
     config = settings(
-        camera={"consent": "given", "retention": "30d"}, cameras={"front": {"consent": "refused"}}
+        stream={"consent": "given", "retention": "30d"}, streams={"front": {"consent": "refused"}}
     )
     async with harness(config) as h:
         await film(h, TRAIN[0], true=[box()])
@@ -293,7 +293,7 @@ async def test_drift_is_told_and_every_sample_says_so():
         assert late.payload.record.drift.since == drift.since
         assert late.payload.record.policy_scores == pytest.approx({"confidence": 0.7})
         await until(
-            lambda: h.service.metrics.snapshot().gauges.get("drift.cameras") == 1, "the gauge"
+            lambda: h.service.metrics.snapshot().gauges.get("drift.streams") == 1, "the gauge"
         )
 
 
@@ -310,9 +310,9 @@ def red_square(index):
     return Frame.build(encode_jpeg(tiny_picture(), quality=95), record)
 
 
-async def test_a_second_model_finds_what_the_first_one_missed(tmp_path):
-    second = {"model": tiny_bundle(tmp_path / "second").path, "share": 1.0}
-    config = settings(policies={"confidence": {}, "disagreement": {}}, second=second)
+async def test_a_reference_model_finds_what_the_first_one_missed(tmp_path):
+    reference = {"model": tiny_bundle(tmp_path / "reference").path, "share": 1.0}
+    config = settings(policies={"confidence": {}, "disagreement": {}}, reference_model=reference)
     async with harness(config) as h:
         for index in (HOLDOUT[1], TRAIN[0]):
             of = red_square(index)
@@ -324,12 +324,14 @@ async def test_a_second_model_finds_what_the_first_one_missed(tmp_path):
         )
         record = sample.payload.record
         assert (record.index, record.split) == (TRAIN[0], "train")
-        assert record.reason == "the second model sees 2 more and denies 0 of 0"
-        assert h.service.metrics.snapshot().counters["second.count"] == 1
+        assert record.reason == "the reference model sees 2 more and denies 0 of 0"
+        assert h.service.metrics.snapshot().counters["reference.count"] == 1
 
 
-async def test_a_second_model_that_is_not_there_is_said_at_the_start(tmp_path):
-    config = settings(policies={"disagreement": {}}, second={"model": tmp_path / "gone.onnx"})
+async def test_a_reference_model_that_is_not_there_is_said_at_the_start(tmp_path):
+    config = settings(
+        policies={"disagreement": {}}, reference_model={"model": tmp_path / "gone.onnx"}
+    )
     with pytest.raises(ServiceFailedError, match=r"gone\.onnx"):
         async with harness(config):
             pass

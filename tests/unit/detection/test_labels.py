@@ -8,7 +8,7 @@ import pytest
 
 from edgebus.artifacts import ImportRefusedError
 from edgebus.serving import EngineSettings
-from edgebus_detection.datasets import FolderError, LabelBuilder, Labelled, ignore_rare, read_folder
+from edgebus_detection.datasets import LabelBuilder, Labelled, SourceError, ignore_rare, read_folder
 from edgebus_detection.labels import Teacher, open_model
 from edgebus_detection.messages import Box
 from edgebus_detection.models import DetectionModel
@@ -149,16 +149,16 @@ def test_impossible_boxes_are_left_out_and_named(tmp_path, bad, reason):
 
 
 def test_coco_names_no_file_outside_its_folder(tmp_path):
-    with pytest.raises(FolderError, match="outside the folder"):
+    with pytest.raises(SourceError, match="outside the folder"):
         read_folder(coco(tmp_path / "in", boxes=[], file="../../etc/passwd"), BUILDER)
-    with pytest.raises(FolderError, match="is not there"):
+    with pytest.raises(SourceError, match="is not there"):
         read_folder(coco(tmp_path / "in", boxes=[], file="b.jpg"), BUILDER)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"categories": 3}'])
 def test_a_broken_annotation_file_says_so(tmp_path, text):
     (tmp_path / "annotations.json").write_text(text)
-    with pytest.raises(FolderError, match="no COCO annotation file"):
+    with pytest.raises(SourceError, match=r"no COCO annotation file|cannot be read as JSON"):
         read_folder(tmp_path, BUILDER)
 
 
@@ -186,13 +186,13 @@ def test_yolo_lines_that_cannot_be_are_named(tmp_path):
     folder = yolo(tmp_path, ["0 0.5 0.5 0.2 0.2", "7 0.5 0.5 0.2 0.2", "0 nan 0 1 1", "x"])
     read = read_folder(folder, BUILDER)
     assert read.pictures[0].truth.labels.tolist() == [0]
-    assert [text.split(":")[0] for text in read.refused] == ["impossible box in a.txt"] * 3
+    assert [text.split(":")[0] for text in read.refused] == [f"a.txt, line {n}" for n in (2, 3, 4)]
 
 
 def test_folders_that_are_none_say_so(tmp_path):
-    with pytest.raises(FolderError, match="is not there"):
+    with pytest.raises(SourceError, match="is not there"):
         read_folder(tmp_path / "nowhere", BUILDER)
-    with pytest.raises(FolderError, match="no labelled picture"):
+    with pytest.raises(SourceError, match="no labelled picture"):
         read_folder(tmp_path, BUILDER)
 
 

@@ -32,7 +32,8 @@ from edgebus.contracts import (
     rfc3339,
     utc_now,
 )
-from edgebus.inspect.describe import as_json, as_line
+from edgebus.inspect import as_json, as_line
+from edgebus.mining.near_duplicates import NearDuplicates
 from edgebus.service import ServiceSettings, SettingsError, load_settings
 from edgebus.service.identity import folder_lock
 from edgebus.service.yamltext import YamlTextError, read_yaml
@@ -42,7 +43,6 @@ from edgebus_collector.joining import Joiner
 from edgebus_detection.messages import Frame, FrameRecord
 from edgebus_detection.models.testing import tiny_bundle, tiny_onnx
 from edgebus_detection.vision import encode_jpeg
-from edgebus_detection.vision.near_duplicates import NearDuplicates
 
 PLAIN = encode_jpeg(np.full((48, 64, 3), 90, np.uint8))
 
@@ -352,11 +352,11 @@ def test_every_test_that_the_page_names_is_there() -> None:
 
 
 def test_cameras_that_are_only_names_do_not_fill_the_memory() -> None:
-    joiner = Joiner(frames=4, size=10**6)
+    joiner = Joiner(inputs=4, size=10**6)
     frames = [record().model_copy(update={"camera": f"c{number}"}) for number in range(1000)]
     for item in frames:
-        joiner.add_frame(Frame.build(PLAIN, item))
-    assert len(joiner.cameras) == joiner.pending == 256
+        joiner.add_input(Frame.build(PLAIN, item))
+    assert len(joiner.streams) == joiner.pending == 256
     assert joiner.expired == 1000 - 256
     same = NearDuplicates(distance=0, memory=2)
     value = np.zeros(4, np.uint64)

@@ -8,8 +8,7 @@ from edgebus.lab import RunEvent, check_end, waiting_for
 from edgebus.lab.view import render, stage_of
 from edgebus.topology import Topology, Until
 from edgebus_detection.lab.state import DetectionState
-from edgebus_detection.lab.summary_table import detection_table
-from edgebus_detection.lab.view import camera_lines, camera_table, sparkline
+from edgebus_detection.lab.view import camera_lines, camera_table, detection_table, sparkline
 from lab_story import NEW, OLD, START, answer, at, born, play_story, record, status, truth
 
 TOPOLOGY = Topology.parse(

@@ -14,7 +14,7 @@ from edgebus_detection.lab.pictures import PictureKeeper, write_pictures
 from edgebus_detection.lab.report import render_report
 from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.lab.summary import DetectionSummary
-from edgebus_detection.lab.summary_table import detection_table
+from edgebus_detection.lab.view import detection_table
 from edgebus_detection.messages import Frame
 from lab_story import NEW, OLD, answer, at, picture, play_story, record, status, truth
 

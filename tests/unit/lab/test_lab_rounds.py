@@ -29,7 +29,7 @@ from edgebus_detection.lab.measure import build_summary
 from edgebus_detection.lab.pictures import PictureKeeper
 from edgebus_detection.lab.report import write_run
 from edgebus_detection.lab.state import DetectionState
-from edgebus_detection.lab.summary_table import detection_table
+from edgebus_detection.lab.view import detection_table
 
 START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 OLD = ModelRef(name="street", version=1, digest="1" * 64)

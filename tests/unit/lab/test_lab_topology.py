@@ -40,9 +40,12 @@ def test_numbers_in_set_up_commands_become_words() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"node": {}}, "unknown key node; did you mean nodes?"),
-        ({"broker": {"prot": 1}}, "unknown key broker.prot; did you mean port?"),
-        ({"until": {"second": 3, "seconds": 3}}, "unknown key until.second; did you mean seconds?"),
+        ({"node": {}}, "node: unknown key; did you mean nodes?"),
+        ({"broker": {"prot": 1}}, "broker.prot: unknown key; did you mean port?"),
+        (
+            {"until": {"second": 3, "seconds": 3}},
+            "until.second: unknown key; did you mean seconds?",
+        ),
         ({"until": {}}, "names no end"),
         ({"until": {"loop": "closed", "seconds": 3}}, "both loop and seconds"),
         ({"broker": {"embedded": True, "url": "mqtt://x"}}, "keep one of the two"),

@@ -16,7 +16,7 @@ from edgebus.serving import EngineSettings
 from edgebus_detection.labels.settings import LabelSettings
 from edgebus_detection.metrics import MapResult, Matches
 from edgebus_detection.models import DetectionModel
-from edgebus_detection.vision import decode_jpeg
+from edgebus_detection.vision import decode_picture
 from edgebus_retrainer.gate import Measured
 from edgebus_retrainer.jobs import UntrainableError, run_job
 from edgebus_retrainer.jobs import _candidates as candidates_module
@@ -39,7 +39,7 @@ def run(spec, events=None):
 
 def boxes_at_dusk(bundle):
     model = DetectionModel.load(bundle, EngineSettings(threads=1))
-    picture = decode_jpeg(jpeg_of(5, light=DUSK)[0])
+    picture = decode_picture(jpeg_of(5, light=DUSK)[0])
     return len(model.detect(picture, threshold=0.02)[0])
 
 
@@ -315,4 +315,7 @@ def test_a_job_ends_with_its_parent(world, tmp_path):
 
 
 def test_dusk_is_what_the_pictures_say():
-    assert np.mean(decode_jpeg(jpeg_of(0, light=DUSK)[0])) < np.mean(decode_jpeg(jpeg_of(0)[0])) / 2
+    assert (
+        np.mean(decode_picture(jpeg_of(0, light=DUSK)[0]))
+        < np.mean(decode_picture(jpeg_of(0)[0])) / 2
+    )

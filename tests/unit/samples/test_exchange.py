@@ -8,8 +8,8 @@ from faster_coco_eval import COCO
 
 from edgebus.contracts import operator
 from edgebus_detection.datasets import (
-    DatasetError,
     LabelBuilder,
+    SourceError,
     read_dataset,
     read_folder,
     write_dataset,
@@ -326,10 +326,10 @@ def test_regions_that_are_no_boxes_are_refused(folder, tmp_path, region, reason)
     [
         ({}, "holds no annotations.json"),
         ({"annotations.json": "{"}, "cannot be read as JSON"),
-        ({"annotations.json": '{"images": 3}'}, "is no coco file"),
-        ({"annotations.json": "[]"}, "is no coco file"),
-        ({"tasks.json": "{}"}, "is no labelstudio file"),
-        ({"tasks.json": "[3]"}, "is no labelstudio file"),
+        ({"annotations.json": '{"images": 3}'}, "is no COCO annotation file"),
+        ({"annotations.json": "[]"}, "is no COCO annotation file"),
+        ({"tasks.json": "{}"}, "is no Label Studio file"),
+        ({"tasks.json": "[3]"}, "is no Label Studio file"),
         ({"data.yaml": "[]"}, "no class names"),
         ({"data.yaml": "names: [a]", "provenance.json": "3"}, "is no object"),
     ],
@@ -337,9 +337,9 @@ def test_regions_that_are_no_boxes_are_refused(folder, tmp_path, region, reason)
 def test_what_is_no_data_set_says_so(tmp_path, files, reason):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(DatasetError, match=reason):
+    with pytest.raises(SourceError, match=reason):
         read_dataset(tmp_path)
-    with pytest.raises(DatasetError, match="is not there"):
+    with pytest.raises(SourceError, match="is not there"):
         read_dataset(tmp_path / "nowhere")
 
 

@@ -96,11 +96,11 @@ def novelty(
 
 
 def _read(folder: Path) -> Iterator[Image]:
-    from edgebus_detection.vision import ImageError, decode_jpeg
+    from edgebus_detection.vision import ImageError, decode_picture
 
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _PICTURES):
         try:
-            yield decode_jpeg(path.read_bytes())
+            yield decode_picture(path.read_bytes())
         except ImageError as error:
             typer.echo(f"left out: {path}: {error}", err=True)
 

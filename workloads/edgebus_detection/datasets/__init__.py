@@ -1,33 +1,34 @@
-"""Labelled pictures: readers, writers, and labels as a model learns them."""
+"""Labelled pictures: readers, writers, and labels as a model learns them.
 
-from edgebus_detection.datasets.dataset import (
-    DatasetError,
+A data set is read by `read_dataset`, `read_coco` or `read_yolo` as it is written, its boxes not
+checked yet; `read_folder` makes labels of it. `write_dataset` writes samples.
+"""
+
+from edgebus_detection.datasets.errors import SourceError
+from edgebus_detection.datasets.folders import Folder, read_folder
+from edgebus_detection.datasets.labelled import LabelBuilder, Labelled, ignore_rare
+from edgebus_detection.datasets.mot import read_mot
+from edgebus_detection.datasets.picture import (
+    DatasetBox,
+    DatasetPicture,
     ExportPicture,
-    IncomingBox,
-    IncomingPicture,
-    Style,
-)
-from edgebus_detection.datasets.folders import FolderError, read_folder
-from edgebus_detection.datasets.labelled import (
     ImpossibleBoxError,
-    LabelBuilder,
-    Labelled,
+    Style,
     checked_box,
-    ignore_rare,
 )
-from edgebus_detection.datasets.labels import read_coco, read_mot, read_yolo
-from edgebus_detection.datasets.reading import read_dataset
+from edgebus_detection.datasets.reading import read_coco, read_dataset
 from edgebus_detection.datasets.writing import write_dataset
+from edgebus_detection.datasets.yolo import read_yolo
 
 __all__ = [
-    "DatasetError",
+    "DatasetBox",
+    "DatasetPicture",
     "ExportPicture",
-    "FolderError",
+    "Folder",
     "ImpossibleBoxError",
-    "IncomingBox",
-    "IncomingPicture",
     "LabelBuilder",
     "Labelled",
+    "SourceError",
     "Style",
     "checked_box",
     "ignore_rare",

@@ -1,10 +1,9 @@
-"""Labels: what a model shall learn of a picture."""
+"""Labels of pictures, as a model learns them and is measured on them."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,36 +13,20 @@ from edgebus_detection.messages import Box
 from edgebus_detection.vision import Truth, to_truth
 
 __all__ = [
-    "ImpossibleBoxError",
     "LabelBuilder",
     "Labelled",
-    "checked_box",
     "ignore_rare",
 ]
 
 
-class ImpossibleBoxError(ValueError):
-    """A label's box cannot be.
-
-    Attributes:
-        where: File and line, or picture.
-        reason: What is wrong with it.
-    """
-
-    def __init__(self, *, where: str, reason: str) -> None:
-        super().__init__(f"impossible box in {where}: {reason}")
-        self.where = where
-        self.reason = reason
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labelled:
-    """One picture with its labels.
+    """A picture with its labels.
 
     Attributes:
         path: The picture.
         truth: Boxes with class indices of the model, and regions to ignore; picture pixels.
-        provenance: Whose the labels are: ``operator``, ``truth``, ``teacher`` or the name of a data
+        provenance: Source of the labels: ``operator``, ``truth``, ``teacher`` or the name of a data
             set. That of each box is in the job's ``labels.jsonl``.
         key: Names the picture for good: a sample's id, or a file's path in its data set.
         group: Neighbours share it: a block of a camera's frames, or of a data set's pictures.
@@ -129,34 +112,3 @@ def _without(picture: Labelled, labels: Sequence[int]) -> Labelled:
         return picture
     ignore = np.concatenate([truth.ignore, truth.boxes[gone]])
     return replace(picture, truth=Truth(truth.boxes[~gone], truth.labels[~gone], ignore))
-
-
-def checked_box(
-    label: str,
-    corners: tuple[float, float, float, float],
-    *,
-    size: tuple[float, float],
-    where: Callable[[], str],
-) -> Box:
-    """A box from a data set's file, cut at the picture's border.
-
-    Args:
-        label: Class name.
-        corners: x1, y1, x2, y2 in pixels.
-        size: Width and height of the picture.
-        where: Says where the box stands, for the error.
-
-    Raises:
-        ImpossibleBoxError: It is not finite, has no area, or lies outside the picture.
-    """
-    if not all(math.isfinite(value) for value in corners):
-        raise ImpossibleBoxError(where=where(), reason=f"{corners} is not finite")
-    x1, y1, x2, y2 = corners
-    if x2 <= x1 or y2 <= y1:
-        raise ImpossibleBoxError(where=where(), reason=f"{corners} has no area")
-    width, height = size
-    left, top, right, bottom = max(0.0, x1), max(0.0, y1), min(width, x2), min(height, y2)
-    if right - left <= 0 or bottom - top <= 0:
-        reason = f"{corners} lies outside the picture of {width:g} x {height:g}"
-        raise ImpossibleBoxError(where=where(), reason=reason)
-    return Box(label=label, x1=left, y1=top, x2=right, y2=bottom)

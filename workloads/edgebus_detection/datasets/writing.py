@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgebus.contracts import TRUTH
-from edgebus_detection.datasets.dataset import PROVENANCE_FILE, ExportPicture, Style
+from edgebus_detection.datasets.picture import PROVENANCE_FILE, ExportPicture, Style
 from edgebus_detection.messages import Box, Sample, SourcedBox
 
 __all__ = ["write_dataset"]

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from rich.console import RenderableType
 
 from edgebus.bus import Bus, DropOldest, Event
-from edgebus.lab import Lab, RunEvent
+from edgebus.lab import Lab, RunEvent, RunFacts
 from edgebus_detection.lab.measure import build_summary
 from edgebus_detection.lab.pictures import PictureKeeper
 from edgebus_detection.lab.report import write_run
 from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.lab.summary import DetectionSummary
-from edgebus_detection.lab.summary_table import detection_table
-from edgebus_detection.lab.view import camera_lines, camera_table
+from edgebus_detection.lab.view import camera_lines, camera_table, detection_table
 from edgebus_detection.messages import (
     CAMERA_FRAME,
     CAMERA_TRUTH,
@@ -80,18 +79,9 @@ class DetectionLab(Lab):
         """A line per camera."""
         return camera_lines(self.state, now)
 
-    def finish(
-        self, *, name: str, started: datetime, finished: datetime, closed: bool, outcome: str
-    ) -> None:
+    def finish(self, **facts: Unpack[RunFacts]) -> None:
         """Take the figures, mAP by phase of the loop among them."""
-        self.summary = build_summary(
-            self.state,
-            name=name,
-            started=started,
-            finished=finished,
-            closed=closed,
-            outcome=outcome,
-        )
+        self.summary = build_summary(self.state, **facts)
 
     def write(self, folder: Path) -> list[Path]:
         """Write pictures, plot and frames too."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Literal, Unpack, get_args
 
-from edgebus.lab import summarize
+from edgebus.lab import RunFacts, summarize
 from edgebus_detection.lab.frame_accounting import (
     FrameCounts,
     count_frames,
@@ -91,20 +91,9 @@ def _map(frames: Sequence[FrameEntry], classes: ClassNumbers) -> tuple[float | N
     return round(result.map, 4), round(result.map50, 4)
 
 
-def build_summary(
-    state: DetectionState,
-    *,
-    name: str,
-    started: datetime,
-    finished: datetime,
-    closed: bool,
-    outcome: str,
-) -> DetectionSummary:
+def build_summary(state: DetectionState, **facts: Unpack[RunFacts]) -> DetectionSummary:
     """All figures of a run."""
-    common = summarize(
-        state, name=name, started=started, finished=finished, closed=closed, outcome=outcome
-    )
-    cameras = state.cameras
+    common, cameras, finished = summarize(state, **facts), state.cameras, facts["finished"]
     counts = {key: _count_frames(state, camera, finished) for key, camera in cameras.items()}
     phased = {key: _phased(camera) for key, camera in cameras.items()}
     everything = [pair for pairs in phased.values() for pair in pairs]

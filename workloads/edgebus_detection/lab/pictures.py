@@ -20,7 +20,7 @@ from edgebus_detection.vision import (
     ImageError,
     Style,
     caption,
-    decode_jpeg,
+    decode_picture,
     draw_boxes,
     encode_jpeg,
 )
@@ -188,7 +188,7 @@ def _write_row(
     row: list[Image] = []
     for phase, entry, jpeg in cells:
         try:
-            drawn = _annotate(entry, decode_jpeg(jpeg), titles[phase], camera)
+            drawn = _annotate(entry, decode_picture(jpeg), titles[phase], camera)
         except ImageError:  # a broken frame is reported as a dead letter
             continue
         path = folder / f"{name}-{phase.replace('_', '-')}{suffix}.jpg"

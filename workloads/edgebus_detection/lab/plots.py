@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgebus.lab.round_report import figure_at
 from edgebus_detection.lab.frames import ROLLING_WINDOW, CameraFrames
 from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.lab.summary import DetectionSummary
@@ -29,25 +30,13 @@ def plot_map(state: DetectionState, summary: DetectionSummary, path: Path) -> Pa
     cameras = [camera for _, camera in sorted(state.cameras.items()) if camera.history]
     if not cameras:
         return None
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    start = summary.started
-    figure, axes = plt.subplots(
-        len(cameras), 1, sharex=True, squeeze=False, figsize=(9.6, 1.0 + 2.3 * len(cameras))
-    )
-    try:
+    size = (9.6, 1.0 + 2.3 * len(cameras))
+    with figure_at(path, len(cameras), 1, sharex=True, figsize=size) as (figure, axes):
         for axis, camera in zip(axes[:, 0], cameras, strict=True):
-            _draw_camera(axis, camera, state, start)
+            _draw_camera(axis, camera, state, summary.started)
         axes[-1, 0].set_xlabel("seconds since the start of the run", color=_INK)
         figure.align_ylabels()
         figure.tight_layout()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
-    finally:
-        plt.close(figure)
     return path
 
 

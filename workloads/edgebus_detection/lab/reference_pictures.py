@@ -90,13 +90,13 @@ def _first_frames(source: str, *, out: Path) -> Path:
 
 
 def _pictures(folders: Sequence[Path]) -> Iterator[Image]:
-    from edgebus_detection.vision import ImageError, decode_jpeg
+    from edgebus_detection.vision import ImageError, decode_picture
 
     for folder in folders:
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PICTURES)
         # Spread over a large folder; a recording has no more than this.
         for path in paths[:: max(1, len(paths) // FIRST_FRAMES)][:FIRST_FRAMES]:
             try:
-                yield decode_jpeg(path.read_bytes())
+                yield decode_picture(path.read_bytes())
             except (ImageError, OSError):
                 continue  # a damaged picture is no reason not to start

@@ -1,4 +1,4 @@
-"""Cameras in the live view."""
+"""Cameras in the live view, and accuracy in the table at the end."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgebus.contracts import DomainReport
+from edgebus.lab import Round, summary_table
 from edgebus_detection.lab.frames import CameraFrames, severity_of
+from edgebus_detection.lab.report import DOMAINS
 from edgebus_detection.lab.state import DetectionState
+from edgebus_detection.lab.summary import DetectionSummary, MapFigures
 
-__all__ = ["camera_lines", "camera_table", "sparkline"]
+__all__ = ["camera_lines", "camera_table", "detection_table", "sparkline"]
 
+_SECOND = Text("mAP .50:.95", "dim", justify="right")
+_CLASSES = 8
+"""More classes than these are left to the report."""
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -82,3 +89,87 @@ def camera_lines(state: DetectionState, now: datetime) -> Iterable[str]:
             parts.append(f"AP50 {value:.2f}")
         parts.append(f"{state.samples.get(key, 0)} samples")
         yield f"{key}: {', '.join(parts)}"
+
+
+def detection_table(summary: DetectionSummary, rounds: Sequence[Round] = ()) -> RenderableType:
+    """Accuracy per camera, then the rows of every run, with its frames."""
+    above: list[RenderableType] = []
+    if _has_figures(summary.map50):
+        above.append(_phases(summary))
+    elif (job := summary.judged) is not None and job.gate is not None:
+        # Without ground truth on the bus the gate's labels are the best there are.
+        above.append(_gate(job.gate.domains))
+    frames = summary.frames
+    text = (
+        f"{frames.answered} of {frames.total} answered, {frames.dropped} dropped "
+        f"({frames.dropped_in_swap} in the swap), {frames.unserved} while no detector was there, "
+        f"{frames.failed} failed, {frames.torn} torn"
+    )
+    return summary_table(summary, rounds, above=above, rows={"frames": text})
+
+
+def _has_figures(figures: MapFigures) -> bool:
+    return figures.after_drift is not None or figures.after_loop is not None
+
+
+def _phases(summary: DetectionSummary) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=None, pad_edge=False)
+    table.add_column("held-out frames", no_wrap=True)
+    scripted = summary.map50.before_drift is not None
+    names = ("before drift", "after drift", "after loop", "recovered")
+    for name in names if scripted else ("old model", "new model"):
+        table.add_column(name, justify="right")
+    for camera in summary.cameras:
+        table.add_row(f"{camera.camera}  mAP50", *_figures(camera.map50, scripted=scripted))
+        table.add_row(_SECOND, *_figures(camera.map, "dim", scripted=scripted))
+    if summary.cameras:
+        table.add_section()
+        whole = Text("all cameras  mAP50", "bold")
+        table.add_row(whole, *_figures(summary.map50, "bold", scripted=scripted))
+        table.add_row(_SECOND, *_figures(summary.map, "dim", scripted=scripted))
+    return table
+
+
+def _gate(domains: Sequence[DomainReport]) -> Table:
+    """Figures of the retrainer's gate: old model and new on the same pictures."""
+    table = Table(box=box.SIMPLE_HEAD, title=None, pad_edge=False)
+    table.add_column("held-out pictures, measured by the gate", no_wrap=True)
+    for name in ("pictures", "boxes", "mAP50 before", "after", "mAP before", "after"):
+        table.add_column(name, justify="right")
+    for domain in domains:
+        title = DOMAINS.get(domain.name, domain.name)
+        table.add_row(
+            Text(f"{title}, labels: {domain.labels or 'unknown'}", "bold"),
+            str(domain.images),
+            str(domain.boxes),
+            f"{domain.map50_before:.3f}",
+            Text(f"{domain.map50_after:.3f}", _change(domain.map50_before, domain.map50_after)),
+            f"{domain.map_before:.3f}",
+            f"{domain.map_after:.3f}",
+        )
+        names = list(domain.per_class_before)
+        for name in names if len(names) <= _CLASSES else ():
+            before, after = domain.per_class_before[name], domain.per_class_after.get(name, 0.0)
+            row = (f"{before:.3f}", f"{after:.3f}")
+            table.add_row(
+                Text(name, "dim", justify="right"), "", "", *(Text(v, "dim") for v in row)
+            )
+    return table
+
+
+def _change(before: float, after: float) -> str:
+    return "green" if after > before else "red" if after < before else ""
+
+
+def _figures(figures: MapFigures, style: str = "", *, scripted: bool) -> list[Text]:
+    if not scripted:
+        values: tuple[float | None, ...] = (figures.after_drift, figures.after_loop)
+        return [_cell(value, style) for value in values]
+    values = (figures.before_drift, figures.after_drift, figures.after_loop)
+    share = figures.recovered
+    last = Text("n/a" if share is None else f"{share:.0%}", style)
+    return [*(_cell(value, style) for value in values), last]
+
+
+def _cell(value: float | None, style: str) -> Text:
+    return Text("n/a" if value is None else f"{value:.3f}", style)

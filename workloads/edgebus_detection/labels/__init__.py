@@ -1,12 +1,5 @@
-"""What is on a picture: who says so, and what a job is told."""
+"""Labels of samples: their sources, teachers, and the labels that a job trains on."""
 
-from edgebus_detection.datasets.labelled import (
-    ImpossibleBoxError,
-    LabelBuilder,
-    Labelled,
-    checked_box,
-    ignore_rare,
-)
 from edgebus_detection.labels.box_text import (
     BoxesRefusedError,
     check_boxes,
@@ -18,6 +11,7 @@ from edgebus_detection.labels.calibration import Compared, calibrate
 from edgebus_detection.labels.consistency import TaughtFrame, inconsistent_boxes
 from edgebus_detection.labels.ensemble import Ensemble, fuse, open_teacher
 from edgebus_detection.labels.labelling import Labelling
+from edgebus_detection.labels.settings import LabelSettings
 from edgebus_detection.labels.teacher import (
     Answer,
     CachedAnswers,
@@ -33,9 +27,7 @@ __all__ = [
     "CachedAnswers",
     "Compared",
     "Ensemble",
-    "ImpossibleBoxError",
-    "LabelBuilder",
-    "Labelled",
+    "LabelSettings",
     "Labeller",
     "Labelling",
     "TaughtFrame",
@@ -43,9 +35,7 @@ __all__ = [
     "answer_folder",
     "calibrate",
     "check_boxes",
-    "checked_box",
     "fuse",
-    "ignore_rare",
     "inconsistent_boxes",
     "open_model",
     "open_teacher",

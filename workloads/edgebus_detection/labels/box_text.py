@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from edgebus_detection.datasets.labelled import ImpossibleBoxError, checked_box
+from edgebus_detection.datasets.picture import ImpossibleBoxError, checked_box
 from edgebus_detection.messages import Box
 
 __all__ = ["BoxesRefusedError", "check_boxes", "parse_words", "read_rows", "unknown_class"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgebus.contracts import SampleRefusedError
 from edgebus_detection.messages import Sample
-from edgebus_detection.vision import ImageError, decode_jpeg
+from edgebus_detection.vision import ImageError, decode_picture
 
 __all__ = ["check_picture"]
 
@@ -17,7 +17,7 @@ def check_picture(sample: Sample) -> None:
     """
     record = sample.record
     try:
-        height, width = decode_jpeg(sample.jpeg).shape[:2]
+        height, width = decode_picture(sample.jpeg).shape[:2]
     except ImageError as error:
         raise SampleRefusedError(sample=record.id, reason=str(error)) from error
     if (width, height) != (record.width, record.height):

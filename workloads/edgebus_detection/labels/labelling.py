@@ -21,7 +21,7 @@ from edgebus_detection.labels.label_sources import (
 from edgebus_detection.labels.settings import LabelSettings
 from edgebus_detection.labels.teacher import Labeller
 from edgebus_detection.messages import Box, BoxLabels, Sample, SampleRecord, SourcedBox
-from edgebus_detection.vision import Image, ImageError, decode_jpeg
+from edgebus_detection.vision import Image, ImageError, decode_picture
 
 __all__ = ["Labelling"]
 
@@ -171,7 +171,7 @@ class Labelling:
     def _sources(self, file: StoredSample) -> tuple[_TeacherLabels, Image]:
         """A sample with its label sources, and its picture."""
         sample = Sample.decode(file.path.read_bytes())
-        picture = decode_jpeg(sample.jpeg)
+        picture = decode_picture(sample.jpeg)
         record = sample.record
         sources = LabelSources(
             operator=None if file.labels is None else BoxLabels.of(file.labels),

@@ -14,7 +14,7 @@ from edgebus.files import write_file
 from edgebus.serving import EngineSettings
 from edgebus_detection.messages import Box
 from edgebus_detection.models import DetectionModel, import_onnx
-from edgebus_detection.vision import decode_jpeg, to_boxes
+from edgebus_detection.vision import decode_picture, to_boxes
 
 __all__ = ["Answer", "CachedAnswers", "Labeller", "Teacher", "answer_folder", "open_model"]
 
@@ -82,7 +82,7 @@ class Teacher:
             return Answer.model_validate_json(path.read_bytes())
         except (FileNotFoundError, ValidationError):
             pass  # not asked yet, or its answer is damaged
-        found, _ = self._model.detect(decode_jpeg(jpeg), threshold=self._threshold)
+        found, _ = self._model.detect(decode_picture(jpeg), threshold=self._threshold)
         answer = Answer(boxes=to_boxes(found, self._model.classes))
         write_file(path, answer.model_dump_json(exclude_none=True).encode())
         self.asked += 1

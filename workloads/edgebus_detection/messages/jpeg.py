@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, NamedTuple, Self, TypeVar, cast
 from pydantic import Field
 
 from edgebus.contracts.errors import PayloadError
-from edgebus.contracts.payload import Message, RecordPayload
+from edgebus.contracts.payload import Message, RecordPayload, Wrapper
 
 __all__ = ["JpegPayload", "PictureRecord", "Side"]
 
@@ -84,6 +84,13 @@ class JpegPayload(RecordPayload[R]):
         segment = b"\xff\xfe" + struct.pack(">H", len(body) + 2) + body
         plain = _without_comments(jpeg, segments)
         return cls(jpeg=_SOI + segment + plain[2:], record=record)
+
+    @classmethod
+    def recorded_as(cls) -> Wrapper:
+        """As foxglove.CompressedImage."""
+        from edgebus_detection.messages.recorded import AsCompressedImage
+
+        return AsCompressedImage()
 
     def with_record(self, record: R) -> Self:
         """The same picture around another record.

@@ -45,6 +45,16 @@ class FrameRecord(PictureRecord, version=1, name="frame"):
     index: Count = Field(description="Frame number of this camera, from 0.")
     captured: Timestamp = Field(description="When the camera took it.")
 
+    @property
+    def stream(self) -> str:
+        """The camera."""
+        return self.camera
+
+    @property
+    def input(self) -> str:
+        """The frame's own id."""
+        return self.id
+
 
 class Frame(JpegPayload[FrameRecord]):
     """One picture of a camera: JPEG with a `FrameRecord` inside."""
@@ -52,25 +62,40 @@ class Frame(JpegPayload[FrameRecord]):
     record_type: ClassVar[type[PictureRecord]] = FrameRecord
 
 
-class GroundTruth(Message, version=1, name="truth"):
-    """What is really in a frame; only emulated cameras and labelled data know it."""
+class FrameBoxes(Message):
+    """The boxes of one frame, and which frame that is."""
 
     frame: str = Field(description="id of the frame.")
     camera: Segment
     index: Count
-    captured: Timestamp
+    captured: Timestamp = Field(description="When the camera took the frame.")
     width: Side
     height: Side
     boxes: tuple[Box, ...]
-    condition: str = Field(default="normal", description="Name of the scripted condition.")
-    effects: dict[str, Fraction] = Field(
-        default_factory=dict, description="Strength of each scripted drift effect, 0 to 1."
-    )
+
+    @property
+    def stream(self) -> str:
+        """The camera."""
+        return self.camera
+
+    @property
+    def input(self) -> str:
+        """The frame's id."""
+        return self.frame
 
     @model_validator(mode="after")
     def _boxes_inside(self) -> Self:
         _inside(self.boxes, self.width, self.height)
         return self
+
+
+class GroundTruth(FrameBoxes, version=1, name="truth"):
+    """What is really in a frame; only emulated cameras and labelled data know it."""
+
+    condition: str = Field(default="normal", description="Name of the scripted condition.")
+    effects: dict[str, Fraction] = Field(
+        default_factory=dict, description="Strength of each scripted drift effect, 0 to 1."
+    )
 
 
 class StageTimes(Record):
@@ -82,20 +107,13 @@ class StageTimes(Record):
     postprocess_ms: float = Field(default=0.0, ge=0)
 
 
-class Detections(Message, version=1):
+class Detections(FrameBoxes, version=1):
     """What a model saw in a frame.
 
     The clock stamps are in this order for every frame: captured, sent, received, detected.
     """
 
-    frame: str = Field(description="id of the frame.")
-    camera: Segment
-    index: Count
-    width: Side
-    height: Side
-    boxes: tuple[Box, ...]
     model: ModelRef = Field(description="The one model that answered this frame.")
-    captured: Timestamp = Field(description="When the camera took the frame.")
     sent: Timestamp = Field(description="When the camera sent it.")
     received: Timestamp = Field(description="When the detector had it.")
     detected: Timestamp = Field(description="When the boxes were there.")
@@ -110,11 +128,6 @@ class Detections(Message, version=1):
         "a Mahalanobis distance, in units of the 95th percentile on the reference. Absent where "
         "the bundle has no reference.",
     )
-
-    @model_validator(mode="after")
-    def _boxes_inside(self) -> Self:
-        _inside(self.boxes, self.width, self.height)
-        return self
 
 
 class SampleRecord(PictureRecord, samples.SampleRecord, version=1, name="sample"):

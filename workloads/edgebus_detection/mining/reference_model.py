@@ -1,84 +1,54 @@
-"""The second model: a teacher or merely another opinion, asked about a share of the frames."""
+"""The reference model: a teacher or merely a different model, asked about a share of the frames."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from edgebus.artifacts import Bundle
+from edgebus.serving import EngineSettings
+from edgebus_detection.messages import Box, Frame
+from edgebus_detection.models import DetectionModel, import_onnx
+from edgebus_detection.vision import decode_picture, to_boxes
 
-from edgebus.service import ServiceSettings
-from edgebus_detection.messages import Box
+__all__ = ["ReferenceDetector"]
 
-if TYPE_CHECKING:
-    from edgebus_detection.models import DetectionModel
-
-__all__ = ["SecondModel", "SecondSettings"]
-
-
-class SecondSettings(ServiceSettings):
-    """A second model on the collector's node."""
-
-    model: Path
-    """Folder of a bundle, or an ONNX file of a known head."""
-    share: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """Share of the frames for training that it is shown; it is shown one at a time, and frames
-    that come meanwhile are not waited for."""
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Its boxes below this score are nothing."""
-    threads: Annotated[int, Field(ge=1, le=64)] = 1
-    """Threads that it may use beside the detector."""
+_LEAST_SCORE = 0.05
+"""Boxes below it are not even doubts."""
 
 
-class SecondModel:
-    """A detector of the collector's own.
+class ReferenceDetector:
+    """A detection model of the collector's own.
 
     Args:
-        model: Loaded.
-        threshold: Boxes below this score are nothing.
+        model: A bundle's folder, or an ONNX file of a known head, which becomes a bundle.
+        threads: Threads that it may use. Reads from disk.
+        imports: Folder of imported models.
+
+    Raises:
+        OSError: It is not there.
+        BundleError: It is no bundle.
+        ImportRefusedError: The ONNX file has a head that is not known.
+        EngineError: The runtime refuses it.
     """
 
-    def __init__(self, model: DetectionModel, *, threshold: float) -> None:
-        self._model = model
-        self._threshold = threshold
-        self.name = f"{model.ref.name} v{model.ref.version}"
-        """For people."""
-
-    @classmethod
-    def load(cls, settings: SecondSettings, *, imports: Path) -> SecondModel:
-        """Load a bundle, or an ONNX file, which becomes one below `imports`. Reads from disk.
-
-        Raises:
-            OSError: It is not there.
-            BundleError: It is no bundle.
-            ImportRefusedError: The ONNX file has a head that is not known.
-            EngineError: The runtime refuses it.
-        """
-        # Imported only here: a collector without a second model need not load a runtime.
-        from edgebus.artifacts import Bundle
-        from edgebus.serving import EngineSettings
-        from edgebus_detection.models import DetectionModel, import_onnx
-
-        path = settings.model
-        if not path.is_dir():
-            folder = imports / hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    def __init__(self, model: Path, *, threads: int, imports: Path) -> None:
+        if not model.is_dir():
+            folder = imports / hashlib.sha256(model.read_bytes()).hexdigest()[:16]
             if not folder.exists():
-                import_onnx(path, name="second", out=folder, serve_only=True)
-            path = folder
-        engine = EngineSettings(threads=settings.threads, provider="cpu")
-        loaded = DetectionModel.load(Bundle.open(path), engine)
-        return cls(loaded, threshold=settings.threshold)
+                import_onnx(model, name="reference", out=folder, serve_only=True)
+            model = folder
+        engine = EngineSettings(threads=threads, provider="cpu")
+        self._model = DetectionModel.load(Bundle.open(model), engine)
+        self.name = f"{self._model.ref.name} v{self._model.ref.version}"
 
-    def look(self, jpeg: bytes) -> tuple[Box, ...]:
-        """What it sees in a picture. Takes its time; not for the event loop.
+    def predict(self, payload: Frame, /) -> tuple[Box, ...]:
+        """Find the objects of a frame.
 
         Raises:
             ImageError: The picture cannot be decoded.
             EngineError: The model fails.
         """
-        from edgebus_detection.vision import decode_jpeg, to_boxes
-
-        image: Any = decode_jpeg(jpeg)
-        found, _ = self._model.detect(image, threshold=self._threshold)
+        image = decode_picture(payload.jpeg)
+        found, _ = self._model.detect(image, threshold=_LEAST_SCORE)
         return to_boxes(found, self._model.classes)

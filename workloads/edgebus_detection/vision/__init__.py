@@ -4,8 +4,8 @@ from edgebus_detection.vision.boxes import Boxes, Detected, Truth, box_iou, clip
 from edgebus_detection.vision.decoders import DECODERS, Decoder, make_decoder
 from edgebus_detection.vision.draw import Style, caption, draw_boxes
 from edgebus_detection.vision.errors import ImageError, OutputError, VisionError
-from edgebus_detection.vision.hashing import Hash, PictureUnreadableError, difference_hash
-from edgebus_detection.vision.images import Image, decode_jpeg, encode_jpeg
+from edgebus_detection.vision.hashing import Hash, difference_hash
+from edgebus_detection.vision.images import Grey, Image, decode_picture, encode_jpeg, read_picture
 from edgebus_detection.vision.labels import to_boxes, to_detected, to_truth
 from edgebus_detection.vision.preprocess import Placement, Preprocessor, Tensor
 from edgebus_detection.vision.spec import DecoderSpec, InputSpec, PictureSpec
@@ -16,13 +16,13 @@ __all__ = [
     "Decoder",
     "DecoderSpec",
     "Detected",
+    "Grey",
     "Hash",
     "Image",
     "ImageError",
     "InputSpec",
     "OutputError",
     "PictureSpec",
-    "PictureUnreadableError",
     "Placement",
     "Preprocessor",
     "Style",
@@ -32,11 +32,12 @@ __all__ = [
     "box_iou",
     "caption",
     "clip_boxes",
-    "decode_jpeg",
+    "decode_picture",
     "difference_hash",
     "draw_boxes",
     "encode_jpeg",
     "make_decoder",
+    "read_picture",
     "suppress",
     "to_boxes",
     "to_detected",

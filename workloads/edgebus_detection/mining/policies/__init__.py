@@ -1,13 +1,5 @@
-"""Policies: which frames was the model wrong about? Small plug-ins, one formula each."""
+"""Policies of detection, one formula each; named in the group ``edgebus.policies.detection``."""
 
-from edgebus_detection.mining.policies.base import (
-    Policy,
-    PolicyError,
-    PolicySettings,
-    find_policies,
-    make_policies,
-)
-from edgebus_detection.mining.policies.chain import Combination, PolicyChain, Ruling
 from edgebus_detection.mining.policies.confidence import ConfidencePolicy, ConfidenceSettings
 from edgebus_detection.mining.policies.disagreement import DisagreementPolicy, DisagreementSettings
 from edgebus_detection.mining.policies.entropy import EntropyPolicy, EntropySettings
@@ -18,7 +10,6 @@ from edgebus_detection.mining.policies.temporal import TemporalPolicy, TemporalS
 from edgebus_detection.mining.policies.truth import TruthPolicy, TruthSettings
 
 __all__ = [
-    "Combination",
     "ConfidencePolicy",
     "ConfidenceSettings",
     "DisagreementPolicy",
@@ -31,15 +22,8 @@ __all__ = [
     "MarginSettings",
     "NoveltyPolicy",
     "NoveltySettings",
-    "Policy",
-    "PolicyChain",
-    "PolicyError",
-    "PolicySettings",
-    "Ruling",
     "TemporalPolicy",
     "TemporalSettings",
     "TruthPolicy",
     "TruthSettings",
-    "find_policies",
-    "make_policies",
 ]

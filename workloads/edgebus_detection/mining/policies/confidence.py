@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from edgebus_detection.mining.examples import Example, Judgement
-from edgebus_detection.mining.policies.base import Policy, PolicySettings
+from edgebus.mining import Judgement, Policy, PolicySettings
+from edgebus_detection.mining import Example
 
 __all__ = ["ConfidencePolicy", "ConfidenceSettings"]
 
@@ -42,7 +42,7 @@ class ConfidencePolicy(Policy[ConfidenceSettings]):
 
     def judge(self, example: Example) -> Judgement | None:
         """The frame's confidence; None where there are no boxes, unless `empty`."""
-        scores = [box.score for box in example.detections.boxes if box.score is not None]
+        scores = [box.score for box in example.prediction.boxes if box.score is not None]
         statistic = self.settings.statistic
         if not scores:
             if not self.settings.empty:

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from edgebus_detection.mining.examples import Example, Judgement
-from edgebus_detection.mining.policies.base import Policy, PolicySettings
+from edgebus.mining import Judgement, Policy, PolicySettings
+from edgebus_detection.mining import Example
 
 __all__ = ["EntropyPolicy", "EntropySettings"]
 
@@ -41,7 +41,7 @@ class EntropyPolicy(Policy[EntropySettings]):
 
     def judge(self, example: Example) -> Judgement | None:
         """The frame's entropy; None where there are no boxes."""
-        bits = [_bits(box.score) for box in example.detections.boxes if box.score is not None]
+        bits = [_bits(box.score) for box in example.prediction.boxes if box.score is not None]
         if not bits:
             return None
         aggregate = self.settings.aggregate

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from edgebus_detection.mining.examples import Example, Judgement
-from edgebus_detection.mining.policies.base import Policy, PolicySettings
+from edgebus.mining import Judgement, Policy, PolicySettings
+from edgebus_detection.mining import Example
 
 __all__ = ["MarginPolicy", "MarginSettings"]
 
@@ -19,7 +19,7 @@ class MarginSettings(PolicySettings):
     margin: float = Field(
         default=0.1, gt=0, lt=1, description="Boxes closer to the threshold are uncertain."
     )
-    min_boxes: int = Field(default=1, ge=1, description="So many uncertain boxes make it hard.")
+    min_boxes: int = Field(default=1, ge=1, description="Uncertain boxes of a hard frame.")
 
 
 class MarginPolicy(Policy[MarginSettings]):
@@ -41,7 +41,7 @@ class MarginPolicy(Policy[MarginSettings]):
 
     def judge(self, example: Example) -> Judgement | None:
         """How many boxes are uncertain; None where there are no boxes."""
-        scores = [box.score for box in example.detections.boxes if box.score is not None]
+        scores = [box.score for box in example.prediction.boxes if box.score is not None]
         if not scores:
             return None
         settings = self.settings

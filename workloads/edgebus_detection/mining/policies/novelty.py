@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from edgebus_detection.mining.examples import Example, Judgement
-from edgebus_detection.mining.policies.base import Policy, PolicySettings
+from edgebus.mining import Judgement, Policy, PolicySettings
+from edgebus_detection.mining import Example
 
 __all__ = ["NoveltyPolicy", "NoveltySettings"]
 
@@ -16,7 +16,7 @@ class NoveltySettings(PolicySettings):
     threshold: float = Field(
         default=1.5,
         gt=0,
-        description="From it on a picture is strange; 1 is the 95th percentile of the reference.",
+        description="Novelty of a strange picture; 1: the 95th percentile of the reference.",
     )
 
 
@@ -39,7 +39,7 @@ class NoveltyPolicy(Policy[NoveltySettings]):
 
     def judge(self, example: Example) -> Judgement | None:
         """How strange the picture is; None where the detector does not say."""
-        score = example.detections.novelty
+        score = example.prediction.novelty
         if score is None:
             return None
         return Judgement(

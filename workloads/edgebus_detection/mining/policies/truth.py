@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from edgebus.mining import Judgement, Policy, PolicySettings
 from edgebus_detection.messages import Box
-from edgebus_detection.mining.examples import Example, Judgement
-from edgebus_detection.mining.policies.base import Policy, PolicySettings
+from edgebus_detection.mining import Example
 from edgebus_detection.vision.matching import match
 
 __all__ = ["TruthPolicy", "TruthSettings"]
@@ -61,7 +61,7 @@ class TruthPolicy(Policy[TruthSettings]):
             return None
         said = [
             box
-            for box in self._known(example.detections.boxes)
+            for box in self._known(example.prediction.boxes)
             if box.score is None or box.score >= self.settings.score_threshold
         ]
         true = self._known(example.truth.boxes)

@@ -7,20 +7,17 @@ import pytest
 
 from collector_examples import box, example, picture
 from edgebus.contracts import split_of
-from edgebus_collector.budget import Budget
+from edgebus.mining import PolicyError, make_policies
 from edgebus_collector.selection import Choice, Selector, Suppressed
 from edgebus_collector.settings import CollectorSettings
-from edgebus_detection.mining import PolicyError
+from edgebus_detection import Detection
 from edgebus_detection.mining.policies import (
     ExpectedPolicy,
     ExpectedSettings,
-    PolicyChain,
     TruthPolicy,
     TruthSettings,
-    make_policies,
 )
 from edgebus_detection.mining.policies.expected import expected_error
-from edgebus_detection.vision.near_duplicates import NearDuplicates
 
 PICTURE = picture()
 
@@ -31,7 +28,7 @@ def said(*scores, camera="front", index=0):
 
 
 def error(*scores, unseen=1.0):
-    detections = said(*scores).detections
+    detections = said(*scores).prediction
     return expected_error(detections, score_threshold=0.3, unseen=unseen)
 
 
@@ -142,9 +139,9 @@ def test_the_same_frames_are_judged_the_same_again():
 
 def test_a_bar_that_would_rise_is_refused():
     with pytest.raises(PolicyError, match=r"low 0\.9 is above high 0\.8; the bar falls"):
-        make_policies({"expected": {"low": 0.9}})
+        make_policies({"expected": {"low": 0.9}}, known=Detection().policies())
     with pytest.raises(PolicyError, match="share"):
-        make_policies({"expected": {"share": 0}})
+        make_policies({"expected": {"share": 0}}, known=Detection().policies())
 
 
 def test_it_is_the_default_where_there_is_no_truth():
@@ -163,11 +160,12 @@ def test_it_is_the_default_where_there_is_no_truth():
 
 def test_only_what_becomes_a_sample_costs_anything():
     select = Selector(
-        chain=PolicyChain(make_policies({"expected": {"share": 1.0, "saved": 2.0}})),
-        budget=Budget(samples_per_minute=600, bytes_per_hour=1e9, holdout_share=0.25),
-        duplicates=NearDuplicates(distance=4, memory=32),
-        holdout_share=0.0,
-        audit_share=0.0,
+        CollectorSettings(
+            policies={"expected": {"share": 1.0, "saved": 2.0}},
+            budget={"samples_per_minute": 600, "bytes_per_hour": 1e9},
+            duplicate_distance=4,
+            holdout_share=0.0,
+        )
     )
     train = [index for index in range(400) if split_of("front", index) == "train"]
     bad = [box(score=0.3), box(x=40.0, score=0.2), box(x=80.0, score=0.2)]

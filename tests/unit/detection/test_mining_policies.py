@@ -1,21 +1,18 @@
 import pytest
 
 from collector_examples import box, example
+from edgebus.mining import Policy, PolicyChain, PolicyError, PolicySettings, installed_policies
+from edgebus.mining import make_policies as make_known_policies
+from edgebus.mining import policy as policy_module
+from edgebus_detection import Detection
 from edgebus_detection.mining.policies import (
     ConfidencePolicy,
     ConfidenceSettings,
     MarginPolicy,
     MarginSettings,
-    Policy,
-    PolicyChain,
-    PolicyError,
-    PolicySettings,
     TruthPolicy,
     TruthSettings,
-    find_policies,
-    make_policies,
 )
-from edgebus_detection.mining.policies import base as policies_base
 from edgebus_detection.vision.matching import iou, match
 
 
@@ -103,6 +100,10 @@ def test_margin_counts_boxes_near_the_threshold():
     assert policy.judge(example()) is None
 
 
+def make_policies(configured):
+    return make_known_policies(configured, known=Detection().policies())
+
+
 def chain(*policies, combination="first"):
     return PolicyChain(policies, combination=combination)
 
@@ -168,8 +169,8 @@ def test_other_packages_bring_policies(monkeypatch):
         def judge(self, example):
             return None
 
-    monkeypatch.setattr(policies_base, "entry_points", lambda group: [_Point(Everything)])
-    assert find_policies()["everything"] is Everything
-    monkeypatch.setattr(policies_base, "entry_points", lambda group: [_Point(object())])
+    monkeypatch.setattr(policy_module, "entry_points", lambda group: [_Point(Everything)])
+    assert installed_policies("detection")["everything"] is Everything
+    monkeypatch.setattr(policy_module, "entry_points", lambda group: [_Point(object())])
     with pytest.raises(PolicyError, match="no subclass of Policy"):
-        find_policies()
+        installed_policies("detection")

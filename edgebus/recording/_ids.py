@@ -1,7 +1,7 @@
-"""New ids and times for recorded messages, so that services take them for new ones.
+"""Rewriting of ids and times in recorded messages, so that services take them for new ones.
 
-Every id and every time of a message changes in the same way, wherever it stands: the truth of a
-frame still names its frame, and what came 80 ms later still does. Both are computed, nothing is
+Every id and every time of a message changes in the same way, wherever it stands: what names another
+message still names it, and what came 80 ms later still does. Both are computed, nothing is
 remembered, so a recording may be of any length.
 """
 
@@ -18,13 +18,13 @@ from uuid import UUID
 from edgebus.contracts import PayloadError, RecordPayload, rfc3339
 from edgebus.contracts.registry import topic_of
 
-__all__ = ["Freshener"]
+__all__ = ["IdRewriter"]
 
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 
 
-class Freshener:
+class IdRewriter:
     """Moves messages in time: an instant t becomes `start` + (t - `origin`) / `speed`.
 
     Args:
@@ -45,7 +45,7 @@ class Freshener:
         return "/".join(self._value(level) for level in topic.split("/"))
 
     def payload(self, topic: str, data: bytes) -> bytes:
-        """A payload with its ids and times renewed; what is no JSON and no picture stays."""
+        """A payload with its ids and times renewed; what is no JSON and has no record stays."""
         known = topic_of(topic)
         if known is not None and issubclass(known.payload, RecordPayload):
             try:

@@ -1,9 +1,10 @@
-"""The policies that look at uncertainty, time, features and a second model; how they combine."""
+"""The policies that look at uncertainty, time, novelty and a reference model; how they combine."""
 
 import pytest
 
 from collector_examples import box, example
 from edgebus.contracts import ModelRef
+from edgebus.mining import PolicyChain
 from edgebus_detection.mining import Example
 from edgebus_detection.mining.policies import (
     ConfidencePolicy,
@@ -16,7 +17,6 @@ from edgebus_detection.mining.policies import (
     MarginSettings,
     NoveltyPolicy,
     NoveltySettings,
-    PolicyChain,
     TemporalPolicy,
     TemporalSettings,
 )
@@ -24,8 +24,8 @@ from edgebus_detection.mining.tracking import Tracker
 
 
 def changed(of: Example, **fields) -> Example:
-    said = of.detections.model_copy(update=fields)
-    return Example(frame=of.frame, detections=said, truth=of.truth)
+    said = of.prediction.model_copy(update=fields)
+    return Example(input=of.input, prediction=said, truth=of.truth)
 
 
 @pytest.mark.parametrize(("aggregate", "score"), [("max", 1.0), ("mean", 0.7345), ("sum", 1.4690)])
@@ -50,18 +50,18 @@ def test_a_strange_picture_is_wrong_where_the_detector_says_how_strange():
     assert (judgement.wrong, judgement.score) == (True, 2.5)
 
 
-def disagreement(said, second, **settings):
+def disagreement(said, reference, **settings):
     of = example(said=said)
-    asked = Example(frame=of.frame, detections=of.detections, second=tuple(second))
+    asked = Example(input=of.input, prediction=of.prediction, reference=tuple(reference))
     return DisagreementPolicy(DisagreementSettings(**settings)).judge(asked)
 
 
-def test_a_second_model_confirms_denies_and_abstains():
+def test_a_reference_model_confirms_denies_and_abstains():
     here, there = box(score=0.9), box(x=80.0, score=0.8)
     assert disagreement([here, there], [here, there]).score == 0
     missed = disagreement([here], [here, there])
     assert (missed.wrong, missed.score) == (True, 0.5)
-    assert missed.reason == "the second model sees 1 more and denies 0 of 1"
+    assert missed.reason == "the reference model sees 1 more and denies 0 of 1"
     assert disagreement([here, there], [here]).score == 0.5
     # Not sure enough to say that it is there, too sure to say that it is not.
     perhaps = box(x=80.0, score=0.3)

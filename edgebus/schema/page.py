@@ -1,4 +1,4 @@
-"""The contracts as one HTML page: no script or style from elsewhere, readable offline.
+"""Page of the contracts in HTML: no script or style from elsewhere, readable offline.
 
 Made from the AsyncAPI document alone, so that it says what `schemas/asyncapi.yaml` says.
 """
@@ -90,7 +90,7 @@ def asyncapi_page(document: Schema) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("edgebus.cli", "templates"),
+        loader=PackageLoader("edgebus.schema", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
