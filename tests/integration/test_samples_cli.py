@@ -24,7 +24,6 @@ from edgebus.contracts import (
     split_of,
     topics,
 )
-from edgebus.contracts import Reply as ReplyMessage
 from edgebus.service import NodeSettings, Runtime
 from edgebus_detection.messages import SAMPLES, Box, Sample, SampleRecord
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
@@ -183,7 +182,6 @@ async def test_a_person_labels_while_the_retrainer_runs_and_the_next_job_learns_
         reply = await site.bus.request(
             topics.CMD_RETRAIN.at(gpu),
             RetrainCommand(source=site.bus.identity.source),
-            reply=ReplyMessage,
             timeout=10,
         )
         assert reply.ok, reply.detail

@@ -237,7 +237,7 @@ def not_a_number(files: dict[str, bytes]) -> None:
 
 def another_shape(files: dict[str, bytes]) -> None:
     manifest = json.loads(files["manifest.json"])
-    manifest["input"]["height"] = 96
+    manifest["graphs"][0]["inputs"][0]["shape"][2] = 96
     files["manifest.json"] = json.dumps(manifest).encode()
 
 
@@ -263,7 +263,7 @@ def a_failing_probe(files: dict[str, bytes]) -> None:
     ("spoil", "words"),
     [
         (not_a_number, "NaN"),
-        (another_shape, "describes the input as"),
+        (another_shape, "describes input images float32 [1, 3, 96, 64]"),
         (fewer_weights, "is missing; the graph needs it"),
         (another_graph, "the graph needs it"),
         (another_version, "version 3, not tiny version 2"),
