@@ -11,7 +11,7 @@ from edgebus.topology import Topology, fill_placeholders
 from edgebus_collector import CollectorSettings
 from edgebus_detection.lab.compose import Sources, compose
 from edgebus_detection.lab.reference_pictures import with_reference
-from edgebus_detection.lab.user_models import open_models
+from edgebus_detection.lab.user_models import UserModels, open_models
 from edgebus_retrainer.settings import RetrainerSettings
 
 __all__ = ["CAR_PARK", "brought", "of_demo", "prepare"]
@@ -65,9 +65,11 @@ def brought(
     """
     given = Sources(
         sources=(_source(data, recorded=recorded),),
-        model=_served(work, recorded=recorded),
-        model_name="yolox_nano_416",
-        teacher=work / "teacher",
+        models=UserModels(
+            served=_served(work, recorded=recorded),
+            name="yolox_nano_416",
+            teacher=work / "teacher",
+        ),
         classes=classes or (),
         replay=_replay(data),
     )

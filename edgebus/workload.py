@@ -11,20 +11,23 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from edgebus.artifacts import Array, Manifest
-    from edgebus.contracts import Topic, Verdict
+    from edgebus.contracts import Message, ModelRef, Topic, Verdict
     from edgebus.mining import Example, Fingerprint, Policy, ReferenceModel, Statistic
     from edgebus.serving import Engine, Model, NamedSource
 
 __all__ = [
     "ENTRY_POINTS",
+    "Answer",
     "Workload",
     "WorkloadUnknownError",
     "installed_workloads",
@@ -51,19 +54,72 @@ class WorkloadUnknownError(LookupError):
         self.name = name
 
 
+P = TypeVar("P")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Generic[P]):
+    """A model's prediction for one input, and the stamps of whoever made it.
+
+    Attributes:
+        prediction: What the model's `predict` returned.
+        model: The one model that answered.
+        received: When the service had the input.
+        answered: When the prediction was there; not before `received`.
+        stages: Milliseconds per stage; ``decode`` and ``inference`` at least.
+        dropped: Inputs of this stream that were dropped for newer ones so far.
+    """
+
+    prediction: P
+    model: ModelRef
+    received: datetime
+    answered: datetime
+    stages: Mapping[str, float]
+    dropped: int
+
+
 class Workload:
     """One kind of model, from its input to the judgement of its successor.
 
     Attributes:
         name: What it is called in settings, and as the `task` of its bundles.
+        inputs: Topic of what its model is asked about: messages, or payloads with a record, that
+            are `AboutInput` and have an `index` and a time `captured`. One level names the stream.
+        predictions: Topic of what its model answers: messages that are `edgebus.mining.Predicted`,
+            with that level.
+        stream_level: Name of that level.
     """
 
     name: ClassVar[str]
+    inputs: ClassVar[Topic[Any]]
+    predictions: ClassVar[Topic[Any]]
+    stream_level: ClassVar[str] = "stream"
 
     def prepare(self) -> None:
         """Set up the process of a service that loads this workload; by default nothing."""
 
     # Serving.
+
+    def decode(self, payload: Any) -> Any:
+        """What the model's `predict` takes; called in a worker thread.
+
+        Raises:
+            ValueError: The input is broken; it becomes a dead letter.
+        """
+        raise NotImplementedError
+
+    def prediction(self, payload: Any, answer: Answer[Any]) -> Message:
+        """The message that answers an input.
+
+        Args:
+            payload: The input.
+            answer: The model's prediction, and who made it when.
+        """
+        raise NotImplementedError
+
+    def stages(self, prediction: Any) -> Mapping[str, float]:
+        """Milliseconds per stage inside of `predict`, for metrics."""
+        return {}
 
     def load(self, source: NamedSource, engine: Engine, **options: Any) -> Model:
         """A model, ready to answer; by default arrays in, arrays out.
@@ -88,12 +144,6 @@ class Workload:
         return seeded_inputs(manifest, seed=seed)
 
     # Collecting.
-
-    inputs: ClassVar[Topic[Any]]
-    """What its model is asked about: messages or payloads with a record that is `AboutInput`."""
-
-    predictions: ClassVar[Topic[Any]]
-    """What its model answers: messages that are `edgebus.mining.Predicted`."""
 
     truths: ClassVar[Topic[Any] | None] = None
     """What is right, where somebody knows: messages that are `AboutInput`."""

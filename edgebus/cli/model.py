@@ -1,19 +1,21 @@
 """`edgebus model`: bundles on disk; the registry's commands come from `edgebus.cli.registry`.
 
-A workload adds commands of its own, for example its import, as a `typer.Typer` named ``model`` or
-``model.…`` in the entry-point group `edgebus.commands`.
+A workload adds commands of its own, for example its import, as a `typer.Typer` of several commands
+named ``model.…`` in the entry-point group `edgebus.commands`.
 """
 
 from __future__ import annotations
 
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from edgebus.cli import registry
 from edgebus.cli.console import table
+from edgebus.cli.samples import ENTRY_POINTS
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -24,17 +26,39 @@ __all__ = ["add_to", "print_bundle"]
 
 Folder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.")]
 
+
+class _Group(TyperGroup):
+    """Commands of the framework, and those of workloads, imported when somebody asks for them."""
+
+    # Any: typer keeps a copy of click of its own, and its types with it.
+    _brought: Any = None
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of all commands."""
+        return [*super().list_commands(ctx), *self._bring()]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command by its name; None where there is none."""
+        return super().get_command(ctx, cmd_name) or self._bring().get(cmd_name)
+
+    def _bring(self) -> Any:
+        if self._brought is None:
+            self._brought = {}
+            for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+                if point.name.partition(".")[0] == "model":
+                    group: Any = typer.main.get_command(point.load())
+                    self._brought |= group.commands
+        return self._brought
+
+
 commands = typer.Typer(
-    no_args_is_help=True, help="Import models, show them, release them, roll them back."
+    cls=_Group, no_args_is_help=True, help="Import models, show them, release them, roll them back."
 )
 
 
 def add_to(app: typer.Typer) -> None:
     """Mount the commands."""
     app.add_typer(commands, name="model", rich_help_panel="Models")
-    for point in sorted(entry_points(group="edgebus.commands"), key=lambda point: point.name):
-        if point.name.partition(".")[0] == "model":
-            commands.add_typer(point.load())
     registry.add_to(commands)
     app.command("retrain", rich_help_panel="Models")(registry.retrain)
 

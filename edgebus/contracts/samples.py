@@ -83,10 +83,10 @@ class Drift(Message, version=1):
 
 
 class Verdict(Record):
-    """What one person said of one prediction; a workload extends it by what may be wrong."""
+    """Verdict of one person on one prediction; a workload extends it by what may be wrong."""
 
-    by: str = Field(description="Who said it: the feedback's source.")
-    time: Timestamp = Field(description="When it was said.")
+    by: str = Field(description="The person: the feedback's source.")
+    time: Timestamp = Field(description="When it was sent.")
     note: Annotated[str, Field(max_length=500)] = Field(default="", description="In words.")
 
     @property
@@ -120,13 +120,13 @@ class SampleRecord(Message):
         default=None, description="Of its stream at that time; absent where nobody watched."
     )
     feedback: tuple[Verdict, ...] = Field(
-        default=(), description="What operators said of the prediction."
+        default=(), description="Verdicts of operators on the prediction."
     )
     consent: Consent = Field(
         default="unstated", description="What the people it shows or concerns agreed to."
     )
     retention: Segment = Field(
-        default="standard", description="Name of the class that says how long it may be kept."
+        default="standard", description="Name of the class of how long it may be kept."
     )
 
 

@@ -127,12 +127,12 @@ class EmbeddedBroker:
 
     @property
     def url(self) -> str:
-        """Where clients connect: ``mqtt://host:port``."""
+        """Address for clients: ``mqtt://host:port``."""
         return f"mqtt://{self.host}:{self.port}"
 
     @property
     def log_file(self) -> Path:
-        """Where the broker logs to."""
+        """Path of the broker's log."""
         return self.data_dir / "broker.log"
 
     @property

@@ -12,7 +12,7 @@ __all__ = ["RunEnd", "check_end", "waiting_for"]
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """Whether a run is over, and how it ended.
+    """The state of a run's end condition.
 
     Attributes:
         over: Stop now.
@@ -52,7 +52,7 @@ def check_end(state: RunState, topology: Topology, *, elapsed_s: float) -> RunEn
 
 
 def waiting_for(state: RunState, topology: Topology, until: Until) -> str:
-    """What the loop still waits for, in words; empty when it is closed."""
+    """The condition that is not met yet, in words; empty when the loop is closed."""
     if names := state.serving_services:
         edges = [f"{node}/{name}" for node, name in topology.services if name in names]
         if not edges:

@@ -16,7 +16,7 @@ from edgebus.lab.report import write_run
 from edgebus.lab.rounds import Round
 from edgebus.lab.run_state import RunEvent, RunState
 from edgebus.lab.summary import RunFacts, Summary, summarize
-from edgebus.lab.view import edge_lines, edge_table, summary_table
+from edgebus.lab.view import service_lines, service_table, summary_table
 from edgebus.workload import WorkloadUnknownError, load_workload
 
 __all__ = ["DEFAULT_WORKLOAD", "Lab", "load_lab"]
@@ -37,17 +37,19 @@ class Lab:
     Attributes:
         assets: Folder that replaces ``{assets}`` in topologies; its ``demo.yaml`` is what
             `edgebus up` runs without a topology. None: there is no demo.
+        state_type: The class of `state`.
         state: The run so far.
         summary: Its figures, once it is over.
     """
 
     assets: ClassVar[Path | None] = None
+    state_type: ClassVar[type[RunState]] = RunState
 
     state: RunState
     summary: Summary
 
     def __init__(self, *, on_event: Callable[[RunEvent], None] = lambda _event: None) -> None:
-        self.state = self.make_state(on_event)
+        self.state = self.state_type(on_event=on_event)
 
     @classmethod
     def command(cls) -> Callable[..., None]:
@@ -55,10 +57,6 @@ class Lab:
         from edgebus.lab.cli import up
 
         return up
-
-    def make_state(self, on_event: Callable[[RunEvent], None]) -> RunState:
-        """The state that takes the messages."""
-        return RunState(on_event=on_event)
 
     async def observe(self, bus: Bus, *, site: str) -> None:
         """Subscribe to all that the run is measured by.
@@ -71,11 +69,11 @@ class Lab:
 
     def draw_streams(self, now: datetime) -> RenderableType:
         """The middle of the live view."""
-        return edge_table(self.state)
+        return service_table(self.state)
 
     def list_streams(self, now: datetime) -> Iterable[str]:
         """The same as lines of text."""
-        return edge_lines(self.state)
+        return service_lines(self.state)
 
     def finish(self, **facts: Unpack[RunFacts]) -> None:
         """Take the figures, while the services still run: `summary`."""

@@ -101,7 +101,7 @@ def round_summary(one: Round) -> str:
 
 
 def clock_skew(rounds: Iterable[Round]) -> str:
-    """What is wrong with the clocks, in words; empty where nothing shows."""
+    """The disagreement of clocks, in words; empty where none shows."""
     backwards = [stage for one in rounds for stage in one.backwards]
     if not backwards:
         return ""

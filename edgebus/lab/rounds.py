@@ -78,7 +78,7 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """What lies between two stamps.
+    """The time between two stamps.
 
     Attributes:
         name: What was done; several names joined by + where a stamp between them is missing.
@@ -266,7 +266,7 @@ class Rounds:
         )
 
     def _stamps(self, result: TrainingResult) -> tuple[datetime, dict[str, Stamp]]:
-        """Where the chain begins, and the end of each stage that is known."""
+        """Beginning of the chain, and the known ends of stages."""
         cloud = _node(result.source)
         stamps = self._jobs[result.job].phases()
         stamps["writing"] = Stamp(result.time, cloud)

@@ -127,7 +127,7 @@ class RunState:
         return first[0] if first else None
 
     def first_input(self) -> datetime | None:
-        """When the first input was taken, where that is known."""
+        """Time of the first input, where it is known."""
         return None
 
     @property
@@ -136,11 +136,11 @@ class RunState:
         return False
 
     def missing_input(self) -> str:
-        """What must come before anything can be learnt, in words; empty when it is there."""
+        """The input or prediction that is still missing, in words; empty when it is there."""
         return "" if self.first_version() is not None else "waiting for the first model"
 
     def missing_measure(self, version: int, until: Until) -> str:
-        """What is not yet measured of a version that every edge serves; empty when all is."""
+        """The measure still missing of a version that every edge serves, in words."""
         return ""
 
     # Messages of the framework.
@@ -281,7 +281,7 @@ class RunState:
 
     @property
     def restarts(self) -> int:
-        """How often a service came back in a new process."""
+        """Number of times that a service came back in a new process."""
         return sum(
             max(0, len({state.instance for state in states}) - 1)
             for states in self.services.values()

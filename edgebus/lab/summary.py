@@ -190,17 +190,7 @@ def summarize(state: RunState, **facts: Unpack[RunFacts]) -> Summary:
             for _, edge in sorted(state.edges.items())
         ),
         trainings=tuple(
-            TrainingSummary(
-                job=result.job,
-                outcome=result.outcome,
-                reason=result.reason,
-                trigger=result.trigger,
-                samples=result.samples,
-                replay=result.replay,
-                update_bytes=result.update_bytes,
-                seconds=result.seconds,
-                gate=result.gate,
-            )
+            TrainingSummary.model_validate(result, from_attributes=True)
             for result in sorted(state.results.values(), key=lambda result: result.started)
         ),
         dead_letters=len(state.dead_letters),
@@ -257,7 +247,7 @@ def _seconds(state: RunState, started: datetime, finished: datetime) -> Seconds:
 
 
 def _converged_at(state: RunState, release: Release | None) -> datetime | None:
-    """When the last edge began to serve a release; None while one does not."""
+    """Time at which the last edge began to serve a release; None while one does not."""
     if release is None or not state.edges:
         return None
     times: list[datetime] = []

@@ -89,7 +89,7 @@ class SetupFailedError(RuntimeError):
 
 @dataclass(slots=True, kw_only=True)
 class Backoff:
-    """How long to wait before a restart: doubles with every quick death, starts over after a life.
+    """Wait before a restart: doubles with every quick death, starts over after a long life.
 
     Attributes:
         first_s: First wait.

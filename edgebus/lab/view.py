@@ -24,9 +24,9 @@ __all__ = [
     "LiveView",
     "PlainView",
     "Streams",
-    "edge_lines",
-    "edge_table",
     "render",
+    "service_lines",
+    "service_table",
     "stage_of",
     "summary_table",
 ]
@@ -107,36 +107,39 @@ def _stage_line(current: int) -> Text:
     return line
 
 
-def edge_table(state: RunState) -> RenderableType:
-    """A row per edge: its model, and how far it is with the next."""
+def service_table(state: RunState) -> RenderableType:
+    """A row per service: its state, and the model that it serves."""
     table = Table.grid(expand=True, padding=(0, 2))
     table.show_header = True
-    for name in ("edge", "state", "model", "received", "switch", "samples"):
-        table.add_column(
-            name, no_wrap=True, justify="left" if name in {"edge", "state"} else "right"
-        )
-    if not state.edges:
-        table.add_row(Text("waiting for the first model", "dim"))
-    for name, edge in sorted(state.edges.items()):
-        node, now = name.partition("/")[0], edge.now
-        samples = [n for stream, n in state.samples.items() if stream.startswith(f"{node}/")]
-        table.add_row(
-            name,
-            now.state,
-            "" if now.serving is None else f"{now.serving.name} v{now.serving.version}",
-            human_size(edge.received_bytes),
-            "" if now.swap_ms is None else f"{now.swap_ms:.1f} ms",
-            str(sum(samples)),
-        )
+    for name in ("service", "state", "model", "delivery"):
+        table.add_column(name, no_wrap=True)
+    for name in ("received", "switch"):
+        table.add_column(name, no_wrap=True, justify="right")
+    names = sorted({*state.services, *state.edges})
+    if not names:
+        table.add_row(Text("waiting for the first service", "dim"))
+    for name in names:
+        row = [name, state.services[name][-1].state if name in state.services else ""]
+        if (edge := state.edges.get(name)) is not None:
+            now = edge.now
+            row += [
+                "none" if now.serving is None else f"{now.serving.name} v{now.serving.version}",
+                now.state,
+                human_size(edge.received_bytes),
+                "" if now.swap_ms is None else f"{now.swap_ms:.1f} ms",
+            ]
+        table.add_row(*row)
     return table
 
 
-def edge_lines(state: RunState) -> Iterable[str]:
-    """The same as one line per edge."""
+def service_lines(state: RunState) -> Iterable[str]:
+    """A line per service that serves a model, and one for the samples."""
     for name, edge in sorted(state.edges.items()):
         serving = edge.now.serving
         model = "no model" if serving is None else f"{serving.name} v{serving.version}"
         yield f"{name}: {model}, {edge.now.state}"
+    for stream, count in sorted(state.samples.items()):
+        yield f"{stream}: {count} samples"
 
 
 def _loop(state: RunState) -> RenderableType:

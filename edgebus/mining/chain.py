@@ -66,7 +66,7 @@ class PolicyChain:
         return _rule(_ask(self._later, example), _any)
 
     def taken(self, example: Example[Any, Any, Any]) -> None:
-        """Tell every policy that an input that was found wrong has become a sample."""
+        """Notify every policy that an input that was found wrong has become a sample."""
         for policy in (*self._now, *self._later):
             policy.taken(example)
 

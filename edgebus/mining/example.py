@@ -48,7 +48,7 @@ class AboutInput(Protocol):
 
 
 class Predicted(AboutInput, Protocol):
-    """A message that says what a model predicted for one input."""
+    """A model's prediction for one input."""
 
     @property
     def index(self) -> int:

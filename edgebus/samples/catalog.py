@@ -191,8 +191,8 @@ class Catalog:
     def bundle(self) -> Bundle | None:
         """The model that is trained further; None while there is none."""
         try:
-            pointer = json.loads((self.folder / "incumbent.json").read_bytes())
-            return Store(self.folder / "store").open_bundle(str(pointer["digest"]))
+            state = json.loads((self.folder / "incumbent.json").read_bytes())
+            return Store(self.folder / "store").open_bundle(str(state["current"]["digest"]))
         except (FileNotFoundError, KeyError):
             return None
 

@@ -1,6 +1,7 @@
 """Running models: engines, the parity probe, the hot swap, and following releases.
 
-Nothing here needs torch; the interpreter that trains a graph is `edgebus.training.graph`.
+The service that serves any workload is `edgebus.serving.service`. Nothing here needs torch; the
+interpreter that trains a graph is `edgebus.training.graph`.
 """
 
 from edgebus.serving.engine import Engine, EngineSettings, OrtEngine, choose_providers
@@ -19,7 +20,14 @@ from edgebus.serving.probe import (
     seeded_bytes,
     seeded_inputs,
 )
-from edgebus.serving.swap import HotSwap, LoadedModel, Serving
+from edgebus.serving.release_follower import (
+    ReleaseFollower,
+    ReleaseRefusedError,
+    ReleaseSettings,
+    bring_in,
+)
+from edgebus.serving.serving_state import ServingState, StateFile
+from edgebus.serving.swap import HotSwap, LoadedModel, Serving, Swap
 
 __all__ = [
     "ArrayModel",
@@ -35,7 +43,14 @@ __all__ = [
     "NoPreviousModelError",
     "OrtEngine",
     "ProbeError",
+    "ReleaseFollower",
+    "ReleaseRefusedError",
+    "ReleaseSettings",
     "Serving",
+    "ServingState",
+    "StateFile",
+    "Swap",
+    "bring_in",
     "choose_providers",
     "make_probe",
     "probe_inputs",

@@ -83,6 +83,6 @@ def _mistakes(node: str, service: str, path: Path, environment: dict[str, str]) 
 
 
 def _place(node: str, service: str, key: str) -> str:
-    """Where a key of a node's file stands in the topology."""
+    """Place in the topology of a key of a node's file."""
     own = key == service or key.startswith(f"{service}.")
     return f"nodes.{node}.{key}" if own else f"node_settings.{key}"

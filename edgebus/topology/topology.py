@@ -90,7 +90,7 @@ class BrokerChoice(_Part):
 
 
 class Until(_Part):
-    """When a run is over; without it, it runs until Ctrl-C.
+    """End condition of a run; without one, it runs until Ctrl-C.
 
     Attributes:
         loop: ``closed`` waits until every edge serves a retrained version and was measured on it.

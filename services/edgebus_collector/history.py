@@ -1,4 +1,4 @@
-"""The last inputs that have a prediction, for what people say of them later."""
+"""History of the last inputs that have a prediction, for later feedback."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FeedbackRefusedError(Exception):
 
     Attributes:
         cause: unknown: no such stream; late: its input is gone; invalid: it speaks of what is not
-            there; repeated: it was said before.
+            there; repeated: it was reported before.
         reason: In words.
     """
 
@@ -34,7 +34,7 @@ class FeedbackRefusedError(Exception):
 
 @dataclass(slots=True)
 class Seen:
-    """An input and what was said of its prediction so far."""
+    """An input and the verdicts on its prediction so far."""
 
     example: Example[Any, Any, Any]
     size: int
@@ -107,10 +107,10 @@ def resolve(
     history: History,
     verdict: Callable[[Any, Example[Any, Any, Any]], Verdict],
 ) -> Seen:
-    """Find the input that is meant, and add the verdict to what was said of it.
+    """Find the input that a feedback means, and add the verdict to it.
 
     Args:
-        feedback: What a person said.
+        feedback: A person's judgement.
         history: The inputs that are still known.
         verdict: The workload's check of a feedback against an example.
 
@@ -126,9 +126,9 @@ def resolve(
         )
         raise FeedbackRefusedError(cause="late" if feedback.input else "unknown", reason=reason)
     try:
-        said = verdict(feedback, seen.example)
+        checked = verdict(feedback, seen.example)
     except ValueError as error:
         raise FeedbackRefusedError(cause="invalid", reason=str(error)) from error
-    if not seen.add(said):
-        raise FeedbackRefusedError(cause="repeated", reason="it was said before")
+    if not seen.add(checked):
+        raise FeedbackRefusedError(cause="repeated", reason="it was reported before")
     return seen

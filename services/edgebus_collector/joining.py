@@ -22,7 +22,7 @@ class _Parts:
     truth: AboutInput | None = None
 
     def example(self) -> Example[Any, Any, Any] | None:
-        """What is there so far, if it is enough to be judged."""
+        """The example so far, if it is enough to be judged."""
         if self.input is None or self.prediction is None:
             return None
         return Example(input=self.input, prediction=self.prediction, truth=self.truth)
@@ -38,7 +38,7 @@ class _Stream:
 
 
 class _Streams(LRUCache[str, _Stream]):
-    """The last streams that were heard of; counts what is lost with the others."""
+    """The last streams that sent anything; counts what is lost with the others."""
 
     expired = 0
 
@@ -70,7 +70,7 @@ class Joiner:
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """Streams that were heard of."""
+        """Streams that sent anything."""
         return tuple(sorted(self._streams))
 
     @property

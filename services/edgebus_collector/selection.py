@@ -105,7 +105,7 @@ class Selector:
         self._asked.add(stream)
 
     def decide(self, example: Example[Any, Any, Any], *, now: float) -> Choice | Suppressed | None:
-        """What becomes of an example; None where it is of no interest.
+        """Decide about an example; None where it is of no interest.
 
         Args:
             example: The input and what is known of it.
@@ -133,7 +133,7 @@ class Selector:
     def decide_reference(
         self, example: Example[Any, Any, Any], *, now: float
     ) -> Choice | Suppressed | None:
-        """What becomes of an example that the reference model was shown.
+        """Decide about an example that the reference model was shown.
 
         It was decided about without it before, and was of no interest then.
 

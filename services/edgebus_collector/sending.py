@@ -22,7 +22,7 @@ _REFUSED_REST_S = 30.0
 
 
 class Sender:
-    """Keeps samples on disk until the broker has acknowledged them.
+    """Sender of spooled samples, which stay on disk until the broker has acknowledged them.
 
     Args:
         bus: Where they go.

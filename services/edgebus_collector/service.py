@@ -174,7 +174,7 @@ class Collector(Service[CollectorSettings]):
         stream = event.payload.stream
         if stream not in self._joiner.streams:
             known = ", ".join(self._joiner.streams) or "none yet"
-            msg = f"no stream {stream!r} on this node; heard of: {known}"
+            msg = f"no stream {stream!r} on this node; known: {known}"
             raise CommandRefusedError(msg)
         if self._refused(stream):
             msg = f"nothing is collected from {stream!r}: its consent is 'refused'"

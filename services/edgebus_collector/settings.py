@@ -32,7 +32,7 @@ class BufferSettings(ServiceSettings):
     bytes: AtLeastOne = 32 * 2**20
     """The most bytes of these."""
     history_inputs: AtLeastOne = 300
-    """The most inputs of each stream that are kept for what operators say of their predictions."""
+    """The most inputs of each stream that are kept for feedback on their predictions."""
     history_bytes: Annotated[int, Field(ge=0)] = 16 * 2**20
     """The most bytes of these, of all streams together."""
 
@@ -43,7 +43,7 @@ class StreamSettings(ServiceSettings):
     consent: Consent = "unstated"
     """Agreement of the people that it shows or concerns; refused: nothing is ever collected."""
     retention: Segment = "standard"
-    """Name of the class that says how long its samples may be kept."""
+    """Name of the class of how long its samples may be kept."""
 
 
 class ReferenceSettings(ServiceSettings):

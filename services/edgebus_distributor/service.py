@@ -25,6 +25,7 @@ from edgebus.contracts import (
 )
 from edgebus.contracts.trace import continue_trace
 from edgebus.service import CommandRefusedError, Service, command, every, on
+from edgebus.serving import ReleaseRefusedError
 from edgebus.transfer import ArtifactFetcher, ArtifactProvider
 from edgebus_distributor.arrivals import Arrivals
 from edgebus_distributor.records import Decision, Intake, RegistryRefusedError
@@ -178,7 +179,7 @@ class Distributor(Service[DistributorSettings]):
         except TimeoutError as error:
             msg = f"{order.bundle.provider} did not deliver in time; is it still there?"
             raise CommandRefusedError(msg) from error
-        except (ArtifactError, RegistryRefusedError) as error:
+        except (ArtifactError, RegistryRefusedError, ReleaseRefusedError) as error:
             raise CommandRefusedError(str(error)) from error
         return self._yes(event.payload.id, decision)
 

@@ -133,6 +133,9 @@ class Family:
             await self._changed()
 
         incumbent = Incumbent(
+            model=name,
+            identity=self._identity,
+            channel=self._settings.channel,
             folder=self._folder / "cameras" / place if place else self._folder,
             store=self._bundles,
             fetcher=self._fetcher,

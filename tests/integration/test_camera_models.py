@@ -249,7 +249,7 @@ async def check_own_models(site: Site, base: Any) -> None:
     for camera, name in OWN.items():
         seen = await site.answer(camera, digest=digests[camera])
         assert seen.model.name == name
-        serves = lambda s, c=camera: s.camera == c and s.serving and s.state == "updated"  # noqa: E731
+        serves = lambda s, c=camera: s.stream == c and s.serving and s.state == "updated"  # noqa: E731
         status = await site.until(ModelStatus, serves, f"own model of {camera}")
         # What came is the patch, not the weights.
         assert status.serving.digest == digests[camera]

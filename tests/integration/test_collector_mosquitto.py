@@ -21,7 +21,7 @@ from edgebus_detection.models import add_novelty
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
 from edgebus_detection.vision import decode_picture, encode_jpeg
 from edgebus_detector import Detector
-from edgebus_detector.settings import DetectorSettings
+from edgebus_detector.service import DetectorSettings
 
 CALM = 40
 

@@ -75,6 +75,16 @@ class Maker:
         name = "".join(self.random.choice(_LETTERS) for _ in range(length))
         return "dot" if name in {".", ".."} else name
 
+    def json(self, depth: int = 2) -> JsonValue:
+        """Any JSON."""
+        kind = self.random.randrange(7 if depth else 5)
+        if kind == 5:
+            return [self.json(depth - 1) for _ in range(self.random.randint(0, 3))]
+        if kind == 6:
+            return {text(self.random): self.json(depth - 1) for _ in range(2)}
+        number = self.random.randint(-_LARGEST, _LARGEST)
+        return (None, True, number, self.random.random(), text(self.random))[kind]
+
     def digest(self) -> str:
         """64 hexadecimal digits."""
         return f"{self.random.getrandbits(256):064x}"
@@ -147,6 +157,8 @@ def _maker(annotation: Any, metadata: list[Any]) -> Make:
         return lambda maker, values: {
             text(maker.random): value(maker, values) for _ in range(maker.random.randint(0, 3))
         }
+    if annotation is JsonValue:
+        return lambda maker, _: maker.json()
     if annotation is types.NoneType:
         return lambda maker, _: None
     if annotation is Box:

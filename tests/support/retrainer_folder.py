@@ -3,6 +3,7 @@
 from edgebus.artifacts import Store
 from edgebus.contracts import teacher
 from edgebus.samples import SampleFiles, SampleStore, open_database
+from edgebus.serving import ServingState, StateFile
 from edgebus.workload import load_workload
 from edgebus_detection.labels import Answer, answer_folder
 from edgebus_detection.messages import Box
@@ -33,7 +34,8 @@ class DataFolder:
         if incumbent:
             bundle = tiny_bundle(path / "given")
             Store(path / "store").put_bundle(bundle)
-            (path / "incumbent.json").write_text(f'{{"digest": "{bundle.digest}"}}')
+            state = ServingState(model=bundle.manifest.name, current=bundle.ref)
+            StateFile(path / "incumbent.json").write(state)
 
     def add(self, index, **options):
         """A sample; see `sample`."""

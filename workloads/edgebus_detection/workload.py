@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebus.contracts import Topic
 from edgebus.mining import Statistic
-from edgebus.workload import Workload
+from edgebus.workload import Answer, Workload
 from edgebus_detection.messages import (
     CAMERA_FRAME,
     CAMERA_TRUTH,
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from edgebus.serving import Engine, NamedSource
     from edgebus_detection.mining import Example
     from edgebus_detection.mining.reference_model import ReferenceDetector
-    from edgebus_detection.models import DetectionModel
+    from edgebus_detection.models import DetectionModel, Prediction
+    from edgebus_detection.vision import Image
 
 __all__ = ["Detection"]
 
@@ -44,6 +45,9 @@ class Detection(Workload):
     """Object detection in pictures of cameras."""
 
     name: ClassVar[str] = "detection"
+    inputs: ClassVar[Topic[Any]] = CAMERA_FRAME
+    predictions: ClassVar[Topic[Any]] = DETECTIONS
+    stream_level: ClassVar[str] = "camera"
 
     def prepare(self) -> None:
         """Keep OpenCV to one thread: pictures are small, and the detector needs the others."""
@@ -53,8 +57,6 @@ class Detection(Workload):
 
     # Collecting.
 
-    inputs: ClassVar[Topic[Any]] = CAMERA_FRAME
-    predictions: ClassVar[Topic[Any]] = DETECTIONS
     truths: ClassVar[Topic[Any] | None] = CAMERA_TRUTH
     samples: ClassVar[Topic[Any]] = SAMPLES
     feedback: ClassVar[Topic[Any] | None] = FEEDBACK
@@ -90,7 +92,7 @@ class Detection(Workload):
         return Sample.build(example.input.jpeg, record)
 
     def verdict(self, feedback: Feedback, example: Example) -> Verdict:
-        """What an operator said of a frame.
+        """The verdict of an operator on a frame.
 
         Raises:
             ValueError: There is no such box, or the object reaches outside of the frame.
@@ -105,7 +107,7 @@ class Detection(Workload):
                 f"its frame of {seen.width} x {seen.height}"
             )
             raise ValueError(msg)
-        return feedback.said()
+        return feedback.to_verdict()
 
     def reference_model(self, model: Path, *, threads: int, folder: Path) -> ReferenceDetector:
         """A bundle, or an ONNX file of a known head."""
@@ -132,6 +134,55 @@ class Detection(Workload):
         check_picture(sample)
 
     # Serving.
+
+    def decode(self, payload: Frame) -> Image:
+        """The picture of a frame, BGR.
+
+        Raises:
+            ImageError: It is broken, or of another size than its record says.
+        """
+        from edgebus_detection.vision import ImageError, decode_picture
+
+        image, record = decode_picture(payload.jpeg), payload.record
+        if image.shape[:2] != (record.height, record.width):
+            reason = (
+                f"is {image.shape[1]} x {image.shape[0]}, its record says "
+                f"{record.width} x {record.height}"
+            )
+            raise ImageError(size=len(payload.jpeg), reason=reason)
+        return image
+
+    def prediction(self, payload: Frame, answer: Answer[Prediction]) -> Detections:
+        """The boxes in a frame, in its pixels."""
+        from edgebus_detection.vision import to_boxes
+
+        record, found = payload.record, answer.prediction
+        decode_ms = round(answer.stages["decode"], 3)
+        return Detections(
+            frame=record.id,
+            camera=record.camera,
+            index=record.index,
+            width=record.width,
+            height=record.height,
+            boxes=to_boxes(found.found, found.classes),
+            model=answer.model,
+            captured=record.captured,
+            sent=record.time,
+            received=answer.received,
+            detected=answer.answered,
+            stages=found.stages.model_copy(update={"decode_ms": decode_ms}),
+            dropped=answer.dropped,
+            novelty=found.novelty,
+        )
+
+    def stages(self, prediction: Prediction) -> Mapping[str, float]:
+        """Where the milliseconds of one detection went."""
+        stages = prediction.stages
+        return {
+            "preprocess": stages.preprocess_ms,
+            "inference": stages.inference_ms,
+            "postprocess": stages.postprocess_ms,
+        }
 
     def load(self, source: NamedSource, engine: Engine, **options: Any) -> DetectionModel:
         """A detection model; options are those of `DetectionModel`."""

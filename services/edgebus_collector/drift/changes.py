@@ -45,7 +45,7 @@ class Change:
 
 
 def split_at(values: Sequence[float], *, least: int = _LEAST_AFTER) -> int:
-    """Where a series most likely changed its mean: the index of the first value after.
+    """The most likely change of a series' mean: the index of the first value after.
 
     Maximum likelihood for one change of the mean of independent normal values (Hinkley 1970,
     *Inference about the change-point in a sequence of random variables*, Biometrika 57): of n
@@ -68,7 +68,7 @@ class ChangeMonitor:
     """Monitor of one statistic; no clock, no I/O.
 
     The first inputs are for calibration: their mean is what is normal, their standard deviation
-    the scale, and their lag-1 correlation r says how many inputs make one independent value.
+    the scale, and their lag-1 correlation r gives the number of inputs in one independent value.
     Values of a video, for one, are anything but independent, and every detector takes them for
     it; so they are averaged in blocks of about ``(1 + r) / (1 - r)`` inputs (the integrated
     autocorrelation time of an AR(1) process). A block's mean x then goes to the detector as
@@ -202,7 +202,7 @@ class ChangeMonitor:
             self._detector.update(self._scaled(value))
 
     def _settled(self) -> Change | None:
-        """What the values since the last change say: another state, or twice as far away."""
+        """A change, where the last values have settled elsewhere, or twice as far away."""
         assert self._normal is not None
         after = float(np.mean(self._values))
         away = abs(after - self._normal)

@@ -94,7 +94,7 @@ class DriftWatch:
         return {name: len(_away(stream)) for name, stream in self._streams.items()}
 
     def state(self, stream: str) -> DriftState | None:
-        """What is known of a stream; None before its first prediction."""
+        """State of a stream; None before its first prediction."""
         known = self._streams.get(stream)
         if known is None:
             return None

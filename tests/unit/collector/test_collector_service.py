@@ -80,7 +80,7 @@ async def test_a_command_takes_the_next_frame():
         ask = CaptureCommand(source="lab/test/test", stream="front")
         unknown = await h.request(CMD_CAPTURE, ask)
         assert not unknown.ok
-        assert "no stream 'front' on this node; heard of: none yet" in unknown.detail
+        assert "no stream 'front' on this node; known: none yet" in unknown.detail
         await film(h, TRAIN[0], true=[])
         ask = CaptureCommand(source="lab/test/test", stream="front")
         reply = await h.request(CMD_CAPTURE, ask)

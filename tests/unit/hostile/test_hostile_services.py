@@ -263,7 +263,7 @@ def a_failing_probe(files: dict[str, bytes]) -> None:
     ("spoil", "words"),
     [
         (not_a_number, "NaN"),
-        (another_shape, "describes input images float32 [1, 3, 96, 64]"),
+        (another_shape, "describes input images"),
         (fewer_weights, "is missing; the graph needs it"),
         (another_graph, "the graph needs it"),
         (another_version, "version 3, not tiny version 2"),

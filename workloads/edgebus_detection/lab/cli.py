@@ -137,11 +137,7 @@ def up(
     models, folder = _import_models(model or ASSETS / "street-day", teacher, out, classes=wanted)
     given = Sources(
         sources=source,
-        model=models.served,
-        model_name=models.name,
-        model_classes=models.classes,
-        untrainable=models.untrainable,
-        teacher=models.teacher,
+        models=models,
         classes=wanted,
         replay=replay,
         truths=truth or (),
@@ -152,7 +148,8 @@ def up(
     if obstacle := why_not_learning(given):
         echo(f"serving only: {obstacle}")
     else:
-        given = replace(given, model=_add_reference(given, folder))
+        served = _add_reference(given, folder)
+        given = replace(given, models=replace(models, served=served))
     start(compose(given, name="own"), options, folder=folder)
 
 
@@ -177,7 +174,7 @@ def _add_reference(given: Sources, folder: Path) -> Path:
     with (folder / "lab.log").open("a") as log:
         configure_logging(LogSettings(), stream=log)
         return with_reference(
-            given.model,
+            given.models.served,
             sources=given.sources,
             replay=given.replay,
             folder=folder / "model",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgebus.topology import Topology, TopologyError, Tree
+from edgebus_detection.lab.user_models import UserModels
 
 __all__ = ["Sources", "check_files", "compose", "why_not_learning"]
 
@@ -24,12 +25,7 @@ class Sources:
 
     Attributes:
         sources: Videos, folders, lists of both, addresses of cameras or numbers of USB cameras.
-        model: Folder of the bundle that the edges serve first.
-        model_name: The bundle's name.
-        model_classes: Its classes, in order, for a folder whose labels are numbers and that has no
-            `data.yaml`.
-        untrainable: Why that model cannot be trained further; empty where it can.
-        teacher: Larger model that labels, an ONNX file or a bundle's folder.
+        models: The bundles that the edges serve first and that labels.
         classes: Classes of the labels; others are ignored. Empty: all classes of the model.
         replay: Labelled pictures that the model must not forget.
         truths: Files with true boxes of the sources, in the same order.
@@ -39,11 +35,7 @@ class Sources:
     """
 
     sources: Sequence[str]
-    model: Path
-    model_name: str
-    model_classes: Sequence[str] = ()
-    untrainable: str = ""
-    teacher: Path | None = None
+    models: UserModels
     classes: Sequence[str] = ()
     replay: Path | None = None
     truths: Sequence[Path] = ()
@@ -78,12 +70,12 @@ def check_files(
 
 def why_not_learning(given: Sources) -> str:
     """Why this run can only serve, with the way out; empty where the loop can close."""
-    if given.untrainable:
-        return f"{given.model_name} cannot be trained ({given.untrainable})"
+    if given.models.untrainable:
+        return f"{given.models.name} cannot be trained ({given.models.untrainable})"
     unlabelled = [
         source for number, source in enumerate(given.sources) if not _labelled(given, number)
     ]
-    if given.teacher is None and len(unlabelled) == len(given.sources):
+    if given.models.teacher is None and len(unlabelled) == len(given.sources):
         return (
             f"nobody can label what {unlabelled[0]} shows; give --teacher, a larger model, "
             "or --truth"
@@ -103,7 +95,7 @@ def compose(given: Sources, *, name: str) -> Topology:
     for number, source in enumerate(given.sources):
         nodes[f"edge-{number + 1}"] = _edge(given, number, source, learns=learns)
     nodes["cloud"] = {
-        "distributor": {"publish": [str(given.model.resolve())]},
+        "distributor": {"publish": [str(given.models.served.resolve())]},
         "telemetry": {"csv": {"folder": "{run}/csv"}},
     }
     if learns:
@@ -127,11 +119,12 @@ def _edge(given: Sources, number: int, source: str, *, learns: bool) -> Tree:
         view["fps"] = given.fps
     if number < len(given.truths):
         view["truth"] = str(given.truths[number].resolve())
-    if given.model_classes and _is_folder(source) and not _names_classes(Path(source)):
-        view["classes"] = list(given.model_classes)
+    # For a folder whose labels are numbers, which mean the model's classes.
+    if given.models.classes and _is_folder(source) and not _names_classes(Path(source)):
+        view["classes"] = list(given.models.classes)
     services: Tree = {
         "camera": {"cameras": {camera_name(source, number, given.sources): view}},
-        "detector": {"bundle": str(given.model.resolve())},
+        "detector": {"bundle": str(given.models.served.resolve())},
     }
     if learns:
         services["collector"] = _collector(source, labelled=_labelled(given, number))
@@ -161,15 +154,15 @@ def _collector(source: str, *, labelled: bool) -> Tree:
 
 def _retrainer(given: Sources) -> Tree:
     retrainer: Tree = {
-        "model": given.model_name,
-        "bundle": str(given.model.resolve()),
+        "model": given.models.name,
+        "bundle": str(given.models.served.resolve()),
         # The model was made elsewhere: there is no old domain in what these cameras show.
         "new_domain": "everything",
         "trigger": _trigger(given),
         "labels": {},
     }
-    if given.teacher is not None:
-        retrainer["labels"]["teacher"] = str(given.teacher.resolve())
+    if given.models.teacher is not None:
+        retrainer["labels"]["teacher"] = str(given.models.teacher.resolve())
     if given.classes:
         retrainer["labels"]["classes"] = list(given.classes)
     if given.replay is not None:

@@ -10,7 +10,7 @@ from typing import ClassVar, Unpack
 from rich.console import RenderableType
 
 from edgebus.bus import Bus, DropOldest, Event
-from edgebus.lab import Lab, RunEvent, RunFacts
+from edgebus.lab import Lab, RunEvent, RunFacts, RunState
 from edgebus_detection.lab.measure import build_summary
 from edgebus_detection.lab.pictures import PictureKeeper
 from edgebus_detection.lab.report import write_run
@@ -44,6 +44,7 @@ class DetectionLab(Lab):
     """
 
     assets: ClassVar[Path | None] = ASSETS
+    state_type: ClassVar[type[RunState]] = DetectionState
 
     state: DetectionState
     summary: DetectionSummary
@@ -58,10 +59,6 @@ class DetectionLab(Lab):
         from edgebus_detection.lab.cli import up
 
         return up
-
-    def make_state(self, on_event: Callable[[RunEvent], None]) -> DetectionState:
-        """The state that takes the messages."""
-        return DetectionState(on_event=on_event)
 
     async def observe(self, bus: Bus, *, site: str) -> None:
         """Subscribe to frames, truth and detections too."""

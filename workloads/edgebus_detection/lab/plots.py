@@ -91,7 +91,7 @@ def _write(axis: Axes, x: float, text: str, color: str, *, y: float = 0.94) -> N
 
 
 def _ramp(camera: CameraFrames) -> tuple[datetime, datetime] | None:
-    """When the scripted effects began, and when they reached their final strength."""
+    """Begin and end of the scripted effects' ramp."""
     steps = [
         (frame.captured, max(frame.truth.effects.values(), default=0.0))
         for frame in camera.frames.values()

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -19,8 +20,6 @@ __all__ = ["FIRST_FRAMES", "with_reference"]
 
 FIRST_FRAMES = 200
 """Frames of each recording that count as normal: a camera is set up for what it shows first."""
-
-_PICTURES = frozenset({".jpg", ".jpeg"})
 
 
 def with_reference(
@@ -90,13 +89,12 @@ def _first_frames(source: str, *, out: Path) -> Path:
 
 
 def _pictures(folders: Sequence[Path]) -> Iterator[Image]:
-    from edgebus_detection.vision import ImageError, decode_picture
+    from edgebus_detection.datasets.picture import PICTURES
+    from edgebus_detection.vision import ImageError, read_picture
 
     for folder in folders:
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PICTURES)
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
         # Spread over a large folder; a recording has no more than this.
         for path in paths[:: max(1, len(paths) // FIRST_FRAMES)][:FIRST_FRAMES]:
-            try:
-                yield decode_picture(path.read_bytes())
-            except (ImageError, OSError):
-                continue  # a damaged picture is no reason not to start
+            with suppress(ImageError):  # a damaged picture is no reason not to start
+                yield read_picture(path)

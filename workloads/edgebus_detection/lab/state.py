@@ -75,7 +75,7 @@ class DetectionState(RunState):
         return min((version for version in first if version is not None), default=None)
 
     def first_input(self) -> datetime | None:
-        """When the first frame was taken."""
+        """Time of the first frame."""
         captured = [
             frame.captured
             for camera in self.cameras.values()
@@ -89,7 +89,7 @@ class DetectionState(RunState):
         return any(camera.condition for camera in self.cameras.values())
 
     def missing_input(self) -> str:
-        """Whether frames or detections are still missing."""
+        """The frames or detections that are still missing, in words."""
         if not self.cameras:
             return "waiting for the first frame"
         return "" if self.first_version() is not None else "waiting for the first detections"

@@ -17,7 +17,7 @@ Opinion = Literal["wrong", "wrong_box", "missed", "label"]
 
 
 class _Opinion(Record):
-    """An opinion, without of what. Everything but the verdict may be left out."""
+    """An opinion, without its object. Everything but the verdict may be left out."""
 
     verdict: Opinion = Field(
         description="wrong: something is; wrong_box: a box has nothing in it; missed: an object "
@@ -36,7 +36,7 @@ class _Opinion(Record):
 
 
 class Verdict(_Opinion, samples.Verdict):
-    """What one operator said of one frame, as a sample's record keeps it."""
+    """Verdict of one operator on one frame, as a sample's record keeps it."""
 
     @property
     def summary(self) -> str:
@@ -51,7 +51,7 @@ class Feedback(Message, _Opinion, version=1):
     is meant that has been answered.
     """
 
-    source: str = Field(default="operator", description="Who says so.")
+    source: str = Field(default="operator", description="The person.")
     camera: Segment
     node: Segment | None = Field(
         default=None, description="The camera's node, where several nodes have one of that name."
@@ -68,7 +68,7 @@ class Feedback(Message, _Opinion, version=1):
         """The frame's id."""
         return self.frame
 
-    def said(self) -> Verdict:
-        """What was said, for the record of the sample."""
+    def to_verdict(self) -> Verdict:
+        """The verdict for the record of the sample."""
         fields = {name: getattr(self, name) for name in _Opinion.model_fields}
         return Verdict(by=self.source, time=self.time, **fields)

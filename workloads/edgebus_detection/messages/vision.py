@@ -90,7 +90,7 @@ class FrameBoxes(Message):
 
 
 class GroundTruth(FrameBoxes, version=1, name="truth"):
-    """What is really in a frame; only emulated cameras and labelled data know it."""
+    """Ground truth of a frame; only emulated cameras and labelled data know it."""
 
     condition: str = Field(default="normal", description="Name of the scripted condition.")
     effects: dict[str, Fraction] = Field(
@@ -99,7 +99,7 @@ class GroundTruth(FrameBoxes, version=1, name="truth"):
 
 
 class StageTimes(Record):
-    """Where the milliseconds of one detection went."""
+    """Milliseconds of the stages of one detection."""
 
     decode_ms: float = Field(default=0.0, ge=0)
     preprocess_ms: float = Field(default=0.0, ge=0)
@@ -108,7 +108,7 @@ class StageTimes(Record):
 
 
 class Detections(FrameBoxes, version=1):
-    """What a model saw in a frame.
+    """Objects that a model saw in a frame.
 
     The clock stamps are in this order for every frame: captured, sent, received, detected.
     """
@@ -138,7 +138,7 @@ class SampleRecord(PictureRecord, samples.SampleRecord, version=1, name="sample"
         default=None, description="Ground truth, where the camera knows it."
     )
     feedback: tuple[Verdict, ...] = Field(
-        default=(), description="What operators said of this frame."
+        default=(), description="Verdicts of operators on this frame."
     )
 
     @model_validator(mode="after")

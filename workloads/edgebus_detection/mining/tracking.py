@@ -1,4 +1,4 @@
-"""Which box of a frame is which of the frame before: association by overlap.
+"""Tracking of boxes from frame to frame: association by overlap.
 
 Not a library's: of the maintained trackers, `trackers` and `supervision` bring a second OpenCV,
 boxmot is under the AGPL, and norfair (which needs filterpy, unmaintained since 2018) excludes the
@@ -35,7 +35,7 @@ class Track:
     velocity: tuple[float, float, float, float] = field(default=(0.0, 0.0, 0.0, 0.0))
 
     def expected(self, *, steps: int) -> Box:
-        """Where it should be so many frames after it was last seen, moving on as it did."""
+        """Its place a number of frames after it was last seen, moving on as it did."""
         x1, y1, x2, y2 = (
             max(0.0, side + steps * speed)
             for side, speed in zip(sides(self.box), self.velocity, strict=True)
@@ -48,7 +48,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What became of the tracks in one frame.
+    """Changes of the tracks in one frame.
 
     Attributes:
         lost: Tracks that were in the frame before and are not in this one.
@@ -62,7 +62,7 @@ class Step:
 
 
 class Tracker:
-    """Follows the boxes of one camera.
+    """Tracker of the boxes of one camera.
 
     Boxes and tracks are paired so that the sum of their overlaps is largest (the assignment
     problem; Kuhn 1955, by `scipy.optimize.linear_sum_assignment`), a track being where constant

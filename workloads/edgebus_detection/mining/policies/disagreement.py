@@ -16,7 +16,7 @@ class DisagreementSettings(PolicySettings):
     """Settings of the disagreement policy."""
 
     score_threshold: float = Field(
-        default=0.3, ge=0, le=1, description="Detections below it count as not said."
+        default=0.3, ge=0, le=1, description="Detections below this score do not count."
     )
     accept: float = Field(
         default=0.5, ge=0, le=1, description="Reference boxes from this score on are there."
@@ -26,7 +26,7 @@ class DisagreementSettings(PolicySettings):
     )
     min_iou: float = Field(default=0.5, gt=0, le=1, description="Overlap of the same object.")
     classes: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="Only these count; all classes without."
+        default=None, min_length=1, description="Classes that count; all where there are none."
     )
     min_score: float = Field(
         default=0.25, ge=0, lt=1, description="More disagreement than this makes a frame hard."

@@ -38,7 +38,7 @@ class NoveltyPolicy(Policy[NoveltySettings]):
     settings_type = NoveltySettings
 
     def judge(self, example: Example) -> Judgement | None:
-        """How strange the picture is; None where the detector does not say."""
+        """Compare the picture's novelty; None where the detector reports none."""
         score = example.prediction.novelty
         if score is None:
             return None

@@ -24,7 +24,7 @@ class TemporalSettings(PolicySettings):
     """Settings of the temporal policy."""
 
     score_threshold: float = Field(
-        default=0.3, ge=0, le=1, description="Detections below it count as not said."
+        default=0.3, ge=0, le=1, description="Detections below this score do not count."
     )
     min_iou: float = Field(
         default=0.3, gt=0, le=1, description="Overlap of one object in neighbouring frames."

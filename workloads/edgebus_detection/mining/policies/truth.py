@@ -24,14 +24,14 @@ class TruthSettings(PolicySettings):
         description="match: overlap and class must be right; multiset: only the class names.",
     )
     score_threshold: float = Field(
-        default=0.3, ge=0, le=1, description="Detections below it count as not said."
+        default=0.3, ge=0, le=1, description="Detections below this score do not count."
     )
     min_iou: float = Field(default=0.5, gt=0, le=1, description="Overlap of a right detection.")
     classes: tuple[str, ...] | None = Field(
         default=None,
         min_length=1,
-        description="Only these count, said or true: what a model cannot know is no mistake of it. "
-        "All classes without.",
+        description="Classes that count: what a model cannot know is no mistake of it. All where "
+        "there are none.",
     )
     min_score: float = Field(
         default=0.0, ge=0, lt=1, description="Frames that are not more wrong than this are right."

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edgebus.lab.run import make_run_folder
-from edgebus.topology import Topology, TopologyError, node_configs, override
+from edgebus.topology import TopologyError
 from edgebus_detection.lab.compose import (
     Sources,
     camera_name,
@@ -13,6 +12,7 @@ from edgebus_detection.lab.compose import (
     compose,
     why_not_learning,
 )
+from edgebus_detection.lab.user_models import UserModels
 
 
 def sources(tmp_path: Path, *names: str, **changes: object) -> Sources:
@@ -20,12 +20,9 @@ def sources(tmp_path: Path, *names: str, **changes: object) -> Sources:
         if not name.startswith("rtsp") and not name.isdecimal():
             (tmp_path / name).touch()
     given = [name if "://" in name or name.isdecimal() else str(tmp_path / name) for name in names]
-    return Sources(
-        sources=given,
-        model=tmp_path / "model",
-        model_name="m",
-        **changes,  # type: ignore[arg-type]
-    )
+    own = {name: changes.pop(name) for name in ("teacher", "untrainable") if name in changes}
+    models = UserModels(served=tmp_path / "model", name="m", **own)  # type: ignore[arg-type]
+    return Sources(sources=given, models=models, **changes)  # type: ignore[arg-type]
 
 
 def test_one_edge_per_source_and_a_cloud(tmp_path: Path) -> None:
@@ -101,9 +98,8 @@ def test_what_cannot_learn_serves_until_ctrl_c(
 def test_a_folder_may_carry_its_own_labels(tmp_path: Path) -> None:
     folder = tmp_path / "set" / "pictures"
     folder.mkdir(parents=True)
-    given = Sources(
-        sources=[str(folder)], model=tmp_path, model_name="m", model_classes=("person", "car")
-    )
+    models = UserModels(served=tmp_path, name="m", classes=("person", "car"))
+    given = Sources(sources=[str(folder)], models=models)
     assert why_not_learning(given) == ""
     view = compose(given, name="own").nodes["edge-1"]["camera"]["cameras"]["pictures"]
     assert view["classes"] == ["person", "car"]
@@ -132,64 +128,3 @@ def test_cameras_of_the_same_name_are_told_apart() -> None:
         "cam-2",
         "cam-3",
     ]
-
-
-TOPOLOGY = Topology.parse(
-    {
-        "nodes": {
-            "edge-1": {"camera": {"fps": 8}, "detector": {}},
-            "edge-2": {"detector": {"threshold": 0.2}},
-        }
-    },
-    source="test",
-)
-
-
-def test_settings_reach_a_service_everywhere_a_node_or_the_topology() -> None:
-    changed = override(
-        TOPOLOGY,
-        [
-            "detector.threshold=0.3",
-            "edge-1.camera.fps=4",
-            "edge-2.detector.engine.threads=1",
-            "until.seconds=5",
-            "environment={A: b}",
-        ],
-    )
-    assert changed.nodes["edge-1"] == {"camera": {"fps": 4}, "detector": {"threshold": 0.3}}
-    assert changed.nodes["edge-2"]["detector"] == {"threshold": 0.3, "engine": {"threads": 1}}
-    assert changed.until is not None
-    assert changed.until.seconds == 5
-    assert changed.environment == {"A": "b"}
-    assert TOPOLOGY.nodes["edge-1"]["camera"] == {"fps": 8}
-
-
-@pytest.mark.parametrize(
-    ("pair", "words"),
-    [
-        ("detektor.threshold=1", "did you mean detector?"),
-        ("threshold", "is not KEY=VALUE"),
-        ("a..b=1", "is not KEY=VALUE"),
-        ("until.secnods=5", "did you mean seconds?"),
-        ("xyz.a=1", "known: edge-1, edge-2"),
-    ],
-)
-def test_settings_that_fit_nothing_tell_what_would(pair: str, words: str) -> None:
-    with pytest.raises(TopologyError) as caught:
-        override(TOPOLOGY, [pair])
-    assert words in str(caught.value)
-
-
-def test_a_nodes_file_is_what_would_lie_on_a_device(tmp_path: Path) -> None:
-    configs = node_configs(TOPOLOGY, url="mqtt://127.0.0.1:1", data=tmp_path)
-    assert configs["edge-1"]["node"] == "edge-1"
-    assert configs["edge-1"]["camera"] == {"fps": 8}
-    assert configs["edge-2"]["broker"]["version"] == "3.1.1"
-    assert configs["edge-1"]["data_dir"] != configs["edge-2"]["data_dir"]
-
-
-def test_run_folders_never_meet_and_latest_follows(tmp_path: Path) -> None:
-    first = make_run_folder(tmp_path, name="demo")
-    second = make_run_folder(tmp_path, name="demo")
-    assert first != second
-    assert (tmp_path / "latest").resolve() == second.resolve()

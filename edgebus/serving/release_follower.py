@@ -1,70 +1,155 @@
-"""From a release to a serving model: fetch, verify, load beside, switch, report.
+"""Release follower: announced, fetched, verified, ready, serving, reported.
 
-Whatever goes wrong on the way, the model that served goes on serving.
+Edges, the trainer and the distributor bring released models in by the same steps. Whatever goes
+wrong on the way, the model that served goes on serving.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from edgebus.artifacts import ArtifactError, Bundle, Store, StoreError
 from edgebus.bus import BusError
 from edgebus.contracts import (
+    BundleRef,
     DeliveryState,
     Identity,
     ModelRef,
     ModelStatus,
     Release,
+    Segment,
     utc_now,
 )
 from edgebus.contracts.trace import continue_trace
-from edgebus.serving import HotSwap, InferenceError, ModelRefusedError, Serving
+from edgebus.serving.errors import InferenceError, ModelRefusedError
+from edgebus.serving.serving_state import ServingState, StateFile
+from edgebus.serving.swap import M, Serving, Swap
 from edgebus.transfer import FetchProgress
-from edgebus_detector.memory import Memory, MemoryFile
-from edgebus_detector.terms import DeliverySettings, Fetch, ReleaseRefusedError
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-__all__ = ["ModelDelivery"]
+__all__ = ["Fetch", "ReleaseFollower", "ReleaseRefusedError", "ReleaseSettings", "bring_in"]
 
 _MAX_LOADS = 2
 
 
-class ModelDelivery:
-    """Keeps the model that serves in step with the releases of one channel."""
+class ReleaseSettings(BaseModel):
+    """Which releases are followed, and how stubbornly; part of a service's settings."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    channel: Segment = "stable"
+    """Channel whose releases are followed."""
+    fetch_attempts: Annotated[int, Field(ge=1, le=100)] = 5
+    """Attempts per release when the disk or the store fails; a release that is itself wrong is
+    tried once."""
+    retry_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    """Seconds before the second attempt; doubled with each."""
+    probation_inputs: Annotated[int, Field(ge=0, le=100_000)] = 20
+    """Inputs that a new model must answer; one that fails before is taken back."""
+
+
+class ReleaseRefusedError(Exception):
+    """A release that can never serve here; trying again would not help."""
+
+
+class Fetch(Protocol):
+    """Brings a bundle into the store; `edgebus.transfer.ArtifactFetcher.fetch` is one."""
+
+    def __call__(
+        self, ref: BundleRef, /, *, on_progress: Callable[[FetchProgress], None]
+    ) -> Coroutine[Any, Any, Bundle]:
+        """Fetch a bundle and verify its bytes; waits while its provider is away."""
+        ...
+
+
+async def bring_in(
+    ref: BundleRef,
+    *,
+    fetch: Fetch,
+    task: str | None = None,
+    on_progress: Callable[[FetchProgress], None] = lambda _: None,
+) -> Bundle:
+    """Fetch what was announced, and verify that it is that: no model comes in by another way.
+
+    Args:
+        ref: The bundle that a release, a candidate or a command names.
+        fetch: Brings it into the store.
+        task: The workload that it has to be for; None: any.
+        on_progress: Called whenever blocks came.
+
+    Raises:
+        ReleaseRefusedError: It is not what was announced.
+        ArtifactError: See `ArtifactFetcher.fetch`.
+        BusError: See there.
+    """
+    bundle = await fetch(ref, on_progress=on_progress)
+    manifest, wanted = bundle.manifest, ref.model
+    named = (manifest.name, manifest.version, bundle.digest)
+    if named != (wanted.name, wanted.version, wanted.digest) or task not in (None, manifest.task):
+        what = "" if task is None else f" for {task}"
+        msg = (
+            f"the release names {_words(wanted)}{what}, the bundle is {_words(bundle.ref)} for "
+            f"{manifest.task}"
+        )
+        raise ReleaseRefusedError(msg)
+    return bundle
+
+
+class ReleaseFollower(Generic[M]):
+    """Keeps the model that serves in step with the releases of one channel.
+
+    Args:
+        settings: Which channel, how stubbornly.
+        identity: Who serves.
+        model: Name of the model.
+        task: Its workload; None: any.
+        stream: The stream whose own model it is; None: the shared one. Where an own model is taken
+            back and there is none before it, the shared one answers.
+        store: Where bundles are.
+        state: Remembers what serves.
+        swap: Holds the model that serves.
+        fetch: Brings a bundle into the store.
+        report: Awaited with each change of state.
+        needed: Digests that others keep in the same store; None: somebody else collects its
+            garbage.
+        log: A logger.
+    """
 
     def __init__(
         self,
-        settings: DeliverySettings,
+        settings: ReleaseSettings,
         *,
         identity: Identity,
+        model: str,
+        task: str | None = None,
+        stream: str | None = None,
         store: Store,
-        memory: MemoryFile,
-        swap: HotSwap,
+        state: StateFile,
+        swap: Swap[M],
         fetch: Fetch,
         report: Callable[[ModelStatus], Awaitable[None]],
-        log: FilteringBoundLogger,
         needed: Callable[[], set[str]] | None = None,
+        log: FilteringBoundLogger,
     ) -> None:
-        """Put it together; `restore` comes next, then `run`.
-
-        `needed` names the digests that others keep in the same store.
-        """
         self._settings = settings
         self._identity = identity
+        self._model, self._task, self._stream = model, task, stream
         self._store = store
-        self._file = memory
+        self._file = state
         self._swap = swap
         self._fetch = fetch
         self._report = report
-        self._log = log
         self._needed = needed
-        self._memory = Memory(model=settings.model)
+        self._log = log
+        self._memory = ServingState(model=model)
         self._wanted: Release | None = None
         self._traceparent: str | None = None
         self._changed = asyncio.Event()
@@ -80,37 +165,37 @@ class ModelDelivery:
         self._reported = -1.0
 
     @property
-    def memory(self) -> Memory:
+    def state(self) -> ServingState:
         """What is remembered at present."""
         return self._memory
 
     @property
+    def serving(self) -> Serving[M] | None:
+        """The model that serves; take it once per input."""
+        return self._swap.current
+
+    @property
+    def target(self) -> ModelRef | None:
+        """The version that is on its way."""
+        return self._target if self._wanted is None else self._wanted.bundle.model
+
+    @property
     def digests(self) -> set[str]:
         """Digests of the bundles that it needs, on their way or here."""
-        target = self._target
-        return self._memory.keeps() | (set() if target is None else {target.digest})
+        target = self.target
+        return self._memory.digests | (set() if target is None else {target.digest})
 
-    async def restore(self, initial: Path | None) -> None:
+    async def restore(self, initial: Path | None = None) -> None:
         """Let a model serve at the start: the remembered one, the one before it, or `initial`."""
-        self._memory, trouble = self._file.read(model=self._settings.model)
-        problems = [trouble] if trouble else []
-        for ref in (self._memory.current, self._memory.previous):
-            if ref is None or self._swap.current is not None:
-                continue
-            try:
-                bundle = await asyncio.to_thread(self._store.open_bundle, ref.digest)
-                await self._serve_at_start(bundle)
-            except (ArtifactError, InferenceError, OSError) as error:
-                problems.append(str(error))
+        problems = await asyncio.to_thread(self.recall)
         if initial is not None and self._swap.current is None:
             try:
                 bundle = await asyncio.to_thread(Bundle.open, initial)
-                if bundle.manifest.name != self._settings.model:
+                if bundle.manifest.name != self._model:
                     named = f"{initial} is model {bundle.manifest.name!r}"
-                    problems.append(f"{named}, the settings say {self._settings.model!r}")
+                    problems.append(f"{named}, the settings say {self._model!r}")
                 else:
-                    await asyncio.to_thread(self._store.put_bundle, bundle)
-                    await self._serve_at_start(bundle)
+                    await asyncio.to_thread(self.adopt, bundle)
             except (ArtifactError, InferenceError, OSError) as error:
                 problems.append(str(error))
         if problems:
@@ -118,10 +203,36 @@ class ModelDelivery:
             self._log.warning("could not restore a model", reason=self._error)
         if self._memory.failed is not None:
             self._state, self._error = "failed", self._memory.failed
-        await self._say()
+        await self._publish_status()
+
+    def recall(self) -> list[str]:
+        """Let the remembered model serve, or the one before it; reads the disk, reports nothing.
+
+        Returns:
+            What was in the way.
+        """
+        self._memory, trouble = self._file.read(model=self._model)
+        problems = [trouble] if trouble else []
+        for ref in (self._memory.current, self._memory.previous):
+            if ref is not None and self._swap.current is None:
+                try:
+                    self._serve_at_start(self._store.open_bundle(ref.digest))
+                except (ArtifactError, InferenceError, OSError) as error:
+                    problems.append(str(error))
+        return problems
+
+    def adopt(self, bundle: Bundle) -> None:
+        """Let a bundle serve that no release names; writes the disk.
+
+        Raises:
+            ArtifactError: It does not fit into the store.
+            ModelRefusedError: It must not serve.
+        """
+        self._store.put_bundle(bundle)
+        self._serve_at_start(bundle)
 
     def offer(self, release: Release) -> bool:
-        """Take note of a release; True if it is newer than all before.
+        """A release was announced; True if it is newer than all before.
 
         The highest sequence counts, whichever version it names.
         """
@@ -144,25 +255,25 @@ class ModelDelivery:
                 await self._act(release)
                 done = release.sequence
 
-    def answered(self, serving: Serving) -> None:
-        """A model has answered a frame."""
+    def answered(self, serving: Serving[M]) -> None:
+        """A model has answered an input."""
         if serving is self._swap.current:
             self._answered += 1
 
-    async def taken_back(self, serving: Serving, error: Exception) -> bool:
-        """A model failed on a frame: if it is on probation, the one before serves again.
+    async def taken_back(self, serving: Serving[M], error: Exception) -> bool:
+        """A model failed on an input: if it is on probation, the one before serves again.
 
         Returns:
             Whether another model serves now than the one that failed.
         """
         if self._swap.current is not serving:
             return True
-        on_probation = self._answered < self._settings.probation_frames
+        on_probation = self._answered < self._settings.probation_inputs
         previous = self._swap.previous
-        own = self._settings.camera is not None
+        own = self._stream is not None
         if not on_probation or (previous is None and not own):
             return False
-        reason = f"taken back on its frame {self._answered + 1}: {error}"
+        reason = f"taken back on its input {self._answered + 1}: {error}"
         self._log.error("model taken back", model=_words(serving.ref), reason=str(error))
         if previous is None:
             self._swap.clear()
@@ -177,7 +288,7 @@ class ModelDelivery:
         )
         self._state, self._target, self._error = "failed", serving.ref, reason
         self._answered = 0
-        await self._say()
+        await self._publish_status()
         return True
 
     async def _act(self, release: Release) -> None:
@@ -192,12 +303,12 @@ class ModelDelivery:
             await self._enter("failed", target=ref, error=self._memory.failed)
             return
         self._log.info("release", model=_words(ref), sequence=release.sequence)
-        for attempt in range(1, self._settings.attempts + 1):
+        for attempt in range(1, self._settings.fetch_attempts + 1):
             try:
                 await self._bring(release)
             except (StoreError, BusError, OSError) as error:
-                reason = f"attempt {attempt} of {self._settings.attempts}: {error}"
-                if attempt == self._settings.attempts:
+                reason = f"attempt {attempt} of {self._settings.fetch_attempts}: {error}"
+                if attempt == self._settings.fetch_attempts:
                     await self._fail(release, reason)
                     return
                 self._log.warning("release not installed yet", reason=reason)
@@ -216,13 +327,13 @@ class ModelDelivery:
         if self._memory.loading == release.sequence and self._memory.loads >= _MAX_LOADS:
             msg = f"the process died {self._memory.loads} times while loading {_words(ref)}"
             raise ReleaseRefusedError(msg)
-        if ref.name != self._settings.model:
-            msg = f"the release names model {ref.name!r}, this node serves {self._settings.model!r}"
+        if ref.name != self._model:
+            msg = f"the release names model {ref.name!r}, this node serves {self._model!r}"
             raise ReleaseRefusedError(msg)
         self._seconds, self._stage_began = {}, time.monotonic()
-        others = set() if self._needed is None else self._needed()
-        keep = self._memory.keeps() | others | {ref.digest}
-        await asyncio.to_thread(self._store.gc, keep=keep)
+        if self._needed is not None:
+            keep = self._memory.digests | self._needed() | {ref.digest}
+            await asyncio.to_thread(self._store.gc, keep=keep)
         self._progress, self._received = 0.0, 0
         await self._enter("downloading", target=ref)
         bundle = await self._download(release)
@@ -231,13 +342,6 @@ class ModelDelivery:
         self._progress = 1.0
         self._stage_done("fetching")
         await self._enter("downloaded", target=ref)
-        manifest = bundle.manifest
-        if (manifest.name, manifest.version, manifest.task) != (ref.name, ref.version, "detection"):
-            msg = (
-                f"the release names {_words(ref)} for detection, the bundle is {manifest.name} "
-                f"v{manifest.version} for {manifest.task}"
-            )
-            raise ReleaseRefusedError(msg)
         await self._enter("verified", target=ref)
         await self._install(bundle, release)
 
@@ -247,19 +351,20 @@ class ModelDelivery:
         self._remember(loading=release.sequence, loads=loads)
         self._stage_done("checking")
         await self._enter("updating", target=bundle.ref)
-        candidate = await asyncio.to_thread(self._swap.prepare, bundle)
+        loaded = await asyncio.to_thread(self._swap.prepare, bundle)
         old = self._swap.current
         # Written first: a crash in between starts with the new model, which has passed its probe.
         self._remember(
-            current=candidate.model.ref,
+            current=loaded.model.ref,
             since=utc_now(),
             previous=old.ref if old is not None else None,
             sequence=release.sequence,
+            highest=max(bundle.manifest.version, self._memory.highest),
             failed=None,
             loading=0,
             loads=0,
         )
-        self._swap_ms = round(self._swap.switch(candidate), 3)
+        self._swap_ms = round(self._swap.switch(loaded), 3)
         self._answered = 0
         self._stage_done("loading")
         self._log.info(
@@ -267,20 +372,26 @@ class ModelDelivery:
             model=_words(bundle.ref),
             before=_words(old.ref) if old is not None else None,
             sequence=release.sequence,
-            load_ms=round(candidate.load_ms, 1),
-            warmup_ms=round(candidate.warmup_ms, 1),
+            load_ms=round(loaded.load_ms, 1),
+            warmup_ms=round(loaded.warmup_ms, 1),
             swap_ms=self._swap_ms,
-            probe=round(candidate.deviation, 3),
+            probe=round(loaded.deviation, 3),
         )
         await self._enter("updated", target=None)
 
     async def _download(self, release: Release) -> Bundle | None:
         """The bundle, or None when a newer release has come in the meantime."""
         fetching = asyncio.create_task(
-            self._fetch(release.bundle, on_progress=self._note_progress), name="detector fetch"
+            bring_in(
+                release.bundle,
+                fetch=self._fetch,
+                task=self._task,
+                on_progress=self._note_progress,
+            ),
+            name="fetch release",
         )
-        reporting = asyncio.create_task(self._report_progress(), name="detector progress")
-        newer = asyncio.create_task(self._changed.wait(), name="detector newer release")
+        reporting = asyncio.create_task(self._report_progress(), name="report progress")
+        newer = asyncio.create_task(self._changed.wait(), name="newer release")
         try:
             await asyncio.wait({fetching, newer}, return_when=asyncio.FIRST_COMPLETED)
             if fetching.done():
@@ -299,7 +410,7 @@ class ModelDelivery:
         while True:
             await asyncio.sleep(0.5)
             if self._progress != self._reported:
-                await self._say()
+                await self._publish_status()
 
     async def _newer_within(self, seconds: float) -> bool:
         """Wait; True as soon as a newer release has come."""
@@ -309,12 +420,17 @@ class ModelDelivery:
             return False
         return True
 
-    async def _serve_at_start(self, bundle: Bundle) -> None:
-        candidate = await asyncio.to_thread(self._swap.prepare, bundle)
-        self._swap.switch(candidate)
+    def _serve_at_start(self, bundle: Bundle) -> None:
+        loaded = self._swap.prepare(bundle)
+        self._swap.switch(loaded)
         if self._memory.current is None or self._memory.current.digest != bundle.digest:
-            self._remember_if_possible(current=candidate.model.ref, since=utc_now(), previous=None)
-        self._answered = self._settings.probation_frames
+            self._remember_if_possible(
+                current=loaded.model.ref,
+                since=utc_now(),
+                previous=None,
+                highest=max(bundle.manifest.version, self._memory.highest),
+            )
+        self._answered = self._settings.probation_inputs
         self._log.info("model restored", model=_words(bundle.ref))
 
     async def _fail(self, release: Release, reason: str) -> None:
@@ -328,7 +444,7 @@ class ModelDelivery:
         await self._enter("failed", target=release.bundle.model, error=reason)
 
     def _remember(self, **changes: object) -> None:
-        """Change the memory, on disk first.
+        """Change the state, on disk first.
 
         Raises:
             OSError: The disk refuses; nothing has changed.
@@ -338,7 +454,7 @@ class ModelDelivery:
         self._memory = memory
 
     def _remember_if_possible(self, **changes: object) -> None:
-        """Change the memory, on disk too unless it is full: what serves must not stop for that."""
+        """Change the state, on disk too unless it is full: what serves must not stop for that."""
         try:
             self._remember(**changes)
         except OSError as error:
@@ -355,17 +471,17 @@ class ModelDelivery:
         self, state: DeliveryState, *, target: ModelRef | None, error: str | None = None
     ) -> None:
         self._state, self._target, self._error = state, target, error
-        await self._say()
+        await self._publish_status()
 
-    async def _say(self) -> None:
+    async def _publish_status(self) -> None:
         current = self._swap.current
         self._reported = self._progress
         await self._report(
             ModelStatus(
                 traceparent=continue_trace(self._traceparent),
                 source=self._identity.source,
-                model=self._settings.model,
-                stream=self._settings.camera,
+                model=self._model,
+                stream=self._stream,
                 serving=current.ref if current is not None else None,
                 since=self._memory.since if current is not None else None,
                 previous=self._memory.previous,

@@ -9,12 +9,18 @@ import structlog
 
 from edgebus.artifacts import Bundle, DeliveryError, QuotaExceededError, Store
 from edgebus.contracts import BundleRef, Identity, ModelRef, ModelStatus, Release
-from edgebus.serving import EngineError, EngineSettings, HotSwap, OrtEngine
+from edgebus.serving import (
+    EngineError,
+    EngineSettings,
+    HotSwap,
+    OrtEngine,
+    ReleaseFollower,
+    ReleaseSettings,
+    ServingState,
+    StateFile,
+)
 from edgebus.transfer import FetchProgress
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
-from edgebus_detector.delivery import ModelDelivery
-from edgebus_detector.memory import Memory, MemoryFile
-from edgebus_detector.terms import DeliverySettings
 
 IDENTITY = Identity(site="lab", node="pi-01", service="detector")
 PROVIDER = "lab/cloud/distributor"
@@ -37,11 +43,11 @@ def release(bundle: Bundle, sequence: int, **changes) -> Release:
 
 
 class Edge:
-    """A delivery with everything around it but the network."""
+    """A follower with everything around it but the network."""
 
     def __init__(self, folder: Path, bundles: dict[int, Bundle], **swap) -> None:
         self.store = Store(folder / "store")
-        self.memory = MemoryFile(folder / "current.json")
+        self.state = StateFile(folder / "current.json")
         self.swap = HotSwap(EngineSettings(threads=1), **swap)
         self.bundles = {bundle.digest: bundle for bundle in bundles.values()}
         self.said: list[ModelStatus] = []
@@ -50,16 +56,17 @@ class Edge:
         self.trouble: Callable[[BundleRef], None] = lambda bundle: None
         self.gate = asyncio.Event()
         self.gate.set()
-        self.delivery = ModelDelivery(
-            DeliverySettings(
-                model="tiny", channel="stable", attempts=3, retry_s=0.001, probation_frames=3
-            ),
+        self.follower = ReleaseFollower(
+            ReleaseSettings(fetch_attempts=3, retry_s=0.001, probation_inputs=3),
             identity=IDENTITY,
+            model="tiny",
+            task="detection",
             store=self.store,
-            memory=self.memory,
+            state=self.state,
             swap=self.swap,
             fetch=self._fetch,
             report=self._report,
+            needed=set,
             log=structlog.get_logger(),
         )
 
@@ -90,7 +97,7 @@ class Edge:
                 await self.news.wait()
 
     async def __aenter__(self) -> Edge:
-        self.task = asyncio.create_task(self.delivery.run())
+        self.task = asyncio.create_task(self.follower.run())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -105,11 +112,11 @@ class Edge:
 
 async def test_the_first_release_begins_to_serve(tmp_path, bundles) -> None:
     async with Edge(tmp_path, bundles) as edge:
-        await edge.delivery.restore(None)
+        await edge.follower.restore()
         assert edge.said[-1].state == "idle"
         assert edge.said[-1].serving is None
         assert edge.said[-1].model == "tiny"
-        assert edge.delivery.offer(release(bundles[1], 1))
+        assert edge.follower.offer(release(bundles[1], 1))
         done = await edge.until(lambda status: status.state == "updated")
         assert done.serving == edge.swap.current.ref
         assert done.sequence == 1
@@ -122,30 +129,30 @@ async def test_the_first_release_begins_to_serve(tmp_path, bundles) -> None:
 
 async def test_the_newest_sequence_wins_also_with_an_older_version(tmp_path, bundles) -> None:
     async with Edge(tmp_path, bundles) as edge:
-        await edge.delivery.restore(None)
-        edge.delivery.offer(release(bundles[2], 1))
+        await edge.follower.restore()
+        edge.follower.offer(release(bundles[2], 1))
         await edge.until(lambda status: status.sequence == 1)
-        assert not edge.delivery.offer(release(bundles[2], 1))
-        edge.delivery.offer(release(bundles[1], 2))
+        assert not edge.follower.offer(release(bundles[2], 1))
+        edge.follower.offer(release(bundles[1], 2))
         await edge.until(lambda status: status.sequence == 2)
         assert edge.version == 1
         assert edge.said[-1].previous.version == 2
-        assert not edge.delivery.offer(release(bundles[3], 1))
+        assert not edge.follower.offer(release(bundles[3], 1))
         assert edge.version == 1
 
 
 async def test_a_restart_serves_the_current_model_without_a_release(tmp_path, bundles) -> None:
     async with Edge(tmp_path, bundles) as edge:
-        await edge.delivery.restore(None)
+        await edge.follower.restore()
         for sequence in (1, 2):
-            edge.delivery.offer(release(bundles[sequence], sequence))
+            edge.follower.offer(release(bundles[sequence], sequence))
             await edge.until(lambda status, s=sequence: status.sequence == s)
     async with Edge(tmp_path, {}) as edge:
-        await edge.delivery.restore(None)
+        await edge.follower.restore()
         assert edge.version == 2
         assert edge.said[-1].previous.version == 1
         # the retained release comes again: nothing is fetched, and the state is known again
-        edge.delivery.offer(release(bundles[2], 2))
+        edge.follower.offer(release(bundles[2], 2))
         await edge.until(lambda status: status.state == "updated")
         assert edge.fetches == []
 
@@ -154,32 +161,32 @@ async def test_a_current_model_that_is_damaged_gives_way_to_the_one_before(
     tmp_path, bundles
 ) -> None:
     async with Edge(tmp_path, bundles) as edge:
-        await edge.delivery.restore(None)
+        await edge.follower.restore()
         for sequence in (1, 2):
-            edge.delivery.offer(release(bundles[sequence], sequence))
+            edge.follower.offer(release(bundles[sequence], sequence))
             await edge.until(lambda status, s=sequence: status.sequence == s)
     weights = bundles[2].index.file("weights.safetensors").digest
     blob = next((tmp_path / "store").rglob(weights))
     blob.chmod(0o600)
     blob.write_bytes(b"damaged")
     async with Edge(tmp_path, bundles) as edge:
-        await edge.delivery.restore(None)
+        await edge.follower.restore()
         assert edge.version == 1
         assert "SHA-256" in edge.said[-1].error
-        edge.delivery.offer(release(bundles[2], 2))
+        edge.follower.offer(release(bundles[2], 2))
         await edge.until(lambda status: status.state == "updated")
         assert edge.version == 2
 
 
 async def test_the_initial_bundle_serves_until_a_release(tmp_path, bundles) -> None:
     async with Edge(tmp_path, bundles) as edge:
-        await edge.delivery.restore(bundles[1].path)
+        await edge.follower.restore(bundles[1].path)
         assert edge.version == 1
         assert edge.said[-1].serving.version == 1
-        edge.delivery.offer(release(bundles[2], 1))
+        edge.follower.offer(release(bundles[2], 1))
         await edge.until(lambda status: status.state == "updated")
     async with Edge(tmp_path, bundles) as edge:
-        await edge.delivery.restore(bundles[1].path)
+        await edge.follower.restore(bundles[1].path)
         assert edge.version == 2
 
 
@@ -189,7 +196,7 @@ async def test_an_initial_bundle_that_cannot_serve_is_told(tmp_path, bundles, wh
     if what == "other":
         path = tiny_bundle(tmp_path / "other", name="cats").path
     async with Edge(tmp_path / "edge", bundles) as edge:
-        await edge.delivery.restore(path)
+        await edge.follower.restore(path)
         assert edge.version is None
         assert ("is missing" if what == "missing" else "'cats'") in edge.said[-1].error
 
@@ -208,9 +215,9 @@ async def test_a_release_that_fails_leaves_the_old_model(tmp_path, bundles, erro
         raise error
 
     async with Edge(tmp_path, bundles) as edge:
-        await edge.delivery.restore(bundles[1].path)
+        await edge.follower.restore(bundles[1].path)
         edge.trouble = fail
-        edge.delivery.offer(release(bundles[2], 5))
+        edge.follower.offer(release(bundles[2], 5))
         failed = await edge.until(lambda status: status.state == "failed")
         assert str(error) in failed.error
         assert failed.serving.version == edge.version == 1
@@ -219,25 +226,25 @@ async def test_a_release_that_fails_leaves_the_old_model(tmp_path, bundles, erro
         assert len(edge.fetches) == tries
     # not tried again after a restart, until there is something newer
     async with Edge(tmp_path, bundles) as edge:
-        await edge.delivery.restore(bundles[1].path)
-        edge.delivery.offer(release(bundles[2], 5))
+        await edge.follower.restore(bundles[1].path)
+        edge.follower.offer(release(bundles[2], 5))
         await edge.until(lambda status: status.state == "failed")
         assert edge.fetches == []
-        edge.delivery.offer(release(bundles[2], 6))
+        edge.follower.offer(release(bundles[2], 6))
         done = await edge.until(lambda status: status.state == "updated")
         assert (done.serving.version, done.error) == (2, None)
 
 
 async def test_trouble_that_passes_is_only_a_delay(tmp_path, bundles) -> None:
     async with Edge(tmp_path, bundles) as edge:
-        await edge.delivery.restore(bundles[1].path)
+        await edge.follower.restore(bundles[1].path)
 
         def once(bundle: BundleRef) -> None:
             if len(edge.fetches) == 1:
                 raise OSError(28, "No space left on device")
 
         edge.trouble = once
-        edge.delivery.offer(release(bundles[2], 1))
+        edge.follower.offer(release(bundles[2], 1))
         await edge.until(lambda status: status.state == "updated")
         assert edge.version == 2
 
@@ -250,8 +257,8 @@ async def test_a_release_that_contradicts_its_bundle_is_refused(
     tmp_path, bundles, changes, reason
 ) -> None:
     async with Edge(tmp_path, bundles) as edge:
-        await edge.delivery.restore(bundles[1].path)
-        edge.delivery.offer(release(bundles[2], 1, **changes))
+        await edge.follower.restore(bundles[1].path)
+        edge.follower.offer(release(bundles[2], 1, **changes))
         failed = await edge.until(lambda status: status.state == "failed")
         assert reason in failed.error
         assert edge.version == 1
@@ -285,8 +292,8 @@ def spoiled_second(good_runs: int):
 
 async def test_a_model_that_gives_nan_never_serves(tmp_path, bundles) -> None:
     async with Edge(tmp_path, bundles, make_engine=spoiled_second(0)) as edge:
-        await edge.delivery.restore(bundles[1].path)
-        edge.delivery.offer(release(bundles[2], 1))
+        await edge.follower.restore(bundles[1].path)
+        edge.follower.offer(release(bundles[2], 1))
         failed = await edge.until(lambda status: status.state == "failed")
         assert "not finite" in failed.error
         assert edge.version == 1
@@ -295,46 +302,46 @@ async def test_a_model_that_gives_nan_never_serves(tmp_path, bundles) -> None:
 async def test_a_model_that_fails_on_its_first_frames_is_taken_back(tmp_path, bundles) -> None:
     # three warm-up runs and the probe pass, then one frame, then NaN
     async with Edge(tmp_path, bundles, make_engine=spoiled_second(5)) as edge:
-        await edge.delivery.restore(bundles[1].path)
-        edge.delivery.offer(release(bundles[2], 4))
+        await edge.follower.restore(bundles[1].path)
+        edge.follower.offer(release(bundles[2], 4))
         await edge.until(lambda status: status.state == "updated")
         serving = edge.swap.current
         serving.model.detect(tiny_picture())
-        edge.delivery.answered(serving)
+        edge.follower.answered(serving)
         with pytest.raises(EngineError) as caught:
             serving.model.detect(tiny_picture())
-        assert await edge.delivery.taken_back(serving, caught.value)
+        assert await edge.follower.taken_back(serving, caught.value)
         assert edge.version == 1
         status = edge.said[-1]
         assert (status.state, status.sequence) == ("failed", 4)
-        assert "taken back on its frame 2" in status.error
+        assert "taken back on its input 2" in status.error
         # a second frame that was under way on the bad model is answered by the good one
-        assert await edge.delivery.taken_back(serving, caught.value)
+        assert await edge.follower.taken_back(serving, caught.value)
     async with Edge(tmp_path, bundles) as edge:
-        await edge.delivery.restore(None)
+        await edge.follower.restore()
         assert edge.version == 1
 
 
 async def test_a_trusted_model_is_not_taken_back_for_one_frame(tmp_path, bundles) -> None:
     async with Edge(tmp_path, bundles) as edge:
-        await edge.delivery.restore(bundles[1].path)
-        edge.delivery.offer(release(bundles[2], 4))
+        await edge.follower.restore(bundles[1].path)
+        edge.follower.offer(release(bundles[2], 4))
         await edge.until(lambda status: status.state == "updated")
         serving = edge.swap.current
         for _ in range(3):
-            edge.delivery.answered(serving)
+            edge.follower.answered(serving)
         error = EngineError(engine="onnxruntime", reason="a bad day")
-        assert not await edge.delivery.taken_back(serving, error)
+        assert not await edge.follower.taken_back(serving, error)
         assert edge.version == 2
 
 
 async def test_a_newer_release_ends_the_fetch_of_an_older_one(tmp_path, bundles) -> None:
     async with Edge(tmp_path, bundles) as edge:
-        await edge.delivery.restore(bundles[1].path)
+        await edge.follower.restore(bundles[1].path)
         edge.gate.clear()  # the provider is away
-        edge.delivery.offer(release(bundles[2], 1))
+        edge.follower.offer(release(bundles[2], 1))
         await edge.until(lambda status: status.state == "downloading")
-        edge.delivery.offer(release(bundles[3], 2))
+        edge.follower.offer(release(bundles[3], 2))
         await edge.until(lambda status: status.target is not None and status.target.version == 3)
         edge.gate.set()
         await edge.until(lambda status: status.state == "updated")
@@ -343,12 +350,12 @@ async def test_a_newer_release_ends_the_fetch_of_an_older_one(tmp_path, bundles)
 
 
 async def test_a_bundle_that_kills_the_process_is_given_up(tmp_path, bundles) -> None:
-    memory = MemoryFile(tmp_path / "current.json")
+    state = StateFile(tmp_path / "current.json")
     tmp_path.mkdir(exist_ok=True)
-    memory.write(Memory(model="tiny", loading=3, loads=2))
+    state.write(ServingState(model="tiny", loading=3, loads=2))
     async with Edge(tmp_path, bundles) as edge:
-        await edge.delivery.restore(bundles[1].path)
-        edge.delivery.offer(release(bundles[2], 3))
+        await edge.follower.restore(bundles[1].path)
+        edge.follower.offer(release(bundles[2], 3))
         failed = await edge.until(lambda status: status.state == "failed")
         assert "the process died 2 times while loading tiny v2" in failed.error
         assert edge.version == 1
@@ -357,24 +364,24 @@ async def test_a_bundle_that_kills_the_process_is_given_up(tmp_path, bundles) ->
 
 async def test_old_versions_leave_the_store(tmp_path, bundles) -> None:
     async with Edge(tmp_path, bundles) as edge:
-        await edge.delivery.restore(bundles[1].path)
+        await edge.follower.restore(bundles[1].path)
         for sequence, version in enumerate((2, 3, 2), start=1):
-            edge.delivery.offer(release(bundles[version], sequence))
+            edge.follower.offer(release(bundles[version], sequence))
             await edge.until(lambda status, s=sequence: status.sequence == s)
         kept = {item.name for item in (tmp_path / "store" / "bundles").iterdir()}
         assert kept == {bundles[2].digest, bundles[3].digest}
 
 
-def test_a_damaged_memory_is_told_and_forgotten(tmp_path: Path) -> None:
-    file = MemoryFile(tmp_path / "current.json")
-    assert file.read(model="tiny") == (Memory(model="tiny"), "")
+def test_a_damaged_state_is_told_and_forgotten(tmp_path: Path) -> None:
+    file = StateFile(tmp_path / "current.json")
+    assert file.read(model="tiny") == (ServingState(model="tiny"), "")
     ref = ModelRef(name="tiny", version=1, digest="a" * 64)
-    file.write(Memory(model="tiny", current=ref, sequence=4))
+    file.write(ServingState(model="tiny", current=ref, sequence=4))
     assert file.read(model="tiny")[0].sequence == 4
     found, reason = file.read(model="cats")
     assert found.current is None
     assert "not cats" in reason
     (tmp_path / "current.json").write_text('{"model": 3')
     found, reason = file.read(model="tiny")
-    assert found == Memory(model="tiny")
+    assert found == ServingState(model="tiny")
     assert "damaged" in reason

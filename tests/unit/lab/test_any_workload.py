@@ -17,6 +17,7 @@ from edgebus.contracts import (
     ModelStatus,
     Release,
     SampleRecord,
+    ServiceState,
     TrainingResult,
 )
 from edgebus.lab import Lab, check_end, load_lab
@@ -42,6 +43,18 @@ def serves(model: ModelRef, seconds: float, state: str = "idle") -> ModelStatus:
         since=at(seconds),
         state=state,  # type: ignore[arg-type]
         received_bytes=4_000 if model is NEW else 0,
+    )
+
+
+def alive(service: str) -> ServiceState:
+    return ServiceState(
+        time=at(0),
+        source=f"demo/home/{service}",
+        state="ready",
+        session=1,
+        instance="a",
+        since=at(0),
+        version="0",
     )
 
 
@@ -110,10 +123,11 @@ def test_the_loop_closes_without_a_line_of_the_workload(tmp_path: Path) -> None:
     lab = Lab()
     end = check_end(lab.state, TOPOLOGY, elapsed_s=0)
     assert (end.over, end.outcome) == (False, "waiting for a service that reports its model")
-    assert "waiting for the first model" in text_of(lab, 0)
+    assert "waiting for the first service" in text_of(lab, 0)
     lab.state.on_model_status("home", "server", serves(OLD, 1))
     end = check_end(lab.state, TOPOLOGY, elapsed_s=1)
     assert end.outcome == "0 samples collected"
+    lab.state.on_state("home", "collector", alive("collector"))
     learn(lab)
     end = check_end(lab.state, TOPOLOGY, elapsed_s=21)
     assert end.outcome == "version 2 is released, but home/server is idle"
@@ -124,7 +138,11 @@ def test_the_loop_closes_without_a_line_of_the_workload(tmp_path: Path) -> None:
     view = text_of(lab, 30)
     assert "✓ converge" in view
     assert "load v2" in view
-    assert list(lab.list_streams(at(30))) == ["home/server: load v2, updated"]
+    assert any(line.split() == ["home/collector", "ready"] for line in view.splitlines())
+    assert list(lab.list_streams(at(30))) == [
+        "home/server: load v2, updated",
+        "home/meter: 2 samples",
+    ]
 
     lab.finish(name="own", started=at(0), finished=at(30), closed=True, outcome=end.outcome)
     assert lab.summary.model is not None

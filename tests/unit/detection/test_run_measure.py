@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import csv
 import json
+from pathlib import Path
 
 import jsonschema
 import pytest
 
 from edgebus_detection.lab.frames import FrameEntry
+from edgebus_detection.lab.lab import DetectionLab
 from edgebus_detection.lab.measure import build_summary, phase_of, recovered
 from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.lab.summary import DetectionSummary
@@ -115,3 +118,18 @@ def test_recovery() -> None:
     assert recovered(0.9, 0.4, 0.3) == -0.2
     assert recovered(0.9, 0.895, 0.9) is None  # drift cost nothing
     assert recovered(None, 0.4, 0.8) is None
+
+
+def test_a_run_writes_its_figures_rows_and_plots(tmp_path: Path) -> None:
+    lab = DetectionLab()
+    play_story(lab.state)
+    lab.finish(name="demo", started=at(-5), finished=at(120), closed=True, outcome="loop closed")
+    report, *files = lab.write(tmp_path)
+    names = {"summary.json", "map.png", "map.csv", "frames.csv", "events.csv"}
+    assert {file.name for file in files} >= names
+    assert all(file.stat().st_size > 0 for file in files)
+    with (tmp_path / "frames.csv").open() as file:
+        assert sum(1 for _ in csv.DictReader(file)) == lab.summary.frames.total
+    html = report.read_text()
+    for title in ("Accuracy over time", "Figures on held-out frames", "Frames", "Edges"):
+        assert f"<h2>{title}</h2>" in html
