@@ -35,6 +35,7 @@ from edgebus_detection.messages import (
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
 from edgebus_detection.vision import encode_jpeg
 from edgebus_samples import DetailQuery, PictureCatalog, picture_of
+from program import clean_environment
 
 SITE = "learning"
 _RUN = """
@@ -44,11 +45,7 @@ module, kind, node, settings = json.loads(sys.argv[1])
 service = getattr(importlib.import_module(module), kind)
 sys.exit(run_service(service, NodeSettings(**node), service.settings_type(**settings)))
 """
-_ROOT = Path(__file__).parents[2]
-_ENVIRONMENT = os.environ | {
-    "PYTHONPATH": f"{_ROOT}{os.pathsep}{_ROOT / 'services'}",
-    "OMP_NUM_THREADS": "1",
-}
+_ENVIRONMENT = clean_environment(OMP_NUM_THREADS="1")
 _FPS = 20.0
 
 
