@@ -10,8 +10,8 @@ import pytest
 from test_loop_learning import SITE, Loop
 
 from edgebus.contracts import ModelStatus, topics, utc_now
+from edgebus.lab import load_lab
 from edgebus.lab.rounds import CLOUD_STAGES, EDGE_STAGES
-from edgebus_detection.lab.lab import DetectionLab
 from edgebus_detection.messages import SAMPLES, SampleRecord
 
 _HOPS = ("uploading", "offering", "announcing")
@@ -25,7 +25,7 @@ async def test_stages_measured_by_each_service_add_up_to_what_a_stranger_measure
     # Its own: what the loop of another test has left on a broker would be taken for this one's.
     mosquitto = mosquitto_factory()
     mosquitto.start()
-    lab, began = DetectionLab(), utc_now()
+    lab, began = load_lab("detection"), utc_now()
     state = lab.state
     arrived: dict[str, float] = {}
 
