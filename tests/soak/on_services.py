@@ -186,7 +186,7 @@ async def _is_ready(harness: Harness) -> None:
 def _heard(service: Service[Any]) -> list[Topic[Any]]:
     """The topics that a service listens to, those of its artifacts included."""
     declared = {item.topic for _, item in service.declarations if hasattr(item, "topic")}
-    hidden = {topics.ARTIFACT_WANTS, topics.ARTIFACT_BLOCK, CAMERA_FRAME}
+    hidden = {topics.BLOCK_REQUEST, topics.BLOCK, CAMERA_FRAME}
     return [topic for topic in _ALL if topic in declared | hidden]
 
 
