@@ -128,7 +128,7 @@ class OrtEngine:
         """See `Engine`."""
         try:
             outputs: Sequence[Any] = self._session.run(self._outputs, dict(inputs))
-        except ORT_ERRORS as error:
+        except (*ORT_ERRORS, ValueError) as error:  # the latter for inputs that are missing
             raise EngineError(engine=self.name, reason=first_line(error)) from error
         return dict(zip(self._outputs, map(np.asarray, outputs), strict=True))
 
