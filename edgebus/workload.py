@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ENTRY_POINTS",
     "Answer",
+    "Figure",
     "Workload",
     "WorkloadUnknownError",
     "installed_workloads",
@@ -35,6 +36,9 @@ __all__ = [
 ]
 
 ENTRY_POINTS = "edgebus.workloads"
+
+Figure = Callable[[Any], float | int | str | None]
+"""Computes one value of a message; always of the same type."""
 
 
 class WorkloadUnknownError(LookupError):
@@ -249,6 +253,10 @@ class Workload:
         return ""
 
     # Telemetry.
+
+    figures: ClassVar[Mapping[str, Mapping[str, Figure]]] = {}
+    """More columns for telemetry, by schema identifier: what the fields of a message mean
+    together. The values are numbers or short texts, and None where there is none."""
 
     # Lab.
 

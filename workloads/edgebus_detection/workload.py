@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgebus.contracts import Topic
 from edgebus.mining import Statistic
-from edgebus.workload import Answer, Workload
+from edgebus.workload import Answer, Figure, Workload
 from edgebus_detection.messages import (
     CAMERA_FRAME,
     CAMERA_TRUTH,
@@ -39,6 +41,10 @@ __all__ = ["Detection"]
 def _mean_score(detections: Detections) -> float | None:
     scores = [box.score for box in detections.boxes if box.score is not None]
     return sum(scores) / len(scores) if scores else None
+
+
+def _ms(start: datetime, end: datetime) -> float:
+    return (end - start).total_seconds() * 1e3
 
 
 class Detection(Workload):
@@ -198,6 +204,22 @@ class Detection(Workload):
         spec = input_spec(manifest)
         tensor, _ = Preprocessor(spec).prepare(probe_picture(manifest, seed=seed))
         return {spec.name: tensor}
+
+    # Telemetry.
+
+    figures: ClassVar[Mapping[str, Mapping[str, Figure]]] = {
+        "detections/1": {
+            "labels": lambda seen: " ".join(
+                f"{label}:{count}"
+                for label, count in sorted(Counter(box.label for box in seen.boxes).items())
+            ),
+            "best_score": lambda seen: max((box.score or 0.0 for box in seen.boxes), default=None),
+            "send_ms": lambda seen: _ms(seen.captured, seen.sent),
+            "transport_ms": lambda seen: _ms(seen.sent, seen.received),
+            "process_ms": lambda seen: _ms(seen.received, seen.detected),
+            "latency_ms": lambda seen: _ms(seen.captured, seen.detected),
+        }
+    }
 
     # Tools.
 

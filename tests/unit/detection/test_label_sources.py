@@ -6,8 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from edgebus.contracts import operator, teacher
-from edgebus_detection.labels.label_sources import LabelSources, count_conflicts, merge, pair_up
+from edgebus_detection.labels.label_sources import LabelSources, count_conflicts, merge
 from edgebus_detection.messages import Box, BoxLabels, SourcedBox, Verdict
+from edgebus_detection.vision import pair_boxes
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 TEACHER = teacher("f" * 64)
@@ -75,8 +76,8 @@ def test_nearly_the_same_box_is_no_conflict():
 def test_boxes_are_paired_by_class_first_and_once_only():
     mine = [box("car", 0, 0), box("person", 1, 1)]
     theirs = [box("person", 0, 0), box("car", 1, 1), box("car", 0, 0)]
-    assert sorted(pair_up(mine, theirs)) == [(0, 2), (1, 0)]
-    assert pair_up([], theirs) == []
+    assert sorted(pair_boxes(mine, theirs)) == [(0, 2), (1, 0)]
+    assert pair_boxes([], theirs) == []
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Boxes", "Detected", "Truth", "box_coverage", "box_iou", "clip_boxes", "suppress"]
+__all__ = ["Boxes", "Detected", "Truth", "clip_boxes", "coverage", "iou", "suppress"]
 
 Boxes: TypeAlias = npt.NDArray[np.float32]
 """float32 [n, 4]: x1, y1, x2, y2 in pixels, origin top left, bottom right exclusive."""
@@ -85,7 +85,7 @@ class Truth:
             raise ValueError(msg)
 
 
-def box_iou(first: Boxes, second: Boxes) -> npt.NDArray[np.float32]:
+def iou(first: Boxes, second: Boxes) -> npt.NDArray[np.float32]:
     """Intersection over union of every pair.
 
     Args:
@@ -103,7 +103,7 @@ def box_iou(first: Boxes, second: Boxes) -> npt.NDArray[np.float32]:
     return ratio
 
 
-def box_coverage(boxes: Boxes, regions: Boxes) -> npt.NDArray[np.float32]:
+def coverage(boxes: Boxes, regions: Boxes) -> npt.NDArray[np.float32]:
     """The share of each box that lies in each region: float32 [n, m]."""
     inter = _intersection(boxes, regions)
     area = np.broadcast_to(_area(boxes)[:, None], inter.shape)
