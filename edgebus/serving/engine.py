@@ -41,6 +41,7 @@ ORT_ERRORS: Final[tuple[type[Exception], ...]] = (
     # pybind11 turns std::exception and failed casts into these two
     RuntimeError,
     TypeError,
+    ValueError,  # an input is missing
 )
 # The runtime's names of types where they are not those of numpy.
 _ORT_TYPES: Final[Mapping[str, str]] = {
@@ -128,7 +129,7 @@ class OrtEngine:
         """See `Engine`."""
         try:
             outputs: Sequence[Any] = self._session.run(self._outputs, dict(inputs))
-        except (*ORT_ERRORS, ValueError) as error:  # the latter for inputs that are missing
+        except ORT_ERRORS as error:
             raise EngineError(engine=self.name, reason=first_line(error)) from error
         return dict(zip(self._outputs, map(np.asarray, outputs), strict=True))
 

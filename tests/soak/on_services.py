@@ -207,7 +207,7 @@ def _address(
     }
     given = {key: names.get(key, "x") for key in topic.names if key != "base"}
     address = topic.at(identity, **given)
-    asked = issubclass(topic.payload, Command) or topic is topics.ARTIFACT_WANTS
+    asked = issubclass(topic.payload, Command) or topic is topics.BLOCK_REQUEST
     if not asked and address.name.startswith(f"{identity.prefix}/"):
         # Below its own prefix a service is only asked; brokers let nobody else publish there.
         address = topic.at(identity, **given | {"node": "pi-02"})
