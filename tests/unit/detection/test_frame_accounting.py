@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from edgebus_detection.lab.frame_accounting import FrameCounts, count_frames, lives_of, serving_of
 from edgebus_detection.lab.frames import FrameEntry
+from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.messages import Detections
 from lab_story import NEW, OLD, answer, at, born, record, status, truth
 
@@ -52,6 +53,19 @@ def test_a_silent_frame_in_a_life_failed() -> None:
     answers = all_of(40)
     del answers[7]
     assert books(answers, 40, end=4).failed == 1
+
+
+def test_truth_of_a_frame_that_a_dying_camera_never_sent_is_no_frame() -> None:
+    state = DetectionState()
+    for index in range(40):
+        state.on_truth("edge-1", truth("north", index))
+        if index != 7:
+            state.on_frame("edge-1", record("north", index), size=1)
+            state.on_detections("edge-1", answer("north", index))
+    entries = list(state.cameras["edge-1/north"].frames.values())
+    lives, servings = lives_of([born(-1)]), serving_of([status(-1)])
+    found = count_frames(entries, lives=lives, servings=servings, end=at(4))
+    assert (found.total, found.answered, found.failed) == (39, 39, 0)
 
 
 def test_a_counted_drop_is_no_failure() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from datetime import timedelta
 from pathlib import Path
@@ -9,23 +10,29 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import lab_story
+from edgebus.bus import Bus
+from edgebus.bus.memory import MemoryBroker, MemoryTransport
 from edgebus.contracts import (
     BundleRef,
     Drift,
     GateReport,
+    Identity,
     ModelRef,
     ModelStatus,
     Release,
     SampleRecord,
     ServiceState,
     TrainingResult,
+    topics,
 )
 from edgebus.lab import Lab, check_end, load_lab
 from edgebus.lab.cli import load_topology, make_command
 from edgebus.lab.view import render
 from edgebus.topology import Topology, TopologyError
 from edgebus.workload import Workload, WorkloadUnknownError
-from lab_story import at
+from edgebus_detection.messages import SAMPLES, Sample
+from lab_story import at, picture
 
 OLD = ModelRef(name="load", version=1, digest="1" * 64, engine="test")
 NEW = ModelRef(name="load", version=2, digest="2" * 64, engine="test")
@@ -186,6 +193,28 @@ def test_drift_that_a_collector_notices_begins_the_loop() -> None:
         ("home/meter", "load from 1 to 2.5, back to normal"),
     ]
     assert "● drift" in text_of(lab, 9)
+
+
+async def test_it_observes_services_models_and_samples_of_any_workload_on_the_bus() -> None:
+    broker, lab = MemoryBroker(), Lab()
+    server = Identity(site="demo", node="home", service="server")
+    collector = Identity(site="demo", node="home", service="collector")
+    watcher = Identity(site="demo", node="pc", service="observer")
+    async with (
+        Bus(MemoryTransport(broker), identity=server) as serving,
+        Bus(MemoryTransport(broker), identity=collector) as collecting,
+        Bus(MemoryTransport(broker), identity=watcher) as watching,
+    ):
+        await lab.observe(watching, site="demo")
+        await serving.publish(topics.MODEL_STATUS.at(server), serves(OLD, 1))
+        found = Sample.build(picture("north", 3), lab_story.sample("north", 3, node="home"))
+        await collecting.publish(SAMPLES.at(collector), found)
+        async with asyncio.timeout(5):
+            while not (lab.state.edges and lab.state.samples):
+                await asyncio.sleep(0.005)
+    assert lab.state.edges["home/server"].now.serving == OLD
+    assert lab.state.samples == {"home/north": 1}
+    assert lab.state.sample_bytes["home/north"] > 1000
 
 
 def test_a_workload_names_its_lab_and_gets_the_framework_s_without() -> None:

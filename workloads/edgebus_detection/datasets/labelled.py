@@ -38,6 +38,11 @@ class Labelled:
     key: str
     group: str
 
+    @property
+    def label_count(self) -> int:
+        """Number of boxes."""
+        return len(self.truth.labels)
+
 
 @dataclass(slots=True)
 class LabelBuilder:

@@ -37,6 +37,7 @@ class FrameEntry:
         truth: Ground truth, where it is known.
         answer: The first detections that came for it.
         torn: Detections of two different models came for it.
+        sent: It was on the bus. A camera that dies between the two has published its truth only.
     """
 
     id: str
@@ -45,6 +46,7 @@ class FrameEntry:
     truth: GroundTruth | None = None
     answer: Detections | None = None
     torn: bool = False
+    sent: bool = True
 
     @property
     def held_out(self) -> bool:
@@ -142,7 +144,7 @@ class CameraFrames:
 
     def add_frame(self, record: FrameRecord, size: int) -> None:
         """Add a frame that was on the bus."""
-        self._entry(record.id, record.index, record.captured)
+        self._entry(record.id, record.index, record.captured).sent = True
         self.frame_bytes += size
 
     def add_truth(self, truth: GroundTruth) -> None:
@@ -187,7 +189,7 @@ class CameraFrames:
     def _entry(self, identifier: str, index: int, captured: datetime) -> FrameEntry:
         entry = self.frames.get(identifier)
         if entry is None:
-            entry = self.frames[identifier] = FrameEntry(identifier, index, captured)
+            entry = self.frames[identifier] = FrameEntry(identifier, index, captured, sent=False)
             self.total += 1
             if len(self.frames) > _MAX_FRAMES:
                 del self.frames[next(iter(self.frames))]
