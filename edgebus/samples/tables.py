@@ -119,7 +119,7 @@ class JobRow(TableBase):
     untrained: Mapped[int]
     """Untrained samples when it ended: after a refusal the trigger waits for more than these."""
     lacking: Mapped[int]
-    """Held-out samples that it had too few, where that is why it was skipped: the next job waits for
-    as many more, or for as many labels."""
+    """Held-out samples that it had too few, where that is why it was skipped: the next job
+    waits for as many more, or for as many labels."""
     result: Mapped[str | None]
     """The result as it was published, JSON: so that a restart can publish it again."""

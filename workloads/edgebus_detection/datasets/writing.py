@@ -84,7 +84,7 @@ def coco_document(
     """A COCO annotation file: numbers from 1, each box with its `provenance`.
 
     Args:
-        pictures: Fields of each image (``file_name``, ``width``, ``height`` and more), and its boxes.
+        pictures: Fields of each image (``file_name``, ``width``, ``height``, more), and its boxes.
         names: Class names.
         info: Fields about the data set.
     """
