@@ -17,6 +17,8 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from pydantic import BaseModel, ConfigDict
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -24,11 +26,15 @@ if TYPE_CHECKING:
     from edgebus.contracts import Message, ModelRef, Topic, Verdict
     from edgebus.mining import Example, Fingerprint, Policy, Statistic
     from edgebus.serving import Engine, Model, NamedSource
+    from edgebus.training.job_spec import JobSpec
+    from edgebus.training.trainer import Trainer
 
 __all__ = [
     "ENTRY_POINTS",
     "Answer",
     "Figure",
+    "NoSettings",
+    "UntrainableError",
     "Workload",
     "WorkloadUnknownError",
     "installed_workloads",
@@ -56,6 +62,26 @@ class WorkloadUnknownError(LookupError):
         hint = f"did you mean {near[0]!r}? " if near else ""
         super().__init__(f"no workload {name!r}; {hint}installed: {', '.join(known) or 'none'}")
         self.name = name
+
+
+class UntrainableError(ValueError):
+    """The incumbent cannot be trained further.
+
+    Attributes:
+        model: Its name.
+        reason: Why not.
+    """
+
+    def __init__(self, *, model: str, reason: str) -> None:
+        super().__init__(f"model {model!r} cannot be trained: {reason}")
+        self.model = model
+        self.reason = reason
+
+
+class NoSettings(BaseModel):
+    """The settings of a workload that has none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 P = TypeVar("P")
@@ -240,6 +266,25 @@ class Workload:
         """
 
     # Training.
+
+    def training_settings(self) -> type[BaseModel]:
+        """Class of the workload's own training settings; by default one without any."""
+        return NoSettings
+
+    def trainer(self, spec: JobSpec, base: Bundle, *, threads: int) -> Trainer[Any]:
+        """A trainer of one job, made in the job's process.
+
+        Args:
+            spec: The job.
+            base: What is trained further.
+            threads: CPU threads.
+
+        Raises:
+            UntrainableError: The workload trains nothing, which is the default.
+            ValueError: The job's options are not those of `training_settings`.
+        """
+        reason = f"workload {self.name!r} has no trainer"
+        raise UntrainableError(model=base.manifest.name, reason=reason)
 
     # Tools.
 

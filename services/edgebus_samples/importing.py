@@ -12,8 +12,8 @@ from edgebus.samples import SampleUnknownError
 from edgebus_detection.datasets import DatasetPicture, ImpossibleBoxError, checked_box
 from edgebus_detection.labels import BoxesRefusedError, unknown_class
 from edgebus_detection.labels.check import check_picture
-from edgebus_detection.labels.label_sources import pair_up
 from edgebus_detection.messages import BoxLabels, Sample, SourcedBox
+from edgebus_detection.vision import pair_boxes
 from edgebus_samples.details import PictureCatalog, SampleUnreadableError
 
 __all__ = ["ImportReport", "import_dataset"]
@@ -182,7 +182,7 @@ def _sourced(
         made.append(SourcedBox(box=good, by=box.by if trust and box.by is not None else by))
     old = known.boxes or ()
     boxes = [each.box for each in made]
-    for mine, theirs in pair_up(boxes, [each.box for each in old], iou=_SAME_IOU):
+    for mine, theirs in pair_boxes(boxes, [each.box for each in old], min_iou=_SAME_IOU):
         if boxes[mine].label == old[theirs].box.label:
             # Untouched: exactly what it was, score and all.
             made[mine] = old[theirs]

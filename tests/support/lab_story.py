@@ -109,6 +109,24 @@ def answer(
     )
 
 
+def sample(camera: str, index: int, *, node: str = "edge-1") -> SampleRecord:
+    return SampleRecord(
+        **record(camera, index, node=node).model_dump(
+            include={"index", "captured", "width", "height"}
+        ),
+        time=at(index / FPS),
+        source=f"demo/{node}/collector",
+        stream=camera,
+        input=frame_id(camera, index),
+        split="train",
+        policy="truth",
+        reason="missed 1 of 2",
+        score=0.5,
+        model=OLD,
+        detections=(),
+    )
+
+
 def status(
     seconds: float,
     *,
@@ -208,21 +226,7 @@ def play_story(
             if 40 <= now < 60 and index % 4 == 0:
                 state.on_sample(
                     node,
-                    SampleRecord(
-                        **record(camera, index, node=node).model_dump(
-                            include={"index", "captured", "width", "height"}
-                        ),
-                        time=at(now),
-                        source=f"demo/{node}/collector",
-                        stream=camera,
-                        input=frame_id(camera, index),
-                        split="train",
-                        policy="truth",
-                        reason="missed 1 of 2",
-                        score=0.5,
-                        model=OLD,
-                        detections=(),
-                    ),
+                    sample(camera, index, node=node),
                     size=9_500,
                 )
         if now == 60:

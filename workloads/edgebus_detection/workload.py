@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from edgebus.artifacts import Array, Bundle, Manifest
     from edgebus.mining import Fingerprint
     from edgebus.serving import Engine, NamedSource
+    from edgebus.training.job_spec import JobSpec
     from edgebus_detection.mining import Example
     from edgebus_detection.models import DetectionModel, Prediction
+    from edgebus_detection.training.options import DetectionTraining
+    from edgebus_detection.training.trainer import DetectionTrainer
     from edgebus_detection.vision import Image
 
 __all__ = ["Detection"]
@@ -205,6 +208,20 @@ class Detection(Workload):
         spec = input_spec(manifest)
         tensor, _ = Preprocessor(spec).prepare(probe_picture(manifest, seed=seed))
         return {spec.name: tensor}
+
+    # Training.
+
+    def training_settings(self) -> type[DetectionTraining]:
+        """Label sources, augmentation, near-duplicates."""
+        from edgebus_detection.training.options import DetectionTraining
+
+        return DetectionTraining
+
+    def trainer(self, spec: JobSpec, base: Bundle, *, threads: int) -> DetectionTrainer:
+        """Boxes on pictures, learnt by a YOLOX head."""
+        from edgebus_detection.training.trainer import DetectionTrainer
+
+        return DetectionTrainer(spec, base, threads=threads)
 
     # Telemetry.
 

@@ -6,8 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from edgebus.contracts import operator, teacher
-from edgebus_detection.labels.label_sources import LabelSources, count_conflicts, merge, pair_up
+from edgebus_detection.labels.label_sources import LabelSources, count_conflicts, merge
 from edgebus_detection.messages import Box, BoxLabels, SourcedBox, Verdict
+from edgebus_detection.vision import pair_boxes
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 TEACHER = teacher("f" * 64)
@@ -48,7 +49,7 @@ def test_operators_overrule_truth_and_truth_overrules_the_teacher():
         "truth over teacher: class": 1,
     }
     words = [conflict.summary for conflict in found.conflicts]
-    assert "operator:ann: no car at (55, 55), though truth says so" in words
+    assert "operator:ann: no car at (55, 55), against truth" in words
     assert "operator:ann: car at (5, 5), which truth lacks" in words
     assert f"truth: car at (55, 55), which {TEACHER} calls bus" in words
 
@@ -75,8 +76,8 @@ def test_nearly_the_same_box_is_no_conflict():
 def test_boxes_are_paired_by_class_first_and_once_only():
     mine = [box("car", 0, 0), box("person", 1, 1)]
     theirs = [box("person", 0, 0), box("car", 1, 1), box("car", 0, 0)]
-    assert sorted(pair_up(mine, theirs)) == [(0, 2), (1, 0)]
-    assert pair_up([], theirs) == []
+    assert sorted(pair_boxes(mine, theirs)) == [(0, 2), (1, 0)]
+    assert pair_boxes([], theirs) == []
 
 
 @pytest.mark.parametrize(

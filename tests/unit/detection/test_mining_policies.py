@@ -13,24 +13,24 @@ from edgebus_detection.mining.policies import (
     TruthPolicy,
     TruthSettings,
 )
-from edgebus_detection.vision.matching import iou, match
+from edgebus_detection.vision import corners, iou, match_boxes
 
 
 def test_iou_of_half_overlapping_squares():
-    assert iou(box(x=0), box(x=10)) == pytest.approx(1 / 3)
-    assert iou(box(x=0), box(x=20)) == 0
+    found = iou(corners([box(x=0)]), corners([box(x=10), box(x=20)]))
+    assert found.tolist() == [[pytest.approx(1 / 3), 0]]
 
 
 def test_a_true_box_is_matched_once_by_the_surest():
     sure, unsure = box(score=0.9), box(x=11, score=0.5)
-    found = match([unsure, sure], [box()], min_iou=0.5)
+    found = match_boxes([unsure, sure], [box()], min_iou=0.5)
     assert found.hits == (sure,)
     assert found.false_alarms == (unsure,)
     assert found.misses == ()
 
 
 def test_two_equal_true_boxes_are_two_objects():
-    found = match([box(score=0.9)], [box(), box()], min_iou=0.5)
+    found = match_boxes([box(score=0.9)], [box(), box()], min_iou=0.5)
     assert len(found.hits) == 1
     assert len(found.misses) == 1
 

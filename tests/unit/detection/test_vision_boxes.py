@@ -11,8 +11,8 @@ from edgebus_detection.vision import (
     InputSpec,
     Placement,
     Preprocessor,
-    box_iou,
     clip_boxes,
+    iou,
     suppress,
 )
 
@@ -32,7 +32,7 @@ def detected(boxes, scores, labels) -> Detected:
 def test_overlap_of_known_boxes() -> None:
     first = np.array([[0, 0, 10, 10], [5, 5, 5, 5]], np.float32)
     second = np.array([[5, 0, 15, 10], [0, 0, 10, 10], [20, 20, 30, 30]], np.float32)
-    assert box_iou(first, second) == pytest.approx(np.array([[1 / 3, 1, 0], [0, 0, 0]]))
+    assert iou(first, second) == pytest.approx(np.array([[1 / 3, 1, 0], [0, 0, 0]]))
 
 
 def test_suppression_is_per_class_and_best_first() -> None:

@@ -48,7 +48,7 @@ def up(
     model: Annotated[
         Path | None,
         typer.Option(
-            help="What the edges serve first: an ONNX file or a bundle's folder; "
+            help="The edges' first model: an ONNX file or a bundle's folder; "
             "the demo's model without.",
             rich_help_panel=_OWN,
         ),
@@ -56,15 +56,15 @@ def up(
     teacher: Annotated[
         Path | None,
         typer.Option(
-            help="A larger model that labels what was collected: an ONNX file or a bundle.",
+            help="A larger model that labels the samples: an ONNX file or a bundle.",
             rich_help_panel=_OWN,
         ),
     ] = None,
     classes: Annotated[
         str | None,
         typer.Option(
-            help="What the cameras are there for, for example person,bicycle,car: nothing else is "
-            "learnt or measured. All classes of the model without.",
+            help="Classes to detect, for example person,bicycle,car: nothing else is learnt or "
+            "measured. All classes of the model without.",
             rich_help_panel=_OWN,
         ),
     ] = None,
@@ -127,7 +127,7 @@ def up(
             fps=fps,
             forever=forever,
         )
-        start(load_topology(topology, DetectionLab), options, source=topology)
+        start(load_topology(topology, DetectionLab()), options, source=topology)
         return
     if topology is not None:
         problem = "give a topology file or --source, not both"

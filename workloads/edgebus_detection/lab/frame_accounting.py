@@ -107,7 +107,8 @@ def count_frames(
         end: When the observation ended.
         dead_letters: Frames of this camera that the detector could not handle.
     """
-    ordered = sorted(frames, key=lambda frame: frame.captured)
+    sent = [frame for frame in frames if frame.sent or frame.answer is not None]
+    ordered = sorted(sent, key=lambda frame: frame.captured)
     births = [life.born for life in lives]
     grouped: dict[int, list[Detections]] = {}
     for frame in ordered:

@@ -6,15 +6,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from edgebus.contracts import TeacherThreshold
-from edgebus_detection.labels.label_sources import SAME_OBJECT_IOU, box_array
 from edgebus_detection.messages import Box
-from edgebus_detection.vision import box_iou
+from edgebus_detection.vision import corners, iou, pair
 
 __all__ = ["Compared", "calibrate"]
 
 _LEAST = 10
 """A precision of fewer boxes is chance."""
+
+_MIN_IOU = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,15 +75,10 @@ def _marks(said: Sequence[Box], there: Sequence[Box]) -> list[tuple[float, bool]
     best_first = sorted(said, key=lambda box: -_score(box))
     if not there:
         return [(_score(box), False) for box in best_first]
-    overlap = box_iou(box_array(best_first), box_array(there))
-    found: list[tuple[float, bool]] = []
-    for number, box in enumerate(best_first):
-        place = int(overlap[number].argmax())
-        right = bool(overlap[number, place] >= SAME_OBJECT_IOU)
-        if right:
-            overlap[:, place] = 0.0
-        found.append((_score(box), right))
-    return found
+    overlap = iou(corners(best_first), corners(there))
+    pairs = pair(overlap, min_iou=_MIN_IOU, rank=np.arange(len(best_first))[:, None])
+    right = {row for row, _ in pairs}
+    return [(_score(box), number in right) for number, box in enumerate(best_first)]
 
 
 def _threshold(
@@ -107,8 +105,8 @@ def _threshold(
             why="too few",
             precision=reached,
             recall=recall,
-            said=len(marks),
-            there=there,
+            predicted=len(marks),
+            actual=there,
         )
     chosen, right = None, 0
     for number, (score, good) in enumerate(marks, start=1):
@@ -124,8 +122,8 @@ def _threshold(
         why="never" if chosen is None else "calibrated",
         precision=reached,
         recall=recall,
-        said=len(marks),
-        there=there,
+        predicted=len(marks),
+        actual=there,
     )
 
 

@@ -9,9 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgebus_detection.labels.label_sources import pair_up
 from edgebus_detection.messages import Box
-from edgebus_detection.vision import Image
+from edgebus_detection.vision import Image, pair_boxes
 
 __all__ = ["Grey", "TaughtFrame", "inconsistent_boxes", "to_grey"]
 
@@ -78,7 +77,7 @@ def _unsupported(
     mine: TaughtFrame, other: TaughtFrame, difference: npt.NDArray[np.float32], tolerance: float
 ) -> list[int]:
     theirs = [*other.sure, *other.unsure]
-    partner = dict(pair_up(mine.sure, theirs))
+    partner = dict(pair_boxes(mine.sure, theirs))
     found: list[int] = []
     for number, box in enumerate(mine.sure):
         match = partner.get(number)

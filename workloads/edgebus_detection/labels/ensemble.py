@@ -13,11 +13,10 @@ from pydantic import ValidationError
 from edgebus.contracts import teacher
 from edgebus.files import write_file
 from edgebus.serving import EngineSettings
-from edgebus_detection.labels.label_sources import SAME_OBJECT_IOU, box_array
 from edgebus_detection.labels.settings import LabelSettings
 from edgebus_detection.labels.teacher import Answer, Labeller, Teacher, answer_folder, open_model
 from edgebus_detection.messages import Box
-from edgebus_detection.vision import box_iou
+from edgebus_detection.vision import corners, iou
 
 __all__ = ["Ensemble", "fuse", "open_teacher"]
 
@@ -67,8 +66,8 @@ class _Cluster:
         """Corners weighted by score; the score is the members' mean."""
         scores = np.array([box.score or 0.0 for box in self.boxes.values()])
         weights = (scores + 1e-6) / (scores + 1e-6).sum()
-        corners = box_array(list(self.boxes.values())).astype(np.float64)
-        x1, y1, x2, y2 = np.round((corners * weights[:, None]).sum(axis=0), 2).tolist()
+        places = corners(list(self.boxes.values())).astype(np.float64)
+        x1, y1, x2, y2 = np.round((places * weights[:, None]).sum(axis=0), 2).tolist()
         return Box(
             label=self.label,
             x1=x1,
@@ -79,9 +78,7 @@ class _Cluster:
         )
 
 
-def fuse(
-    answers: Sequence[Sequence[Box]], *, min_agreeing: int, iou: float = SAME_OBJECT_IOU
-) -> Answer:
+def fuse(answers: Sequence[Sequence[Box]], *, min_agreeing: int, min_iou: float = 0.5) -> Answer:
     """One answer of several.
 
     The boxes of a class that overlap are taken for one object; its box is their mean, weighted
@@ -91,7 +88,7 @@ def fuse(
     Args:
         answers: Boxes of each teacher, with scores.
         min_agreeing: Teachers that must have found an object.
-        iou: From this overlap on two boxes are of the same object.
+        min_iou: Least overlap of two boxes of the same object.
 
     Returns:
         Objects that enough agree on. What too few have found is unsure, unless they were outvoted
@@ -101,14 +98,14 @@ def fuse(
         ((number, box) for number, boxes in enumerate(answers) for box in boxes),
         key=lambda item: -(item[1].score or 0.0),
     )
-    corners = box_array([box for _, box in every])
-    overlaps = box_iou(corners, corners)
+    places = corners([box for _, box in every])
+    overlaps = iou(places, places)
     clusters: dict[int, _Cluster] = {}  # by the place of their first box, which scores best
     for place, (number, box) in enumerate(every):
         fitting = [
             seed
             for seed, cluster in clusters.items()
-            if overlaps[seed, place] >= iou
+            if overlaps[seed, place] >= min_iou
             and cluster.label == box.label
             and number not in cluster.boxes
         ]
@@ -121,8 +118,8 @@ def fuse(
         cluster.fused() for cluster in clusters.values() if len(cluster.boxes) < min_agreeing
     ]
     if agreed and doubtful:
-        overlap = box_iou(box_array(doubtful), box_array(agreed)).max(axis=1)
-        doubtful = [box for box, most in zip(doubtful, overlap, strict=True) if most < iou]
+        overlap = iou(corners(doubtful), corners(agreed)).max(axis=1)
+        doubtful = [box for box, most in zip(doubtful, overlap, strict=True) if most < min_iou]
     return Answer(boxes=tuple(agreed), unsure=tuple(doubtful))
 
 

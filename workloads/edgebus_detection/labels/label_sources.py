@@ -11,27 +11,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from edgebus.contracts import TRUTH, operator
 from edgebus_detection.messages import Box, BoxLabels, SourcedBox, Verdict
-from edgebus_detection.vision import box_iou
+from edgebus_detection.vision import pair_boxes
 
 __all__ = [
     "Conflict",
     "ConflictKind",
     "LabelSources",
     "MergedLabels",
-    "box_array",
     "compare",
     "count_conflicts",
     "merge",
-    "pair_up",
 ]
-
-SAME_OBJECT_IOU = 0.5
-"""Least overlap of two boxes of the same object, as in mAP50."""
 
 ConflictKind = Literal["denied", "missing", "class"]
 
@@ -84,7 +76,7 @@ class Conflict:
         x, y = (self.box.x1 + self.box.x2) / 2, (self.box.y1 + self.box.y2) / 2
         place = f"at ({x:.0f}, {y:.0f})"
         if self.kind == "denied":
-            return f"{self.winner}: no {self.loser_label} {place}, though {self.loser} says so"
+            return f"{self.winner}: no {self.loser_label} {place}, against {self.loser}"
         if self.kind == "missing":
             return f"{self.winner}: {self.box.label} {place}, which {self.loser} lacks"
         return (
@@ -137,7 +129,7 @@ def merge(sources: LabelSources) -> MergedLabels | None:
     conflicts: list[Conflict] = []
     for rank, (_, by, theirs) in enumerate(found):
         for _, loser, others in found[rank + 1 :]:
-            # What the teacher is unsure of contradicts nobody.
+            # A teacher's uncertain boxes contradict no source.
             tolerant = sources.unsure if loser == sources.teacher_by else ()
             pair = [each.box for each in theirs], [each.box for each in others]
             conflicts += compare(*pair, winner=by, loser=loser, tolerant=tolerant)
@@ -165,7 +157,7 @@ def compare(
         loser: Provenance of the second.
         tolerant: The second's uncertain boxes: an object there is not missing.
     """
-    pairs = pair_up(first, second)
+    pairs = pair_boxes(first, second)
     found: list[Conflict] = []
     for mine, theirs in pairs:
         box, other = first[mine], second[theirs]
@@ -175,7 +167,7 @@ def compare(
             )
     seen, matched = {mine for mine, _ in pairs}, {theirs for _, theirs in pairs}
     lonely = [box for number, box in enumerate(first) if number not in seen]
-    known = {mine for mine, _ in pair_up(lonely, tolerant)}
+    known = {mine for mine, _ in pair_boxes(lonely, tolerant)}
     found += [
         Conflict(kind="missing", winner=winner, loser=loser, box=box)
         for number, box in enumerate(lonely)
@@ -187,36 +179,6 @@ def compare(
         if number not in matched
     ]
     return found
-
-
-def pair_up(
-    first: Sequence[Box], second: Sequence[Box], *, iou: float = SAME_OBJECT_IOU
-) -> list[tuple[int, int]]:
-    """Boxes of the same object: pairs of indices, each box at most once.
-
-    Same classes first, the best overlap first; what is left is paired whatever its class.
-    """
-    if not first or not second:
-        return []
-    overlap = box_iou(box_array(first), box_array(second))
-    mine, theirs = np.nonzero(overlap >= iou)
-    order = sorted(
-        zip(mine.tolist(), theirs.tolist(), strict=True),
-        key=lambda pair: (first[pair[0]].label != second[pair[1]].label, -float(overlap[pair])),
-    )
-    pairs: list[tuple[int, int]] = []
-    used: tuple[set[int], set[int]] = set(), set()
-    for a, b in order:
-        if a not in used[0] and b not in used[1]:
-            used[0].add(a)
-            used[1].add(b)
-            pairs.append((a, b))
-    return pairs
-
-
-def box_array(boxes: Sequence[Box]) -> npt.NDArray[np.float32]:
-    """Corners as float32 [n, 4]."""
-    return np.array([(b.x1, b.y1, b.x2, b.y2) for b in boxes], np.float32).reshape(-1, 4)
 
 
 def count_conflicts(conflicts: Iterable[Conflict]) -> Counter[str]:
@@ -238,11 +200,11 @@ def _correct(
         meant = _box_of(verdict, sources.detections)
         if meant is None:
             continue
-        place = pair_up([meant], [each.box for each in kept])
+        place = pair_boxes([meant], [each.box for each in kept])
         old = kept[place[0][1]] if place else None
         if verdict.verdict == "wrong_box":
             # Nothing is there, so nothing is uncertain there.
-            gone = {theirs for _, theirs in pair_up([meant], ignore)}
+            gone = {theirs for _, theirs in pair_boxes([meant], ignore)}
             ignore = tuple(box for number, box in enumerate(ignore) if number not in gone)
             if old is not None:
                 kept.remove(old)

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from edgebus_detection.messages import Box
-from edgebus_detection.vision.matching import iou
+from edgebus_detection.vision import corners, iou
 
 __all__ = ["Step", "Track", "Tracker"]
 
@@ -116,7 +114,7 @@ class Tracker:
         from scipy.optimize import linear_sum_assignment
 
         places = [track.expected(steps=track.missing + 1) for track in self._tracks]
-        overlap = np.array([[iou(place, box) for box in boxes] for place in places])
+        overlap = iou(corners(places), corners(boxes))
         rows, columns = linear_sum_assignment(overlap, maximize=True)
         return {
             id(self._tracks[row]): boxes[column]

@@ -9,8 +9,7 @@ from pydantic import Field
 from edgebus.mining import Judgement, Policy, PolicySettings
 from edgebus_detection.messages import Box
 from edgebus_detection.mining import Example
-from edgebus_detection.vision import to_boxes
-from edgebus_detection.vision.matching import match
+from edgebus_detection.vision import match_boxes, to_boxes
 
 if TYPE_CHECKING:
     from edgebus_detection.models import Prediction
@@ -71,8 +70,8 @@ class DisagreementPolicy(Policy[DisagreementSettings]):
         reference = self._counted(to_boxes(answer.found, answer.classes))
         sure = [box for box in reference if _of(box) >= settings.accept]
         perhaps = [box for box in reference if settings.reject <= _of(box) < settings.accept]
-        matching = match(said, sure, min_iou=settings.min_iou)
-        denied = match(matching.false_alarms, perhaps, min_iou=settings.min_iou).false_alarms
+        matching = match_boxes(said, sure, min_iou=settings.min_iou)
+        denied = match_boxes(matching.false_alarms, perhaps, min_iou=settings.min_iou).false_alarms
         errors = len(matching.misses) + len(denied)
         score = errors / (len(matching.hits) + errors) if errors else 0.0
         return Judgement(

@@ -11,7 +11,7 @@ from pydantic import Field
 from edgebus.mining import Judgement, Policy, PolicySettings
 from edgebus_detection.messages import Box
 from edgebus_detection.mining import Example
-from edgebus_detection.vision.matching import match
+from edgebus_detection.vision import match_boxes
 
 __all__ = ["TruthPolicy", "TruthSettings"]
 
@@ -70,7 +70,7 @@ class TruthPolicy(Policy[TruthSettings]):
             hits = (names & true_names).total()
             misses, alarms = true_names - names, names - true_names
         else:
-            matching = match(said, true, min_iou=self.settings.min_iou)
+            matching = match_boxes(said, true, min_iou=self.settings.min_iou)
             hits = len(matching.hits)
             misses, alarms = _names(matching.misses), _names(matching.false_alarms)
         errors = misses.total() + alarms.total()
