@@ -94,7 +94,7 @@ STORIES = {
             *("--samples", "40", "--fps", "6", "--set", "until.after_inputs=176"),
             *("--set", "edge-1.camera.cameras.street.width=640"),
             # 40 held-out pictures are too few to be sure of a gain of some points.
-            *("--set", "retrainer.gate.sure=false"),
+            *("--set", "retrainer.gate.require_significant_gain=false"),
         ),
     ),
 }

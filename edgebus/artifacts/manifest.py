@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from edgebus.artifacts.errors import BundleFormatError
 from edgebus.artifacts.index import GRAPH, MANIFEST, FileName
@@ -148,6 +149,12 @@ class Manifest(Record):
     trainable: bool = True
     trainable_reason: str | None = None
     origin: str = ""
+
+    @field_validator("workload")
+    @classmethod
+    def _finite(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        json.dumps(value, allow_nan=False)  # JSON reads 1e999 as infinity, and has no word for it
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -20,7 +20,7 @@ from edgebus.bus import (
 )
 from edgebus.contracts import Identity, Message, Topic
 from edgebus.mqtt import MqttTransport
-from nats_cluster import EmbeddedCluster
+from tests.soak.nats_cluster import EmbeddedCluster
 
 DEADLINE_S = 20.0
 

@@ -231,8 +231,9 @@ async def test_c6_a_process_that_comes_after_a_dead_one_is_welcome(site: Site) -
 async def test_c6_a_link_that_is_cut_again_and_again_loses_nothing(site: Site) -> None:
     to_receiver = SpyTransport(site.broker.transport())
     to_sender = SpyTransport(site.broker.transport())
-    receiver = await site.bus("a", transport=to_receiver)
-    sender = await site.bus("b", transport=to_sender)
+    quick = {"backoff_first_s": 0.005, "backoff_max_s": 0.02}
+    receiver = await site.bus("a", transport=to_receiver, settings=quick)
+    sender = await site.bus("b", transport=to_sender, settings=quick)
     got = Recorder()
     subscription = await receiver.subscribe(EVENT.any(site=site.name), got)
     for n in range(600):

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from edgebus.cli.app import app
 from edgebus_detection.lab.summary import DetectionSummary
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
 DECIDED = re.compile(r"cloud/retrainer: job \w+ (accepted|failed|refused: (?!too few))")
 
@@ -77,10 +77,10 @@ SHORT = (
     "retrainer.train.steps=3",
     "retrainer.train.batch=4",
     "retrainer.train.threads=1",
-    "retrainer.labels.min_boxes=1",
-    "retrainer.gate.min_images=1",
-    "retrainer.gate.min_boxes=1",
-    "retrainer.gate.max_images=30",
+    "retrainer.options.labels.min_boxes=1",
+    "retrainer.gate.min_items=1",
+    "retrainer.options.min_measured_boxes=1",
+    "retrainer.gate.max_items=30",
 )
 
 

@@ -12,7 +12,7 @@ from edgebus.bus import BrokerSettings, Bus, BusSettings, ConnectionChange, Even
 from edgebus.contracts import Identity, Message, Topic
 from edgebus.lab import BrokerStartError
 from edgebus.mqtt import MqttTransport
-from nats_cluster import EmbeddedCluster
+from tests.soak.nats_cluster import EmbeddedCluster
 from tests.soak.on_cluster import ClusterPlan, soak_cluster
 
 DEADLINE_S = 30.0

@@ -35,6 +35,7 @@ from edgebus_detection.messages import (
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
 from edgebus_detection.vision import encode_jpeg
 from edgebus_samples import DetailQuery, PictureCatalog, picture_of
+from program import clean_environment
 
 SITE = "learning"
 _RUN = """
@@ -44,11 +45,7 @@ module, kind, node, settings = json.loads(sys.argv[1])
 service = getattr(importlib.import_module(module), kind)
 sys.exit(run_service(service, NodeSettings(**node), service.settings_type(**settings)))
 """
-_ROOT = Path(__file__).parents[2]
-_ENVIRONMENT = os.environ | {
-    "PYTHONPATH": f"{_ROOT}{os.pathsep}{_ROOT / 'services'}",
-    "OMP_NUM_THREADS": "1",
-}
+_ENVIRONMENT = clean_environment(OMP_NUM_THREADS="1")
 _FPS = 20.0
 
 
@@ -146,7 +143,8 @@ class Loop:
                 },
                 "trigger": {"min_samples": 30, "max_jobs": 1},
                 # Two squares on grey have few places to be: these pictures are near-duplicates.
-                "gate": {"min_images": 6, "max_images": 60, "leak_distance": -1},
+                "gate": {"min_items": 6, "max_items": 60},
+                "options": {"leak_distance": -1},
                 "tick_s": 0.2,
             },
             "distributor": {"publish": [bundle]},
@@ -266,9 +264,9 @@ async def test_the_loop_closes_although_its_learners_are_killed(mosquitto, tmp_p
             assert result.outcome == "accepted", result.reason
             assert result.candidate.version == 2
             new, old = result.gate.domains
-            assert new.map50_after > new.map50_before
-            assert old.map50_before > 0.8
-            assert old.map50_after >= old.map50_before - 0.02
+            assert new.decision.after > new.decision.before
+            assert old.decision.before > 0.8
+            assert old.decision.after >= old.decision.before - 0.02
             await loop.until(
                 lambda: [
                     status

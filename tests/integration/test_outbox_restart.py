@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -13,8 +12,8 @@ from typing import Any
 
 from edgebus.bus import Bus, BusSettings, Event
 from edgebus.contracts import Identity, Message, Topic
+from program import clean_environment
 
-ROOT = Path(__file__).resolve().parents[2]
 COUNT = 500
 SENDER = Identity(site="s", node="p", service="x")
 READER = Identity(site="s", node="r", service="x")
@@ -59,7 +58,7 @@ class Publisher:
         arguments = [url, str(folder), str(first), str(count), str(Path(__file__).parent)]
         self._process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, *arguments],
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'services'}"},
+            env=clean_environment(),
             stdout=subprocess.PIPE,
             text=True,
         )

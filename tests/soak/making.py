@@ -163,6 +163,8 @@ def _maker(annotation: Any, metadata: list[Any]) -> Make:
         return lambda maker, _: None
     if annotation is Box:
         return lambda maker, values: maker.box(values.get("width", 64), values.get("height", 48))
+    if annotation is JsonValue:
+        return lambda maker, _: _json_value(maker.random, depth=3)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return lambda maker, _: maker.model(annotation)
     return _scalar_maker(annotation, rules)
@@ -181,6 +183,15 @@ def _tuple_maker(arguments: tuple[Any, ...], rules: list[Any]) -> Make:
         return tuple({_name(value): value for value in made}.values())
 
     return make
+
+
+def _json_value(random: Random, *, depth: int) -> Any:
+    leaf = random.choice((None, True, False, 0, -1.5, _LARGEST, text(random)))
+    if not depth:
+        return leaf
+    count = random.randint(0, 3)
+    below = [_json_value(random, depth=depth - 1) for _ in range(count)]
+    return random.choice((leaf, below, {text(random): value for value in below}))
 
 
 def _name(value: Any) -> Any:

@@ -17,7 +17,7 @@ from rich.table import Table
 from edgebus.bus import BrokerSettings, Bus, BusSettings, ConnectionChange, Event
 from edgebus.contracts import Identity, Message, Topic
 from edgebus.mqtt import MqttTransport
-from nats_cluster import EmbeddedCluster
+from tests.soak.nats_cluster import EmbeddedCluster
 
 __all__ = ["ClusterPlan", "ClusterResult", "report_cluster", "soak_cluster", "write_cluster"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -15,7 +14,7 @@ from edgebus.recording import Recording, RecordingUnreadableError, RecordingWrit
 from edgebus.serving import ServingState, StateFile
 from tests.soak.making import Maker
 from tests.soak.mutating import mutated_bytes
-from tests.soak.target import Target, WrongError
+from tests.soak.target import Target, WrongError, scratch_folder
 
 __all__ = ["file_targets"]
 
@@ -24,7 +23,7 @@ _ME = Identity(site="lab", node="pi-01", service="soak")
 
 def file_targets() -> list[Target]:
     """A damaged file is refused, or read as far as it goes; never more than that."""
-    folder = Path(tempfile.mkdtemp(prefix="edgebus-soak-"))
+    folder = scratch_folder()
     return [
         Target("recording", _recording(folder), share=0.3),
         Target("outbox on disk", _outbox(folder), share=0.02),

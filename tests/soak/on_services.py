@@ -21,6 +21,7 @@ import structlog
 from edgebus.bus import MemoryBroker
 from edgebus.contracts import (
     Address,
+    Command,
     CommandTopic,
     Identity,
     Message,
@@ -52,7 +53,7 @@ from edgebus_retrainer import Retrainer, RetrainerSettings
 from edgebus_telemetry import Telemetry, TelemetrySettings
 from tests.soak.making import Maker
 from tests.soak.mutating import mutated_bytes, mutated_json
-from tests.soak.target import Target
+from tests.soak.target import Target, scratch_folder
 
 __all__ = ["service_targets"]
 
@@ -80,7 +81,7 @@ def service_targets() -> list[Target]:
     """The services that read what others say; a camera reads nothing."""
     # What handlers complain of, a hundred thousand times, is the point here and no news.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    bundle = tiny_bundle(Path(tempfile.mkdtemp(prefix="edgebus-soak-")) / "tiny").path
+    bundle = tiny_bundle(scratch_folder() / "tiny").path
     assert bundle is not None
     one = EngineSettings(threads=1)
     retrainer = {"bundle": bundle, "trigger": {"min_samples": None}}
@@ -186,7 +187,7 @@ async def _is_ready(harness: Harness) -> None:
 def _heard(service: Service[Any]) -> list[Topic[Any]]:
     """The topics that a service listens to, those of its artifacts included."""
     declared = {item.topic for _, item in service.declarations if hasattr(item, "topic")}
-    hidden = {topics.ARTIFACT_WANTS, topics.ARTIFACT_BLOCK, CAMERA_FRAME}
+    hidden = {topics.BLOCK_REQUEST, topics.BLOCK, CAMERA_FRAME}
     return [topic for topic in _ALL if topic in declared | hidden]
 
 
@@ -204,9 +205,12 @@ def _address(
         "digest": "0" * 64,
         "index": random.choice(("0", "x", "9" * 90)),
     }
-    address = topic.at(
-        identity, **{key: names.get(key, "x") for key in topic.names if key != "base"}
-    )
+    given = {key: names.get(key, "x") for key in topic.names if key != "base"}
+    address = topic.at(identity, **given)
+    asked = issubclass(topic.payload, Command) or topic is topics.BLOCK_REQUEST
+    if not asked and address.name.startswith(f"{identity.prefix}/"):
+        # Below its own prefix a service is only asked; brokers let nobody else publish there.
+        address = topic.at(identity, **given | {"node": "pi-02"})
     return topic, address
 
 

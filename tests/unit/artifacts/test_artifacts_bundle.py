@@ -270,6 +270,7 @@ def test_the_manifest_of_the_next_tests_is_the_true_one(bundle):
         {"graphs": []},
         {"graphs": [*graphs()["graphs"], graphs(file="head.onnx")["graphs"][0]]},
         {"metrics": {"map50": "nan"}},
+        {"workload": {"scale": float("inf")}},
     ],
 )
 def test_a_manifest_that_lies_is_refused(bundle, changes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from edgebus.bus import (
     Bus,
+    BusClosedError,
     BusSettings,
     Event,
     MemoryBroker,
@@ -295,15 +297,20 @@ async def test_events_on_their_way_survive_a_crash(tmp_path: Path) -> None:
     async with Bus(MemoryTransport(broker), identity=SENDER, settings=settings) as bus:
         await bus.connected(5)
         broker.faults.stalled = True
-        sending = asyncio.create_task(bus.publish(EVENT.at(SENDER, kind="x"), note(1)))
-        await eventually(lambda: bus.stats.outbox_messages == 1)
-        log = tmp_path / f"{FILE}-wal"
-        await eventually(lambda: log.is_file() and b"events/x" in log.read_bytes())
+        log, address = tmp_path / f"{FILE}-wal", EVENT.at(SENDER, kind="x")
+        sending = asyncio.create_task(bus.publish(address, note(1)))
+        await eventually(lambda: log.is_file() and b'"n":1' in log.read_bytes())
+        # One write follows another: with the second on disk, the bus knows that the first one is.
+        late = asyncio.create_task(bus.publish(address, note(2)))
+        await eventually(lambda: b'"n":2' in log.read_bytes())
+        assert bus.stats.outbox_messages == 2
         assert not sending.done()
         await bus.crash()
         await sending
+        with suppress(BusClosedError):
+            await late
     broker.faults.stalled = False
-    assert await restarted(broker, settings, 1) == [1]
+    assert await restarted(broker, settings, 2) == [1, 2]
 
 
 async def test_a_clean_end_keeps_what_could_not_be_sent(tmp_path: Path) -> None:
