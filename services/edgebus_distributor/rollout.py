@@ -61,7 +61,7 @@ class Rollouts:
         touched = {_follows(status)} | ({_follows(before)} if before is not None else set())
         return {key for key in touched if key is not None} & self._rollouts.keys()
 
-    def status(self, key: Key, *, source: str, served: int, now: datetime) -> RolloutStatus:
+    def status(self, key: Key, *, served: int, now: datetime) -> RolloutStatus:
         """Status of a release.
 
         Args:
@@ -85,7 +85,6 @@ class Rollouts:
             decision = replace(decision, finished=now)
             self._rollouts[key] = replace(rollout, decision=decision)
         return RolloutStatus(
-            source=source,
             release=decision.bundle,
             channel=decision.channel,
             sequence=decision.sequence,
