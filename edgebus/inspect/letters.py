@@ -52,7 +52,7 @@ class LetterNotFoundError(Exception):
 
 
 class DeadLetters:
-    """Collection of dead letters; records and payloads come on topics of their own, in any order."""
+    """Dead letters as their records and payloads come in, in any order."""
 
     def __init__(self) -> None:
         # By the ring's place: source and number. Later letters replace earlier ones at the broker;
