@@ -22,17 +22,18 @@ from edgebus.samples import SampleFiles, SampleStore, open_database
 from edgebus.serving import EngineSettings
 from edgebus.training.finetune import finetune
 from edgebus.training.graph import TorchGraph
+from edgebus.training.job import run_job
+from edgebus.training.job_spec import JobSpec
 from edgebus.training.settings import FinetuneSettings, TrainSettings
 from edgebus.workload import load_workload
 from edgebus_collector.selection import Choice, Selector
 from edgebus_detection import Detection
 from edgebus_detection.datasets import Labelled
+from edgebus_detection.metrics.measuring import MAP, MAP50, measure
 from edgebus_detection.models import DetectionModel, detection_spec, input_spec
-from edgebus_detection.training import LabelledImage, YoloxHead, YoloxObjective
+from edgebus_detection.training import DetectionTraining
+from edgebus_detection.training.yolox import LabelledImage, YoloxHead, YoloxObjective
 from edgebus_detection.vision import Preprocessor
-from edgebus_retrainer.gate import measure
-from edgebus_retrainer.jobs import run_job
-from edgebus_retrainer.spec import JobSpec
 
 __all__ = ["ARMS", "TARGET_LOST", "TARGET_SHARE", "Outcome", "arms_of", "run_arm", "summarise"]
 
@@ -224,10 +225,10 @@ def _compare(before: Bundle, after: Bundle, pictures: Sequence[Labelled]) -> dic
     found: dict[str, float] = {"pictures": len(pictures)}
     for name, bundle in (("before", before), ("after", after)):
         model = DetectionModel.load(bundle, EngineSettings(threads=1))
-        result = measure(model, pictures, on_picture=lambda: None).result
-        found["boxes"] = result.boxes
-        found[f"map50_{name}"] = round(result.map50, 4)
-        found[f"map_{name}"] = round(result.map, 4)
+        measured = measure(model, pictures, on_picture=lambda: None)
+        found["boxes"] = measured.labels
+        found[f"map50_{name}"] = round(measured.figures[MAP50], 4)
+        found[f"map_{name}"] = round(measured.figures[MAP], 4)
     return found
 
 
@@ -253,22 +254,25 @@ def _job(world: World, arm: str, *, seed: int, work: Path, changes: Mapping[str,
     since = samples.new_domain_since(name) or _EVER
     train, gate = _changed(settings.train, changes), settings.gate
     source = "teacher" if arm == "teacher" else "truth"
+    options = DetectionTraining.model_validate(settings.options)
+    labels = options.labels.model_copy(update={"source": source})
+    options = options.model_copy(update={"labels": labels})
     return JobSpec(
         job=f"regain-{seed}",
+        workload=settings.workload,
         base=world.base.path,
         folder=work / "job",
         version=world.base.manifest.version + 1,
         train=samples.fresh(name, since=since, limit=train.max_samples),
         replay_samples=samples.earlier(name, before=since, limit=train.max_replay),
-        new_holdout=samples.holdout(name, since=since, limit=gate.max_images),
-        old_holdout=samples.holdout(name, before=since, limit=gate.max_images),
+        new_holdout=samples.holdout(name, since=since, limit=gate.max_items),
+        old_holdout=samples.holdout(name, before=since, limit=gate.max_items),
         replay=settings.replay,
         replay_holdout=settings.replay_holdout,
-        label_cache=work / "answers",
-        labels=settings.labels.model_copy(update={"source": source}),
+        cache=work / "answers",
         settings=train,
-        augment=settings.augment,
         gate=gate,
+        options=options.model_dump(mode="json"),
     )
 
 
@@ -310,7 +314,7 @@ def _offline(world: World, *, seed: int, changes: Mapping[str, Any]) -> tuple[in
                 strides=described.decoder.strides,
             ),
             prepare=Preprocessor(taken).prepare,
-            augmentation=world.retrainer.augment,
+            augmentation=DetectionTraining.model_validate(world.retrainer.options).augment,
         ),
         new=[
             LabelledImage(

@@ -332,9 +332,10 @@ async def _rounds(count: int, folder: Path, say: Callable[[str], None]) -> list[
                     "train": {"steps": 10, "learning_rate": 0.03, "threads": 1},
                     # What is measured is the way, not the model: any gain will do.
                     "gate": {
-                        "sure": False, "min_images": 5, "tolerance": 1.0, "class_tolerance": 1.0,
-                        "camera_tolerance": 1.0, "max_slowdown": None, "leak_distance": -1,
+                        "require_significant_gain": False, "min_items": 5, "tolerance": 1.0,
+                        "group_tolerance": 1.0, "max_slowdown": None,
                     },
+                    "options": {"leak_distance": -1},
                 },
             },
         )  # fmt: skip

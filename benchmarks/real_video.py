@@ -274,7 +274,7 @@ def summarise(run: Path, camera: str, answers: dict[str, Answers], others: list[
         other_map50_before=round(others[0], 4),
         other_map50_after=round(others[1], 4),
         gate={
-            domain["name"]: [domain["map50_before"], domain["map50_after"]]
+            domain["name"]: [domain["figures"]["mAP50"][end] for end in ("before", "after")]
             for domain in gate.get("domains", ())
         },
     )

@@ -17,18 +17,24 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from pydantic import BaseModel, ConfigDict
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgebus.artifacts import Array, Manifest
+    from edgebus.artifacts import Array, Bundle, Manifest
     from edgebus.contracts import Message, ModelRef, Topic, Verdict
-    from edgebus.mining import Example, Fingerprint, Policy, ReferenceModel, Statistic
+    from edgebus.mining import Example, Fingerprint, Policy, Statistic
     from edgebus.serving import Engine, Model, NamedSource
+    from edgebus.training.job_spec import JobSpec
+    from edgebus.training.trainer import Trainer
 
 __all__ = [
     "ENTRY_POINTS",
     "Answer",
     "Figure",
+    "NoSettings",
+    "UntrainableError",
     "Workload",
     "WorkloadUnknownError",
     "installed_workloads",
@@ -56,6 +62,26 @@ class WorkloadUnknownError(LookupError):
         hint = f"did you mean {near[0]!r}? " if near else ""
         super().__init__(f"no workload {name!r}; {hint}installed: {', '.join(known) or 'none'}")
         self.name = name
+
+
+class UntrainableError(ValueError):
+    """The incumbent cannot be trained further.
+
+    Attributes:
+        model: Its name.
+        reason: Why not.
+    """
+
+    def __init__(self, *, model: str, reason: str) -> None:
+        super().__init__(f"model {model!r} cannot be trained: {reason}")
+        self.model = model
+        self.reason = reason
+
+
+class NoSettings(BaseModel):
+    """The settings of a workload that has none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 P = TypeVar("P")
@@ -141,6 +167,21 @@ class Workload:
 
         return ArrayModel(source, engine, **options)
 
+    def open_bundle(self, path: Path, *, imports: Path) -> Bundle:
+        """Open the model that a setting names: a bundle's folder.
+
+        Args:
+            path: What the setting names. A workload may import files of other kinds.
+            imports: Folder of bundles that are made of such files.
+
+        Raises:
+            OSError: It is not there.
+            ArtifactError: It is no bundle, and nothing that becomes one.
+        """
+        from edgebus.artifacts import Bundle
+
+        return Bundle.open(path)
+
     def probe_inputs(self, manifest: Manifest, *, seed: int) -> Mapping[str, Array]:
         """Input arrays by name for the parity probe, the same for a seed on every machine."""
         from edgebus.serving import seeded_inputs
@@ -164,6 +205,9 @@ class Workload:
 
     statistics: ClassVar[Mapping[str, Statistic]] = {}
     """What can be watched for drift, by name."""
+
+    reference_options: ClassVar[Mapping[str, Any]] = {}
+    """Options of `load` for a model that predictions are compared with."""
 
     def policies(self) -> Mapping[str, type[Policy[Any]]]:
         """Policies by name: those of the entry-point group ``edgebus.policies.NAME``."""
@@ -202,20 +246,6 @@ class Workload:
         """
         raise NotImplementedError
 
-    def reference_model(self, model: Path, *, threads: int, folder: Path) -> ReferenceModel:
-        """Load a second model, for policies that compare with one.
-
-        Args:
-            model: What the settings name: a bundle's folder, for example.
-            threads: Threads that it may use.
-            folder: For files that it makes and finds again after a restart.
-
-        Raises:
-            ValueError: This workload has none.
-        """
-        msg = f"the workload {self.name} compares with no reference model"
-        raise ValueError(msg)
-
     # Samples.
 
     sample_suffix: ClassVar[str] = ""
@@ -236,6 +266,25 @@ class Workload:
         """
 
     # Training.
+
+    def training_settings(self) -> type[BaseModel]:
+        """Class of the workload's own training settings; by default one without any."""
+        return NoSettings
+
+    def trainer(self, spec: JobSpec, base: Bundle, *, threads: int) -> Trainer[Any]:
+        """A trainer of one job, made in the job's process.
+
+        Args:
+            spec: The job.
+            base: What is trained further.
+            threads: CPU threads.
+
+        Raises:
+            UntrainableError: The workload trains nothing, which is the default.
+            ValueError: The job's options are not those of `training_settings`.
+        """
+        reason = f"workload {self.name!r} has no trainer"
+        raise UntrainableError(model=base.manifest.name, reason=reason)
 
     # Tools.
 

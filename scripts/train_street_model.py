@@ -29,12 +29,8 @@ from edgebus_detection.emulation.effects import Effects
 from edgebus_detection.emulation.street import CLASSES, Scene
 from edgebus_detection.metrics import mean_average_precision
 from edgebus_detection.models import DetectionModel, import_onnx
-from edgebus_detection.training import (
-    AugmentSettings,
-    LabelledImage,
-    YoloxHead,
-    YoloxObjective,
-)
+from edgebus_detection.training import AugmentSettings
+from edgebus_detection.training.yolox import LabelledImage, YoloxHead, YoloxObjective
 from edgebus_detection.vision import InputSpec, Preprocessor, Truth, encode_jpeg
 
 HEIGHT, WIDTH = 192, 256

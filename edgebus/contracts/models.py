@@ -1,4 +1,4 @@
-"""What the retrainer, the distributor and the edges say of models."""
+"""Messages about models: training, the gate, releases, delivery."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ __all__ = [
     "BlockRequest",
     "BundleRef",
     "Candidate",
+    "Change",
     "Collected",
     "DeliveryState",
     "DomainReport",
@@ -74,36 +75,56 @@ class BundleRef(Record):
     parent: Digest | None = None
 
 
+class Change(Record):
+    """A figure of the incumbent and of the candidate."""
+
+    before: float
+    after: float
+    labels: Count | None = Field(default=None, description="Labels that it was measured on.")
+
+    @property
+    def rise(self) -> float:
+        """After minus before."""
+        return self.after - self.before
+
+
 class DomainReport(Record):
     """A candidate against the incumbent on one held-out set."""
 
     name: str = Field(description="'new' (the drifted domain) or 'old' (what it knew before).")
-    labels: str = Field(
-        default="", description="Who says what is right: truth, teacher, or a data set's name."
+    labelled_by: str = Field(
+        default="", description="Source of the labels: truth, teacher, or a data set's name."
     )
-    images: Count
-    boxes: Count
-    map50_before: Fraction
-    map50_after: Fraction
-    map_before: Fraction
-    map_after: Fraction
-    per_class_before: dict[str, Fraction] = Field(default_factory=dict)
-    per_class_after: dict[str, Fraction] = Field(default_factory=dict)
-    per_class_boxes: dict[str, Count] = Field(default_factory=dict)
-    per_stream_before: dict[str, Fraction] = Field(
+    items: Count = Field(description="Held-out inputs.")
+    labels: Count = Field(description="Labels on them.")
+    deciding: str = Field(description="Name of the figure that decides.")
+    figures: dict[str, Change] = Field(description="Figures by name; the deciding one is there.")
+    groups: dict[str, dict[str, Change]] = Field(
         default_factory=dict,
-        description="mAP50 on each camera (site/node/service/camera) or data set.",
+        description="The deciding figure of parts of the set, by kind of part and name: of each "
+        "class, of each stream (site/node/service/stream) or data set.",
     )
-    per_stream_after: dict[str, Fraction] = Field(default_factory=dict)
-    per_stream_boxes: dict[str, Count] = Field(default_factory=dict)
+    lower_is_better: tuple[str, ...] = Field(
+        default=(), description="Names of figures of which less is better."
+    )
     gain_low: float | None = Field(
-        default=None, description="Lower end of the interval of the gain in mAP50."
+        default=None, description="Lower end of the interval of the deciding figure's gain."
     )
     gain_high: float | None = Field(default=None, description="Its upper end.")
-    calibration_before: Fraction | None = Field(
-        default=None, description="Expected calibration error of the scores."
-    )
-    calibration_after: Fraction | None = None
+
+    @property
+    def decision(self) -> Change:
+        """The deciding figure."""
+        return self.figures[self.deciding]
+
+    @property
+    def gain(self) -> float:
+        """How much better the deciding figure is; below 0: worse."""
+        return self.better(self.deciding, self.decision)
+
+    def better(self, figure: str, change: Change) -> float:
+        """How much better a change of a figure is; below 0: worse."""
+        return -change.rise if figure in self.lower_is_better else change.rise
 
 
 class GateReport(Record):
@@ -112,17 +133,21 @@ class GateReport(Record):
     passed: bool
     reasons: tuple[str, ...] = Field(default=(), description="Why not, with figures.")
     domains: tuple[DomainReport, ...] = ()
-    tolerance: Fraction = Field(default=0.02, description="mAP that the old domain may lose.")
-    min_gain: Fraction = Field(default=0.0, description="mAP that the new domain must gain.")
+    tolerance: Annotated[float, Field(ge=0)] = Field(
+        default=0.02, description="Loss of the deciding figure allowed on the old domain."
+    )
+    min_gain: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="Gain of the deciding figure required on the new domain."
+    )
     confidence: Fraction | None = Field(
         default=None, description="Of the intervals of the gain, two-sided."
     )
     latency_ms_before: float | None = Field(
-        default=None, ge=0, description="Incumbent, one picture, through the edge's engine."
+        default=None, ge=0, description="Incumbent, one input, through the edge's engine."
     )
     latency_ms_after: float | None = Field(default=None, ge=0, description="Candidate.")
     left_out: Count = Field(
-        default=0, description="Training pictures left out for looking like held-out ones."
+        default=0, description="Training items left out for looking like held-out ones."
     )
 
 

@@ -1,4 +1,4 @@
-"""Settings of fine-tuning and of the jobs that do it."""
+"""Settings of fine-tuning, of the jobs that do it, and of the gate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["FinetuneSettings", "TrainSettings"]
+__all__ = ["FinetuneSettings", "GateSettings", "TrainSettings"]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 AtLeastOne = Annotated[int, Field(ge=1)]
@@ -90,3 +90,43 @@ class TrainSettings(FinetuneSettings):
     """Steps between two checkpoints, whatever the time; null: by time only."""
     max_attempts: AtLeastOne = 3
     """Starts of a job that keeps crashing."""
+
+
+class GateSettings(BaseModel):
+    """The gate: what a candidate has to show on held-out inputs.
+
+    Figures are the workload's; one of them decides, such as an average precision.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    min_gain: Annotated[float, Field(ge=0)] = 0.0
+    """Gain of the deciding figure required on the new domain; it has to gain anything in any
+    case."""
+    tolerance: Annotated[float, Field(ge=0)] = 0.02
+    """Loss of the deciding figure allowed on the old domain."""
+    min_items: AtLeastOne = 10
+    """Held-out inputs with labels that each domain needs."""
+    max_items: AtLeastOne = 200
+    """Held-out inputs of each domain that are measured at most."""
+    require_old: bool = True
+    """Refuse candidates where there is no old domain to measure."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] | None = 0.9
+    """Confidence of the interval of each gain, by a paired bootstrap over inputs; null: none."""
+    require_significant_gain: bool = True
+    """Refuse candidates whose interval of the new domain's gain does not lie above 0."""
+    group_tolerance: Annotated[float, Field(ge=0)] = 0.1
+    """Loss of the deciding figure allowed for any one class or stream, whatever others gain."""
+    group_min_labels: AtLeastOne = 20
+    """Labels in a domain from which a class or a stream is judged alone."""
+    max_worsening: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Worsening allowed of other figures, by their name; figures that are not named are reported,
+    not judged."""
+    max_slowdown: Annotated[float, Field(gt=0)] | None = 1.5
+    """Largest latency through the edge's engine, as a multiple of the incumbent's; null: any."""
+    max_leaking: Fraction = 0.5
+    """Part of the training inputs that may look like held-out ones; they are left out, and with
+    more of them no job is run."""
+    interpolate: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.75, 0.5, 0.25)
+    """Parts of the way between old and new weights that are tried, one after the other, where a
+    candidate gains but forgets too much."""

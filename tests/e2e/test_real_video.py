@@ -69,9 +69,9 @@ def test_a_recording_is_collected_labelled_learnt_and_judged(tmp_path: Path) -> 
         "retrainer.train.steps": 3,
         "retrainer.train.batch": 4,
         "retrainer.train.threads": 1,
-        "retrainer.labels.min_boxes": 1,
-        "retrainer.gate.min_images": 1,
-        "retrainer.gate.min_boxes": 1,
+        "retrainer.options.labels.min_boxes": 1,
+        "retrainer.gate.min_items": 1,
+        "retrainer.options.min_measured_boxes": 1,
     }
     process = up(
         tmp_path / "runs",
@@ -98,7 +98,7 @@ def test_a_recording_is_collected_labelled_learnt_and_judged(tmp_path: Path) -> 
     assert job.gate is not None
     new, old = job.gate.domains
     assert (new.name, new.labels) == ("new", "teacher")
-    assert set(new.per_class_before) <= {"person", "bicycle", "car"}
+    assert set(new.groups["class"]) <= {"person", "bicycle", "car"}
     assert (old.name, old.labels) == ("old", "train2017")
     assert old.boxes > 100
     # Nobody said on the bus what is really there: the table and the report tell of the gate.

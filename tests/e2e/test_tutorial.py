@@ -77,10 +77,10 @@ SHORT = (
     "retrainer.train.steps=3",
     "retrainer.train.batch=4",
     "retrainer.train.threads=1",
-    "retrainer.labels.min_boxes=1",
-    "retrainer.gate.min_images=1",
-    "retrainer.gate.min_boxes=1",
-    "retrainer.gate.max_images=30",
+    "retrainer.options.labels.min_boxes=1",
+    "retrainer.gate.min_items=1",
+    "retrainer.options.min_measured_boxes=1",
+    "retrainer.gate.max_items=30",
 )
 
 

@@ -143,7 +143,8 @@ class Loop:
                 },
                 "trigger": {"min_samples": 30, "max_jobs": 1},
                 # Two squares on grey have few places to be: these pictures are near-duplicates.
-                "gate": {"min_images": 6, "max_images": 60, "leak_distance": -1},
+                "gate": {"min_items": 6, "max_items": 60},
+                "options": {"leak_distance": -1},
                 "tick_s": 0.2,
             },
             "distributor": {"publish": [bundle]},
@@ -263,9 +264,9 @@ async def test_the_loop_closes_although_its_learners_are_killed(mosquitto, tmp_p
             assert result.outcome == "accepted", result.reason
             assert result.candidate.version == 2
             new, old = result.gate.domains
-            assert new.map50_after > new.map50_before
-            assert old.map50_before > 0.8
-            assert old.map50_after >= old.map50_before - 0.02
+            assert new.decision.after > new.decision.before
+            assert old.decision.before > 0.8
+            assert old.decision.after >= old.decision.before - 0.02
             await loop.until(
                 lambda: [
                     status

@@ -109,7 +109,8 @@ async def retrainer(mosquitto: Any, folder: Path) -> AsyncIterator[Site]:
         {
             "bundle": folder / "base",
             "train": {"steps": 120, "batch": 4, "learning_rate": 0.1, "threads": 1, "nice": 0},
-            "gate": {"min_images": 4, "require_old": False, "leak_distance": -1},
+            "gate": {"min_items": 4, "require_old": False},
+            "options": {"leak_distance": -1},
             "new_domain": "everything",
             "trigger": {"min_samples": None},
             "tick_s": 0.05,

@@ -6,7 +6,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgebus.training.finetune import alone, finetune
 from edgebus.training.settings import FinetuneSettings
-from edgebus_detection.training import AugmentSettings, LabelledImage, YoloxHead, YoloxObjective
+from edgebus_detection.training import AugmentSettings
+from edgebus_detection.training.yolox import LabelledImage, YoloxHead, YoloxObjective
 
 SIDE, CLASSES = 32, 2
 HEAD = YoloxHead(height=SIDE, width=SIDE, classes=CLASSES, strides=(8, 16))

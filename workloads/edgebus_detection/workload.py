@@ -27,12 +27,14 @@ from edgebus_detection.messages import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgebus.artifacts import Array, Manifest
+    from edgebus.artifacts import Array, Bundle, Manifest
     from edgebus.mining import Fingerprint
     from edgebus.serving import Engine, NamedSource
+    from edgebus.training.job_spec import JobSpec
     from edgebus_detection.mining import Example
-    from edgebus_detection.mining.reference_model import ReferenceDetector
     from edgebus_detection.models import DetectionModel, Prediction
+    from edgebus_detection.training.options import DetectionTraining
+    from edgebus_detection.training.trainer import DetectionTrainer
     from edgebus_detection.vision import Image
 
 __all__ = ["Detection"]
@@ -74,6 +76,8 @@ class Detection(Workload):
     """``confidence``: mean score of a frame's boxes; ``novelty``: distance of its picture from
     the model's reference, where the bundle has one."""
 
+    reference_options: ClassVar[Mapping[str, Any]] = {"threshold": 0.05, "novelty": False}
+
     def fingerprint(self, payload: Frame) -> Fingerprint:
         """The difference hash of the picture."""
         from edgebus_detection.vision import difference_hash
@@ -114,12 +118,6 @@ class Detection(Workload):
             )
             raise ValueError(msg)
         return feedback.to_verdict()
-
-    def reference_model(self, model: Path, *, threads: int, folder: Path) -> ReferenceDetector:
-        """A bundle, or an ONNX file of a known head."""
-        from edgebus_detection.mining.reference_model import ReferenceDetector
-
-        return ReferenceDetector(model, threads=threads, imports=folder)
 
     # Samples.
 
@@ -196,6 +194,12 @@ class Detection(Workload):
 
         return DetectionModel(source, engine, **options)
 
+    def open_bundle(self, path: Path, *, imports: Path) -> Bundle:
+        """A bundle's folder, or an ONNX file of a known head."""
+        from edgebus_detection.models import open_bundle
+
+        return open_bundle(path, imports=imports)
+
     def probe_inputs(self, manifest: Manifest, *, seed: int) -> Mapping[str, Array]:
         """The mosaic of `probe_picture`."""
         from edgebus_detection.models import input_spec, probe_picture
@@ -204,6 +208,20 @@ class Detection(Workload):
         spec = input_spec(manifest)
         tensor, _ = Preprocessor(spec).prepare(probe_picture(manifest, seed=seed))
         return {spec.name: tensor}
+
+    # Training.
+
+    def training_settings(self) -> type[DetectionTraining]:
+        """Label sources, augmentation, near-duplicates."""
+        from edgebus_detection.training.options import DetectionTraining
+
+        return DetectionTraining
+
+    def trainer(self, spec: JobSpec, base: Bundle, *, threads: int) -> DetectionTrainer:
+        """Boxes on pictures, learnt by a YOLOX head."""
+        from edgebus_detection.training.trainer import DetectionTrainer
+
+        return DetectionTrainer(spec, base, threads=threads)
 
     # Telemetry.
 

@@ -42,7 +42,7 @@ def test_one_edge_per_source_and_a_cloud(tmp_path: Path) -> None:
         ("edge-3", "cam-3", "0"),
     ]
     retrainer = topology.nodes["cloud"]["retrainer"]
-    assert retrainer["labels"] == {"teacher": str(tmp_path / "t.onnx")}
+    assert retrainer["options"]["labels"] == {"teacher": str(tmp_path / "t.onnx")}
     assert retrainer["gate"] == {"require_old": False}
     assert retrainer["new_domain"] == "everything"
     assert topology.until is None  # live cameras run until Ctrl-C

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from rich.console import Console
 
-from edgebus.contracts import DomainReport, GateReport, ModelRef, TrainingResult, split_of
+from edgebus.contracts import GateReport, ModelRef, TrainingResult, split_of
 from edgebus_detection.lab.measure import build_summary
 from edgebus_detection.lab.pictures import PictureKeeper, write_pictures
 from edgebus_detection.lab.report import render_report
@@ -17,6 +17,7 @@ from edgebus_detection.lab.summary import DetectionSummary
 from edgebus_detection.lab.view import detection_table
 from edgebus_detection.messages import Frame
 from lab_story import NEW, OLD, answer, at, picture, play_story, record, status, truth
+from retrainer_jobs import domain
 
 PASS = 160
 """Frames of the recording; a multiple of the period with which frames are held out."""
@@ -47,17 +48,13 @@ def judged(
     state: DetectionState, *, outcome: str = "accepted", job: str = "j", gain: float = 0.2
 ) -> None:
     domains = tuple(
-        DomainReport(
-            name=name,
-            labels=labels,
-            images=30,
-            boxes=40,
-            map50_before=0.5,
-            map50_after=0.5 + gain,
-            map_before=0.3,
-            map_after=0.4,
-            per_class_before={"car": 0.5},
-            per_class_after={"car": 0.5 + gain},
+        domain(
+            name,
+            0.5,
+            0.5 + gain,
+            items=30,
+            labelled_by=labels,
+            groups={"class": {"car": (0.5, 0.5 + gain, 40)}},
         )
         for name, labels in (("new", "teacher"), ("old", "coco"))
     )

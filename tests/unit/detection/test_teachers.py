@@ -130,7 +130,7 @@ def test_the_lowest_score_that_is_right_often_enough_is_chosen():
     assert (found.accept, found.why, found.precision, found.recall) == (0.6, "calibrated", 1, 1)
     lower = calibrate(pictures, precision=0.7, fallback=0.5, min_boxes=30)["car"]
     assert (lower.accept, lower.precision) == (0.3, 0.75)
-    assert (lower.said, lower.there) == (40, 30)
+    assert (lower.predicted, lower.actual) == (40, 30)
 
 
 def test_too_few_boxes_keep_the_setting_and_say_how_good_it_was():
@@ -144,7 +144,7 @@ def test_too_few_boxes_keep_the_setting_and_say_how_good_it_was():
 def test_a_class_that_is_never_right_enough_is_not_believed():
     pictures = [picture(0.9, 0.8, right=())] * 40
     found = calibrate(pictures, precision=0.5, fallback=0.5, min_boxes=30)["car"]
-    assert (found.accept, found.why, found.precision, found.there) == (None, "never", None, 0)
+    assert (found.accept, found.why, found.precision, found.actual) == (None, "never", None, 0)
 
 
 def test_a_second_box_on_the_same_object_is_wrong_and_so_is_another_class():
@@ -249,8 +249,8 @@ def test_a_teacher_is_asked_only_where_nobody_else_knows(world):
     assert spoken.truth.boxes.tolist() == [[8, 8, 16, 16]]
     assert (taught.truth.labels.tolist(), len(taught.truth.ignore)) == ([1], 1)
     report = labelling.report()
-    assert report.pictures == {"operator": 1, "teacher": 1, "truth": 1}
-    assert report.boxes == {"truth": 2, "operator:ann": 1, BY: 1}
+    assert report.inputs == {"operator": 1, "teacher": 1, "truth": 1}
+    assert report.labels == {"truth": 2, "operator:ann": 1, BY: 1}
     assert (report.ignored, report.conflicts) == (1, {})
     lines = (world.folder / "job" / "labels.jsonl").read_text().splitlines()
     said = [json.loads(line) for line in lines]
@@ -314,7 +314,7 @@ def test_a_teacher_that_flips_between_equal_frames_is_not_believed_there(world):
     found = labelling.label(files)
     assert [each.truth.boxes.tolist() for each in found] == [[], [], []]
     assert [len(each.truth.ignore) for each in found] == [1, 0, 1]
-    assert labelling.report().flips == 2
+    assert labelling.report().inconsistent == 2
     trusting = world.labelling(Fake(lambda key: says[key]), flip_tolerance=None)
     assert [len(each.truth.boxes) for each in trusting.label(files)] == [1, 0, 1]
 
@@ -332,7 +332,7 @@ def test_the_threshold_of_a_class_comes_from_where_truth_and_operators_tell(worl
     labelling.calibrate([*known, *spoken, *(world.file(sample(n, truth=False)) for n in (40, 41))])
     (threshold,) = labelling.report().thresholds
     assert (threshold.label, threshold.accept, threshold.precision) == ("car", 0.7, 1.0)
-    assert threshold.there == 30
+    assert threshold.actual == 30
     (found,) = labelling.label([world.file(sample(50, truth=False))])
     assert found.truth.boxes.tolist() == [[8, 8, 16, 16]]
     assert len(found.truth.ignore) == 1

@@ -8,7 +8,12 @@ import torch
 from edgebus.artifacts import apply_update
 from edgebus.training.finetune import NothingToTrainOnError, TrainingDivergedError
 from edgebus.training.graph import TorchGraph
-from edgebus_detection.training import HeadMismatchError, LabelledImage, YoloxHead, decode_boxes
+from edgebus_detection.training.yolox import (
+    HeadMismatchError,
+    LabelledImage,
+    YoloxHead,
+    decode_boxes,
+)
 from training_scenes import CLASSES, HEAD, SIDE, STILL, network, prepare, scene, train
 
 

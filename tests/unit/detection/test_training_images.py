@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgebus.training.finetune import Batches, NothingToTrainOnError, UnreadableItemError
-from edgebus_detection.training import AugmentSettings, LabelledImage, YoloxHead, YoloxObjective
-from edgebus_detection.training.augment import Example, augment
+from edgebus_detection.training import AugmentSettings
+from edgebus_detection.training.yolox import LabelledImage, YoloxHead, YoloxObjective
+from edgebus_detection.training.yolox.augment import Example, augment
 
 NONE = AugmentSettings(flip=0, scale=0, translate=0, brightness=0, contrast=0)
 WHITE = 250

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from edgebus_detection.training import Target, YoloxHead, decode_boxes, yolox_loss
-from edgebus_detection.training.assign import assign, pairwise_iou
+from edgebus_detection.training.yolox import Target, YoloxHead, decode_boxes, yolox_loss
+from edgebus_detection.training.yolox.assign import assign, pairwise_iou
 
 HEAD = YoloxHead(height=64, width=96, classes=3, strides=(8, 16, 32))
 ANCHORS = HEAD.anchors(torch.device("cpu"))

@@ -15,9 +15,9 @@ import torch
 
 import training_together
 from edgebus.training.finetune import DeviceError, Team, join_team
-from edgebus_retrainer.jobs import CHECKPOINT
-from edgebus_retrainer.runner import JobCrashedError, run_process
-from edgebus_retrainer.spec import Phase, StepDone
+from edgebus.training.job_process import JobCrashedError, run_process
+from edgebus.training.job_spec import Phase, StepDone
+from edgebus.training.learning import CHECKPOINT
 from retrainer_jobs import TRAIN, job, make_world
 from training_together import run
 

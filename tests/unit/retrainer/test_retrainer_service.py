@@ -51,7 +51,8 @@ def settings(world, **changes):
         "bundle": world / "base",
         "replay": world / "day",
         "train": {"steps": 120, "batch": 4, "learning_rate": 0.1, "threads": 1, "nice": 0},
-        "gate": {"min_images": 4, "leak_distance": -1},
+        "gate": {"min_items": 4},
+        "options": {"leak_distance": -1},
         "trigger": {"min_samples": 12},
         "tick_s": 0.05,
     }
@@ -167,7 +168,7 @@ async def test_too_few_held_out_samples_hold_a_job_back_but_not_a_command(world,
         assert reply.ok, reply.detail
         result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
         assert (result.outcome, result.trigger) == ("skipped", "command")
-        assert "too few held-out pictures" in result.reason
+        assert "too few held-out items" in result.reason
         # What was too little to measure on is waited for, not more of what is to be learnt.
         await send(h, *at_dusk(HOLDOUT[:3], truth=False))
         status = await status_with(h, trigger="waits for held-out samples: 3 of 4")
@@ -181,8 +182,9 @@ def by_hand():
 
 
 async def test_held_out_samples_that_turn_out_to_be_empty_are_not_counted_again(world, tmp_path):
-    teacher = {"teacher": world / "base", "source": "teacher", "reject": 0.2}
-    async with harness(settings(world, labels=teacher), data_dir=tmp_path) as h:
+    teacher = {"teacher": str(world / "base"), "source": "teacher", "reject": 0.2}
+    options = {"labels": teacher, "leak_distance": -1}
+    async with harness(settings(world, options=options), data_dir=tmp_path) as h:
         # The teacher sees nothing at dusk: what may have had boxes turns out to have none.
         await send(h, *at_dusk(HOLDOUT[:5], truth=False), *at_dusk(TRAIN[:12], truth=False))
         result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
@@ -211,15 +213,14 @@ async def test_held_out_samples_that_turn_out_to_be_empty_are_not_counted_again(
 
 
 async def test_after_a_refusal_further_samples_are_waited_for(world, tmp_path):
-    gate = {"min_images": 4, "min_gain": 1.0}
+    gate = {"min_items": 4, "min_gain": 1.0}
     train = {"steps": 2, "batch": 4, "threads": 1}
     async with harness(settings(world, gate=gate, train=train), data_dir=tmp_path) as h:
         await send(h, *at_dusk(HOLDOUT[:8]), *at_dusk(TRAIN[:12]))
         result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
         assert result.outcome == "refused"
         assert "a gain of at least 1.000 is needed" in result.reason
-        status = await status_with(h, needed=32)
-        assert status.trigger == "waits for untrained samples: 12 of 32"
+        await status_with(h, needed=32, trigger="waits for untrained samples: 12 of 32")
 
 
 async def test_it_follows_releases_and_never_reuses_a_version(world, tmp_path):
@@ -318,7 +319,7 @@ def kill_worker(folder):
                 words = file.read().split(b"\0")
         except OSError:
             continue
-        if b"edgebus_retrainer.worker" in words and any(str(folder).encode() in w for w in words):
+        if b"edgebus.training.worker" in words and any(str(folder).encode() in w for w in words):
             os.kill(int(entry), signal.SIGKILL)
             return
     raise AssertionError("no worker runs")
@@ -349,8 +350,8 @@ def test_settings_that_contradict_each_other_are_refused(world):
     with pytest.raises(ValueError, match="needs to know its model"):
         RetrainerSettings()
     with pytest.raises(ValueError, match=r"reject 0\.5 is above"):
-        settings(world, labels={"reject": 0.5})
+        settings(world, options={"labels": {"reject": 0.5}})
     with pytest.raises(ValueError, match="needs a teacher"):
-        settings(world, labels={"source": "teacher"})
+        settings(world, options={"labels": {"source": "teacher"}})
     assert json.loads(settings(world).model_dump_json())["trigger"]["cooldown_samples"] == 20
     assert utc_now().tzinfo is not None

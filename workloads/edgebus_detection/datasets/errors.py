@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["SourceError"]
 
 
-class SourceError(Exception):
+class SourceError(ValueError):
     """A source of pictures or of their labels cannot be read.
 
     Attributes:

@@ -159,12 +159,12 @@ def _retrainer(given: Sources) -> Tree:
         # The model was made elsewhere: there is no old domain in what these cameras show.
         "new_domain": "everything",
         "trigger": _trigger(given),
-        "labels": {},
+        "options": {"labels": {}},
     }
     if given.models.teacher is not None:
-        retrainer["labels"]["teacher"] = str(given.models.teacher.resolve())
+        retrainer["options"]["labels"]["teacher"] = str(given.models.teacher.resolve())
     if given.classes:
-        retrainer["labels"]["classes"] = list(given.classes)
+        retrainer["options"]["labels"]["classes"] = list(given.classes)
     if given.replay is not None:
         retrainer["replay"] = str(given.replay.resolve())
     else:

@@ -16,6 +16,7 @@ from edgebus_detection.lab.frames import CameraFrames, severity_of
 from edgebus_detection.lab.report import DOMAINS
 from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.lab.summary import DetectionSummary, MapFigures
+from edgebus_detection.metrics.measuring import MAP, MAP50
 
 __all__ = ["camera_lines", "camera_table", "detection_table", "sparkline"]
 
@@ -47,7 +48,7 @@ def camera_table(state: DetectionState, now: datetime) -> RenderableType:
         table.add_row(
             key,
             _condition(camera),
-            f"{camera.fps(now):.1f}",
+            f"{camera.rate(now):.1f}",
             "" if latency is None else f"{latency:.0f} ms",
             str(camera.dropped),
             str(state.samples.get(key, 0)),
@@ -80,7 +81,7 @@ def camera_lines(state: DetectionState, now: datetime) -> Iterable[str]:
     """A line per camera."""
     for key, camera in sorted(state.cameras.items()):
         latency, value = camera.latency_ms(), camera.rolling.value
-        parts = [f"{camera.fps(now):.1f} fps"]
+        parts = [f"{camera.rate(now):.1f} fps"]
         if latency is not None:
             parts.append(f"{latency:.0f} ms")
         if camera.version is not None:
@@ -138,19 +139,19 @@ def _gate(domains: Sequence[DomainReport]) -> Table:
         table.add_column(name, justify="right")
     for domain in domains:
         title = DOMAINS.get(domain.name, domain.name)
+        at50, coco = domain.figures[MAP50], domain.figures[MAP]
         table.add_row(
-            Text(f"{title}, labels: {domain.labels or 'unknown'}", "bold"),
-            str(domain.images),
-            str(domain.boxes),
-            f"{domain.map50_before:.3f}",
-            Text(f"{domain.map50_after:.3f}", _change(domain.map50_before, domain.map50_after)),
-            f"{domain.map_before:.3f}",
-            f"{domain.map_after:.3f}",
+            Text(f"{title}, labels: {domain.labelled_by or 'unknown'}", "bold"),
+            str(domain.items),
+            str(domain.labels),
+            f"{at50.before:.3f}",
+            Text(f"{at50.after:.3f}", _change(at50.before, at50.after)),
+            f"{coco.before:.3f}",
+            f"{coco.after:.3f}",
         )
-        names = list(domain.per_class_before)
-        for name in names if len(names) <= _CLASSES else ():
-            before, after = domain.per_class_before[name], domain.per_class_after.get(name, 0.0)
-            row = (f"{before:.3f}", f"{after:.3f}")
+        classes = domain.groups.get("class", {})
+        for name, change in classes.items() if len(classes) <= _CLASSES else ():
+            row = (f"{change.before:.3f}", f"{change.after:.3f}")
             table.add_row(
                 Text(name, "dim", justify="right"), "", "", *(Text(v, "dim") for v in row)
             )

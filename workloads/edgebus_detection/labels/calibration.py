@@ -105,8 +105,8 @@ def _threshold(
             why="too few",
             precision=reached,
             recall=recall,
-            said=len(marks),
-            there=there,
+            predicted=len(marks),
+            actual=there,
         )
     chosen, right = None, 0
     for number, (score, good) in enumerate(marks, start=1):
@@ -122,8 +122,8 @@ def _threshold(
         why="never" if chosen is None else "calibrated",
         precision=reached,
         recall=recall,
-        said=len(marks),
-        there=there,
+        predicted=len(marks),
+        actual=there,
     )
 
 

@@ -101,10 +101,10 @@ class Labelling:
     def report(self) -> LabelReport:
         """Label sources so far, counted."""
         return LabelReport(
-            pictures=dict(sorted(self._pictures.items())),
-            boxes=dict(sorted(self._boxes.items())),
+            inputs=dict(sorted(self._pictures.items())),
+            labels=dict(sorted(self._boxes.items())),
             ignored=self._ignored,
-            flips=self._inconsistent,
+            inconsistent=self._inconsistent,
             conflicts=dict(sorted(self._conflicts.items())),
             thresholds=tuple(self._thresholds.values()),
         )

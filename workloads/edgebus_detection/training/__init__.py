@@ -1,28 +1,5 @@
-"""Training of detectors: assignment, loss, augmentation, distillation."""
+"""Training of detectors. Nothing here but `yolox` needs torch."""
 
-from edgebus_detection.training.augment import AugmentSettings
-from edgebus_detection.training.head import Anchors, YoloxHead, decode_boxes
-from edgebus_detection.training.images import LabelledImage, Places, Prepare
-from edgebus_detection.training.loss import Target, yolox_loss
-from edgebus_detection.training.objective import (
-    HeadMismatchError,
-    Picture,
-    YoloxObjective,
-    targets_of,
-)
+from edgebus_detection.training.options import AugmentSettings, DetectionTraining
 
-__all__ = [
-    "Anchors",
-    "AugmentSettings",
-    "HeadMismatchError",
-    "LabelledImage",
-    "Picture",
-    "Places",
-    "Prepare",
-    "Target",
-    "YoloxHead",
-    "YoloxObjective",
-    "decode_boxes",
-    "targets_of",
-    "yolox_loss",
-]
+__all__ = ["AugmentSettings", "DetectionTraining"]

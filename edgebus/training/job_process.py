@@ -1,21 +1,25 @@
-"""Starts jobs as processes of their own and listens to them."""
+"""Jobs as processes of their own, and the events that they report."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from edgebus.files import write_file
-from edgebus_retrainer.spec import JobEvent, JobOutcome, JobSpec, read_event
-from edgebus_retrainer.standby import LINE, LOG, Standby, environment
+from edgebus.training.job_spec import JobEvent, JobOutcome, JobSpec, read_event
 
-__all__ = ["SPEC", "JobCrashedError", "run_process"]
+__all__ = ["LOG", "SPEC", "JobCrashedError", "run_process"]
 
 SPEC = "spec.json"
 """File in a job's folder that says what the job is."""
 
+LOG = "log.txt"
+"""File in a job's folder with what its libraries print."""
+
+_LINE = 4 * 2**20  # longest line of a job's output: a gate's report names every class
 _TAIL = 2000
 
 
@@ -36,10 +40,7 @@ class JobCrashedError(RuntimeError):
 
 
 async def run_process(
-    spec: JobSpec,
-    *,
-    on_event: Callable[[JobEvent], Awaitable[None]],
-    standby: Standby | None = None,
+    spec: JobSpec, *, on_event: Callable[[JobEvent], Awaitable[None]]
 ) -> JobOutcome:
     """Run a job to its outcome.
 
@@ -48,8 +49,7 @@ async def run_process(
 
     Args:
         spec: The job; its folder is made and gets `spec.json` and `log.txt`.
-        on_event: Told of phases, steps and the outcome.
-        standby: Has a process ready, perhaps; a job on several devices starts its own.
+        on_event: Awaited with phases, steps and the outcome.
 
     Raises:
         JobCrashedError: The process ended without an outcome.
@@ -58,11 +58,7 @@ async def run_process(
     path = spec.folder / SPEC
     write_file(path, spec.model_dump_json(indent=1).encode())
     log_path = spec.folder / LOG
-    process = None
-    if standby is not None and spec.settings.devices == 1:
-        process = await standby.take(path)
-    if process is None:
-        process = await _start(spec, path, log_path)
+    process = await _start(spec, path, log_path)
     try:
         outcome = await _listen(process, on_event)
         if outcome is None:
@@ -82,8 +78,8 @@ async def _start(spec: JobSpec, path: Path, log_path: Path) -> asyncio.subproces
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
-            limit=LINE,
-            env=environment(),
+            limit=_LINE,
+            env=_environment(),
         )
 
 
@@ -105,9 +101,14 @@ def _command(spec: JobSpec, path: Path) -> tuple[str, ...]:
     if spec.settings.devices > 1:
         count = f"--nproc-per-node={spec.settings.devices}"
         several = ("-m", "torch.distributed.run", "--standalone", count)
-    return (sys.executable, *several, "-m", "edgebus_retrainer.worker", str(path))
+    return (sys.executable, *several, "-m", "edgebus.training.worker", str(path))
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, and its module path: the child must import the same packages."""
+    paths = [path for path in sys.path if path]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _tail(path: Path) -> str:
-    # A process that stood by and died before it had read its job has left nothing.
-    return path.read_bytes()[-_TAIL:].decode(errors="replace") if path.exists() else ""
+    return path.read_bytes()[-_TAIL:].decode(errors="replace")

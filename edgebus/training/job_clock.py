@@ -1,4 +1,4 @@
-"""Where a job's time goes."""
+"""Seconds of a job per phase."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from edgebus_retrainer.spec import JobEvent, Phase, PhaseName
+from edgebus.training.job_spec import JobEvent, Phase, PhaseName
 
 __all__ = ["JobClock", "Report"]
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgebus.training.finetune import Loss, Total
-from edgebus_detection.training.assign import assign
-from edgebus_detection.training.head import Anchors, decode_boxes
+from edgebus_detection.training.yolox.assign import assign
+from edgebus_detection.training.yolox.head import Anchors, decode_boxes
 
 __all__ = ["Target", "yolox_loss"]
 

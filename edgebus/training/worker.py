@@ -1,7 +1,4 @@
-"""``python -m edgebus_retrainer.worker SPEC``: one job in a process of its own.
-
-With ``-`` for SPEC it is started ahead of its job, whose path then comes as a line on its standard
-input (`edgebus_retrainer.standby`).
+"""``python -m edgebus.training.worker SPEC``: one job in a process of its own.
 
 Training holds the interpreter and the cores for minutes; in a process of its own it cannot delay
 the bus, can be ended at any time, and gives all of its memory back. Standard output carries one
@@ -19,16 +16,12 @@ import sys
 import threading
 from pathlib import Path
 
-import cv2
-
 from edgebus.artifacts import ArtifactError
 from edgebus.serving import InferenceError
-from edgebus_detection.datasets import SourceError
-from edgebus_detection.vision import VisionError
-from edgebus_retrainer.jobs import TrainingFailedError, UntrainableError, assist, run_job
-from edgebus_retrainer.material import TeacherMissingError
-from edgebus_retrainer.spec import JobEvent, JobOutcome, JobSpec
-from edgebus_retrainer.standby import LOG
+from edgebus.training.job import open_trainer, run_job
+from edgebus.training.job_spec import JobEvent, JobOutcome, JobSpec
+from edgebus.training.learning import assist
+from edgebus.training.trainer import TrainingFailedError
 
 __all__ = ["main"]
 
@@ -38,20 +31,14 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 def main(arguments: list[str]) -> int:
     """Run the job whose specification is the one argument; returns the exit code."""
-    path = Path(arguments[0])
-    if arguments[0] == "-":
-        path = _wait_for_job()
-        with (path.parent / LOG).open("ab") as log:
-            os.dup2(log.fileno(), 2)
-    spec = JobSpec.model_validate_json(path.read_bytes())
+    spec = JobSpec.model_validate_json(Path(arguments[0]).read_bytes())
     out = _take_stdout()
     threading.Thread(target=_end_with_parent, name="parent watch", daemon=True).start()
     os.nice(spec.settings.nice)
     threads = spec.settings.threads or max(1, (os.cpu_count() or 2) - 1)
     threads = max(1, threads // spec.settings.devices)
-    cv2.setNumThreads(threads)
     if int(os.environ.get("RANK", "0")) > 0:
-        assist(spec)
+        assist(open_trainer(spec, threads=threads))
         return 0
 
     def report(event: JobEvent) -> None:
@@ -59,42 +46,22 @@ def main(arguments: list[str]) -> int:
 
     try:
         outcome = run_job(spec, threads=threads, report=report)
-    except (
-        ArtifactError,
-        SourceError,
-        InferenceError,
-        TeacherMissingError,
-        TrainingFailedError,
-        UntrainableError,
-        VisionError,
-        ValueError,
-    ) as error:
+    except (ArtifactError, InferenceError, TrainingFailedError, ValueError) as error:
         # What is known to go wrong is an outcome with its reason; anything else ends the process
         # with a traceback in the job's log.
         outcome = JobOutcome(outcome="failed", reason=f"{type(error).__name__}: {error}")
     except OSError as error:
-        outcome = JobOutcome(outcome="failed", reason=_words(error, spec))
+        outcome = JobOutcome(outcome="failed", reason=_reason(error, spec))
     report(outcome)
     return 0
 
 
-def _words(error: OSError, spec: JobSpec) -> str:
+def _reason(error: OSError, spec: JobSpec) -> str:
     """What the system refused, and the way out where the disk is full."""
     if error.errno in _FULL:
         way_out = f"make room where {spec.folder} lies, or lower store.max_bytes"
         return f"the disk is full: {error}; {way_out}"
     return f"{type(error).__name__}: {error}"
-
-
-def _wait_for_job() -> Path:
-    """The path of the job's specification, once it is said."""
-    line = b""
-    while not line.endswith(b"\n"):
-        read = os.read(0, 4096)
-        if not read:
-            os._exit(_ORPHANED)
-        line += read
-    return Path(line.decode().rstrip("\n"))
 
 
 def _take_stdout() -> int:

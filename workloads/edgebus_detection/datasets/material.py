@@ -1,21 +1,22 @@
-"""What a job learns from and is measured on: samples and folders, with labels."""
+"""Material of a detection job: samples and folders, labelled."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edgebus.artifacts import Manifest
-from edgebus.contracts import LabelReport
-from edgebus_detection.datasets import LabelBuilder, Labelled, ignore_rare
+from edgebus.training.job_spec import JobSpec
+from edgebus.training.trainer import Material
 from edgebus_detection.datasets.folders import Folder, read_folder
+from edgebus_detection.datasets.labelled import LabelBuilder, Labelled, ignore_rare
 from edgebus_detection.labels import Labeller, Labelling
 from edgebus_detection.models import detection_spec
-from edgebus_retrainer.spec import JobSpec
+from edgebus_detection.training.options import DetectionTraining
 
-__all__ = ["Material", "TeacherMissingError", "prepare"]
+__all__ = ["TeacherMissingError", "UnknownClassError", "prepare"]
 
 
 class TeacherMissingError(ValueError):
@@ -28,7 +29,8 @@ class TeacherMissingError(ValueError):
     def __init__(self, *, samples: int) -> None:
         super().__init__(
             f"{samples} samples have no ground truth and there is no teacher; "
-            "set retrainer.labels.teacher to a larger model, or label some: edgebus samples label"
+            "set retrainer.options.labels.teacher to a larger model, or label some: "
+            "edgebus samples label"
         )
         self.samples = samples
 
@@ -44,49 +46,28 @@ class UnknownClassError(ValueError):
         near = difflib.get_close_matches(classes[0], known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         super().__init__(
-            f"retrainer.labels.classes: the model has no {', '.join(classes)}; {hint}"
+            f"retrainer.options.labels.classes: the model has no {', '.join(classes)}; {hint}"
             f"it has {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}"
         )
         self.classes = tuple(classes)
 
 
-@dataclass(slots=True, kw_only=True)
-class Material:
-    """Pictures with labels.
-
-    Attributes:
-        new: Of the new domain, to train on.
-        replay: Of earlier data, to train on.
-        new_holdout: Of the new domain, to measure on.
-        old_holdout: Of earlier data, to measure on.
-        unusable: What was left out, and why.
-        labels: What the samples' labels are made of.
-        waiting: Ids of samples that were left out until somebody labels them.
-    """
-
-    new: tuple[Labelled, ...]
-    replay: tuple[Labelled, ...]
-    new_holdout: tuple[Labelled, ...]
-    old_holdout: tuple[Labelled, ...]
-    unusable: list[str] = field(default_factory=list)
-    labels: LabelReport = field(default_factory=LabelReport)
-    waiting: tuple[str, ...] = ()
-
-
 def prepare(
     spec: JobSpec,
+    options: DetectionTraining,
     manifest: Manifest,
     *,
     teacher: Labeller | None,
     enough: Callable[[Sequence[Labelled], Sequence[Labelled]], bool],
     on_picture: Callable[[int, int], None],
-) -> Material:
+) -> Material[Labelled]:
     """Label everything that a job uses; what cannot be used is left out and named.
 
     Held-out samples come first: where they are not enough, the others are not labelled.
 
     Args:
         spec: The job.
+        options: Where labels come from.
         manifest: The incumbent's manifest.
         teacher: Labels samples; None where there is none.
         enough: Whether the held-out pictures, new and old, are enough to measure on.
@@ -99,15 +80,15 @@ def prepare(
         SourceError: A replay folder cannot be read.
     """
     known = detection_spec(manifest).classes
-    builder = LabelBuilder(known, spec.labels.aliases)
-    only = None if spec.labels.classes is None else frozenset(spec.labels.classes)
+    builder = LabelBuilder(known, options.labels.aliases)
+    only = None if options.labels.classes is None else frozenset(options.labels.classes)
     unknown = sorted((only or frozenset()) - set(known))
     if unknown:
         raise UnknownClassError(classes=unknown, known=known)
     groups = (spec.train, spec.replay_samples, spec.new_holdout, spec.old_holdout)
     labeller = Labelling(
         replace(builder, only=only),
-        spec.labels,
+        options.labels,
         teacher,
         total=sum(len(g) for g in groups),
         on_picture=on_picture,
@@ -118,21 +99,19 @@ def prepare(
     new_holdout, old_holdout = labeller.label(spec.new_holdout), labeller.label(spec.old_holdout)
     replay, measured = _folders(spec, builder, labeller.unusable)
     measured = ignore_rare(
-        _spread(old_holdout + measured, spec.gate.max_images), min_boxes=spec.gate.min_boxes
+        _spread(old_holdout + measured, spec.gate.max_items), min_boxes=options.min_measured_boxes
     )
-    held_out = ignore_rare(new_holdout, min_boxes=spec.gate.min_boxes)
-    nobody_knows = bool(labeller.waiting) and not labeller.report().pictures
+    held_out = ignore_rare(new_holdout, min_boxes=options.min_measured_boxes)
+    nobody_knows = bool(labeller.waiting) and not labeller.report().inputs
     if not nobody_knows and not enough(held_out, measured):
         return Material(
-            new=(),
-            replay=(),
             new_holdout=held_out,
             old_holdout=measured,
             unusable=labeller.unusable,
             labels=labeller.report(),
         )
     new, earlier = labeller.label(spec.train), labeller.label(spec.replay_samples)
-    if labeller.waiting and not labeller.report().pictures:
+    if labeller.waiting and not labeller.report().inputs:
         raise TeacherMissingError(samples=len(labeller.waiting))
     if labeller.waiting:
         count = len(labeller.waiting)
@@ -140,13 +119,13 @@ def prepare(
     everything = [*new, *earlier, *new_holdout, *old_holdout]
     taught = [picture for picture in everything if picture.provenance == "teacher"]
     new, earlier, new_holdout, old_holdout = (
-        _trusted(group, taught, spec.labels.min_boxes)
+        _trusted(group, taught, options.labels.min_boxes)
         for group in (new, earlier, new_holdout, old_holdout)
     )
     return Material(
         new=new,
         replay=(earlier + replay)[-spec.settings.max_replay :],
-        new_holdout=ignore_rare(new_holdout, min_boxes=spec.gate.min_boxes),
+        new_holdout=ignore_rare(new_holdout, min_boxes=options.min_measured_boxes),
         old_holdout=measured,
         unusable=labeller.unusable,
         labels=labeller.report(),
@@ -163,11 +142,6 @@ def _trusted(
         new if new.provenance == "teacher" else old
         for old, new in zip(pictures, checked, strict=True)
     )
-
-
-def count_with_boxes(pictures: Iterable[Labelled]) -> int:
-    """Pictures that something is on."""
-    return sum(1 for picture in pictures if len(picture.truth.labels))
 
 
 def _folders(
@@ -189,7 +163,7 @@ def _folders(
         else:
             train = folder.pictures
     if spec.replay_holdout is not None:
-        measured = read(spec.replay_holdout, spec.gate.max_images).pictures
+        measured = read(spec.replay_holdout, spec.gate.max_items).pictures
     return train, measured
 
 

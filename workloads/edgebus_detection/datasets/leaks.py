@@ -1,71 +1,23 @@
-"""Keeps what is trained on and what is measured on apart: no near-duplicates on both sides."""
+"""Leaks between what is trained on and what is measured on: near-duplicates on both sides."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from edgebus_detection.datasets import Labelled
+from edgebus.training.trainer import Leak, LeakReport, Material
+from edgebus_detection.datasets.labelled import Labelled
 from edgebus_detection.vision import Hash, ImageError, difference_hash
-from edgebus_retrainer.material import Material
 
-__all__ = ["Apart", "Leak", "keep_apart"]
+__all__ = ["remove_leaks"]
 
 _CHUNK = 512
 _FLAT = 12
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leak:
-    """Training pictures of one set that look like held-out ones.
-
-    Attributes:
-        name: The set: ``new`` or ``replay``.
-        leaking: How many look like a held-out picture.
-        pictures: How many there are.
-        example: One of them, and the held-out one that it looks like.
-    """
-
-    name: str
-    leaking: int
-    pictures: int
-    example: tuple[str, str]
-
-    @property
-    def share(self) -> float:
-        """The part of the set that leaks."""
-        return self.leaking / self.pictures
-
-    def words(self, *, distance: int) -> str:
-        """What was found, with an example."""
-        return (
-            f"{self.leaking} of {self.pictures} training pictures ({self.name}) look like held-out "
-            f"ones (difference hash within {distance} of 256 bits), for example {self.example[0]} "
-            f"like {self.example[1]}"
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Apart:
-    """What a job may use.
-
-    Attributes:
-        material: Without training pictures that look like held-out ones.
-        leaks: What was found.
-    """
-
-    material: Material
-    leaks: tuple[Leak, ...] = ()
-
-    @property
-    def left_out(self) -> int:
-        """Training pictures that were left out."""
-        return sum(leak.leaking for leak in self.leaks)
-
-
-def keep_apart(material: Material, *, distance: int) -> Apart:
+def remove_leaks(material: Material[Labelled], *, distance: int) -> LeakReport[Labelled]:
     """Leave out training pictures that nearly are held-out ones.
 
     Blocks of time are held out, but a block has neighbours, a recording may repeat, a camera may
@@ -74,38 +26,36 @@ def keep_apart(material: Material, *, distance: int) -> Apart:
 
     Args:
         material: What a job trains on and is measured on; it is not changed.
-        distance: Hashes that differ in at most so many of 256 bits look alike, and in at most a
-            twelfth of the bits that are set in either; below 0 none do.
+        distance: Bits of 256 in which hashes that look alike differ at most, and at most in a
+            twelfth of the bits that are set in either; below 0 none look alike.
     """
     if distance < 0:
-        return Apart(material=material)
+        return LeakReport(material=material)
     held = _hashes((*material.new_holdout, *material.old_holdout))
     if not held:
-        return Apart(material=material)
+        return LeakReport(material=material)
     leaks: list[Leak] = []
 
     def apart(name: str, pictures: tuple[Labelled, ...]) -> tuple[Labelled, ...]:
         alike = _alike(_hashes(pictures), held, distance=distance)
         if not alike:
             return pictures
-        leaks.append(
-            Leak(
-                name=name,
-                leaking=len(alike),
-                pictures=len(pictures),
-                example=next(iter(alike.items())),
-            )
+        first, like = next(iter(alike.items()))
+        summary = (
+            f"{len(alike)} of {len(pictures)} training pictures ({name}) look like held-out ones "
+            f"(difference hash within {distance} of 256 bits), for example {first} like {like}"
         )
+        leaks.append(Leak(name=name, leaking=len(alike), items=len(pictures), summary=summary))
         return tuple(picture for picture in pictures if picture.key not in alike)
 
     kept = replace(
         material, new=apart("new", material.new), replay=apart("replay", material.replay)
     )
-    return Apart(material=kept, leaks=tuple(leaks))
+    return LeakReport(material=kept, leaks=tuple(leaks))
 
 
 def _hashes(pictures: Iterable[Labelled]) -> dict[str, Hash]:
-    """Hashes of the pictures with boxes; those that cannot be read are somebody else's business."""
+    """Hashes of the pictures with boxes; those that cannot be read are left to the training."""
     found: dict[str, Hash] = {}
     for picture in pictures:
         if len(picture.truth.labels):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edgebus_detection.training.head import Anchors
+from edgebus_detection.training.yolox.head import Anchors
 
 __all__ = ["Assignment", "assign", "pairwise_iou"]
 

@@ -1,4 +1,4 @@
-"""Model cards: where a version comes from, what it learnt from, and how good it is."""
+"""Model cards: lineage, data and figures of a version."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from edgebus.artifacts import Bundle
-from edgebus.contracts import DomainReport, GateReport, LabelReport, ModelRef, Timestamp, utc_now
+from edgebus.contracts import (
+    Change,
+    DomainReport,
+    GateReport,
+    LabelReport,
+    ModelRef,
+    Timestamp,
+    utc_now,
+)
 from edgebus.files import write_file
+from edgebus.training.job_spec import JobOutcome, JobSpec
+from edgebus.training.learning import Learnt
 from edgebus.training.settings import TrainSettings
-from edgebus_detection.datasets import Labelled
-from edgebus_detection.labels.settings import LabelSettings
+from edgebus.training.trainer import Material
+from edgebus_detection.datasets.labelled import Labelled
+from edgebus_detection.metrics.measuring import MAP
 from edgebus_detection.models import detection_spec
-from edgebus_retrainer.jobs._curves import draw_curves
-from edgebus_retrainer.jobs._learning import Learnt
-from edgebus_retrainer.material import Material
-from edgebus_retrainer.spec import JobOutcome, JobSpec
+from edgebus_detection.training.curves import draw_curves
+from edgebus_detection.training.options import DetectionTraining
 
-__all__ = ["CARD", "ModelCard", "PictureSet", "make_card", "write_card"]
-
-CARD = "card"
-"""Folder in a job's folder."""
+__all__ = ["ModelCard", "PictureSet", "make_card", "write_card"]
 
 
 class _Part(BaseModel):
@@ -31,7 +37,7 @@ class _Part(BaseModel):
 
 
 class PictureSet(_Part):
-    """What one set of pictures holds.
+    """The contents of one set of pictures.
 
     Attributes:
         name: new, replay, held-out new, held-out old.
@@ -65,7 +71,7 @@ class ModelCard(_Part):
         data: What was trained on and measured on.
         left_out: Training pictures that looked like held-out ones.
         settings: How it was trained.
-        labelling: Where labels came from.
+        options: Label sources and augmentation.
         gate: The gate's figures.
         losses: Loss of each step.
         validation: Steps and the loss on pictures that were set aside.
@@ -74,7 +80,7 @@ class ModelCard(_Part):
         resumed_at: Steps that were done before a crash.
         seconds: Per phase.
         unusable: How many pictures and labels could not be used.
-        labels: Who labelled the samples, and what was overruled.
+        labels: Label sources of the samples, and what was overruled.
     """
 
     model: str
@@ -88,7 +94,7 @@ class ModelCard(_Part):
     data: tuple[PictureSet, ...]
     left_out: int
     settings: TrainSettings
-    labelling: LabelSettings
+    options: DetectionTraining
     gate: GateReport
     losses: tuple[float, ...]
     validation: tuple[tuple[int, float], ...]
@@ -101,12 +107,19 @@ class ModelCard(_Part):
 
 
 def make_card(
-    spec: JobSpec, base: Bundle, material: Material, learnt: Learnt, outcome: JobOutcome
+    spec: JobSpec,
+    options: DetectionTraining,
+    base: Bundle,
+    *,
+    material: Material[Labelled],
+    learnt: Learnt,
+    outcome: JobOutcome,
 ) -> ModelCard:
     """The card of a candidate that was measured.
 
     Args:
         spec: The job.
+        options: Its label sources and augmentation.
         base: What was trained further.
         material: What was trained on and measured on.
         learnt: The training run.
@@ -134,7 +147,7 @@ def make_card(
         data=tuple(_set(name, pictures, classes) for name, pictures in sets),
         left_out=gate.left_out,
         settings=spec.settings,
-        labelling=spec.labels,
+        options=options,
         gate=gate,
         losses=learnt.losses,
         validation=learnt.validation,
@@ -163,7 +176,7 @@ def write_card(card: ModelCard, folder: Path) -> None:
 
 
 def markdown(card: ModelCard) -> str:
-    """The card in words and tables."""
+    """The card as Markdown."""
     settings = card.settings
     run = f"{len(card.losses)} of {settings.steps} steps of {settings.batch} pictures"
     if card.best_step is not None:
@@ -197,7 +210,7 @@ def markdown(card: ModelCard) -> str:
         ),
         "",
         f"{card.left_out} training pictures were left out because they look like held-out ones; "
-        f"{card.unusable} pictures or labels could not be used. {_set_aside(card)}",
+        f"{card.unusable} pictures or labels could not be used. {_validated(card)}",
         "",
         *_table(
             ("boxes of", *(s.name for s in card.data)),
@@ -220,12 +233,13 @@ def markdown(card: ModelCard) -> str:
 
 
 def _labels(labels: LabelReport) -> list[str]:
-    """Whose the samples' boxes are, what was overruled, and how good the teacher is."""
+    """Label sources, conflicts, and how good the teacher is."""
     lines = [
         "## Labels of the samples",
         "",
-        f"Boxes by {_counts(labels.boxes)}; {labels.ignored} regions ignored, {labels.flips} of "
-        "them boxes that the teacher did not stand by in the next, nearly equal picture.",
+        f"Boxes by {_counts(labels.labels)}; {labels.ignored} regions ignored, "
+        f"{labels.inconsistent} of them boxes that the teacher did not repeat in the next, nearly "
+        "equal picture.",
         "",
     ]
     if labels.conflicts:
@@ -238,8 +252,8 @@ def _labels(labels: LabelReport) -> list[str]:
                 "none" if each.accept is None else f"{each.accept:.2f}",
                 each.why,
                 *("" if v is None else f"{v:.3f}" for v in (each.precision, each.recall)),
-                each.said,
-                each.there,
+                each.predicted,
+                each.actual,
             )
             for each in labels.thresholds
         ]
@@ -248,31 +262,34 @@ def _labels(labels: LabelReport) -> list[str]:
 
 
 def _domain(domain: DomainReport, gate: GateReport) -> list[str]:
+    names = {MAP: "mAP50-95"}
     rows: list[tuple[object, ...]] = [
-        ("mAP50", *_both(domain.map50_before, domain.map50_after), domain.boxes),
-        ("mAP50-95", *_both(domain.map_before, domain.map_after), domain.boxes),
+        (
+            names.get(name, name.replace("_", " ")),
+            *_both(change),
+            "" if name in domain.lower_is_better else domain.labels,
+        )
+        for name, change in domain.figures.items()
     ]
-    if domain.calibration_before is not None and domain.calibration_after is not None:
-        both = _both(domain.calibration_before, domain.calibration_after)
-        rows.append(("calibration error", *both, ""))
-    for label, before in domain.per_class_before.items():
-        boxes = domain.per_class_boxes.get(label, "")
-        rows.append((label, *_both(before, domain.per_class_after.get(label, 0.0)), boxes))
-    for name, before in domain.per_stream_before.items():
-        boxes = domain.per_stream_boxes.get(name, "")
-        after = domain.per_stream_after.get(name, 0.0)
-        rows.append((f"camera {_plain(name)}", *_both(before, after), boxes))
-    title = f"**{domain.name} domain**, {domain.images} pictures, labels: {domain.labels or '?'}"
+    for kind, parts in domain.groups.items():
+        prefix = "" if kind == "class" else "camera "
+        rows += [
+            (f"{prefix}{_plain(name)}", *_both(change), change.labels)
+            for name, change in parts.items()
+        ]
+    title = (
+        f"**{domain.name} domain**, {domain.items} pictures, labels: {domain.labelled_by or '?'}"
+    )
     if domain.gain_low is not None and domain.gain_high is not None and gate.confidence:
         title += (
-            f"; gain in mAP50 {domain.gain_low:+.3f} to {domain.gain_high:+.3f} "
+            f"; gain in {domain.deciding} {domain.gain_low:+.3f} to {domain.gain_high:+.3f} "
             f"({gate.confidence:.0%} interval)"
         )
     return [title, "", *_table(("", "before", "after", "change", "boxes"), rows)]
 
 
-def _both(before: float, after: float) -> tuple[str, str, str]:
-    return f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"
+def _both(change: Change) -> tuple[str, str, str]:
+    return f"{change.before:.3f}", f"{change.after:.3f}", f"{change.rise:+.3f}"
 
 
 def _speed(gate: GateReport) -> list[str]:
@@ -286,21 +303,21 @@ def _speed(gate: GateReport) -> list[str]:
 
 def _limits(card: ModelCard) -> list[str]:
     found = [
-        f"Measured on {domain.images} pictures of the {domain.name} domain, whose labels are from: "
-        f"{domain.labels or '?'}."
+        f"Measured on {domain.items} pictures of the {domain.name} domain, whose labels are from: "
+        f"{domain.labelled_by or '?'}."
         for domain in card.gate.domains
     ]
-    if any("teacher" in domain.labels for domain in card.gate.domains):
+    if any("teacher" in domain.labelled_by for domain in card.gate.domains):
         found.append("What the teacher gets wrong counts as right.")
     if len(card.gate.domains) < 2:
         found.append("Whether it has forgotten anything was not measured.")
     return ["## Limits", "", *(f"- {text}" for text in found)]
 
 
-def _set_aside(card: ModelCard) -> str:
+def _validated(card: ModelCard) -> str:
     if not card.validated_on:
-        return "None were set aside to say when to stop: there were too few."
-    return f"{card.validated_on} were set aside to say when to stop."
+        return "None were set aside for early stopping: there were too few."
+    return f"{card.validated_on} were set aside for early stopping."
 
 
 def _set(name: str, pictures: Sequence[Labelled], classes: Sequence[str]) -> PictureSet:

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from edgebus.training.finetune import Loss, Objective, Outputs, Total, TrainingError
 from edgebus.training.graph import TorchGraph
-from edgebus_detection.training.augment import AugmentSettings, Example, augment
-from edgebus_detection.training.distillation import distillation_loss, other_classes
-from edgebus_detection.training.head import Anchors, YoloxHead
-from edgebus_detection.training.images import Boxes, LabelledImage, Labels, Prepare
-from edgebus_detection.training.loss import Target, yolox_loss
+from edgebus_detection.training.options import AugmentSettings
+from edgebus_detection.training.yolox.augment import Example, augment
+from edgebus_detection.training.yolox.distillation import distillation_loss, other_classes
+from edgebus_detection.training.yolox.head import Anchors, YoloxHead
+from edgebus_detection.training.yolox.images import Boxes, LabelledImage, Labels, Prepare
+from edgebus_detection.training.yolox.loss import Target, yolox_loss
 
 __all__ = ["HeadMismatchError", "Picture", "YoloxObjective", "targets_of"]
 

@@ -1,30 +1,28 @@
-"""What a job's process is given, and what it says."""
+"""The specification of a job, and the events and the outcome that its process reports."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from edgebus.contracts import GateReport, LabelReport, StoredSample, TrainingOutcome
-from edgebus.training.settings import TrainSettings
-from edgebus_detection.labels.settings import LabelSettings
-from edgebus_detection.training.augment import AugmentSettings
-from edgebus_retrainer.settings import GateSettings
+from edgebus.training.settings import GateSettings, TrainSettings
 
 __all__ = ["JobEvent", "JobOutcome", "JobSpec", "Phase", "PhaseName", "StepDone", "read_event"]
 
 PhaseName = Literal["preparing", "training", "evaluating", "publishing"]
 
 
-class _Line(BaseModel):
+class _Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class JobSpec(_Line):
+class JobSpec(_Event):
     """Everything that a job needs; its process knows no bus.
 
     Attributes:
         job: Id of the job.
+        workload: Name of the workload that trains.
         base: Folder of the bundle that is trained further.
         model: Name of the candidate; None: that of the base.
         incumbent: Folder of the bundle that serves now, which the candidate has to beat; None: the
@@ -37,10 +35,14 @@ class JobSpec(_Line):
         old_holdout: Held-out samples from before.
         replay: Labelled folder of earlier data.
         replay_holdout: Labelled folder to measure forgetting on.
-        label_cache: Where a teacher's answers are kept between jobs.
+        cache: Folder in which the workload may keep what is of use to later jobs.
+        settings: How to train.
+        gate: What a candidate has to show.
+        options: The workload's own settings.
     """
 
     job: str
+    workload: str
     base: Path
     model: str | None = None
     incumbent: Path | None = None
@@ -52,14 +54,13 @@ class JobSpec(_Line):
     old_holdout: tuple[StoredSample, ...] = ()
     replay: Path | None = None
     replay_holdout: Path | None = None
-    label_cache: Path
-    labels: LabelSettings = LabelSettings()
+    cache: Path
     settings: TrainSettings = TrainSettings()
-    augment: AugmentSettings = AugmentSettings()
     gate: GateSettings = GateSettings()
+    options: dict[str, JsonValue] = Field(default_factory=dict)
 
 
-class Phase(_Line):
+class Phase(_Event):
     """The job enters a phase."""
 
     event: Literal["phase"] = "phase"
@@ -67,8 +68,8 @@ class Phase(_Line):
     detail: str = ""
 
 
-class StepDone(_Line):
-    """A part of the phase is done: an optimiser step, or a picture that was measured."""
+class StepDone(_Event):
+    """A part of the phase is done: an optimiser step, or an item that was measured."""
 
     event: Literal["step"] = "step"
     step: int
@@ -76,8 +77,8 @@ class StepDone(_Line):
     loss: float | None = None
 
 
-class JobOutcome(_Line):
-    """How the job ended.
+class JobOutcome(_Event):
+    """The end of the job.
 
     Attributes:
         outcome: accepted: `bundle` may serve; refused: the gate or the data said no; failed: the
@@ -85,14 +86,14 @@ class JobOutcome(_Line):
         reason: In words, with figures.
         bundle: Folder of the candidate.
         gate: The gate's figures.
-        labels: Who labelled what it was made of.
+        labels: Label sources of what it was made of.
         samples: New samples that were trained on.
-        replay: Earlier pictures that were mixed in.
+        replay: Earlier items that were mixed in.
         update_bytes: Bytes of the weights' patch.
         seconds: Per phase.
-        unusable: Pictures and labels that were left out, and why.
+        unusable: Items and labels that were left out, and why.
         waiting: Ids of samples that were left out until somebody labels them.
-        lacking: Held-out pictures with boxes that there were too few to measure on.
+        lacking: Held-out items with labels that there were too few to measure on.
     """
 
     event: Literal["outcome"] = "outcome"

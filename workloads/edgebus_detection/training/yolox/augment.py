@@ -3,42 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import cv2
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
-from edgebus_detection.training.images import Boxes, Image, Labels
+from edgebus_detection.training.options import AugmentSettings
+from edgebus_detection.training.yolox.images import Boxes, Image, Labels
 
-__all__ = ["AugmentSettings", "Example", "augment"]
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
+__all__ = ["Example", "augment"]
 
 _FILL = (114, 114, 114)
-
-
-class AugmentSettings(BaseModel):
-    """Random changes of a picture before it is trained on.
-
-    A camera that does not move gains sharper boxes from small changes; few or very alike pictures
-    ask for larger ones.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    flip: Fraction = 0.5
-    """Probability of a mirror image."""
-    scale: Annotated[float, Field(ge=0, le=4)] = 0.3
-    """Largest change of size: a factor from 1 / (1 + scale) to 1 + scale."""
-    translate: Fraction = 0.1
-    """Largest shift, as a part of width and height."""
-    brightness: Fraction = 0.1
-    """Largest change of brightness, as a part of the full range."""
-    contrast: Annotated[float, Field(ge=0, le=4)] = 0.2
-    """Largest change of contrast: a factor from 1 / (1 + contrast) to 1 + contrast."""
-    min_visible: Fraction = 0.3
-    """Part of a box that must stay visible; with less it becomes an ignore region."""
 
 
 @dataclass(frozen=True, slots=True)
