@@ -131,12 +131,14 @@ class Workload:
     # Serving.
 
     def decode(self, payload: Any) -> Any:
-        """What the model's `predict` takes; called in a worker thread.
+        """Turn an input into what the model's `predict` takes; called in a worker thread.
+
+        By default these are the arrays of an `edgebus.artifacts.ArrayPayload`.
 
         Raises:
             ValueError: The input is broken; it becomes a dead letter.
         """
-        raise NotImplementedError
+        return payload.arrays
 
     def prediction(self, payload: Any, answer: Answer[Any]) -> Message:
         """The message that answers an input.
