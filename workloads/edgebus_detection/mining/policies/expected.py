@@ -107,9 +107,7 @@ class ExpectedPolicy(Policy[ExpectedSettings]):
             score_threshold=settings.score_threshold,
             unseen=min(settings.unseen, camera.objects),
         )
-        said = sum(
-            s for s in map(certainty, example.prediction.boxes) if s >= settings.score_threshold
-        )
+        said = boxes_of(example.prediction.boxes, least=settings.score_threshold)
         camera.frames = min(camera.frames + 1, _USUAL_FRAMES)
         camera.objects += (sum(map(certainty, said)) - camera.objects) / camera.frames
         bar = settings.high - (settings.high - settings.low) * math.sqrt(
