@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from edgebus.contracts import Message, Qos, Topic, schema, utc_now
+from edgebus.contracts import Message, Qos, Topic, utc_now
 from edgebus_detection.messages import Frame, FrameRecord
 
 __all__ = ["EVENT", "FRAME", "JPEG", "RAW", "Job", "Meter", "Pings", "Reading", "frame", "reading"]
@@ -18,10 +18,9 @@ SIZE_JPEG = 60_000
 SOURCE = "bench/pi-01/camera"
 
 
-class Reading(Message):
+class Reading(Message, version=1, name="bench-reading"):
     """A message of a sensor, about 256 bytes of JSON."""
 
-    schema_: Literal["bench-reading/1"] = schema("bench-reading/1")
     n: int
     name: str
     values: list[float]

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks._learning_streams import Stream
-from edgebus_collector.drift import DetectorName, DriftWatch, Statistic, make_detector
-from edgebus_collector.settings import DriftSettings
+from edgebus_collector.drift import DetectorName, DriftSettings, DriftWatch
+from edgebus_detection import Detection
 from edgebus_detection.messages import Detections
 
 __all__ = ["STATIONARY_FRAMES", "Alarm", "measure_drift"]
@@ -33,7 +33,7 @@ class Alarm:
     script: str
     seed: int
     detector: DetectorName
-    statistic: Statistic
+    statistic: str
     delay: int | None
     early: int
     false_alarms: int
@@ -47,14 +47,13 @@ def measure_drift(stream: Stream, *, stationary: int) -> list[Alarm]:
     with replacement (the moving-block bootstrap of Künsch 1989), so that neighbours stay as alike
     as they are.
     """
-    answers = [moment.example.detections for moment in stream.moments]
+    answers = [moment.example.prediction for moment in stream.moments]
     home = answers[: stream.onset]
     order = _stretches(len(home), stationary, seed=stream.seed)
     found = []
     detectors: tuple[DetectorName, ...] = ("adwin", "page-hinkley", "kswin")
-    statistics: tuple[Statistic, ...] = ("confidence", "feature")
     for detector in detectors:
-        for statistic in statistics:
+        for statistic in Detection.statistics:
             alarms = _alarms(answers, detector, statistic)
             after = [at - stream.onset for at in alarms if at >= stream.onset]
             found.append(
@@ -72,23 +71,14 @@ def measure_drift(stream: Stream, *, stationary: int) -> list[Alarm]:
     return found
 
 
-def _alarms(
-    answers: Sequence[Detections], detector: DetectorName, statistic: Statistic
-) -> list[int]:
-    settings = DriftSettings()
-    watch = DriftWatch(
-        lambda: make_detector(detector),
-        name=detector,
-        statistics=(statistic,),
-        calibration=min(_CALIBRATION, len(answers) // 3),
-        max_block=settings.max_block,
-        least=settings.min_change,
-        empty=settings.empty,
-    )
+def _alarms(answers: Sequence[Detections], detector: DetectorName, statistic: str) -> list[int]:
+    calibration = min(_CALIBRATION, len(answers) // 3)
+    settings = DriftSettings(method=detector, statistics=(statistic,), calibration=calibration)
+    watch = DriftWatch(settings, Detection.statistics)
     return [
         number
         for number, answer in enumerate(answers)
-        if any(not drift.returned for drift in watch.look(answer, source="bench/edge/collector"))
+        if any(not drift.returned for drift in watch.update(answer))
     ]
 
 

@@ -8,12 +8,13 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
 from benchmarks._learning_streams import Moment, Stream
+from edgebus.mining import Policy, PolicyChain, make_policies
+from edgebus_detection import Detection
 from edgebus_detection.messages import Box
 from edgebus_detection.mining import Example
-from edgebus_detection.mining.policies import PolicyChain, make_policies
 
 __all__ = [
     "BUDGETS",
@@ -136,7 +137,7 @@ def _is_error(moment: Moment) -> bool:
 
 def _scores(example: Example, *, least: float = 0.3) -> list[float]:
     """What a detector of the usual threshold says."""
-    return [box.score for box in example.detections.boxes if _at_least(box, least)]  # type: ignore[misc]
+    return [box.score for box in example.prediction.boxes if _at_least(box, least)]  # type: ignore[misc]
 
 
 def _at_least(box: Box, least: float) -> bool:
@@ -190,11 +191,15 @@ def _cross_entropy(_budget: float) -> Rule:
     return _Plain(says)
 
 
+def _policies(configured: dict[str, dict[str, object]]) -> list[Policy[Any]]:
+    return make_policies(configured, known=Detection().policies())
+
+
 class _Chain:
     """The collector's own policies."""
 
     def __init__(self, policies: dict[str, dict[str, object]]) -> None:
-        self._policies = PolicyChain(make_policies(policies), combination="any")
+        self._policies = PolicyChain(_policies(policies), combination="any")
 
     def wants(self, example: Example, /) -> bool:
         return self._policies.judge(example).judgement is not None
@@ -217,7 +222,7 @@ def _ranked(name: str) -> Callable[[float], Rule]:
     """The worst share of the last 512 frames by a policy's score, whatever its threshold."""
 
     def make(budget: float) -> Rule:
-        (policy,) = make_policies({name: {}})
+        (policy,) = _policies({name: {}})
         recent: deque[float] = deque(maxlen=512)
 
         def says(example: Example) -> bool:
@@ -251,7 +256,7 @@ RULES: dict[str, Callable[[float], Rule]] = {
     "margin, ranked": _ranked("margin"),
     "entropy, ranked": _ranked("entropy"),
     "temporal": _policy("temporal"),
-    "feature": _policy("feature"),
+    "novelty": _policy("novelty"),
     "expected, ranked": _ranked("expected"),
     OURS: _expected,
 }

@@ -18,26 +18,22 @@ from typing import Any
 
 from benchmarks._learning_worlds import World
 from edgebus.artifacts import Bundle, derive_bundle
+from edgebus.samples import SampleFiles, SampleStore, open_database
 from edgebus.serving import EngineSettings
+from edgebus.training.finetune import finetune
 from edgebus.training.graph import TorchGraph
-from edgebus_collector.samples import make_sample
-from edgebus_collector.selection import Choice
-from edgebus_detection.models import DetectionModel
+from edgebus.training.job import run_job
+from edgebus.training.job_spec import JobSpec
+from edgebus.training.settings import FinetuneSettings, TrainSettings
+from edgebus.workload import load_workload
+from edgebus_collector.selection import Choice, Selector
+from edgebus_detection import Detection
+from edgebus_detection.datasets import Labelled
+from edgebus_detection.metrics.measuring import MAP, MAP50, measure
+from edgebus_detection.models import DetectionModel, detection_spec, input_spec
+from edgebus_detection.training import DetectionTraining
+from edgebus_detection.training.yolox import LabelledImage, YoloxHead, YoloxObjective
 from edgebus_detection.vision import Preprocessor
-from edgebus_retrainer.files import PictureStore
-from edgebus_retrainer.gate import measure
-from edgebus_retrainer.jobs import run_job
-from edgebus_retrainer.labels import Labelled
-from edgebus_retrainer.samples import SampleStore, StoredSample, open_database
-from edgebus_retrainer.settings import TrainSettings
-from edgebus_retrainer.spec import JobSpec, SampleFile
-from edgebus_retrainer.training import (
-    AugmentSettings,
-    FinetuneSettings,
-    LabelledImage,
-    YoloxHead,
-    finetune,
-)
 
 __all__ = ["ARMS", "TARGET_LOST", "TARGET_SHARE", "Outcome", "arms_of", "run_arm", "summarise"]
 
@@ -229,10 +225,10 @@ def _compare(before: Bundle, after: Bundle, pictures: Sequence[Labelled]) -> dic
     found: dict[str, float] = {"pictures": len(pictures)}
     for name, bundle in (("before", before), ("after", after)):
         model = DetectionModel.load(bundle, EngineSettings(threads=1))
-        result = measure(model, pictures, on_picture=lambda: None).result
-        found["boxes"] = result.boxes
-        found[f"map50_{name}"] = round(result.map50, 4)
-        found[f"map_{name}"] = round(result.map, 4)
+        measured = measure(model, pictures, on_picture=lambda: None)
+        found["boxes"] = measured.labels
+        found[f"map50_{name}"] = round(measured.figures[MAP50], 4)
+        found[f"map_{name}"] = round(measured.figures[MAP], 4)
     return found
 
 
@@ -241,37 +237,42 @@ def _job(world: World, arm: str, *, seed: int, work: Path, changes: Mapping[str,
     settings = world.retrainer
     samples = SampleStore(
         open_database(work / "samples.db"),
-        PictureStore(work / "pictures"),
+        SampleFiles(work / "samples"),
+        load_workload("detection"),
         max_samples=settings.store.max_samples,
         max_bytes=settings.store.max_bytes,
         everything_new=settings.new_domain == "everything",
     )
-    truth = dict(zip((e.frame.record.id for e in world.examples), world.labelled, strict=True))
+    truth = dict(zip((e.input.record.id for e in world.examples), world.labelled, strict=True))
     for choice in _choose(world):
         example = choice.example
-        sample = make_sample(choice, source="bench/edge/collector")
+        sample = Detection().sample(example, choice.facts() | {"source": "bench/edge/collector"})
         # Who labels may know more than the camera does; the choice was made without.
-        known = sample.record.model_copy(update={"truth": truth[example.frame.record.id]})
-        samples.add(type(sample).build(example.frame.jpeg, known), received=sample.record.captured)
+        known = sample.record.model_copy(update={"truth": truth[example.input.record.id]})
+        samples.add(type(sample).build(example.input.jpeg, known), received=sample.record.captured)
     name = world.base.manifest.name
     since = samples.new_domain_since(name) or _EVER
     train, gate = _changed(settings.train, changes), settings.gate
     source = "teacher" if arm == "teacher" else "truth"
+    options = DetectionTraining.model_validate(settings.options)
+    labels = options.labels.model_copy(update={"source": source})
+    options = options.model_copy(update={"labels": labels})
     return JobSpec(
         job=f"regain-{seed}",
+        workload=settings.workload,
         base=world.base.path,
         folder=work / "job",
         version=world.base.manifest.version + 1,
-        train=_files(samples.fresh(name, since=since, limit=train.max_samples)),
-        replay_samples=_files(samples.earlier(name, before=since, limit=train.max_replay)),
-        new_holdout=_files(samples.holdout(name, since=since, limit=gate.max_images)),
-        old_holdout=_files(samples.holdout(name, before=since, limit=gate.max_images)),
+        train=samples.fresh(name, since=since, limit=train.max_samples),
+        replay_samples=samples.earlier(name, before=since, limit=train.max_replay),
+        new_holdout=samples.holdout(name, since=since, limit=gate.max_items),
+        old_holdout=samples.holdout(name, before=since, limit=gate.max_items),
         replay=settings.replay,
         replay_holdout=settings.replay_holdout,
-        label_cache=work / "answers",
-        labels=settings.labels.model_copy(update={"source": source}),
+        cache=work / "answers",
         settings=train,
         gate=gate,
+        options=options.model_dump(mode="json"),
     )
 
 
@@ -281,43 +282,40 @@ def _changed(settings: TrainSettings, changes: Mapping[str, Any]) -> TrainSettin
 
 def _choose(world: World) -> Iterable[Choice]:
     """What the collector's selection takes, within its budget."""
-    settings = world.collector
-    selector = settings.selector(settings.chain())
-    begin = world.examples[0].frame.record.captured
+    selector = Selector(world.collector)
+    begin = world.examples[0].input.record.captured
     for example in world.examples:
-        now = (example.frame.record.captured - begin).total_seconds()
+        now = (example.input.record.captured - begin).total_seconds()
         decision = selector.decide(example, now=now)
         if isinstance(decision, Choice):
             yield decision
 
 
-def _files(samples: Sequence[StoredSample]) -> tuple[SampleFile, ...]:
-    return tuple(SampleFile(id=one.id, path=one.path, labels=one.labels) for one in samples)
-
-
 def _offline(world: World, *, seed: int, changes: Mapping[str, Any]) -> tuple[int, Any]:
     """All weights on all frames; returns the steps and what they changed."""
     base, settings = world.base, world.retrainer.train
-    manifest = base.manifest
+    described, taken = detection_spec(base.manifest), input_spec(base.manifest)
     config: dict[str, Any] = {
         "batch": settings.batch,
         "replay_share": 0.0,
         "threads": 1,
         "seed": seed,
-        "augment": AugmentSettings(**settings.augment.model_dump()),
         **_OFFLINE[world.name],
         **changes,
     }
     graph = TorchGraph(base.graph_bytes(), base.tensors(), scope="all")
     result = finetune(
         graph,
-        head=YoloxHead(
-            height=manifest.input.height,
-            width=manifest.input.width,
-            classes=len(manifest.classes),
-            strides=manifest.decoder.strides,
+        objective=YoloxObjective(
+            head=YoloxHead(
+                height=taken.height,
+                width=taken.width,
+                classes=len(described.classes),
+                strides=described.decoder.strides,
+            ),
+            prepare=Preprocessor(taken).prepare,
+            augmentation=DetectionTraining.model_validate(world.retrainer.options).augment,
         ),
-        prepare=Preprocessor(manifest.input).prepare,
         new=[
             LabelledImage(
                 name=picture.key,

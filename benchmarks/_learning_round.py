@@ -26,21 +26,18 @@ from typing import Any, Self
 
 import yaml
 
-import edgebus.lab
+import edgebus_detection.lab
 from benchmarks._learning_round_report import EDGES, PACES, SAMPLES, LoopRound, Upload
 from edgebus.artifacts import Bundle
 from edgebus.bus import Bus, BusSettings
-from edgebus.contracts import Identity, Reply, RollbackCommand, new_id, topics, utc_now
+from edgebus.contracts import Identity, RollbackCommand, new_id, topics, utc_now
+from edgebus.lab import Lab, Round, RunState
 from edgebus.mqtt import MqttTransport
 from edgebus_camera.settings import ViewSettings
 from edgebus_camera.sources.street import StreetSource
 from edgebus_camera.view import View
 from edgebus_detection.emulation.drift import DriftStep
 from edgebus_detection.emulation.street import Scene
-from edgebus_detection.lab.observer import Observer
-from edgebus_detection.lab.pictures import PictureKeeper
-from edgebus_detection.lab.rounds import Round
-from edgebus_detection.lab.run_state import Tracker
 from edgebus_detection.messages import SAMPLES as SAMPLE_TOPIC
 from edgebus_detection.messages import Sample, SampleRecord
 from edgebus_detection.models import import_onnx
@@ -49,7 +46,7 @@ from tests.soak.brokers import Mosquitto
 __all__ = ["measure_rounds", "measure_uploads"]
 
 _SITE = "round"
-_STREET = Path(edgebus.lab.__file__).parent / "assets" / "street-day"
+_STREET = Path(edgebus_detection.lab.__file__).parent / "assets" / "street-day"
 _DEADLINE_S = 180.0
 _HELD_OUT = 16
 
@@ -90,8 +87,8 @@ class _Tap:
 class _World:
     """Services as processes on one broker, and what is heard of them."""
 
-    def __init__(self, folder: Path, broker: Mosquitto, bus: Bus, tracker: Tracker) -> None:
-        self.folder, self.broker, self.bus, self.tracker = folder, broker, bus, tracker
+    def __init__(self, folder: Path, broker: Mosquitto, bus: Bus, state: RunState) -> None:
+        self.folder, self.broker, self.bus, self.state = folder, broker, bus, state
         self._processes: dict[str, asyncio.subprocess.Process] = {}
 
     async def start(
@@ -124,7 +121,7 @@ class _World:
         while not look():
             ended = [name for name, p in self._processes.items() if p.returncode is not None]
             if ended or time.monotonic() - began > _DEADLINE_S:
-                waits = self.tracker.store and self.tracker.store.trigger
+                waits = self.state.store and self.state.store.trigger
                 logs = [(self.folder / f"{name}.log").read_text()[-500:] for name in ended]
                 raise RuntimeError(f"no {what}; {waits}; ended: {ended} {logs}")
             await asyncio.sleep(0.002)
@@ -140,7 +137,7 @@ class _World:
 
 @asynccontextmanager
 async def _world(folder: Path) -> AsyncIterator[_World]:
-    tracker = Tracker()
+    lab = Lab()
     identity = Identity(site=_SITE, node="street", service="collector")
     async with Mosquitto(folder / "broker", persistence=False) as broker:
         settings = broker.settings(max_packet_bytes=8 * 2**20)
@@ -148,8 +145,8 @@ async def _world(folder: Path) -> AsyncIterator[_World]:
             MqttTransport(settings), identity=identity, settings=BusSettings(ephemeral=True)
         ) as bus:
             await bus.connected(10)
-            await Observer(bus, site=_SITE, tracker=tracker, keeper=PictureKeeper()).start()
-            world = _World(folder, broker, bus, tracker)
+            await lab.observe(bus, site=_SITE)
+            world = _World(folder, broker, bus, lab.state)
             try:
                 yield world
             finally:
@@ -178,10 +175,10 @@ async def _upload(script: str, source: dict[str, Any], bundle: Path, folder: Pat
             "detector": {"bundle": str(bundle), "engine": {"threads": 1}},
         }
         await world.start("edge", services, port={"collector": tap.port})
-        ready = world.tracker.services
+        ready = world.state.services
         await world.until(
             lambda: all(
-                f"edge/{name}" in ready and ready[f"edge/{name}"].states[-1].state == "ready"
+                f"edge/{name}" in ready and ready[f"edge/{name}"][-1].state == "ready"
                 for name in services
             ),
             "edge that is ready",
@@ -245,11 +242,11 @@ def _samples(bundle: Bundle, *, seed: int) -> Iterator[Sample]:
     view = View(ViewSettings(source="scene", seed=seed, fps=fps, drift=(step,)))
     source = StreetSource(Scene(seed=700 + seed, width=298, height=224, fps=fps))
     for slot in range(1, 10_000):
-        shot = view.develop(source.read(slot), time_s=slot)
+        shot = view.encode(source.read(slot), time_s=slot)
         now = utc_now()
         record = SampleRecord(
             id=new_id(), time=now, source=f"{_SITE}/street/collector", width=shot.width,
-            height=shot.height, frame=new_id(), camera="one", index=slot, captured=now,
+            height=shot.height, input=new_id(), stream="one", index=slot, captured=now,
             split="train", policy="truth", reason="missed some", score=0.8, model=bundle.ref,
             detections=(), truth=shot.boxes or (),
         )  # fmt: skip
@@ -266,28 +263,26 @@ async def _send(world: _World, sample: Sample, *, split: str) -> float:
 
 
 async def _round(world: _World, samples: Iterator[Sample], pace: str) -> LoopRound:
-    tracker = world.tracker
-    known = len(tracker.results)
+    state = world.state
+    known = len(state.results)
     batch = [next(samples) for _ in range(SAMPLES + _HELD_OUT)]
     for number, sample in enumerate(batch[:-1]):
         # Held-out ones come in between, as from a camera.
         held_out = number and number % 4 == 0 and number // 4 <= _HELD_OUT
         await _send(world, sample, split="holdout" if held_out else "train")
     await world.until(
-        lambda: tracker.store is not None and tracker.store.untrained == SAMPLES - 1,
+        lambda: state.store is not None and state.store.untrained == SAMPLES - 1,
         "all samples but one in the store",
     )
     await asyncio.sleep(PACES[pace])
     began = await _send(world, batch[-1], split="train")
-    await world.until(lambda: len(tracker.results) > known, "result")
-    result = list(tracker.results.values())[-1]
+    await world.until(lambda: len(state.results) > known, "result")
+    result = list(state.results.values())[-1]
     if result.candidate is None:
         raise RuntimeError(f"the job was {result.outcome}: {result.reason}; see {world.folder}")
     digest = result.candidate.digest
-    ended = await world.until(
-        lambda: _serving(tracker, digest) == EDGES, "new version at all edges"
-    )
-    (found,) = (one for one in tracker.rounds.all() if one.job == result.job)
+    ended = await world.until(lambda: _serving(state, digest) == EDGES, "new version at all edges")
+    (found,) = (one for one in state.rounds.all() if one.job == result.job)
     phases = ("preparing", "training", "evaluating", "publishing")
     return LoopRound(
         pace=pace,
@@ -295,7 +290,7 @@ async def _round(world: _World, samples: Iterator[Sample], pace: str) -> LoopRou
         training_s=result.seconds["training"],
         job_s=sum(result.seconds[phase] for phase in phases),
         stages=_of_path(found, lambda stage: stage.seconds),
-        told=_of_path(found, lambda stage: stage.told_s),
+        told=_of_path(found, lambda stage: stage.measured_s),
     )
 
 
@@ -305,10 +300,10 @@ def _of_path(found: Round, value: Callable[[Any], float | None]) -> dict[str, fl
     return {stage.name: v for stage in path if (v := value(stage)) is not None}
 
 
-def _serving(tracker: Tracker, digest: str) -> int:
+def _serving(state: RunState, digest: str) -> int:
     return sum(
         edge.now.serving is not None and edge.now.serving.digest == digest
-        for edge in tracker.edges.values()
+        for edge in state.edges.values()
     )
 
 
@@ -337,9 +332,10 @@ async def _rounds(count: int, folder: Path, say: Callable[[str], None]) -> list[
                     "train": {"steps": 10, "learning_rate": 0.03, "threads": 1},
                     # What is measured is the way, not the model: any gain will do.
                     "gate": {
-                        "sure": False, "min_images": 5, "tolerance": 1.0, "class_tolerance": 1.0,
-                        "camera_tolerance": 1.0, "max_slowdown": None, "leak_distance": -1,
+                        "require_significant_gain": False, "min_items": 5, "tolerance": 1.0,
+                        "group_tolerance": 1.0, "max_slowdown": None,
                     },
+                    "options": {"leak_distance": -1},
                 },
             },
         )  # fmt: skip
@@ -347,9 +343,7 @@ async def _rounds(count: int, folder: Path, say: Callable[[str], None]) -> list[
             detector = {"bundle": street, "engine": {"threads": 1}}
             await world.start(f"edge-{number + 1}", {"detector": detector})
         await world.until(
-            lambda: (
-                _serving(world.tracker, first.digest) == EDGES and world.tracker.store is not None
-            ),
+            lambda: _serving(world.state, first.digest) == EDGES and world.state.store is not None,
             "five edges on the first version",
         )
         rounds: list[LoopRound] = []
@@ -367,11 +361,11 @@ async def _back(world: _World, first: Bundle) -> None:
     """Release the first version again, and wait until the retrainer trains that further."""
     cloud = Identity(site=_SITE, node="cloud", service="distributor")
     order = RollbackCommand(source=world.bus.identity.source, model="street", version=1)
-    answer = await world.bus.request(topics.CMD_ROLLBACK.at(cloud), order, reply=Reply, timeout=20)
+    answer = await world.bus.request(topics.CMD_ROLLBACK.at(cloud), order, timeout=20)
     if not answer.ok:
         raise RuntimeError(f"rollback refused: {answer.detail}")
     await world.until(
-        lambda: _serving(world.tracker, first.digest) == EDGES, "first version at all edges"
+        lambda: _serving(world.state, first.digest) == EDGES, "first version at all edges"
     )
     # The job's process and the edges' loading are over; what follows is not to wait for them.
     await asyncio.sleep(2)

@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import edgebus.lab
-from edgebus.topology.topology import Topology, fill_placeholders
+import edgebus_detection.lab
+from edgebus.topology import Topology, fill_placeholders
 from edgebus_collector import CollectorSettings
 from edgebus_detection.lab.compose import Sources, compose
 from edgebus_detection.lab.reference_pictures import with_reference
-from edgebus_detection.lab.user_models import bring
+from edgebus_detection.lab.user_models import UserModels, open_models
 from edgebus_retrainer.settings import RetrainerSettings
 
 __all__ = ["CAR_PARK", "brought", "of_demo", "prepare"]
@@ -28,7 +28,7 @@ def prepare(work: Path, *, data: Path | None) -> None:
             subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
     if data is not None and not (work / "teacher" / "manifest.json").is_file():
         models = data / "models"
-        bring(
+        open_models(
             models / "yolox_nano_416.onnx",
             teacher=models / "yolov8s_640_f16w.onnx",
             folder=work,
@@ -65,9 +65,11 @@ def brought(
     """
     given = Sources(
         sources=(_source(data, recorded=recorded),),
-        model=_served(work, recorded=recorded),
-        model_name="yolox_nano_416",
-        teacher=work / "teacher",
+        models=UserModels(
+            served=_served(work, recorded=recorded),
+            name="yolox_nano_416",
+            teacher=work / "teacher",
+        ),
         classes=classes or (),
         replay=_replay(data),
     )
@@ -81,7 +83,7 @@ def brought(
 
 
 def _demo(work: Path) -> Topology:
-    assets = Path(edgebus.lab.__file__).parent / "assets"
+    assets = Path(edgebus_detection.lab.__file__).parent / "assets"
     tree = Topology.load(assets / "demo.yaml").model_dump(exclude_unset=True)
     values = {"run": str(work), "assets": str(assets), "start": "now"}
     return Topology.parse(fill_placeholders(tree, values), source="demo.yaml")

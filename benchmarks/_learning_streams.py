@@ -23,7 +23,7 @@ from random import Random
 import cv2
 import numpy as np
 
-import edgebus.lab
+import edgebus_detection.lab
 from edgebus.artifacts import Bundle
 from edgebus.serving import EngineSettings
 from edgebus_camera.settings import ViewSettings
@@ -139,7 +139,7 @@ def _bundle(data: Path | None, work: Path) -> Path:
     if (out / "manifest.json").is_file():
         return out
     if data is None:
-        plain = Bundle.open(Path(edgebus.lab.__file__).parent / "assets" / "street-day")
+        plain = Bundle.open(Path(edgebus_detection.lab.__file__).parent / "assets" / "street-day")
         pictures = _other_streets()
     else:
         plain = import_onnx(
@@ -180,21 +180,21 @@ def _moment(
         time=at, captured=at, width=width, height=height,
     )  # fmt: skip
     frame = Frame.build(encode_jpeg(picture.image, quality=85), record)
-    look = model.look(picture.image)
+    look = model.predict(picture.image)
     boxes = _known(to_boxes(look.found, model.classes), picture.unsure)
     detections = Detections(
         source="bench/edge/detector", frame=record.id, camera=camera, index=index, width=width,
         height=height, boxes=boxes, model=model.ref, captured=at, sent=at, received=at, detected=at,
-        feature=look.novelty,
+        novelty=look.novelty,
     )  # fmt: skip
     truth = GroundTruth(
         source=_SOURCE, frame=record.id, camera=camera, index=index, captured=at, width=width,
         height=height, boxes=picture.boxes,
     )  # fmt: skip
-    opinion = judge.judge(Example(frame=frame, detections=detections, truth=truth))
+    opinion = judge.judge(Example(input=frame, prediction=detections, truth=truth))
     assert opinion is not None
     return Moment(
-        example=Example(frame=frame, detections=detections),
+        example=Example(input=frame, prediction=detections),
         truth=truth,
         drifted=picture.drifted,
         wrong=opinion.score,
@@ -226,7 +226,7 @@ def _dusk(seed: int, _data: Path, quick: bool) -> Iterator[Picture]:
     view = View(ViewSettings(source="scene", seed=seed, fps=fps, drift=(step,)))
     source = StreetSource(Scene(seed=500 + seed, width=320, height=240, fps=fps))
     for slot in range(day + dark):
-        shot = view.develop(source.read(slot), time_s=slot / fps)
+        shot = view.encode(source.read(slot), time_s=slot / fps)
         image = cv2.imdecode(np.frombuffer(shot.jpeg, np.uint8), cv2.IMREAD_COLOR)
         assert image is not None
         yield Picture(np.asarray(image, np.uint8), shot.boxes or (), slot >= day)

@@ -32,20 +32,20 @@ from benchmarks._learning_streams import (
     read_yolo,
 )
 from edgebus.artifacts import Bundle
+from edgebus.contracts import split_of
 from edgebus.serving import EngineSettings
 from edgebus_camera.settings import ViewSettings
 from edgebus_camera.sources.street import StreetSource
 from edgebus_camera.view import View
 from edgebus_collector import CollectorSettings
+from edgebus_detection.datasets import LabelBuilder, Labelled, ignore_rare, read_folder
 from edgebus_detection.emulation.drift import DriftStep
 from edgebus_detection.emulation.effects import Effects
 from edgebus_detection.emulation.street import Scene
-from edgebus_detection.messages import Box, Detections, Frame, FrameRecord, GroundTruth, split_of
+from edgebus_detection.messages import Box, Detections, Frame, FrameRecord, GroundTruth
 from edgebus_detection.mining import Example
-from edgebus_detection.models import DetectionModel
+from edgebus_detection.models import DetectionModel, detection_spec
 from edgebus_detection.vision import encode_jpeg, to_boxes
-from edgebus_retrainer.labels import LabelBuilder, Labelled, ignore_rare
-from edgebus_retrainer.material import read_folder
 from edgebus_retrainer.settings import RetrainerSettings
 
 __all__ = [
@@ -143,7 +143,7 @@ def make_world(
     base = Bundle.open(retrainer.bundle)
     examples = tuple(_examples(film, base, seed))
     builder = LabelBuilder(
-        base.manifest.classes, only=None if classes is None else frozenset(classes)
+        detection_spec(base.manifest).classes, only=None if classes is None else frozenset(classes)
     )
     frames.mkdir(parents=True, exist_ok=True)
     groups: dict[str, list[Labelled]] = {"train": [], "new": [], "old": []}
@@ -156,7 +156,7 @@ def make_world(
         else:
             continue
         path = frames / f"{example.index:05}.jpg"
-        path.write_bytes(example.frame.jpeg)
+        path.write_bytes(example.input.jpeg)
         height, width = picture.image.shape[:2]
         groups[group].append(
             Labelled(
@@ -172,7 +172,7 @@ def make_world(
     old = tuple(groups["old"])
     if needs_data and data is not None:
         judge = work / "coco" / "judge" / "images"
-        old = read_folder(judge, LabelBuilder(base.manifest.classes)).pictures
+        old = read_folder(judge, LabelBuilder(detection_spec(base.manifest).classes)).pictures
     return World(
         name=name,
         base=base,
@@ -203,19 +203,19 @@ def _examples(film: _Film, base: Bundle, seed: int) -> Iterator[Example]:
             id=frame_id(film.camera, seed, index), source="bench/edge/camera", camera=film.camera,
             index=index, time=at, captured=at, width=width, height=height,
         )  # fmt: skip
-        look = model.look(picture.image)
+        look = model.predict(picture.image)
         detections = Detections(
             source="bench/edge/detector", frame=record.id, camera=film.camera, index=index,
             width=width, height=height, boxes=to_boxes(look.found, model.classes), model=model.ref,
-            captured=at, sent=at, received=at, detected=at, feature=look.novelty,
+            captured=at, sent=at, received=at, detected=at, novelty=look.novelty,
         )  # fmt: skip
         truth = GroundTruth(
             source="bench/edge/camera", frame=record.id, camera=film.camera, index=index,
             captured=at, width=width, height=height, boxes=picture.boxes,
         )  # fmt: skip
         yield Example(
-            frame=Frame.build(encode_jpeg(picture.image, quality=90), record),
-            detections=detections,
+            input=Frame.build(encode_jpeg(picture.image, quality=90), record),
+            prediction=detections,
             truth=truth if film.knows_truth else None,
         )
 
@@ -228,7 +228,7 @@ def _dusk(seed: int, _data: Path, quick: bool) -> _Film:
 
     def film() -> Iterator[Picture]:
         for slot in range(day + dark):
-            shot = view.develop(source.read(slot), time_s=slot / FPS)
+            shot = view.encode(source.read(slot), time_s=slot / FPS)
             image = cv2.imdecode(np.frombuffer(shot.jpeg, np.uint8), cv2.IMREAD_COLOR)
             assert image is not None
             yield Picture(np.asarray(image, np.uint8), shot.boxes or (), slot >= day)

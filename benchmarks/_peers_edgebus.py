@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from benchmarks._peers_driver import SITE, Got, Group, Listen, Setup
 from edgebus.bus import (
@@ -26,6 +26,7 @@ from edgebus.bus import (
 from edgebus.contracts import (
     Address,
     Command,
+    CommandTopic,
     Identity,
     Message,
     RawBytes,
@@ -33,7 +34,6 @@ from edgebus.contracts import (
     ServiceState,
     State,
     Topic,
-    schema,
     topics,
     utc_now,
 )
@@ -42,24 +42,21 @@ from edgebus.mqtt import MqttTransport
 __all__ = ["EdgeBusDriver"]
 
 
-class Note(Message):
+class Note(Message, version=1):
     """A typed message."""
 
-    schema_: Literal["note/1"] = schema("note/1")
     n: int
 
 
-class Ask(Command):
+class Ask(Command, version=1):
     """A command with a number."""
 
-    schema_: Literal["ask/1"] = schema("ask/1")
     n: int
 
 
-class Answer(Reply):
+class Answer(Reply, version=1):
     """Its answer."""
 
-    schema_: Literal["answer/1"] = schema("answer/1")
     n: int
 
 
@@ -69,7 +66,7 @@ TOPICS: dict[str, Topic[Note]] = {
     "status": Topic("{node}/{service}/status/{kind}", Note, qos=1, retain=True, doc="State."),
 }
 BULK = Topic("{node}/{service}/bulk/{kind}", RawBytes, qos=1, doc="Bytes.")
-ASK = Topic("{node}/{service}/cmd/ask", Ask, qos=1, doc="A command.")
+ASK = CommandTopic("{node}/{service}/cmd/ask", Ask, reply=Answer, doc="A command.")
 
 
 class EdgeBusPeer:
@@ -160,9 +157,7 @@ class EdgeBusPeer:
 
     async def request(self, node: str, n: int, *, timeout: float) -> int:
         ask = Ask(source=self._identity.source, n=n)
-        answer = await self._bus.request(
-            ASK.at(_identity(node)), ask, reply=Answer, timeout=timeout
-        )
+        answer = await self._bus.request(ASK.at(_identity(node)), ask, timeout=timeout)
         return answer.n
 
     async def listen_badly(self) -> None:

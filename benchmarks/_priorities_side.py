@@ -13,7 +13,6 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -21,35 +20,32 @@ import onnx
 from benchmarks._bus_job import frame
 from edgebus.artifacts import (
     Bundle,
-    DecoderSpec,
     EngineRequirements,
-    InputSpec,
-    Manifest,
-    OutputSpec,
     Store,
+    TensorSpec,
     write_bundle,
 )
 from edgebus.artifacts.graph import declare_external
 from edgebus.artifacts.tensors import TensorFile, dump_tensors
 from edgebus.bus import BrokerSettings, Bus, BusSettings, Event, Latest
-from edgebus.contracts import BundleRef, Command, Identity, Reply, Topic, schema
+from edgebus.contracts import BundleRef, Command, CommandTopic, Identity, Reply
 from edgebus.mqtt import MqttTransport
 from edgebus.transfer import ArtifactFetcher, ArtifactProvider, reference
 from edgebus_detection.messages import CAMERA_FRAME, Frame
+from edgebus_detection.models import detection_manifest
 from edgebus_detection.models.testing import tiny_onnx, tiny_tensors
+from edgebus_detection.vision import DecoderSpec, InputSpec
 
 __all__ = ["ASK", "Ask", "identity_of", "make_bundle"]
 
 FRAMES_PER_S = 60
 
 
-class Ask(Command):
+class Ask(Command, version=1, name="bench-ask"):
     """A command that takes no work."""
 
-    schema_: Literal["bench-ask/1"] = schema("bench-ask/1")
 
-
-ASK = Topic("{node}/{service}/cmd/ask", Ask, qos=1, durable=False, doc="Bench.")
+ASK = CommandTopic("{node}/{service}/cmd/ask", Ask, reply=Reply, durable=False, doc="Bench.")
 
 
 def identity_of(name: str) -> Identity:
@@ -64,11 +60,11 @@ def make_bundle(folder: Path, *, size: int) -> Bundle:
     model.graph.initializer.append(onnx.numpy_helper.from_array(ballast, "ballast"))
     weights = dump_tensors(tiny_tensors() | {"ballast": ballast})
     declare_external(model, TensorFile.parse(weights, file="weights.safetensors"))
-    manifest = Manifest(
+    manifest = detection_manifest(
         name="ballast",
         version=1,
-        input=InputSpec(name="images", height=48, width=64),
-        outputs=(OutputSpec(name="output", shape=(1, 48, 7)),),
+        picture=InputSpec(name="images", height=48, width=64),
+        outputs=(TensorSpec(name="output", shape=(1, 48, 7)),),
         decoder=DecoderSpec(kind="yolox", strides=(8,), score_threshold=0.3),
         classes=("person", "car"),
         engine=EngineRequirements(opset=13, ir_version=8),

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 __all__ = ["draw_bare", "draw_pairs", "plot_drift"]
 
 # Okabe and Ito's colours, told apart by colour-blind people too.
-_FEATURE, _CONFIDENCE, _DRIFT, _TRAINING, _SWAP = (
+_NOVELTY, _CONFIDENCE, _DRIFT, _TRAINING, _SWAP = (
     "#0072B2",
     "#D55E00",
     "#E69F00",
@@ -53,11 +53,11 @@ def plot_drift(
     begin = _time(frames[0]["captured"])
     seconds = np.array([(_time(frame["captured"]) - begin).total_seconds() for frame in frames])
     figure, (upper, lower) = plt.subplots(2, 1, sharex=True, figsize=(9.6, 5.0))
-    feature = np.array([frame.get("feature") or np.nan for frame in frames], float)
-    upper.plot(seconds, feature, ".", ms=2, color=_FEATURE)
+    novelty = np.array([frame.get("novelty") or np.nan for frame in frames], float)
+    upper.plot(seconds, novelty, ".", ms=2, color=_NOVELTY)
     upper.set_yscale("log")
-    upper.axhline(1.5, color=_FEATURE, lw=0.8, ls=":")
-    upper.set_ylabel("feature\n(1 = 95th percentile\nof the reference)")
+    upper.axhline(1.5, color=_NOVELTY, lw=0.8, ls=":")
+    upper.set_ylabel("novelty\n(1 = 95th percentile\nof the reference)")
     scores = np.array(
         [
             np.mean([box["score"] for box in frame["boxes"]]) if frame["boxes"] else np.nan
@@ -76,8 +76,8 @@ def plot_drift(
         _mark_swaps(axis, frames, seconds)
         axis.grid(alpha=0.2)
     for drift in drifts:
-        axis = upper if drift["statistic"] == "feature" else lower
-        at = next((s for s, f in zip(seconds, frames, strict=True) if f["frame"] == drift["frame"]))
+        axis = upper if drift["statistic"] == "novelty" else lower
+        at = next((s for s, f in zip(seconds, frames, strict=True) if f["frame"] == drift["input"]))
         words = "back to normal, told" if drift["returned"] else "drift, told"
         axis.axvline(at, color=_DRIFT, lw=1.5, ls=":" if drift["returned"] else "-", label=words)
     for axis, place in ((upper, "center right"), (lower, "lower right")):

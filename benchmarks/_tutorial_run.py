@@ -76,7 +76,7 @@ STORIES = {
         classes=("person", "bicycle", "car"),
         options=(
             *("--fps", "12", "--set", "edge-1.camera.cameras.door.stride=2"),
-            *("--set", "until.after_frames=240"),
+            *("--set", "until.after_inputs=240"),
         ),
         missed=Missed(part="car-park.mp4", label="bicycle", frames=(138, 144, 150)),
     ),
@@ -91,10 +91,10 @@ STORIES = {
         },
         classes=("person",),
         options=(
-            *("--samples", "40", "--fps", "6", "--set", "until.after_frames=176"),
+            *("--samples", "40", "--fps", "6", "--set", "until.after_inputs=176"),
             *("--set", "edge-1.camera.cameras.street.width=640"),
             # 40 held-out pictures are too few to be sure of a gain of some points.
-            *("--set", "retrainer.gate.sure=false"),
+            *("--set", "retrainer.gate.require_significant_gain=false"),
         ),
     ),
 }

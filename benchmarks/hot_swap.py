@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from edgebus.artifacts import Bundle
-from edgebus.serving import EngineSettings, HotSwap, probe_picture
+from edgebus.serving import EngineSettings, HotSwap
+from edgebus_detection.models import probe_picture
 
 
 def main() -> None:
@@ -60,7 +61,7 @@ def main() -> None:
         before = loading.is_set()
         serving = swap.current
         assert serving is not None
-        serving.model.detect(picture)
+        serving.model.predict(picture)
         done = (time.perf_counter() - due) * 1e3
         rows.append((done, before or loading.is_set(), serving.ref.digest))
         number += 1

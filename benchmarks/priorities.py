@@ -38,7 +38,7 @@ from benchmarks._priorities_side import ASK, Ask, identity_of, make_bundle  # no
 from benchmarks.bus import broker  # noqa: E402
 from edgebus.artifacts import Store  # noqa: E402
 from edgebus.bus import BrokerSettings, Bus, BusSettings  # noqa: E402
-from edgebus.contracts import Identity, Reply  # noqa: E402
+from edgebus.contracts import Identity  # noqa: E402
 from edgebus.mqtt import MqttTransport  # noqa: E402
 
 _TARGET = 2.0
@@ -100,7 +100,7 @@ async def ask(bus: Bus, done: Callable[[], bool]) -> list[float]:
     while not done():
         begun = time.perf_counter()
         command = Ask(source=bus.identity.source)
-        await bus.request(address, command, reply=Reply, timeout=30)
+        await bus.request(address, command, timeout=30)
         took.append((time.perf_counter() - begun) * 1000)
         tick = max(tick + 1 / _PER_S, time.perf_counter() - 1)
         await asyncio.sleep(max(0.0, tick - time.perf_counter()))

@@ -31,13 +31,13 @@ import cv2
 import numpy as np
 
 from edgebus.artifacts import Bundle, Store
+from edgebus.contracts import split_of
 from edgebus.serving import EngineSettings
-from edgebus_detection.messages import Box, split_of
+from edgebus_detection.datasets import LabelBuilder, read_folder
+from edgebus_detection.messages import Box
 from edgebus_detection.metrics import MapResult, mean_average_precision
 from edgebus_detection.models import DetectionModel
 from edgebus_detection.vision import Detected, Truth
-from edgebus_retrainer.labels import LabelBuilder
-from edgebus_retrainer.material import read_folder
 
 CLASSES = ("person", "bicycle", "car")
 """What there is to see in the recording."""
@@ -274,7 +274,7 @@ def summarise(run: Path, camera: str, answers: dict[str, Answers], others: list[
         other_map50_before=round(others[0], 4),
         other_map50_after=round(others[1], 4),
         gate={
-            domain["name"]: [domain["map50_before"], domain["map50_after"]]
+            domain["name"]: [domain["figures"]["mAP50"][end] for end in ("before", "after")]
             for domain in gate.get("domains", ())
         },
     )

@@ -31,8 +31,7 @@ sys.path.insert(0, str(HERE.parent))
 from benchmarks._bus_clients import EdgeBusClient  # noqa: E402
 from benchmarks._bus_job import Job, say, wait_for_go  # noqa: E402
 from benchmarks.bus import Side, broker  # noqa: E402
-from edgebus.mqtt._connection import MqttConnection  # noqa: E402
-from edgebus.mqtt._writer import Writer  # noqa: E402
+from edgebus.mqtt._connection import MqttConnection, Writer  # noqa: E402
 
 STAGES = [
     "ping: make, encode, frame",

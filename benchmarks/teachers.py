@@ -24,19 +24,10 @@ from typing import Any
 import cv2
 
 from edgebus.serving import EngineSettings
+from edgebus_detection.datasets import LabelBuilder, read_folder
+from edgebus_detection.labels import Answer, Compared, Teacher, calibrate, fuse, open_model
 from edgebus_detection.messages import Box
-from edgebus_detection.vision import encode_jpeg
-from edgebus_retrainer.claims import pair_up
-from edgebus_retrainer.labels import (
-    Answer,
-    Compared,
-    LabelBuilder,
-    Teacher,
-    calibrate,
-    fuse,
-    open_model,
-)
-from edgebus_retrainer.material import read_folder
+from edgebus_detection.vision import encode_jpeg, pair_boxes
 
 MODELS = ("yolox_nano_416", "nanodet_m_416", "yolov8n_640_f16w", "yolov8s_640_f16w")
 TRIO = MODELS[:3]
@@ -130,7 +121,7 @@ def collect(data: Path, folder: Path, *, limit: int) -> list[Picture]:
             boxes = [said[model].boxes for model in TRIO]
             for agree in (2, 3):
                 said[f"{agree} of {', '.join(m.split('_')[0] for m in TRIO)}"] = fuse(
-                    boxes, agree=agree
+                    boxes, min_agreeing=agree
                 )
             corners = picture.truth.boxes.tolist()
             there = tuple(
@@ -176,7 +167,7 @@ def _row(name: str, classes: str, threshold: str, judged: Iterable[Judged]) -> R
     for each in judged:
         true = [box for box in each.picture.there if each.counts(box)]
         boxes = [box for box in each.picture.said[name].boxes if each.takes(box)]
-        pairs = pair_up(boxes, true)
+        pairs = pair_boxes(boxes, true)
         right += sum(boxes[a].label == true[b].label for a, b in pairs)
         said += len(boxes)
         there += len(true)

@@ -34,9 +34,10 @@ import benchmarks._tutorial_pictures as drawing  # noqa: E402
 from benchmarks._tutorial_run import ACCEPT, STORIES, Story, play  # noqa: E402
 from benchmarks.real_video import Answers, answer_folder, bundles_of, read_labels  # noqa: E402
 from edgebus.artifacts import Bundle  # noqa: E402
+from edgebus.contracts import split_of  # noqa: E402
 from edgebus.recording import Recording  # noqa: E402
 from edgebus.serving import EngineSettings  # noqa: E402
-from edgebus_detection.messages import Box, split_of  # noqa: E402
+from edgebus_detection.messages import Box  # noqa: E402
 from edgebus_detection.models import DetectionModel  # noqa: E402
 from edgebus_detection.vision import Detected, Image, Truth, to_boxes  # noqa: E402
 
@@ -163,7 +164,7 @@ def measure(story: Story, run: Path, told: Told, *, data: Path) -> dict[str, Any
 
 def _told_drift(drift: dict[str, Any], told: Told, story: Story) -> dict[str, Any]:
     """A drift, and how many frames after the first of the second recording it was noticed."""
-    noticed = next(n for n, frame in enumerate(told.frames) if frame["frame"] == drift["frame"])
+    noticed = next(n for n, frame in enumerate(told.frames) if frame["frame"] == drift["input"])
     keys = ("statistic", "before", "after", "returned")
     return {key: drift[key] for key in keys} | {
         "version": drift["model"]["version"],

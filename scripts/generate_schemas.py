@@ -12,9 +12,8 @@ import json
 import sys
 from pathlib import Path
 
-from edgebus.cli.asyncapi_page import asyncapi_page
-from edgebus.schema.files import asyncapi_document, schema_files, topics_page
-from edgebus_detection.lab.summary import summary_schema
+from edgebus.schema import asyncapi_document, asyncapi_page, schema_files, topics_page
+from edgebus_detection.lab.summary import DetectionSummary
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,7 +22,9 @@ def expected(root: Path) -> dict[Path, str]:
     """Every generated file and its text."""
     files = {root / "schemas" / name: text for name, text in schema_files().items()}
     # Not on the bus, but published too: the file that a run of `edgebus up` leaves behind.
-    files[root / "schemas" / "summary.json"] = json.dumps(summary_schema(), indent=2) + "\n"
+    files[root / "schemas" / "summary.json"] = (
+        json.dumps(DetectionSummary.json_schema(), indent=2) + "\n"
+    )
     files[root / "docs" / "topics.md"] = topics_page()
     files[root / "docs" / "asyncapi.html"] = asyncapi_page(asyncapi_document())
     return files

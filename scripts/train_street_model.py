@@ -21,22 +21,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgebus.artifacts import Bundle, InputSpec
+from edgebus.artifacts import Bundle
 from edgebus.serving import EngineSettings, make_probe
+from edgebus.training.finetune import Batches
 from edgebus.training.graph import check_supported
 from edgebus_detection.emulation.effects import Effects
 from edgebus_detection.emulation.street import CLASSES, Scene
 from edgebus_detection.metrics import mean_average_precision
 from edgebus_detection.models import DetectionModel, import_onnx
-from edgebus_detection.vision import Preprocessor, Truth, encode_jpeg
-from edgebus_retrainer.training import (
-    AugmentSettings,
-    Batches,
-    LabelledImage,
-    YoloxHead,
-    targets_of,
-    yolox_loss,
-)
+from edgebus_detection.training import AugmentSettings
+from edgebus_detection.training.yolox import LabelledImage, YoloxHead, YoloxObjective
+from edgebus_detection.vision import InputSpec, Preprocessor, Truth, encode_jpeg
 
 HEIGHT, WIDTH = 192, 256
 STRIDES = (8, 16, 32)
@@ -159,16 +154,18 @@ def train(images: list[LabelledImage], *, steps: int, batch: int, seed: int) -> 
     torch.manual_seed(seed)
     net = StreetNet(len(CLASSES)).train()
     head = YoloxHead(height=HEIGHT, width=WIDTH, classes=len(CLASSES), strides=STRIDES)
-    device = torch.device("cpu")
-    anchors = head.anchors(device)
+    objective = YoloxObjective(
+        head=head,
+        prepare=Preprocessor(INPUT).prepare,
+        # The light of any day, but of no dusk.
+        augmentation=AugmentSettings(brightness=0.15, contrast=0.5, translate=0.15),
+    )
     batches = Batches(
         new=images,
         replay=(),
         size=batch,
         replay_share=0.0,
-        prepare=Preprocessor(INPUT).prepare,
-        # The light of any day, but of no dusk.
-        augmentation=AugmentSettings(brightness=0.15, contrast=0.5, translate=0.15),
+        objective=objective,
         seed=seed,
     )
     decayed = [p for p in net.parameters() if p.ndim > 1]
@@ -187,9 +184,9 @@ def train(images: list[LabelledImage], *, steps: int, batch: int, seed: int) -> 
     )
     begin = time.monotonic()
     for step in range(1, steps + 1):
-        rows = batches.next()
-        raw = net(torch.from_numpy(rows.inputs))
-        parts = yolox_loss(raw, targets_of(rows, device), anchors)
+        rows = batches.next().rows
+        raw = net(torch.from_numpy(objective.inputs(rows)))
+        parts = objective.loss({"output": raw}, rows)
         optimizer.zero_grad(set_to_none=True)
         parts.total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(net.parameters(), 20.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import random
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from edgebus.bus import BrokerSettings
 from edgebus.mqtt import MqttTransport
@@ -29,13 +31,27 @@ max_inflight_messages {in_flight}
 {extra}
 """
 _START_S = 10.0
+# Below the ports that the kernel gives to outgoing connections, so that one that is free stays free
+# until its server starts; chosen by chance, because several runs may share a machine.
+_PORTS = range(10_000, 32_000)
+
+
+def pytest_configure() -> None:
+    """Plain tracebacks in the tests' logs: rich ones cost a tenth of a second each."""
+    renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], renderer])
 
 
 def find_free_port() -> int:
     """A TCP port on the loopback that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    chance = random.SystemRandom()
+    while True:
+        port = chance.choice(_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
         return port
 
 

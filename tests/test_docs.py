@@ -147,9 +147,10 @@ def check_command(arguments: list[str]) -> None:
         assert name in command.commands, f"there is no command {name}"
         command = command.commands[name]
     if command.name == "up":
-        from edgebus_detection.lab import cli
+        from edgebus.lab import load_lab
+        from edgebus.lab.cli import make_command
 
-        command = typer.main.get_command(cli.app)
+        command = make_command(load_lab())
     known = {
         option
         for parameter in command.params
@@ -198,4 +199,4 @@ def test_the_checks_can_fail() -> None:
         with pytest.raises(AssertionError):
             check_command(words)
     with pytest.raises(AssertionError):
-        check_filter("edgebus/+/+/cameras/front/frame")
+        check_filter("edgebus/+/+/camera/front/frames")

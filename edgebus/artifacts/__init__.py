@@ -21,16 +21,15 @@ from edgebus.artifacts.errors import (
 from edgebus.artifacts.graph import inspect_graph
 from edgebus.artifacts.index import BLOCK_SIZE, BundleIndex, FileEntry, PatchEntry
 from edgebus.artifacts.manifest import (
-    DecoderSpec,
     EngineRequirements,
-    InputSpec,
+    GraphSpec,
     Manifest,
-    NoveltySpec,
-    OutputSpec,
     ProbeSpec,
+    TensorSpec,
     TrainedOn,
 )
-from edgebus.artifacts.store import Collected, Store
+from edgebus.artifacts.payload import ArrayPayload
+from edgebus.artifacts.store import GarbageCollected, Store
 from edgebus.artifacts.tensors import Array
 from edgebus.artifacts.update import Update, apply_update
 from edgebus.artifacts.write import Draft, ProbeMaker, derive_bundle, write_bundle
@@ -38,6 +37,7 @@ from edgebus.artifacts.write import Draft, ProbeMaker, derive_bundle, write_bund
 __all__ = [
     "BLOCK_SIZE",
     "Array",
+    "ArrayPayload",
     "ArtifactError",
     "BlobMissingError",
     "Bundle",
@@ -49,19 +49,16 @@ __all__ = [
     "BundleLimitError",
     "BundlePathError",
     "BundleTensorError",
-    "Collected",
-    "DecoderSpec",
     "DeliveryError",
     "Draft",
     "EngineRequirements",
     "FileEntry",
+    "GarbageCollected",
+    "GraphSpec",
     "ImportRefusedError",
-    "InputSpec",
     "Limits",
     "Manifest",
     "ModelSource",
-    "NoveltySpec",
-    "OutputSpec",
     "PatchEntry",
     "PatchError",
     "ProbeMaker",
@@ -69,6 +66,7 @@ __all__ = [
     "QuotaExceededError",
     "Store",
     "StoreError",
+    "TensorSpec",
     "TrainedOn",
     "UnsupportedOperatorError",
     "Update",

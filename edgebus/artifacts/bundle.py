@@ -19,19 +19,18 @@ from edgebus.artifacts.errors import (
     BundlePathError,
     BundleTensorError,
 )
-from edgebus.artifacts.graph import GraphFacts, inspect_graph, verify_weights
+from edgebus.artifacts.graph import GraphFacts, PortFacts, inspect_graph, verify_weights
 from edgebus.artifacts.index import (
     GRAPH,
     INDEX,
     MANIFEST,
-    NOVELTY,
     PROBE,
     WEIGHTS,
     BundleIndex,
     sha256,
 )
-from edgebus.artifacts.manifest import Manifest
-from edgebus.artifacts.tensors import Array, TensorFile
+from edgebus.artifacts.manifest import Manifest, TensorSpec
+from edgebus.artifacts.tensors import Array, TensorFile, dtype_name
 from edgebus.contracts import ModelRef
 
 __all__ = ["Bundle", "Limits", "ModelSource", "read_plain_file"]
@@ -95,7 +94,7 @@ class Bundle:
         manifest: What the model is.
         index: Its files and their digests.
         digest: SHA-256 of the index: the bundle's identity.
-        facts: What the graph declares.
+        facts: What the first graph declares.
         weights: The weights file.
         files: The bytes of each file, the patch included where it is there.
         path: The folder it was opened from; None if it came from a store.
@@ -174,17 +173,17 @@ class Bundle:
                 raise BundleDigestError(file=entry.path, expected=entry.digest, found=found)
             files[entry.path] = data
         manifest = Manifest.decode(files[MANIFEST])
-        facts = inspect_graph(files[GRAPH])
+        facts = _verify_graphs(manifest, files)
         weights = TensorFile.parse(files[WEIGHTS], file=WEIGHTS)
-        _verify_manifest(manifest, facts, files)
-        verify_weights(facts, weights)
+        external = {name: entry for each in facts for name, entry in each.external.items()}
+        verify_weights(external, weights)
         _verify_finite(weights)
         return cls(
             manifest=manifest,
             index=index,
             index_bytes=index_bytes,
             digest=sha256(index_bytes),
-            facts=facts,
+            facts=facts[0],
             weights=weights,
             files=files,
             path=path,
@@ -201,7 +200,7 @@ class Bundle:
         return self.index.size
 
     def graph_bytes(self) -> bytes:
-        """The graph, its weights declared as external data: an ONNX model."""
+        """The first graph, its weights declared as external data: an ONNX model."""
         return self.files[GRAPH]
 
     def tensors(self) -> dict[str, Array]:
@@ -216,10 +215,6 @@ class Bundle:
         """
         data = self.files.get(PROBE)
         return None if data is None else TensorFile.parse(data, file=PROBE).arrays()
-
-    def novelty(self) -> bytes | None:
-        """The graph that tells strange pictures, an ONNX model with its weights inside, or None."""
-        return None if self.manifest.novelty is None else self.files.get(NOVELTY)
 
 
 def read_plain_file(
@@ -256,32 +251,42 @@ def read_plain_file(
         return file.read(limit + 1)
 
 
-def _verify_manifest(manifest: Manifest, facts: GraphFacts, files: Mapping[str, bytes]) -> None:
-    """Check that manifest and graph speak of the same inputs and outputs."""
-    kinds = {"float32": "F32", "uint8": "U8"}
-    wanted = (manifest.input.name, kinds[manifest.input.dtype], manifest.input.shape)
-    ports = [(port.name, port.dtype, port.shape) for port in facts.inputs]
-    if len(ports) != 1 or ports[0][:2] != wanted[:2] or not _fits(ports[0][2], wanted[2]):
-        raise BundleFormatError(
-            file=MANIFEST, reason=f"describes the input as {wanted}, the graph has {ports}"
-        )
-    outputs = {port.name: port.shape for port in facts.outputs}
-    for output in manifest.outputs:
-        if output.name not in outputs or not _fits(outputs[output.name], output.shape):
-            raise BundleFormatError(
-                file=MANIFEST,
-                reason=f"describes output {output.name} {output.shape}, the graph has {outputs}",
-            )
+def _verify_graphs(manifest: Manifest, files: Mapping[str, bytes]) -> list[GraphFacts]:
+    """What each graph declares; manifest and graphs speak of the same inputs and outputs."""
+    found = []
+    for spec in manifest.graphs:
+        if spec.file not in files:
+            raise BundleFileMissingError(file=spec.file, where="the index")
+        facts = inspect_graph(files[spec.file])
+        _verify_tensors(spec.file, "input", spec.inputs, facts.inputs)
+        _verify_tensors(spec.file, "output", spec.outputs, facts.outputs)
+        extra = {port.name for port in facts.inputs} - {item.name for item in spec.inputs}
+        if extra:
+            reason = f"does not describe input {', '.join(sorted(extra))} of {spec.file}"
+            raise BundleFormatError(file=MANIFEST, reason=reason)
+        found.append(facts)
     if manifest.probe is not None and manifest.probe.file not in files:
         raise BundleFileMissingError(file=manifest.probe.file, where="the index")
-    if manifest.novelty is not None and manifest.novelty.file not in files:
-        raise BundleFileMissingError(file=manifest.novelty.file, where="the index")
+    return found
 
 
-def _fits(declared: tuple[int | None, ...], wanted: tuple[int, ...]) -> bool:
-    return len(declared) == len(wanted) and all(
-        have is None or have == want for have, want in zip(declared, wanted, strict=True)
-    )
+def _verify_tensors(
+    file: str, what: str, specs: tuple[TensorSpec, ...], ports: tuple[PortFacts, ...]
+) -> None:
+    there = {port.name: port for port in ports}
+    for spec in specs:
+        port = there.get(spec.name)
+        if (
+            port is None
+            or dtype_name(np.dtype(spec.dtype)) != port.dtype
+            or not spec.fits(port.shape)
+        ):
+            have = [f"{port.name} {port.dtype} {list(port.shape)}" for port in ports]
+            reason = (
+                f"describes {what} {spec.name} {spec.dtype} {list(spec.shape)}, {file} has "
+                f"{', '.join(have)}"
+            )
+            raise BundleFormatError(file=MANIFEST, reason=reason)
 
 
 def _verify_finite(weights: TensorFile) -> None:

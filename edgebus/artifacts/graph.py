@@ -8,7 +8,7 @@ name (`add_external_initializers`) never looks at the offsets. EdgeBus does the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,7 +29,9 @@ _TYPES: Final[dict[int, str]] = {
     onnx.TensorProto.INT64: "I64",
     onnx.TensorProto.INT32: "I32",
     onnx.TensorProto.UINT8: "U8",
+    onnx.TensorProto.INT16: "I16",
     onnx.TensorProto.INT8: "I8",
+    onnx.TensorProto.BOOL: "BOOL",
 }
 
 # Python's int() takes '+1', ' 1' and '1_0' as well, and refuses five thousand digits its own way.
@@ -121,8 +123,8 @@ def _check_text(message: Message) -> None:
                 _check_text(item)
 
 
-def verify_weights(facts: GraphFacts, weights: TensorFile) -> None:
-    """Check that the weights are exactly those that the graph declares.
+def verify_weights(external: Mapping[str, TensorEntry], weights: TensorFile) -> None:
+    """Check that the weights are exactly those that the graphs declare.
 
     Raises:
         BundleTensorError: A tensor is missing, is too many, or differs in dtype, shape or offset.
@@ -131,7 +133,7 @@ def verify_weights(facts: GraphFacts, weights: TensorFile) -> None:
     def wrong(name: str, reason: str) -> BundleTensorError:
         return BundleTensorError(file=WEIGHTS, tensor=name, reason=reason)
 
-    for name, wanted in facts.external.items():
+    for name, wanted in external.items():
         found = weights.entries.get(name)
         if found is None:
             raise wrong(name, "is missing; the graph needs it")
@@ -139,10 +141,10 @@ def verify_weights(facts: GraphFacts, weights: TensorFile) -> None:
             needs = f"the graph needs {wanted.dtype} {list(wanted.shape)}"
             raise wrong(name, f"is {found.dtype} {list(found.shape)}, {needs}")
     for name in weights.entries:
-        if name not in facts.external:
+        if name not in external:
             raise wrong(name, "is not in the graph")
     for name, found in weights.entries.items():
-        place = facts.external[name]
+        place = external[name]
         if (found.start, found.end) != (place.start, place.end):
             raise wrong(name, f"lies at byte {found.start}, the graph looks at {place.start}")
 

@@ -20,13 +20,13 @@ __all__ = [
     "GRAPH",
     "INDEX",
     "MANIFEST",
-    "NOVELTY",
     "PATCH",
     "PROBE",
     "WEIGHTS",
     "BlobEntry",
     "BundleIndex",
     "FileEntry",
+    "FileName",
     "PatchEntry",
     "block_digests",
     "sha256",
@@ -40,7 +40,6 @@ MANIFEST: Final = "manifest.json"
 GRAPH: Final = "graph.onnx"
 WEIGHTS: Final = "weights.safetensors"
 PROBE: Final = "probe.safetensors"
-NOVELTY: Final = "novelty.onnx"
 PATCH: Final = "weights.patch.safetensors"
 
 # One level, no dot in front: such a name cannot leave the bundle's folder.

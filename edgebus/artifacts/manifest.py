@@ -1,12 +1,14 @@
-"""What a bundle says of itself: `manifest.json`."""
+"""The manifest of a bundle, `manifest.json`: what a model version is, all but its tensors."""
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from edgebus.artifacts.errors import BundleFormatError
+from edgebus.artifacts.index import GRAPH, MANIFEST, FileName
 from edgebus.contracts import (
     Count,
     Digest,
@@ -19,82 +21,64 @@ from edgebus.contracts import (
 )
 
 __all__ = [
-    "DecoderSpec",
     "EngineRequirements",
-    "InputSpec",
+    "GraphSpec",
     "Manifest",
-    "NoveltySpec",
-    "OutputSpec",
     "ProbeSpec",
+    "TensorSpec",
     "TrainedOn",
 ]
 
-Side = Annotated[int, Field(ge=8, le=8192)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+DType = Literal["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 
 
-class InputSpec(Record):
-    """The graph's input and how a picture becomes it.
-
-    A pixel value x (0 to 255) of channel c enters as ``(x - mean[c]) / std[c]``; channels are in
-    the order of `color`.
+class TensorSpec(Record):
+    """One input or output of a graph.
 
     Attributes:
-        name: The graph's input.
-        height, width: Pixels.
-        dtype: ``uint8`` inputs take the pixels as they are.
-        layout: ``NCHW`` or ``NHWC``, always with a batch of one picture.
-        color: Order of the channels.
-        mean, std: Per channel, on the scale 0 to 255.
-        pad_value: Grey of the border, 0 to 255.
-        anchor: Where the picture lies in the padded input.
-        resize: ``letterbox`` keeps the aspect ratio and pads; ``stretch`` does not.
+        name: Its name in the graph.
+        dtype: Type of its elements.
+        shape: Its dimensions; null is open, for example the batch. ``[]`` is a scalar.
     """
 
-    name: str
-    height: Side
-    width: Side
-    dtype: Literal["float32", "uint8"] = "float32"
-    layout: Literal["NCHW", "NHWC"] = "NCHW"
-    color: Literal["BGR", "RGB"] = "BGR"
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
-    pad_value: Annotated[int, Field(ge=0, le=255)] = 114
-    anchor: Literal["top-left", "center"] = "top-left"
-    resize: Literal["letterbox", "stretch"] = "letterbox"
+    name: Annotated[str, Field(min_length=1)]
+    dtype: DType = "float32"
+    shape: Annotated[tuple[Ordinal | None, ...], Field(max_length=16)]
 
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Shape of the input tensor, batch of one included."""
-        if self.layout == "NCHW":
-            return (1, 3, self.height, self.width)
-        return (1, self.height, self.width, 3)
+    def concrete(self, *, open_as: int = 1) -> tuple[int, ...]:
+        """The shape with a number for each open dimension."""
+        return tuple(open_as if size is None else size for size in self.shape)
+
+    def fits(self, shape: tuple[int | None, ...]) -> bool:
+        """Whether a tensor, or a graph's declaration, of this shape may be this one.
+
+        A dimension that the graph leaves open may be fixed here; none that it fixes may be open.
+        """
+        return len(shape) == len(self.shape) and all(
+            have is None or have == want for have, want in zip(shape, self.shape, strict=True)
+        )
 
 
-class OutputSpec(Record):
-    """One output of the graph: its name and shape, batch of one included."""
+class GraphSpec(Record):
+    """One graph of a model: its file, inputs and outputs, in the order of the graph.
 
-    name: str
-    shape: tuple[Ordinal, ...]
-
-
-class DecoderSpec(Record):
-    """How the outputs become boxes.
-
-    Attributes:
-        kind: Name of the decoder, for example ``yolox``.
-        strides: Pixels per grid cell, per level.
-        score_threshold: Boxes below are dropped.
-        nms_iou: Boxes of one class that overlap more than this are one.
-        extra: What only this kind needs.
+    All graphs of a bundle take their weights from the one weights file.
     """
 
-    kind: Segment
-    strides: tuple[Ordinal, ...] = ()
-    score_threshold: Fraction = 0.25
-    nms_iou: Fraction = 0.5
-    extra: dict[str, float | int | str | bool] = Field(default_factory=dict)
+    file: FileName = GRAPH
+    inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=64)]
+    outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=64)]
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        for what, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
+            names = [tensor.name for tensor in tensors]
+            if len(set(names)) != len(names):
+                msg = f"{what} named twice: {', '.join(names)}"
+                raise ValueError(msg)
+        return self
 
 
 class TrainedOn(Record):
@@ -110,7 +94,7 @@ class TrainedOn(Record):
 
 
 class EngineRequirements(Record):
-    """What an engine must know to run the graph."""
+    """What an engine must know to run the graphs."""
 
     opset: Ordinal
     ir_version: Ordinal
@@ -118,7 +102,7 @@ class EngineRequirements(Record):
 
 
 class ProbeSpec(Record):
-    """A self-test: an input that the seed generates, and what must come out.
+    """A self-test: inputs that the seed generates, and what must come out.
 
     The expected values lie in `file` as tensors ``index/{output}`` (int64, flat positions) and
     ``value/{output}`` (float32).
@@ -130,32 +114,21 @@ class ProbeSpec(Record):
     rtol: Fraction = 1e-3
 
 
-class NoveltySpec(Record):
-    """A graph that says how unlike the pictures that the model knows a picture is.
-
-    It takes the model's own input and makes `novelty`, one number from 0; 1 is the 95th percentile
-    on the reference pictures. See `edgebus.serving.make_novelty`.
-    """
-
-    file: Literal["novelty.onnx"] = "novelty.onnx"
-    pictures: Count = Field(default=0, description="Reference pictures that it was fitted to.")
-
-
 class Manifest(Record):
     """Everything about a model version but its tensors.
 
     Attributes:
         name: Name of the model; versions of it replace each other.
         version: Grows by one with each bundle of that name.
-        task: What it is for; ``detection`` is the first.
-        input, outputs, decoder, classes: From pictures to boxes with names.
-        metrics: Figures of the gate, for example ``map50_new``.
+        task: The workload that makes sense of inputs and outputs, for example ``detection``.
+        graphs: The graphs; the first is the model.
+        workload: What only the workload knows of the model; it validates its own part.
+        metrics: Figures of the gate, by name.
         parent: Digest of the bundle it was derived from.
         trained_on: Lineage of the weights.
         engine: What runs it.
         created: When.
         probe: Self-test, where there is one.
-        novelty: What tells strange pictures, where there is something.
         trainable: Whether the graph can be trained further.
         trainable_reason: Why not.
         origin: Where it came from, in words.
@@ -164,36 +137,42 @@ class Manifest(Record):
     format: Literal["bundle/1"] = "bundle/1"
     name: Segment
     version: Ordinal
-    task: Segment = "detection"
-    input: InputSpec
-    outputs: Annotated[tuple[OutputSpec, ...], Field(min_length=1, max_length=64)]
-    decoder: DecoderSpec
-    classes: Annotated[
-        tuple[Annotated[str, Field(min_length=1, max_length=96)], ...],
-        Field(min_length=1, max_length=4096),
-    ]
+    task: Segment
+    graphs: Annotated[tuple[GraphSpec, ...], Field(min_length=1, max_length=16)]
+    workload: dict[str, JsonValue] = Field(default_factory=dict)
     metrics: dict[str, float] = Field(default_factory=dict)
     parent: Digest | None = None
     trained_on: TrainedOn | None = None
     engine: EngineRequirements
     created: Timestamp = Field(default_factory=utc_now)
     probe: ProbeSpec | None = None
-    novelty: NoveltySpec | None = None
     trainable: bool = True
     trainable_reason: str | None = None
     origin: str = ""
 
+    @field_validator("workload")
+    @classmethod
+    def _finite(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        json.dumps(value, allow_nan=False)  # JSON reads 1e999 as infinity, and has no word for it
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if len(set(self.classes)) != len(self.classes):
-            double = sorted({name for name in self.classes if self.classes.count(name) > 1})
-            msg = f"classes named twice: {', '.join(double)}"
-            raise ValueError(msg)
-        names = [output.name for output in self.outputs]
-        if len(set(names)) != len(names):
-            msg = f"outputs named twice: {', '.join(names)}"
+        files = [graph.file for graph in self.graphs]
+        if files[0] != GRAPH or len(set(files)) != len(files):
+            msg = f"graphs {', '.join(files)}: the first must be {GRAPH}, and each named once"
             raise ValueError(msg)
         return self
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs of the first graph."""
+        return self.graphs[0].inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs of the first graph."""
+        return self.graphs[0].outputs
 
     def encode(self) -> bytes:
         """JSON, UTF-8, fields that are None left out, one trailing newline."""
@@ -210,6 +189,4 @@ class Manifest(Record):
             return cls.model_validate_json(data)
         except ValidationError as error:
             reason = explain(error)
-        raise BundleFormatError(
-            file="manifest.json", reason=reason
-        )  # without its cause: see Message.decode
+        raise BundleFormatError(file=MANIFEST, reason=reason)  # its cause: see Message.decode

@@ -23,13 +23,13 @@ from typing import Self
 from edgebus.artifacts.bundle import Bundle, Limits
 from edgebus.artifacts.errors import BlobMissingError, BundleDigestError, QuotaExceededError
 from edgebus.artifacts.index import INDEX, BundleIndex, sha256
-from edgebus.artifacts.write import sync_folder, write_file, write_folder
+from edgebus.files import drop_leftovers, sync_folder, write_file, write_folder
 
-__all__ = ["Collected", "PartialBlob", "Store"]
+__all__ = ["GarbageCollected", "PartialBlob", "Store"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Collected:
+class GarbageCollected:
     """What `gc` removed."""
 
     bundles: int
@@ -57,7 +57,8 @@ class Store:
         self._partial = self.root / "partial"
         for folder in (self._blobs, self._bundles, self._partial):
             folder.mkdir(parents=True, exist_ok=True)
-        self._drop_leftovers()
+        for folder in (self._blobs, self._bundles):
+            drop_leftovers(folder)
         self._used = sum(
             file.stat().st_size
             for folder in (self._blobs, self._partial)
@@ -211,7 +212,7 @@ class Store:
         write_folder(Path(folder), {**bundle.files, INDEX: bundle.index_bytes})
         return Bundle.open(folder, limits=self.limits)
 
-    def gc(self, *, keep: Collection[str]) -> Collected:
+    def gc(self, *, keep: Collection[str]) -> GarbageCollected:
         """Remove every bundle but those to keep, and every blob that none of those needs.
 
         Args:
@@ -231,7 +232,7 @@ class Store:
         doomed = [item for item in files if item.is_file() and item.name not in needed]
         for item in doomed:
             self._remove(item)
-        return Collected(bundles=len(marks), blobs=len(doomed), bytes=before - self._used)
+        return GarbageCollected(bundles=len(marks), blobs=len(doomed), bytes=before - self._used)
 
     def _blob(self, digest: str) -> Path:
         return self._blobs / digest[:2] / digest
@@ -253,12 +254,6 @@ class Store:
             return
         partial.replace(path)
         sync_folder(path.parent)
-
-    def _drop_leftovers(self) -> None:
-        """Files that a crash left beside their place."""
-        for folder in (self._blobs, self._bundles):
-            for item in folder.rglob(".*"):
-                item.unlink()
 
 
 class PartialBlob:

@@ -20,11 +20,11 @@ import numpy.typing as npt
 
 from edgebus.artifacts.errors import BundleFormatError, BundleLimitError, BundleTensorError
 
-__all__ = ["Array", "TensorEntry", "TensorFile", "dump_tensors"]
+__all__ = ["DTYPES", "Array", "TensorEntry", "TensorFile", "dtype_name", "dump_tensors"]
 
 Array = npt.NDArray[Any]
 
-_DTYPES: Final[dict[str, np.dtype[Any]]] = {
+DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -35,7 +35,8 @@ _DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
-_NAMES: Final = {dtype: name for name, dtype in _DTYPES.items()}
+"""Types by the names that safetensors has for them."""
+_NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGN: Final = 64  # a cache line, and what SIMD loads like
 _MAX_HEADER: Final = 8 * 2**20
 _MAX_RANK: Final = 16
@@ -106,7 +107,7 @@ class TensorFile:
             KeyError: There is no such tensor.
         """
         entry = self.entries[name]
-        dtype = _DTYPES[entry.dtype]
+        dtype = DTYPES[entry.dtype]
         count = (entry.end - entry.start) // dtype.itemsize
         flat: Array = np.frombuffer(self.data, dtype=dtype, count=count, offset=entry.start)
         return flat.reshape(entry.shape)
@@ -125,7 +126,7 @@ class TensorFile:
         out = bytearray(self.data)
         for name, value in tensors.items():
             entry = self.entries[name]
-            if _dtype_name(value) != entry.dtype or value.shape != entry.shape:
+            if dtype_name(value.dtype) != entry.dtype or value.shape != entry.shape:
                 msg = f"{name} is {value.dtype} {value.shape}, not {entry.dtype} {entry.shape}"
                 raise ValueError(msg)
             out[entry.start : entry.end] = _raw(value)
@@ -148,7 +149,7 @@ def dump_tensors(
     at = 0
     for name, value in tensors.items():
         header[name] = {
-            "dtype": _dtype_name(value),
+            "dtype": dtype_name(value.dtype),
             "shape": list(value.shape),
             "data_offsets": [at, at + value.nbytes],
         }
@@ -163,10 +164,15 @@ def _raw(value: Array) -> bytes:
     return np.ascontiguousarray(little).tobytes()
 
 
-def _dtype_name(value: Array) -> str:
-    name = _NAMES.get(value.dtype.newbyteorder("<"))
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """The name that safetensors has for a type, for example ``F32``.
+
+    Raises:
+        TypeError: It has none.
+    """
+    name = _NAMES.get(dtype.newbyteorder("<"))
     if name is None:
-        msg = f"no safetensors type for {value.dtype}"
+        msg = f"no safetensors type for {dtype}"
         raise TypeError(msg)
     return name
 
@@ -204,14 +210,14 @@ def _read_entry(name: str, fields: Any, begin: int, file: str) -> TensorEntry:
     if not isinstance(fields, dict):
         raise wrong("has no dtype, shape and offsets")
     dtype, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise wrong(f"has dtype {dtype!r}; known are {', '.join(_DTYPES)}")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise wrong(f"has dtype {dtype!r}; known are {', '.join(DTYPES)}")
     if not _naturals(shape) or len(shape) > _MAX_RANK:
         raise wrong(f"has shape {shape!r}")
     if not _naturals(offsets) or len(offsets) != 2:
         raise wrong(f"has offsets {offsets!r}")
     start, end = offsets
-    size = math.prod(shape) * _DTYPES[dtype].itemsize
+    size = math.prod(shape) * DTYPES[dtype].itemsize
     if end - start != size:
         raise wrong(f"has {end - start} bytes; {dtype} {shape} takes {size}")
     return TensorEntry(dtype=dtype, shape=tuple(shape), start=begin + start, end=begin + end)

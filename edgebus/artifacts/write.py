@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from edgebus.artifacts.bundle import Bundle, ModelSource
 from edgebus.artifacts.errors import PatchError
@@ -18,7 +14,6 @@ from edgebus.artifacts.index import (
     GRAPH,
     INDEX,
     MANIFEST,
-    NOVELTY,
     PATCH,
     PROBE,
     WEIGHTS,
@@ -26,7 +21,7 @@ from edgebus.artifacts.index import (
     FileEntry,
     PatchEntry,
 )
-from edgebus.artifacts.manifest import Manifest, NoveltySpec, ProbeSpec, TrainedOn
+from edgebus.artifacts.manifest import Manifest, ProbeSpec, TrainedOn
 from edgebus.artifacts.tensors import Array, TensorFile, dump_tensors
 from edgebus.artifacts.update import (
     Update,
@@ -36,16 +31,9 @@ from edgebus.artifacts.update import (
     encode_patch,
 )
 from edgebus.contracts import utc_now
+from edgebus.files import write_folder
 
-__all__ = [
-    "Draft",
-    "ProbeMaker",
-    "derive_bundle",
-    "sync_folder",
-    "write_bundle",
-    "write_file",
-    "write_folder",
-]
+__all__ = ["Draft", "ProbeMaker", "derive_bundle", "write_bundle"]
 
 ProbeMaker = Callable[[ModelSource], tuple[ProbeSpec, Mapping[str, Array]]]
 """Runs a model on its probe input and gives what came out; `edgebus.serving.make_probe`."""
@@ -79,7 +67,7 @@ def write_bundle(
     weights: bytes,
     probe: ProbeMaker | None = None,
     patch: tuple[str, bytes] | None = None,
-    novelty: tuple[NoveltySpec, bytes] | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> Bundle:
     """Write a bundle's folder, whole or not at all.
 
@@ -93,42 +81,39 @@ def write_bundle(
         weights: `weights.safetensors`.
         probe: Makes the self-test; without it the manifest's own probe is dropped.
         patch: Digest of the base weights, and the patch that makes `weights` from them.
-        novelty: What tells strange pictures; without it the manifest's own is dropped.
+        files: Further files by name: other graphs, what only the workload reads.
 
     Raises:
         BundleError: The parts do not make a bundle.
         FileExistsError: The folder holds something else.
     """
     target = Path(folder)
-    spec_of = None if novelty is None else novelty[0]
-    manifest = manifest.model_copy(update={"probe": None, "novelty": spec_of})
-    files = {MANIFEST: b"", GRAPH: graph, WEIGHTS: weights}
+    manifest = manifest.model_copy(update={"probe": None})
+    content = {**(files or {}), MANIFEST: b"", GRAPH: graph, WEIGHTS: weights}
     if probe is not None:
         tensors = TensorFile.parse(weights, file=WEIGHTS).arrays()
         spec, values = probe(Draft(manifest=manifest, graph=graph, weights=tensors))
         manifest = manifest.model_copy(update={"probe": spec})
-        files[PROBE] = dump_tensors(values)
-    if novelty is not None:
-        files[NOVELTY] = novelty[1]
-    files[MANIFEST] = manifest.encode()
+        content[PROBE] = dump_tensors(values)
+    content[MANIFEST] = manifest.encode()
     entry = None
     if patch is not None:
         base, data = patch
         described = FileEntry.of(PATCH, data).model_dump()
         entry = PatchEntry(**described, target=WEIGHTS, base=base)
     index = BundleIndex(
-        files=tuple(FileEntry.of(name, data) for name, data in sorted(files.items())),
+        files=tuple(FileEntry.of(name, data) for name, data in sorted(content.items())),
         patch=entry,
     ).encode()
     if patch is not None:
-        files[PATCH] = patch[1]
-    files[INDEX] = index
-    bundle = Bundle.assemble(index, lambda name, _: files.get(name), path=target)
+        content[PATCH] = patch[1]
+    content[INDEX] = index
+    bundle = Bundle.assemble(index, lambda name, _: content.get(name), path=target)
     if target.exists() and any(target.iterdir()):
         if Bundle.open(target).digest == bundle.digest:
             return bundle
         raise FileExistsError(f"{target} is there already and holds something else; name another")
-    write_folder(target, files)
+    write_folder(target, content)
     return bundle
 
 
@@ -190,8 +175,8 @@ def derive_bundle(
         "origin": origin,
     }
     fields = parent.manifest.model_dump() | changes
-    # Frozen at the first version: distances of all versions compare, and no edge fetches it twice.
-    novelty, spec = parent.novelty(), parent.manifest.novelty
+    # What else the workload keeps in a bundle goes along unchanged, and no edge fetches it twice.
+    made_anew = {MANIFEST, GRAPH, WEIGHTS, PROBE, PATCH}
     return write_bundle(
         out,
         manifest=Manifest.model_validate(fields),
@@ -199,53 +184,5 @@ def derive_bundle(
         weights=weights,
         probe=probe,
         patch=None if patch is None else (parent.index.file(WEIGHTS).digest, patch),
-        novelty=None if novelty is None or spec is None else (spec, novelty),
+        files={path: data for path, data in parent.files.items() if path not in made_anew},
     )
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        _write_synced(temporary, data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename in it survives a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
-    """Write a folder of read-only files, whole or not at all.
-
-    Raises:
-        OSError: `target` is there and not empty.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid4().hex}")
-    temporary.mkdir()
-    try:
-        for name, data in files.items():
-            _write_synced(temporary / name, data)
-            (temporary / name).chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
-        sync_folder(temporary)
-        temporary.replace(target)  # over an empty folder too (POSIX)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    sync_folder(target.parent)

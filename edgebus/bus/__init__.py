@@ -1,9 +1,7 @@
 """The bus: typed messages over MQTT, delivered as `docs/delivery.md` promises."""
 
-from edgebus.bus._address import BrokerAddress
-from edgebus.bus._trie import TopicTrie, check_filter
-from edgebus.bus.bus import Bus, WillFactory
-from edgebus.bus.connection import ConnectionChange, ConnectionListener, ConnectionState
+from edgebus.bus._router import TopicTrie, check_filter
+from edgebus.bus.bus import Bus, IdentityCheck, WillFactory
 from edgebus.bus.errors import (
     BrokerRefusedError,
     BrokerUnreachableError,
@@ -21,16 +19,29 @@ from edgebus.bus.errors import (
     SubscribeRefusedError,
 )
 from edgebus.bus.event import Cleared, ClearedHandler, Event, Handler, RawHandler, RawMessage
-from edgebus.bus.memory import MemoryBroker, MemoryTransport
-from edgebus.bus.outbox import OutboxState
-from edgebus.bus.policy import DropOldest, Latest, QueuePolicy, Wait
-from edgebus.bus.settings import BrokerSettings, BusSettings, OutboxSettings, RetryPolicy
-from edgebus.bus.stats import BusStats, SubscriptionStats
+from edgebus.bus.memory import BrokerFaults, MemoryBroker, MemoryTransport
+from edgebus.bus.queues import DropOldest, Latest, QueuePolicy, Wait
+from edgebus.bus.settings import (
+    BrokerAddress,
+    BrokerSettings,
+    BusSettings,
+    OutboxSettings,
+    RetryPolicy,
+)
+from edgebus.bus.state import (
+    BusStats,
+    ConnectionChange,
+    ConnectionListener,
+    ConnectionState,
+    OutboxState,
+    SubscriptionStats,
+)
 from edgebus.bus.subscription import Subscription
 from edgebus.bus.transport import Connection, ConnectOptions, Loss, Outgoing, Receiver, Transport
 
 __all__ = [
     "BrokerAddress",
+    "BrokerFaults",
     "BrokerRefusedError",
     "BrokerSettings",
     "BrokerUnreachableError",
@@ -52,6 +63,7 @@ __all__ = [
     "DropOldest",
     "Event",
     "Handler",
+    "IdentityCheck",
     "IdentityTakenError",
     "Latest",
     "Loss",

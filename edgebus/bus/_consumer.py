@@ -1,23 +1,21 @@
-"""A subscription's line of messages and the workers behind it."""
+"""A subscription's queue and the workers behind it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, cast
 
 import structlog
 
-from edgebus.bus._buffer import Buffer
-from edgebus.bus._dedup import SeenIds
 from edgebus.bus._delivery import Delivery, Item, Route
 from edgebus.bus.event import Cleared, ClearedHandler, Event, RawMessage
-from edgebus.bus.policy import Latest, QueuePolicy
+from edgebus.bus.queues import Buffer, Latest, QueuePolicy
 from edgebus.bus.settings import RetryPolicy
-from edgebus.bus.stats import SubscriptionStats
+from edgebus.bus.state import SubscriptionStats
 from edgebus.contracts import (
     Command,
     Message,
@@ -28,15 +26,41 @@ from edgebus.contracts import (
     utc_now,
 )
 
-__all__ = ["Consumer", "ConsumerOptions", "DeadLetterOffice"]
+__all__ = ["Consumer", "ConsumerOptions", "DeadLetterSink", "SeenIds"]
+
+
+class SeenIds:
+    """The last `limit` ids, oldest forgotten first."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        # A plain dict is slow to find its first key once many of its first keys are gone.
+        self._ids: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def __contains__(self, key: tuple[str, str]) -> bool:
+        return key in self._ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def add(self, key: tuple[str, str]) -> None:
+        """Remember an id; one that is known becomes the youngest."""
+        ids = self._ids
+        if key in ids:
+            ids.move_to_end(key)
+            return
+        ids[key] = None
+        if len(ids) > self._limit:
+            ids.popitem(last=False)
+
 
 _MAX_SEEN_RETAINED = 10_000
 _MAX_GIVEN_UP = 1000
 _AGAIN_S = 5.0
 
 
-class DeadLetterOffice(Protocol):
-    """Takes what could not be handled."""
+class DeadLetterSink(Protocol):
+    """Receiver of messages that could not be handled."""
 
     async def accept(
         self,
@@ -55,7 +79,7 @@ class DeadLetterOffice(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerOptions:
-    """How a consumer treats its messages; see `Bus.subscribe`.
+    """Treatment of a consumer's messages; see `Bus.subscribe`.
 
     Attributes:
         dedup_ids: Ids of handled messages to remember; 0: each message is handled.
@@ -82,12 +106,12 @@ class Consumer:
         *,
         options: ConsumerOptions,
         handler: Callable[[Any], Awaitable[None]] | None,
-        office: DeadLetterOffice,
+        sink: DeadLetterSink,
     ) -> None:
         self.options = options
         self._counts = SubscriptionStats()
         self._handler = handler
-        self._office = office
+        self._sink = sink
         self._buffer: Buffer[Item] = Buffer(options.policy)
         self._on_drop = options.policy.on_drop if isinstance(options.policy, Latest) else None
         self._seen = SeenIds(options.dedup_ids) if options.dedup_ids else None
@@ -114,7 +138,7 @@ class Consumer:
 
     @property
     def pulled(self) -> bool:
-        """Whether its owner takes messages at will; there is no handler to wait for."""
+        """True: its owner takes messages at will; there is no handler to wait for."""
         return self._handler is None
 
     @property
@@ -292,7 +316,7 @@ class Consumer:
             del self._given_up[next(iter(self._given_up))]
 
     def _again(self, key: tuple[str, str]) -> bool:
-        """Whether a message that is a dead letter is worth another try.
+        """True for a dead letter that is worth another try.
 
         A copy that a broker sends right away is none: one per overlapping filter, for example.
         """
@@ -307,11 +331,11 @@ class Consumer:
     ) -> None:
         # One letter per message for bytes that no handler can read, not one per handler.
         if reason == "invalid":
-            if item.delivery.lettered:
+            if item.delivery.dead_letter_sent:
                 return
-            item.delivery.lettered = True
+            item.delivery.dead_letter_sent = True
         topic = item.route.topic
-        await self._office.accept(
+        await self._sink.accept(
             item.message,
             expected=topic.payload.schema_id() if topic is not None else "bytes/1",
             media_type=topic.payload.content_type if topic is not None else "",

@@ -1,4 +1,4 @@
-"""What a bus is made of, and its life from opening to closing."""
+"""The parts of a bus, and its life from opening to closing."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from typing import Any
 import structlog
 
 from edgebus.bus._consumer import ConsumerOptions
-from edgebus.bus._journal import Journal
-from edgebus.bus._letters import LetterBox
-from edgebus.bus._link import Link
-from edgebus.bus._links import Links, WillFactory
-from edgebus.bus._outboxfile import OutboxFile
+from edgebus.bus._dead_letters import DeadLetterPublisher
+from edgebus.bus._journal import Journal, OutboxFile
+from edgebus.bus._link import IdentityCheck, Link, Links, WillFactory
 from edgebus.bus._publisher import Publisher
-from edgebus.bus._registry import Registry
 from edgebus.bus._requests import Requests
 from edgebus.bus._tasks import Tasks
-from edgebus.bus.connection import ConnectionChange, ConnectionListener, ConnectionState
 from edgebus.bus.errors import BusClosedError, DrainTimeoutError
 from edgebus.bus.event import Event
-from edgebus.bus.outbox import OutboxState
-from edgebus.bus.policy import DropOldest
+from edgebus.bus.queues import DropOldest
 from edgebus.bus.settings import BusSettings, RetryPolicy
-from edgebus.bus.stats import BusStats
+from edgebus.bus.state import (
+    BusStats,
+    ConnectionChange,
+    ConnectionListener,
+    ConnectionState,
+    OutboxState,
+)
+from edgebus.bus.subscription import Registry
 from edgebus.bus.transport import Connection, Transport
-from edgebus.contracts import Filter, Identity, ServiceState
+from edgebus.contracts import Filter, Identity
 
 __all__ = ["Core"]
 
@@ -40,6 +42,7 @@ class Core:
         settings: Limits and times.
         will: Makes the last will of the connection with the given session number.
         on_connection: Awaited after each change of the connection.
+        identity_check: See `Bus`.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Core:
         settings: BusSettings,
         will: WillFactory | None,
         on_connection: ConnectionListener | None,
+        identity_check: IdentityCheck | None,
     ) -> None:
         self.connection = ConnectionState()
         self.outbox = OutboxState()
@@ -58,7 +62,9 @@ class Core:
         self.publisher = Publisher(
             settings=settings, packet_limit=transport.packet_limit, journal=self._journal
         )
-        self.letters = LetterBox(publisher=self.publisher, identity=identity, settings=settings)
+        self.dead_letters = DeadLetterPublisher(
+            publisher=self.publisher, identity=identity, settings=settings
+        )
         self.tasks = Tasks(owner=identity.source, failed=self._failed)
         self.links = Links(
             transport=transport,
@@ -68,10 +74,11 @@ class Core:
             will=will,
             changed=self._changed,
             down=self.publisher.down,
+            patient=identity_check is not None,
         )
         self.registry = Registry(
             tasks=self.tasks,
-            office=self.letters,
+            sink=self.dead_letters,
             main=self.links.main,
             open_link=self._open_link,
             close_link=self.links.close,
@@ -80,6 +87,7 @@ class Core:
         self._connect_wait_s = settings.connect_wait_s
         self._will = will
         self._on_connection = on_connection
+        self._identity_check = identity_check
         self._log = structlog.get_logger("edgebus.bus").bind(source=identity.source)
 
     async def open(self) -> None:
@@ -88,8 +96,8 @@ class Core:
         await self.publisher.open()
         if self._journal is not None and self._journal.is_open:
             self.tasks.spawn(self._journal.run(), name="outbox")
-        if self._will is not None:
-            await self._watch_identity(self._will)
+        if self._will is not None and self._identity_check is not None:
+            await self._watch_identity(self._will, self._identity_check)
         self.links.start()
         await self._settle(self.connection.up())
 
@@ -97,7 +105,7 @@ class Core:
         """End everything.
 
         Args:
-            politely: Say good-bye to the broker, so that it sends no will.
+            politely: Disconnect properly, so that the broker sends no will.
         """
         await self.tasks.cancel()
         await self.links.stop(politely=politely)
@@ -155,8 +163,8 @@ class Core:
             refused=publisher.refused,
             outbox_dropped=publisher.dropped,
             unrouted=sum(router.unrouted for router in routers),
-            dead_letters=self.letters.accepted,
-            dead_letters_suppressed=self.letters.suppressed,
+            dead_letters=self.dead_letters.accepted,
+            dead_letters_suppressed=self.dead_letters.suppressed,
             connects=self.connection.connects,
             outbox_messages=len(publisher.outbox),
             outbox_bytes=publisher.outbox.bytes,
@@ -172,14 +180,15 @@ class Core:
         if self._on_connection is not None:
             await self._on_connection(change)
 
-    async def _watch_identity(self, will: WillFactory) -> None:
-        """Listen to what is said in this identity's name: perhaps another process says it."""
-        address, payload = will(0)
-        if not isinstance(payload, ServiceState):
-            return
+    async def _watch_identity(self, will: WillFactory, check: IdentityCheck) -> None:
+        """Subscribe to the will's topic, and give the identity up where `check` finds another."""
+        address, _ = will(0)
 
-        async def hear(event: Event[ServiceState]) -> None:
-            self.links.hear(event.payload, retained=event.retained)
+        async def observe(event: Event[Any]) -> None:
+            own = self.links.first_will
+            other = None if own is None else check(event, own)
+            if other is not None:
+                self.links.give_up(other)
 
         options = ConsumerOptions(
             name=self.registry.free_name("identity check"),
@@ -188,7 +197,7 @@ class Core:
             internal=True,
         )
         wanted = Filter(address.name, address.topic)
-        await self.registry.add([(wanted.name, wanted)], hear, options=options)
+        await self.registry.add([(wanted.name, wanted)], observe, options=options)
 
     async def _open_link(self, name: str, receive_maximum: int) -> Link:
         link, state = self.links.open(name, receive_maximum)
@@ -206,7 +215,7 @@ class Core:
 
 
 def _outbox_file(identity: Identity, settings: BusSettings) -> OutboxFile | None:
-    """Where events of this identity wait; tools have no next process that would send them."""
+    """File of this identity's waiting events; None for tools: no next process would send them."""
     folder = settings.outbox.path
     if folder is None or settings.ephemeral or not settings.outbox.durable:
         return None

@@ -1,22 +1,75 @@
-"""One received message on its way through its handlers."""
+"""Received messages on their way through their handlers, acknowledged in arrival order."""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgebus.bus._window import Slot
 from edgebus.bus.event import RawMessage
 from edgebus.contracts import Payload, PayloadError, Topic
 
-__all__ = ["Delivery", "Item", "Route"]
+__all__ = ["AckWindow", "Delivery", "Item", "Route", "Slot"]
+
+
+class Slot:
+    """The place of one received event in the order of acknowledgements."""
+
+    __slots__ = ("done", "token", "window")
+
+    def __init__(self, window: AckWindow, token: int) -> None:
+        self.window = window
+        self.token = token
+        self.done = False
+
+
+class AckWindow:
+    """The events received over one connection that are not acknowledged yet.
+
+    Handlers finish in any order; an acknowledgement leaves once everything that arrived before it
+    is done as well. A new connection gets a new window: what the old one held back comes again.
+    """
+
+    def __init__(self, acknowledge: Callable[[int], None]) -> None:
+        self._acknowledge = acknowledge
+        self._slots: deque[Slot] = deque()
+        self._tokens: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def holds(self, token: int) -> bool:
+        """True where an event with this token is here: then one that comes is a copy of it.
+
+        A broker may not use a packet id for another message before it is acknowledged (§2.2.1),
+        but some send a message again when its acknowledgement takes long.
+        """
+        return token in self._tokens
+
+    def arrived(self, token: int) -> Slot:
+        """Give the next event its place."""
+        slot = Slot(self, token)
+        self._tokens.add(token)
+        self._slots.append(slot)
+        return slot
+
+    def finish(self, slot: Slot) -> None:
+        """An event is done; acknowledge all that are free to go."""
+        slot.done = True
+        slots = self._slots
+        while slots and slots[0].done:
+            token = slots.popleft().token
+            self._tokens.discard(token)
+            self._acknowledge(token)
+
 
 _CACHED_TOPICS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class _Unreadable:
-    """Why a payload cannot be read.
+    """Reason why a payload cannot be read.
 
     Not the error itself: its traceback holds frames, those hold the message, and bytes would wait
     for the garbage collector, which counts objects and not megabytes.
@@ -30,16 +83,16 @@ class Delivery:
     """A message and how many handlers still work on it.
 
     It is decoded at most once per payload class, and only when a handler gets to it, so that a
-    frame that is dropped costs nothing.
+    message that is dropped costs nothing.
     """
 
-    __slots__ = ("_decoded", "_remaining", "_slot", "lettered", "message")
+    __slots__ = ("_decoded", "_remaining", "_slot", "dead_letter_sent", "message")
 
     def __init__(self, message: RawMessage, slot: Slot | None) -> None:
         self.message = message
-        self.lettered = False
+        self.dead_letter_sent = False
         self._slot = slot
-        self._remaining = 1  # the router's own share, given back once it has told every handler
+        self._remaining = 1  # the router's own share, given back once every handler has it
         self._decoded: tuple[tuple[type[Payload], Payload | _Unreadable], ...] = ()
 
     def hold(self) -> None:
@@ -89,7 +142,7 @@ class Route:
     filter: str
     topic: Topic[Any] | None
     consumer: Any
-    # Topics whose retained value this route has had on the present connection: a broker says them
+    # Topics whose retained value this route has had on the present connection: a broker sends them
     # again to everybody on the connection whenever someone subscribes to the same filter.
     seen: set[str] = field(default_factory=set)
     _places: tuple[tuple[int, str], ...] = ()

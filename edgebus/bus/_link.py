@@ -1,19 +1,20 @@
-"""One connection kept up for ever: connecting, subscribing, routing, reconnecting."""
+"""The connections of a bus: kept up for ever, subscribed, routed, reconnected."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+from urllib.parse import quote
 
 import structlog
 
-from edgebus.bus._backoff import Backoff
 from edgebus.bus._delivery import Route
 from edgebus.bus._router import Router
-from edgebus.bus._takeover import TakeoverJudge
-from edgebus.bus.connection import ConnectionChange
+from edgebus.bus._tasks import Tasks
 from edgebus.bus.errors import (
     BrokerRefusedError,
     BrokerUnreachableError,
@@ -21,12 +22,87 @@ from edgebus.bus.errors import (
     IdentityTakenError,
     SubscribeRefusedError,
 )
-from edgebus.bus.event import RawMessage
+from edgebus.bus.event import Event, RawMessage
 from edgebus.bus.settings import BusSettings
-from edgebus.bus.transport import Connection, ConnectOptions, Loss, Transport
-from edgebus.contracts import Qos
+from edgebus.bus.state import ConnectionChange, ConnectionState
+from edgebus.bus.transport import Connection, ConnectOptions, Loss, Transport, Will
+from edgebus.contracts import Address, Identity, Payload, Qos
 
-__all__ = ["Link"]
+__all__ = [
+    "Backoff",
+    "IdentityCheck",
+    "Link",
+    "Links",
+    "TakeoverJudge",
+    "WillFactory",
+    "client_id",
+]
+
+
+class Backoff:
+    """Exponential back-off with full jitter.
+
+    Each delay is uniform between 0 and the current ceiling, which doubles up to a maximum, so
+    that a fleet does not come back in step (Brooker, "Exponential Backoff and Jitter", 2015).
+
+    Args:
+        first: First ceiling, in seconds.
+        maximum: Largest ceiling, in seconds.
+        uniform: Draws from [0, 1).
+    """
+
+    def __init__(self, *, first: float, maximum: float, uniform: Callable[[], float]) -> None:
+        self._first = first
+        self._maximum = maximum
+        self._uniform = uniform
+        self._ceiling = first
+
+    def next(self) -> float:
+        """Seconds to wait before the next attempt."""
+        delay = self._ceiling * self._uniform()
+        self._ceiling = min(self._maximum, self._ceiling * 2)
+        return delay
+
+    def reset(self) -> None:
+        """Start from the first ceiling again."""
+        self._ceiling = self._first
+
+
+_YOUNG_S = 30.0
+_WINDOW_S = 300.0
+_MAX_TAKEOVERS = 5
+
+
+class TakeoverJudge:
+    """Decides when to give up where the broker itself reports a take-over (MQTT 5, 0x8E).
+
+    Whoever is young gives up at once; since the two are thrown out in turns, and whoever gives up
+    does not come back, exactly one stays.
+
+    Args:
+        patient: Births show which of the two is older; only a long fight ends it without them.
+    """
+
+    def __init__(self, *, patient: bool) -> None:
+        self._patient = patient
+        self._born: float | None = None
+        self._takeovers: list[float] = []
+
+    def connected(self, now: float) -> None:
+        """A connection was made at `now`, in seconds of a monotonic clock."""
+        if self._born is None:
+            self._born = now
+
+    def lost(self, loss: Loss, now: float) -> str | None:
+        """A connection ended. Why to give up, or None to reconnect."""
+        if loss.kind != "taken_over":
+            return None
+        self._takeovers = [at for at in self._takeovers if now - at < _WINDOW_S] + [now]
+        young = self._born is None or now - self._born < _YOUNG_S
+        if len(self._takeovers) < (1 if young and not self._patient else _MAX_TAKEOVERS):
+            return None
+        return f"the broker reported a take-over, {len(self._takeovers)} in five minutes"
+
 
 # A connection that held this long proves that the trouble before it is over.
 _STABLE_S = 10.0
@@ -45,9 +121,9 @@ class Link:
         options: Makes the options of the connection with the given session number.
         settings: Limits and times.
         changed: Called in the link's task after each change.
-        down: Called at once when a connection ends, before `changed` tells of it.
+        down: Called at once when a connection ends, before `changed`.
         name: Of this link, for logs.
-        patient: Births tell when another process takes the identity; see `TakeoverJudge`.
+        patient: Births show another process with this identity; see `TakeoverJudge`.
     """
 
     def __init__(
@@ -64,7 +140,7 @@ class Link:
         self.router = Router()
         self.connection: Connection | None = None
         self.trouble = ""
-        """Why the last try to connect failed; empty while connected."""
+        """Reason why the last try to connect failed; empty while connected."""
         self._transport = transport
         self._options = options
         self._settings = settings
@@ -109,9 +185,9 @@ class Link:
     async def add(self, route: Route, qos: Qos) -> None:
         """Route messages to a consumer, and have the broker send them.
 
-        Returns after the broker's word where there is a connection; else the subscription is
+        Returns after the broker's answer where there is a connection; else the subscription is
         made when there is one. A broker that refuses is asked again for a while: a node of a
-        cluster refuses what it could do once a leader is elected, and MQTT 3.1.1 cannot say why.
+        cluster refuses what it could do once a leader is elected, and MQTT 3.1.1 gives no reason.
 
         Raises:
             SubscribeRefusedError: The broker does not allow it.
@@ -123,7 +199,7 @@ class Link:
         until = time.monotonic() + _INSIST_S
         while (connection := self.connection) is not None and route in self._routes:
             try:
-                # Also for a filter that is there already: the broker then says retained values
+                # Also for a filter that is there already: the broker then sends retained values
                 # again.
                 await connection.subscribe([(route.filter, self._filters[route.filter])])
             except ConnectionLostError:
@@ -198,7 +274,7 @@ class Link:
             await asyncio.sleep(backoff.next())
 
     async def close(self) -> None:
-        """Say good-bye to the broker."""
+        """Disconnect from the broker."""
         connection, self.connection = self.connection, None
         self._end_grace()
         if connection is not None:
@@ -292,7 +368,7 @@ class Link:
         return refused
 
     def _refuse(self, error: SubscribeRefusedError) -> None:
-        """Say it once for as long as it lasts."""
+        """Log a refusal once for as long as it lasts."""
         if error.filter not in self._refused:
             self._refused.add(error.filter)
             self._log.error(
@@ -334,3 +410,144 @@ class Link:
         if self._grace is not None:
             self._grace.cancel()
             self._grace = None
+
+
+WillFactory: TypeAlias = Callable[[int], tuple[Address[Any], Payload]]
+IdentityCheck: TypeAlias = Callable[[Event[Any], Any], str | None]
+"""Decision on a message on the will's topic, given the own first will.
+
+None: go on; a description of another process: leave the identity to it.
+"""
+Changed: TypeAlias = Callable[[ConnectionChange, Connection | None], Awaitable[None]]
+
+
+def client_id(identity: Identity, *more: str) -> str:
+    """MQTT client id of an identity, without characters that brokers' ACLs refuse in ids."""
+    parts = (identity.base, identity.site, identity.node, identity.service, *more)
+    return ":".join(quote(part, safe="") for part in parts)
+
+
+class Links:
+    """Makes, names and closes the links of a bus.
+
+    Args:
+        transport: Opens connections.
+        identity: Whose they are.
+        settings: Limits and times.
+        tasks: Runs them.
+        will: Makes the last will of the main link's connection with a given session number.
+        changed: Called with changes of the main link, and with lost sessions of the others.
+        down: Called at once when the main link goes down.
+        patient: Of the main link; see `TakeoverJudge`.
+    """
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        identity: Identity,
+        settings: BusSettings,
+        tasks: Tasks,
+        will: WillFactory | None,
+        changed: Changed,
+        down: Callable[[], None],
+        patient: bool,
+    ) -> None:
+        self._transport = transport
+        self._identity = identity
+        self._settings = settings
+        self._tasks = tasks
+        self._will = will
+        self._changed = changed
+        self._suffix = (secrets.token_hex(6),) if settings.ephemeral else ()
+        self.main = Link(
+            transport=transport,
+            options=self._main_options,
+            settings=settings,
+            changed=changed,
+            down=down,
+            name="main",
+            patient=patient,
+        )
+        self.first_will: Payload | None = None
+        self._running: dict[Link, asyncio.Task[None] | None] = {self.main: None}
+
+    @property
+    def all(self) -> list[Link]:
+        """Every link, the main one first."""
+        return list(self._running)
+
+    def start(self) -> None:
+        """Begin to connect the main link."""
+        self._running[self.main] = self._tasks.spawn(self.main.run(), name="link main")
+
+    def give_up(self, other: str) -> None:
+        """Leave the identity to another process, described by `other`."""
+        name = client_id(self._identity, *self._suffix)
+        self.main.give_up(IdentityTakenError(client_id=name, detail=other))
+
+    def open(self, name: str, receive_maximum: int) -> tuple[Link, ConnectionState]:
+        """Begin to connect a further link, with flow control of its own."""
+        state = ConnectionState()
+
+        async def changed(change: ConnectionChange, connection: Connection | None) -> None:
+            state.update(change)
+            if change.kind == "session_lost":
+                await self._changed(change, connection)
+
+        def options(_session: int) -> ConnectOptions:
+            return ConnectOptions(
+                client_id=client_id(self._identity, *self._suffix, name),
+                session_expiry_s=0 if self._settings.ephemeral else None,
+                receive_maximum=min(receive_maximum, 65535),
+            )
+
+        link = Link(
+            transport=self._transport,
+            options=options,
+            settings=self._settings,
+            changed=changed,
+            down=_nothing,
+            name=name,
+        )
+        self._running[link] = self._tasks.spawn(link.run(), name=f"link {name}")
+        return link, state
+
+    async def close(self, link: Link) -> None:
+        """Close a further link."""
+        task = self._running.pop(link, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        await link.close()
+
+    async def stop(self, *, politely: bool) -> None:
+        """Close all connections; their tasks are over already."""
+        for link in self._running:
+            if politely:
+                await link.close()
+            else:
+                link.abort()
+
+    def _main_options(self, session: int) -> ConnectOptions:
+        will = None
+        if self._will is not None:
+            address, payload = self._will(session)
+            if self.first_will is None:
+                self.first_will = payload
+            will = Will(
+                topic=address.name,
+                payload=payload.encode(),
+                qos=address.topic.qos,
+                retain=address.topic.retain,
+                content_type=address.topic.payload.content_type,
+            )
+        return ConnectOptions(
+            client_id=client_id(self._identity, *self._suffix),
+            session_expiry_s=0 if self._settings.ephemeral else None,
+            will=will,
+        )
+
+
+def _nothing() -> None:
+    """A link that publishes nothing has nothing to do when it goes down."""

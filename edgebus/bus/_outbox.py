@@ -1,4 +1,4 @@
-"""What was published and is not with the broker yet."""
+"""The outbox in memory: events that the broker does not have yet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["OVERFLOW", "Entry", "Outbox"]
 
 OVERFLOW = "it gave way to newer ones in a full outbox"
 
-# Bulk in flight, so that a command is never more than this far behind a block or a picture.
+# Bulk in flight, so that a command is never more than this far behind a block or a record.
 _BULK_BYTES_IN_FLIGHT = 512 * 1024
 
 
@@ -41,7 +41,7 @@ class Entry:
 class Outbox:
     """A bounded line of events, sent in order within each of two lanes.
 
-    JSON goes before bulk (pictures, blocks), so that control traffic never waits for a large
+    JSON goes before bulk (records, blocks), so that control traffic never waits for a large
     transfer. A retained value that still waits is replaced by a newer one for the same topic.
 
     Args:
@@ -64,7 +64,7 @@ class Outbox:
 
     @property
     def has_room(self) -> bool:
-        """Whether a small message would be accepted."""
+        """True while a small message would be accepted."""
         return len(self) < self._max_messages and self.bytes < self._max_bytes
 
     def put(
@@ -80,7 +80,7 @@ class Outbox:
         Args:
             message: What to send.
             deadline: Not to be sent afterwards.
-            first: In front of its lane: for state that is said again after a reconnect.
+            first: In front of its lane: for state that is published again after a reconnect.
             make_room: Drop the oldest that are not in flight where it would exceed a limit.
 
         Raises:

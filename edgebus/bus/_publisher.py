@@ -8,9 +8,8 @@ from functools import partial
 
 import structlog
 
-from edgebus.bus._journal import Journal
+from edgebus.bus._journal import Journal, Stored
 from edgebus.bus._outbox import OVERFLOW, Entry, Outbox
-from edgebus.bus._outboxfile import Stored
 from edgebus.bus.errors import MessageTooLargeError, OutboxFullError, PublishRefusedError
 from edgebus.bus.settings import BusSettings
 from edgebus.bus.transport import Connection, Outgoing
@@ -25,7 +24,7 @@ class Publisher:
 
     Args:
         settings: Limits.
-        packet_limit: Largest packet as far as it is known before the broker said anything.
+        packet_limit: Largest packet as far as it is known before the broker announces its own.
         journal: Keeps on disk what waits; None: memory only.
     """
 
@@ -131,7 +130,7 @@ class Publisher:
             wait: Wait for room in the outbox even while the broker is away.
             remember: Repeat a retained value after each reconnect.
             durable: Keep an event on disk while it waits, where there is a journal; retained
-                values never are, their publisher says them again.
+                values never are, their publisher repeats them.
 
         Raises:
             MessageTooLargeError: Nothing was sent.

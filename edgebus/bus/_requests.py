@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from edgebus.bus._consumer import ConsumerOptions
-from edgebus.bus._registry import Registry
 from edgebus.bus._tasks import Tasks
 from edgebus.bus.errors import CommandFailedError
 from edgebus.bus.event import RawMessage
-from edgebus.bus.policy import Wait
+from edgebus.bus.queues import Wait
 from edgebus.bus.settings import RetryPolicy
+from edgebus.bus.subscription import Registry
 from edgebus.contracts import Address, Command, ContractError, Identity, PayloadError, Reply
 from edgebus.contracts.topics import REPLY
 
@@ -49,7 +49,7 @@ class Requests:
         self, address: Address[Any], command: Command, kind: type[R]
     ) -> AsyncIterator[tuple[str, asyncio.Future[R]]]:
         """Be ready for the answer to a command: the topic it must go to, and its future."""
-        # The first four levels say whom the command goes to; the answer comes from there.
+        # The first four levels name whom the command goes to; the answer comes from there.
         base, site, node, service, *_ = address.name.split("/")
         target = Identity(base=base, site=site, node=node, service=service)
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
@@ -92,7 +92,7 @@ class Requests:
 
 
 def _explain(payload: bytes, error: PayloadError, *, topic: str) -> Exception:
-    """Why an answer is not of the type that was asked for: perhaps it is a plain no."""
+    """The error for an answer of another type than the one asked for: perhaps a plain no."""
     try:
         plain = Reply.decode(payload)
     except PayloadError:

@@ -7,37 +7,39 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from edgebus.bus._consumer import ConsumerOptions
 from edgebus.bus._core import Core
-from edgebus.bus._links import WillFactory
-from edgebus.bus._registry import Wanted
+from edgebus.bus._link import IdentityCheck, WillFactory
 from edgebus.bus._requests import reply_address
+from edgebus.bus._router import check_filter, check_topic
 from edgebus.bus._trace import traceparent_of
-from edgebus.bus._trie import check_filter, check_topic
-from edgebus.bus.connection import ConnectionListener, ConnectionState
 from edgebus.bus.errors import BrokerUnreachableError, RequestTimeoutError
 from edgebus.bus.event import ClearedHandler, Event, Handler, RawHandler
-from edgebus.bus.outbox import OutboxState
-from edgebus.bus.policy import DropOldest, QueuePolicy, Wait
+from edgebus.bus.queues import DropOldest, QueuePolicy, Wait
 from edgebus.bus.settings import BusSettings, RetryPolicy
-from edgebus.bus.stats import BusStats
-from edgebus.bus.subscription import Subscription
+from edgebus.bus.state import BusStats, ConnectionListener, ConnectionState, OutboxState
+from edgebus.bus.subscription import Subscription, Wanted
 from edgebus.bus.transport import Outgoing, Transport
 from edgebus.contracts import (
     Address,
     Command,
+    CommandAddress,
     Filter,
     Identity,
+    Message,
     Qos,
+    RecordPayload,
     Reply,
     utc_now,
 )
 from edgebus.contracts.payload import P
+from edgebus.contracts.trace import CURRENT
 
-__all__ = ["Bus", "WillFactory"]
+__all__ = ["Bus", "IdentityCheck", "WillFactory"]
 
+C = TypeVar("C", bound=Command)
 R = TypeVar("R", bound=Reply)
 _NO_RETRY = RetryPolicy(attempts=1)
 
@@ -55,6 +57,10 @@ class Bus:
         will: Makes the last will of the connection with the given session number.
         on_connection: Awaited after each change of the connection. On ``connected`` it is the
             place for the birth message: it may publish.
+        identity_check: Called with each message on the will's topic and with the first will; a
+            description of another process with this identity ends this bus with
+            `IdentityTakenError`.
+            Without it only a broker that reports a take-over ends a fight (MQTT 5).
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class Bus:
         settings: BusSettings | None = None,
         will: WillFactory | None = None,
         on_connection: ConnectionListener | None = None,
+        identity_check: IdentityCheck | None = None,
     ) -> None:
         self.identity = identity
         self._url = transport.url
@@ -75,17 +82,18 @@ class Bus:
             settings=self._settings,
             will=will,
             on_connection=on_connection,
+            identity_check=identity_check,
         )
         self._registry = self._core.registry
 
     @property
     def connection(self) -> ConnectionState:
-        """Whether it is connected, and a way to wait for it."""
+        """State of the connection, and a way to wait for it."""
         return self._core.connection
 
     @property
     def outbox(self) -> OutboxState:
-        """Whether events that wait outlive the process, and what is wrong if they do not."""
+        """State of the outbox: whether events outlive the process, and what is wrong if not."""
         return self._core.outbox
 
     @property
@@ -155,6 +163,9 @@ class Bus:
         QoS 1 returns once the broker has it, or, where that is away, once it waits in the outbox
         (on disk, with `outbox.path`), which is sent in order after the reconnect.
 
+        A message that says not who sent it is sent as this bus's identity's; one that names no
+        trace belongs to the trace of what is being done (`Tracer.step`, or the handled message).
+
         Args:
             address: Where to.
             payload: What.
@@ -166,7 +177,18 @@ class Bus:
             PublishRefusedError: The broker refuses it (MQTT 5).
             BusClosedError: The bus is not open.
         """
-        await self._send(address, payload.encode(), expires_in_s, traceparent_of(payload))
+        stamped = self.stamp(payload)
+        await self._send(address, stamped.encode(), expires_in_s, traceparent_of(stamped))
+
+    def stamp(self, payload: P) -> P:
+        """The payload as `publish` sends it: with source and traceparent.
+
+        For whoever keeps a message before it is published, such as a spool.
+        """
+        if isinstance(payload, (Message, RecordPayload)):
+            values = {"source": self.identity.source, "traceparent": CURRENT.get()}
+            return cast("P", payload.stamp(values))
+        return payload
 
     async def publish_raw(
         self,
@@ -179,7 +201,7 @@ class Bus:
     ) -> None:
         """Publish bytes on any topic, of third parties too: the counterpart of `tap`.
 
-        For tools that repeat what was said, such as a replay; services publish typed messages.
+        For tools that repeat messages, such as a replay; services publish typed messages.
 
         Raises:
             ContractError: It is no topic to publish to.
@@ -248,8 +270,9 @@ class Bus:
         """Call `handler` for every message that matches.
 
         An event is acknowledged after all its handlers are done. A payload that does not validate
-        becomes a dead letter; a handler that raises is called again as `retry` says, and its
-        message becomes a dead letter after that. Commands past their `expires` are not handled.
+        becomes a dead letter; a handler that raises is called again within the limits of `retry`,
+        and its message becomes a dead letter after that. Commands past their `expires` are not
+        handled.
 
         Returns once the broker has confirmed, where it is there; else it is subscribed to with
         the next connection.
@@ -342,10 +365,8 @@ class Bus:
 
     # Commands
 
-    async def request(
-        self, address: Address[Any], command: Command, *, reply: type[R], timeout: float
-    ) -> R:
-        """Send a command and wait for its answer.
+    async def request(self, address: CommandAddress[C, R], command: C, *, timeout: float) -> R:
+        """Send a command and wait for its answer, which is of the type that its topic names.
 
         The answer comes below the prefix of the service that answers, so that a device needs no
         right to write elsewhere. The command expires with the time-out and waits on no disk.
@@ -353,7 +374,6 @@ class Bus:
         Args:
             address: Topic of the command.
             command: The command; `reply_to` and `expires` are filled in.
-            reply: Type of the answer.
             timeout: Seconds to wait.
 
         Raises:
@@ -366,9 +386,10 @@ class Bus:
         expires = command.expires or utc_now() + timedelta(seconds=timeout)
         try:
             async with asyncio.timeout(timeout):
-                expected = self._core.requests.expect(address, command, reply)
+                expected = self._core.requests.expect(address, command, address.topic.reply)
                 async with expected as (reply_to, answer):
-                    asked = command.model_copy(update={"reply_to": reply_to, "expires": expires})
+                    filled = {"reply_to": reply_to, "expires": expires}
+                    asked = self.stamp(command.model_copy(update=filled))
                     data, trace = asked.encode(), traceparent_of(asked)
                     await self._send(address, data, timeout, trace, durable=False)
                     return await answer
@@ -386,7 +407,7 @@ class Bus:
             reply_address(command.reply_to, identity=self.identity)
 
     async def reply(self, event: Event[Any], reply: Reply) -> None:
-        """Answer a command; nothing happens where the sender asked for no answer.
+        """Answer a command, whose id the answer gets; nothing where the sender asked for none.
 
         Raises:
             ContractError: The command asks for an answer outside this service's own prefix.
@@ -395,4 +416,5 @@ class Bus:
         command: Command = event.payload
         if command.reply_to is None:
             return
-        await self.publish(reply_address(command.reply_to, identity=self.identity), reply)
+        address = reply_address(command.reply_to, identity=self.identity)
+        await self.publish(address, reply.stamp({"request": command.id}))

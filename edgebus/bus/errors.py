@@ -1,4 +1,4 @@
-"""What can go wrong on the bus. Every error carries its data and tells the way out."""
+"""Errors of the bus. Each one carries its data and names the way out."""
 
 from __future__ import annotations
 

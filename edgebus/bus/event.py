@@ -1,4 +1,4 @@
-"""What a handler gets."""
+"""Messages as handlers get them, raw and typed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class RawMessage(NamedTuple):
         received: When this process had it, UTC.
         content_type: MIME type, where the broker speaks MQTT 5 and the publisher set it.
         token: The transport's handle for the acknowledgement.
-        via: The filters that this copy was sent for, where the broker says so (MQTT 5 subscription
-            identifiers); brokers send one copy per overlapping filter or one for all.
+        via: The filters that this copy was sent for, where the broker reports them (MQTT 5
+            subscription identifiers); brokers send one copy per overlapping filter or one for all.
     """
 
     topic: str
@@ -46,7 +46,7 @@ class Event(NamedTuple, Generic[P]):
     Attributes:
         payload: The message, validated.
         topic: Concrete topic.
-        names: The topic's placeholders: ``{"base": …, "site": …, "node": …, "camera": …}``.
+        names: The topic's placeholders: ``{"base": …, "site": …, "node": …, "service": …}``.
         retained: The broker kept it for late subscribers; it may be old.
         duplicate: The broker sent it before and got no acknowledgement.
         received: When this process had it, UTC.

@@ -11,8 +11,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from edgebus.bus._trie import TopicTrie
-from edgebus.bus.errors import BrokerUnreachableError, ConnectionLostError
+from edgebus.bus._router import TopicTrie
+from edgebus.bus.errors import (
+    BrokerUnreachableError,
+    ConnectionLostError,
+    SubscribeRefusedError,
+)
 from edgebus.bus.event import RawMessage
 from edgebus.bus.transport import (
     Acknowledged,
@@ -24,7 +28,7 @@ from edgebus.bus.transport import (
 )
 from edgebus.contracts import Qos, utc_now
 
-__all__ = ["MemoryBroker", "MemoryTransport"]
+__all__ = ["BrokerFaults", "MemoryBroker", "MemoryTransport"]
 
 _DEFAULT_EXPIRY_S = 86_400
 _DEFAULT_RECEIVE_MAXIMUM = 1024
@@ -32,7 +36,7 @@ _DEFAULT_RECEIVE_MAXIMUM = 1024
 
 @dataclass(slots=True, eq=False)
 class _Session:
-    """What the broker keeps for one client id."""
+    """The broker's session of one client id."""
 
     client_id: str
     persistent: bool
@@ -44,6 +48,25 @@ class _Session:
     token: int = 0
 
 
+def _granted(_filter: str) -> str | None:
+    return None
+
+
+@dataclass(slots=True)
+class BrokerFaults:
+    """Faults of a `MemoryBroker`, to be set and unset at any time; by default it has none.
+
+    Attributes:
+        stalled: Messages are neither taken nor acknowledged, while connections stay, as on a link
+            that hangs; what was published meanwhile is lost with its connection.
+        refuse: Called with the filter of each subscription; the reason for which it is refused, or
+            None to grant it.
+    """
+
+    stalled: bool = False
+    refuse: Callable[[str], str | None] = _granted
+
+
 class MemoryBroker:
     """An MQTT broker in memory.
 
@@ -51,11 +74,16 @@ class MemoryBroker:
         max_packet_bytes: Larger packets are refused.
         copies: ``one``: a client with overlapping filters gets one copy of a message, as from
             Mosquitto on MQTT 3.1.1; ``each``: one per filter, as from NATS.
+
+    Attributes:
+        running: Whether it takes connections.
+        faults: Faults of the broker, for tests.
     """
 
     def __init__(self, *, max_packet_bytes: int = 8 * 1024 * 1024, copies: str = "one") -> None:
         self.max_packet_bytes = max_packet_bytes
         self.running = True
+        self.faults = BrokerFaults()
         self._copies = copies
         self._sessions: dict[str, _Session] = {}
         self._retained: dict[str, Outgoing] = {}
@@ -187,7 +215,7 @@ class MemoryBroker:
             if session.connection is not None:
                 session.connection.deliver(message, 0, retained=retained, token=0)
             return
-        # `retain` on a queued message says how it is to be marked when it is delivered.
+        # `retain` of a queued message is the mark that it is delivered with.
         session.queue.append(
             Outgoing(
                 topic=message.topic,
@@ -248,10 +276,18 @@ class _MemoryConnection:
         await asyncio.sleep(0)
 
     async def subscribe(self, filters: Sequence[tuple[str, Qos]]) -> None:
-        """Subscribe."""
+        """Subscribe.
+
+        Raises:
+            SubscribeRefusedError: `MemoryBroker.faults` refuses one of them.
+            ConnectionLostError: The connection ended meanwhile.
+        """
         await asyncio.sleep(0)
         self._check()
         for text, qos in filters:
+            reason = self._broker.faults.refuse(text)
+            if reason is not None:
+                raise SubscribeRefusedError(filter=text, reason=reason)
             self._broker.subscribe(self.session, text, qos)
 
     async def unsubscribe(self, filters: Sequence[str]) -> None:
@@ -315,6 +351,8 @@ class _MemoryConnection:
         asyncio.get_running_loop().call_soon(self._receiver.lost, loss)
 
     def _arrive(self, message: Outgoing, acknowledged: Acknowledged | None) -> None:
+        if self._broker.faults.stalled:
+            return
         if message.packet_bytes > self._broker.max_packet_bytes:
             self.end(Loss("failed", "packet too large"), will=True)
             return
@@ -350,7 +388,7 @@ class MemoryTransport:
 
     @property
     def url(self) -> str:
-        """What stands in for an address."""
+        """A stand-in for an address."""
         return "memory://"
 
     @property

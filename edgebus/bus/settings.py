@@ -1,23 +1,155 @@
 """Settings of the broker's connection and of the bus on top of it."""
 
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from edgebus.bus._address import BrokerAddress, read_addresses, take_credentials
+__all__ = [
+    "BrokerAddress",
+    "BrokerSettings",
+    "BusSettings",
+    "Credentials",
+    "OutboxSettings",
+    "RetryPolicy",
+    "read_addresses",
+    "take_credentials",
+]
 
-__all__ = ["BrokerSettings", "BusSettings", "OutboxSettings", "RetryPolicy"]
+_PORTS = {"mqtt": 1883, "mqtts": 8883}
+# Only before a scheme does a comma separate: a password may hold one.
+_SEPARATOR = re.compile(r"\s*,\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """One address of a broker.
+
+    Attributes:
+        url: As written, without credentials.
+        host: Host name or IP address.
+        port: TCP port.
+        tls: Whether the connection is encrypted.
+    """
+
+    url: str
+    host: str
+    port: int
+    tls: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """User and password from a URL."""
+
+    username: str
+    password: str | None
+
+
+def take_credentials(text: str) -> tuple[str, Credentials | None]:
+    """Separate user and password from the addresses.
+
+    Args:
+        text: One or several URLs; those that name a user all name the same one.
+
+    Returns:
+        The URLs without them, and the credentials.
+
+    Raises:
+        ValueError: One of them is no URL, or they differ in user or password.
+    """
+    bare: list[str] = []
+    found: dict[Credentials, str] = {}
+    for url in _SEPARATOR.split(text.strip()):
+        parts = urlsplit(url)
+        name, _, place = parts.netloc.rpartition("@")
+        bare.append(parts._replace(netloc=place).geturl() if name else url)
+        if parts.username is not None:
+            password = None if parts.password is None else unquote(parts.password)
+            found.setdefault(Credentials(unquote(parts.username), password), bare[-1])
+    if len(found) > 1:
+        first, second = list(found.values())[:2]
+        msg = (
+            f"{first} and {second} come with different credentials; a client has one user "
+            "and one password: name them once, or as broker.username and broker.password"
+        )
+        raise ValueError(msg)
+    return ",".join(bare), next(iter(found), None)
+
+
+def read_addresses(text: str) -> tuple[BrokerAddress, ...]:
+    """The addresses in ``mqtt://a:1883,mqtt://b:1883``, in the order of the text.
+
+    Raises:
+        ValueError: One of them is no address of a broker, is there twice, or has TLS where another
+            has none.
+    """
+    addresses = tuple(_read(url) for url in _SEPARATOR.split(text))
+    first = addresses[0]
+    places: set[tuple[str, int]] = set()
+    for address in addresses:
+        if address.tls != first.tls:
+            msg = (
+                f"{first.url} and {address.url}: one with TLS and one without; "
+                "write mqtts:// for all of them, or mqtt:// for all"
+            )
+            raise ValueError(msg)
+        place = (address.host, address.port)
+        if place in places:
+            msg = f"{address.url} is there twice; name each broker once"
+            raise ValueError(msg)
+        places.add(place)
+    return addresses
+
+
+def _read(url: str) -> BrokerAddress:
+    parts = urlsplit(url)
+    scheme = parts.scheme
+    if scheme not in _PORTS:
+        msg = f"{url!r} is no broker address; write mqtt://host:port or mqtts://host:port"
+        raise ValueError(msg)
+    _check(url, parts)
+    return BrokerAddress(
+        url=url,
+        host=parts.hostname or "",
+        port=parts.port or _PORTS[scheme],
+        tls=scheme == "mqtts",
+    )
+
+
+def _check(url: str, parts: SplitResult) -> None:
+    scheme = parts.scheme
+    if "," in parts.netloc:
+        msg = (
+            f"{url!r} has a comma that no address follows; several brokers are written "
+            f"{scheme}://first:{_PORTS[scheme]},{scheme}://second:{_PORTS[scheme]}"
+        )
+        raise ValueError(msg)
+    if not parts.hostname:
+        msg = f"{url!r} names no host; write {scheme}://host:{_PORTS[scheme]}"
+        raise ValueError(msg)
+    if parts.path not in ("", "/") or parts.query:
+        msg = f"{url!r} has a path; a broker's address ends with its port"
+        raise ValueError(msg)
+    if parts.port == 0:  # reading it raises ValueError where it is no port at all
+        msg = f"{url!r}: nobody listens on port 0; name the broker's port"
+        raise ValueError(msg)
+
 
 _DEFAULT_PACKET_311 = 1024 * 1024
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class BrokerSettings(_Settings):
-    """How to reach the broker.
+    """The connection to the broker.
 
     Credentials in the URL (``mqtt://user:password@host``) are taken out of it and kept as
     `username` and `password`, so that the URL can be shown.
@@ -28,45 +160,38 @@ class BrokerSettings(_Settings):
     """
 
     # An input may hold a password; every message of ours names what is wrong without it.
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(hide_input_in_errors=True)
 
-    url: str = Field(
-        default="mqtt://localhost:1883",
-        description="mqtt://host:port, or mqtts:// for TLS; the addresses of a cluster are "
-        "separated by commas.",
-    )
-    version: Literal["5", "3.1.1"] = Field(
-        default="5", description="Version of MQTT; the embedded broker speaks 3.1.1."
-    )
+    url: str = "mqtt://localhost:1883"
+    """Address: mqtt://host:port, or mqtts:// for TLS; a cluster's are separated by commas."""
+    version: Literal["5", "3.1.1"] = "5"
+    """Version of MQTT; the embedded broker speaks 3.1.1."""
+    profile: Literal["standard", "nats"] = "standard"
+    """Repairs beyond MQTT. nats: what a NATS cluster acknowledges late and may not have retained is
+    published, or subscribed to, again."""
     username: str | None = None
+    """Name to log in with."""
     password: SecretStr | None = None
-    ca_file: Path | None = Field(default=None, description="CA of the broker's certificate, PEM.")
-    cert_file: Path | None = Field(default=None, description="Own certificate, PEM.")
-    key_file: Path | None = Field(default=None, description="Key of the own certificate, PEM.")
+    """Password to log in with."""
+    ca_file: Path | None = None
+    """CA of the broker's certificate, PEM; null: those of the system."""
+    cert_file: Path | None = None
+    """Own certificate, PEM; null: none is shown."""
+    key_file: Path | None = None
+    """Key of the own certificate, PEM."""
     keepalive_s: int = Field(default=30, ge=1, le=65535)
+    """Seconds without traffic after which the broker is asked for a sign of life."""
     connect_timeout_s: float = Field(default=10.0, gt=0)
-    session_expiry_s: int = Field(
-        default=86_400,
-        ge=0,
-        le=0xFFFFFFFF,
-        description="How long the broker keeps events for a service that is away; 0: not at all.",
-    )
-    max_packet_bytes: int | None = Field(
-        default=None,
-        ge=256,
-        le=268_435_455,
-        description="Largest packet to send. Without it: what the broker announces (MQTT 5), "
-        "1 MiB on MQTT 3.1.1, where brokers cannot say.",
-    )
-    receive_maximum: int = Field(
-        default=1024,
-        ge=1,
-        le=65535,
-        description="Events that the broker may send ahead of their acknowledgement (MQTT 5).",
-    )
-    send_window: int = Field(
-        default=100, ge=1, le=65535, description="Events sent ahead of their acknowledgement."
-    )
+    """Seconds after which a try to connect to one address has failed."""
+    session_expiry_s: int = Field(default=86_400, ge=0, le=0xFFFFFFFF)
+    """Seconds for which the broker keeps events for a service that is away; 0: not at all."""
+    max_packet_bytes: int | None = Field(default=None, ge=256, le=268_435_455)
+    """Largest packet to send, in bytes; null: what the broker announces (MQTT 5), 1 MiB on
+    MQTT 3.1.1, where brokers announce none."""
+    receive_maximum: int = Field(default=1024, ge=1, le=65535)
+    """Events that the broker may send ahead of their acknowledgement (MQTT 5)."""
+    send_window: int = Field(default=100, ge=1, le=65535)
+    """Events sent ahead of their acknowledgement."""
 
     @model_validator(mode="before")
     @classmethod
@@ -90,7 +215,7 @@ class BrokerSettings(_Settings):
 
     @property
     def addresses(self) -> tuple[BrokerAddress, ...]:
-        """Where the broker is; several for a cluster, in the order in which they are tried."""
+        """The broker's address; several for a cluster, in the order in which they are tried."""
         return read_addresses(self.url)
 
     @property
@@ -105,7 +230,7 @@ class BrokerSettings(_Settings):
 
     @property
     def tls(self) -> bool:
-        """Whether the connection is encrypted."""
+        """True for an encrypted connection."""
         return self.addresses[0].tls
 
     @property
@@ -117,77 +242,64 @@ class BrokerSettings(_Settings):
 
 
 class OutboxSettings(_Settings):
-    """What becomes of events that the broker does not have yet."""
+    """Events that the broker does not have yet."""
 
-    durable: bool = Field(
-        default=True,
-        description="Services keep events that wait on disk, in their data folder, so that they "
-        "outlive the process.",
-    )
-    path: Path | None = Field(
-        default=None,
-        description="Folder for the file with events that wait, another one for each identity. "
-        "Without it: a service's data folder, or memory only for a bus without a service.",
-    )
+    durable: bool = True
+    """Keep them on disk, in the service's data folder, so that they outlive the process."""
+    path: Path | None = None
+    """Folder for the file with them, another file for each identity; null: a service's data folder,
+    or memory only for a bus without a service."""
     max_messages: int = Field(default=10_000, ge=1)
-    max_bytes: int = Field(default=64 * 1024 * 1024, ge=1, description="Of payload.")
-    overflow: Literal["refuse", "drop_oldest"] = Field(
-        default="refuse",
-        description="When it is full and the broker away: refuse the new event, or drop the "
-        "oldest, counted.",
-    )
+    """Most events that wait."""
+    max_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
+    """Most bytes of payload that wait."""
+    overflow: Literal["refuse", "drop_oldest"] = "refuse"
+    """Refuse the new event, or drop the oldest, counted, when it is full and the broker away."""
 
 
 class BusSettings(_Settings):
     """Limits and times of the bus. The defaults fit a service on a device."""
 
     outbox: OutboxSettings = OutboxSettings()
-    connect_wait_s: float = Field(
-        default=5.0, ge=0, description="How long opening waits for the broker before going on."
-    )
+    """Events that the broker does not have yet."""
+    connect_wait_s: float = Field(default=5.0, ge=0)
+    """Seconds for which opening waits for the broker before it goes on without."""
     backoff_first_s: float = Field(default=0.2, gt=0)
+    """Longest pause before the first try to reconnect, in seconds; doubles with each try."""
     backoff_max_s: float = Field(default=30.0, gt=0)
-    dedup_ids: int = Field(
-        default=4096, ge=1, description="Ids of handled messages that a subscription remembers."
-    )
-    max_held_bytes: int = Field(
-        default=256 * 1024 * 1024,
-        ge=1,
-        description="Received and not handled, over all subscriptions; above it reading pauses.",
-    )
-    orphan_grace_s: float = Field(
-        default=10.0,
-        ge=0,
-        description="How long events of a resumed session wait for their handler to subscribe.",
-    )
-    letters_kept: int = Field(
-        default=16, ge=0, le=1024, description="Dead letters of this service kept by the broker."
-    )
-    letter_bytes: int = Field(
-        default=256 * 1024, ge=0, description="Largest payload that is kept with its dead letter."
-    )
-    letters_burst: int = Field(
-        default=100, ge=1, description="Dead letters of one subscription at once."
-    )
-    letters_per_s: float = Field(
-        default=1.0, ge=0, description="Dead letters of one subscription per second after that."
-    )
-    ephemeral: bool = Field(
-        default=False,
-        description="For tools: a unique client id and no session at the broker.",
-    )
+    """Longest pause between two tries to reconnect, in seconds."""
+    dedup_ids: int = Field(default=4096, ge=1)
+    """Ids of handled messages that a subscription remembers."""
+    max_held_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
+    """Bytes received and not handled, over all subscriptions, above which reading pauses."""
+    orphan_grace_s: float = Field(default=10.0, ge=0)
+    """Seconds for which events of a resumed session wait for their handler to subscribe."""
+    dead_letters_retained: int = Field(default=16, ge=0, le=1024)
+    """Dead letters of this service that the broker retains; 0: none."""
+    dead_letter_bytes: int = Field(default=256 * 1024, ge=0)
+    """Largest payload, in bytes, that is published with its dead letter."""
+    dead_letters_burst: int = Field(default=100, ge=1)
+    """Dead letters that one subscription may publish at once."""
+    dead_letters_per_s: float = Field(default=1.0, ge=0)
+    """Dead letters that one subscription may publish per second after that."""
+    ephemeral: bool = False
+    """For tools: a unique client id and no session at the broker."""
 
 
 class RetryPolicy(_Settings):
-    """How often a failing handler is called again, and how long it rests in between.
+    """Retries of a handler that fails.
 
     The delay before attempt n + 1 is `first_delay_s` * `factor` ** (n - 1), at most `max_delay_s`.
     """
 
-    attempts: int = Field(default=3, ge=1, description="Calls in total, the first included.")
+    attempts: int = Field(default=3, ge=1)
+    """Calls in total, the first included."""
     first_delay_s: float = Field(default=0.1, ge=0)
+    """Seconds between the first and the second call."""
     factor: float = Field(default=4.0, ge=1)
+    """Growth of the delay from one call to the next."""
     max_delay_s: float = Field(default=10.0, ge=0)
+    """Longest delay between two calls, in seconds."""
 
     def delay(self, attempt: int) -> float:
         """Seconds to rest after failed attempt number `attempt`, counted from 1."""

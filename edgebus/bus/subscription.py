@@ -1,20 +1,24 @@
-"""A handler's tie to the bus."""
+"""Subscriptions: a handler's tie to the bus, and the registry of all of them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
-from edgebus.bus._consumer import Consumer
+from edgebus.bus._consumer import Consumer, ConsumerOptions, DeadLetterSink
 from edgebus.bus._delivery import Route
 from edgebus.bus._link import Link
-from edgebus.bus.stats import SubscriptionStats
+from edgebus.bus._tasks import Tasks
+from edgebus.bus.queues import Wait
+from edgebus.bus.state import SubscriptionStats
+from edgebus.contracts import Filter, Qos
 
-__all__ = ["Subscription"]
+__all__ = ["Registry", "Subscription", "Wanted"]
 
 
 class Subscription:
-    """What `Bus.subscribe` returns."""
+    """A handler's tie to the bus."""
 
     def __init__(
         self, *, consumer: Consumer, forget: Callable[[Subscription], Awaitable[None]]
@@ -50,3 +54,96 @@ class Subscription:
                 task.cancel()
         self.consumer.discard()
         await self._forget(self)
+
+
+Wanted = tuple[str, Filter[Any] | None]
+"""A filter, and what its messages are; None for raw ones."""
+
+
+class Registry:
+    """The subscriptions of a bus.
+
+    Args:
+        tasks: Runs the handlers.
+        sink: Takes dead letters.
+        main: The connection that subscriptions share.
+        open_link: Opens a further connection by name, with the given receive maximum.
+        close_link: Closes one of those.
+    """
+
+    def __init__(
+        self,
+        *,
+        tasks: Tasks,
+        sink: DeadLetterSink,
+        main: Link,
+        open_link: Callable[[str, int], Awaitable[Link]],
+        close_link: Callable[[Link], Awaitable[None]],
+    ) -> None:
+        self.subscriptions: dict[str, Subscription] = {}
+        self._tasks = tasks
+        self._sink = sink
+        self._main = main
+        self._open_link = open_link
+        self._close_link = close_link
+
+    async def add(
+        self,
+        wanted: list[Wanted],
+        handler: Callable[[Any], Awaitable[None]] | None,
+        *,
+        options: ConsumerOptions,
+        qos: Qos = 0,
+    ) -> Subscription:
+        """Subscribe.
+
+        Args:
+            wanted: What to; raw filters are subscribed to with `qos`.
+            handler: Who is called; None: the messages are pulled.
+            options: How; the name must be `free_name`.
+            qos: Of raw filters.
+
+        Raises:
+            SubscribeRefusedError: The broker does not allow it.
+            BusClosedError: The bus is not open.
+        """
+        self._tasks.check()
+        name, policy = options.name, options.policy
+        consumer = Consumer(options=options, handler=handler, sink=self._sink)
+        subscription = Subscription(consumer=consumer, forget=self._forget)
+        self.subscriptions[name] = subscription
+        try:
+            link = self._main
+            if isinstance(policy, Wait) and policy.own_connection:
+                link = await self._open_link(name, policy.messages)
+                subscription.own_link = link
+            if handler is not None:
+                for number in range(options.concurrency):
+                    task = self._tasks.spawn(consumer.work(), name=f"{name} {number}")
+                    subscription.workers.append(task)
+            for text, typed in wanted:
+                route = Route(text, typed.topic if typed else None, consumer)
+                subscription.routes.append((link, route))
+                await link.add(route, typed.topic.qos if typed else qos)
+        except BaseException:
+            await subscription.unsubscribe()
+            raise
+        return subscription
+
+    def free_name(self, name: str) -> str:
+        """`name`, with a number where it is taken."""
+        number, free = 1, name
+        while free in self.subscriptions:
+            number += 1
+            free = f"{name} #{number}"
+        return free
+
+    def fail(self, error: BaseException) -> None:
+        """The bus is gone; whoever waits for a message gets `error`."""
+        for subscription in self.subscriptions.values():
+            subscription.consumer.fail(error)
+
+    async def _forget(self, subscription: Subscription) -> None:
+        self.subscriptions.pop(subscription.name, None)
+        if subscription.own_link is not None:
+            await self._close_link(subscription.own_link)

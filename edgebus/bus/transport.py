@@ -55,7 +55,7 @@ class Outgoing(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Will:
-    """What the broker says for a client that is gone without a word."""
+    """Message that the broker publishes for a client that is gone without a DISCONNECT."""
 
     topic: str
     payload: bytes
@@ -66,7 +66,7 @@ class Will:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectOptions:
-    """What one connection asks of the broker.
+    """Options of one connection.
 
     Attributes:
         client_id: Unique on the broker; a second connection with it ends the first.
@@ -84,11 +84,11 @@ class ConnectOptions:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """How a connection ended.
+    """End of a connection.
 
     Attributes:
-        kind: ``taken_over``: another client uses this id (MQTT 5 says so); ``closed``: the other
-            side closed it without a word; ``failed``: anything else, as `reason` tells.
+        kind: ``taken_over``: another client uses this id (MQTT 5 reports it); ``closed``: the
+            other side closed it without a reason; ``failed``: anything else, see `reason`.
         reason: In words.
     """
 
@@ -101,7 +101,7 @@ Acknowledged: TypeAlias = Callable[[str | None], None]
 
 
 class Receiver(Protocol):
-    """What a connection tells its owner. Neither call may block or raise."""
+    """Owner of a connection, called by it. Neither call may block or raise."""
 
     def received(self, message: RawMessage, /) -> None:
         """A message came in."""
@@ -117,7 +117,7 @@ class Connection(Protocol):
 
     @property
     def session_present(self) -> bool:
-        """Whether the broker knew this client and kept its subscriptions and events."""
+        """True where the broker knew this client and kept its subscriptions and events."""
         ...
 
     @property
@@ -143,7 +143,7 @@ class Connection(Protocol):
         ...
 
     async def subscribe(self, filters: Sequence[tuple[str, Qos]]) -> None:
-        """Subscribe and wait for the broker's word.
+        """Subscribe and wait for the broker's answer.
 
         Raises:
             SubscribeRefusedError: The broker refuses one of them.
@@ -152,7 +152,7 @@ class Connection(Protocol):
         ...
 
     async def unsubscribe(self, filters: Sequence[str]) -> None:
-        """Unsubscribe and wait for the broker's word.
+        """Unsubscribe and wait for the broker's answer.
 
         Raises:
             ConnectionLostError: The connection ended meanwhile.
@@ -160,7 +160,7 @@ class Connection(Protocol):
         ...
 
     def acknowledge(self, token: int) -> None:
-        """Tell the broker that a QoS 1 message is done; nothing after a loss."""
+        """Acknowledge a QoS 1 message to the broker; nothing after a loss."""
         ...
 
     def pause_reading(self) -> None:
@@ -172,7 +172,7 @@ class Connection(Protocol):
         ...
 
     async def close(self) -> None:
-        """Say good-bye (no will is sent) and close."""
+        """Disconnect (no will is sent) and close."""
         ...
 
     def abort(self) -> None:

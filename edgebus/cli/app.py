@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edgebus.cli import deadletter, lab, model, recording, run, samples, schema, topics, trace
+from edgebus.cli import deadletter, model, recording, run, samples, schema, topics, trace
 from edgebus.cli.console import fail
 from edgebus.cli.errors import describe, exit_code_of
 
@@ -23,7 +23,7 @@ Try the whole loop on this machine:
 
 Run one service as on a device, and look at what it says:
 
-    edgebus run camera --config pi-01.yaml
+    edgebus run telemetry --config pi-01.yaml
 
     edgebus topics watch 'edgebus/#'
 """
@@ -55,7 +55,30 @@ def version() -> None:
     print(f"edgebus {__version__} (Python {sys.version.split()[0]})")
 
 
-lab.add_to(app)
+@app.command(
+    "up",
+    rich_help_panel="Run",
+    # Arguments and --help go through to the real command, which is imported only when it is used.
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
+    add_help_option=False,
+)
+def up(context: typer.Context) -> None:
+    """Run a whole topology on this machine and watch it: nodes, services, broker, report.
+
+    Examples: `edgebus up`, `edgebus up topology.yaml`,
+    `edgebus up --source street.mp4 --model yolox_nano_416.onnx --teacher better.onnx`.
+    See `edgebus up --help`.
+    """
+    from edgebus.lab.cli import main as up_main
+
+    if code := up_main(context.args):
+        raise typer.Exit(code)
+
+
 run.add_to(app)
 topics.add_to(app)
 schema.add_to(app)

@@ -28,10 +28,9 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str =
     from rich.table import Table
     from rich.text import Text
 
-    named = any(headers)
-    drawn = Table(
-        title=title or None, title_justify="left", box=None, pad_edge=False, show_header=named
-    )
+    drawn = Table.grid(padding=(0, 1))
+    drawn.title, drawn.title_justify = title or None, "left"
+    drawn.show_header = any(headers)
     for header in headers:
         drawn.add_column(header, overflow="fold", header_style="bold")
     for row in rows:

@@ -17,7 +17,7 @@ from edgebus.cli.options import Broker, Config, Overrides, node_settings
 
 if TYPE_CHECKING:
     from edgebus.bus import Bus, RawMessage
-    from edgebus.inspect.letters import Letter, Pile
+    from edgebus.inspect import DeadLetters, Letter
     from edgebus.service import NodeSettings
 
 __all__ = ["add_to"]
@@ -94,7 +94,7 @@ def show(
 
     Example: edgebus deadletter show 3f2a90bc --out frame.jpg
     """
-    from edgebus.inspect.letters import check_replayable
+    from edgebus.inspect import check_replayable
 
     node = node_settings(config=config, overrides=overrides, broker=broker)
     found = asyncio.run(_collect(node, recording)).find(letter)
@@ -157,7 +157,7 @@ async def _replay(
     keep: bool,
     recording: Path | None,
 ) -> None:
-    from edgebus.inspect.letters import check_replayable
+    from edgebus.inspect import check_replayable
 
     async with _connected(node) as bus:
         pile = await _collect(node, recording, bus=bus)
@@ -187,7 +187,7 @@ async def _take_away(bus: Bus, letter: Letter) -> None:
         await bus.publish_raw(topic, b"", qos=1, retain=True)
 
 
-def _choose(pile: Pile, wanted: list[str] | None, *, every: bool) -> list[Letter]:
+def _choose(pile: DeadLetters, wanted: list[str] | None, *, every: bool) -> list[Letter]:
     if every == bool(wanted):
         msg = "name one or more letters, or give --all"
         raise typer.BadParameter(msg, param_hint="ID")
@@ -203,11 +203,13 @@ async def _connected(node: NodeSettings) -> AsyncIterator[Bus]:
         yield bus
 
 
-async def _collect(node: NodeSettings, recording: Path | None, *, bus: Bus | None = None) -> Pile:
+async def _collect(
+    node: NodeSettings, recording: Path | None, *, bus: Bus | None = None
+) -> DeadLetters:
     """The letters at the broker, or in a recording."""
-    from edgebus.inspect.letters import Pile
+    from edgebus.inspect import DeadLetters
 
-    pile = Pile()
+    pile = DeadLetters()
     if recording is not None:
         from edgebus.recording import Recording
 
@@ -258,7 +260,7 @@ def _excerpt(letter: Letter, text: str | None) -> str:
 
 
 def _printable(text: str, *, lines: bool = False) -> str:
-    from edgebus.inspect.describe import printable
+    from edgebus.inspect import printable
 
     if lines:
         return "\n".join(printable(line) for line in text.split("\n"))

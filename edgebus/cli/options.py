@@ -23,7 +23,7 @@ Overrides = Annotated[
         "--set",
         "-s",
         metavar="KEY=VALUE",
-        help="One setting, dotted from the top, such as detector.threshold=0.3; repeatable.",
+        help="One setting, dotted from the top, such as telemetry.flush_s=2; repeatable.",
     ),
 ]
 Broker = Annotated[

@@ -62,8 +62,8 @@ def record(
 ) -> None:
     """Record what is said on the bus into an MCAP file, until Ctrl-C.
 
-    The file opens in Foxglove and with any MCAP tool: JSON messages with their schemas, frames as
-    pictures. What the broker keeps is recorded first, as state from before.
+    The file opens in Foxglove and with any MCAP tool: JSON messages with their schemas, pictures as
+    such. What the broker keeps is recorded first, as state from before.
 
     Example: edgebus record drift.mcap --seconds 60 --exclude 'edgebus/+/+/+/blocks/#'
     """
@@ -124,7 +124,7 @@ def replay(
     Choose what drives the service under test, and leave out what it says itself. Retained values
     are put back at the end. Of a file that is cut off or damaged, all that can be read is replayed.
 
-    Example: edgebus replay drift.mcap --filter 'edgebus/+/+/camera/#' --fresh --speed 2
+    Example: edgebus replay drift.mcap --filter 'edgebus/+/pi-01/#' --fresh --speed 2
     """
     from edgebus.recording import PrefixMap, Recording, ReplayOptions
 
@@ -216,7 +216,7 @@ def _status(text: str) -> Iterator[Status | None]:
 
 
 async def _show(writer: RecordingWriter, status: Status | None) -> None:
-    from edgebus.inspect.describe import human_bytes
+    from edgebus.inspect import human_bytes
 
     while status is not None:
         status.update(
@@ -237,7 +237,7 @@ def _factor(text: str) -> float:
 
 
 def _record_line(file: Path, report: RecordReport) -> str:
-    from edgebus.inspect.describe import human_bytes
+    from edgebus.inspect import human_bytes
 
     return (
         f"{file}: {report.messages} messages on {report.channels} channels, "
@@ -246,7 +246,7 @@ def _record_line(file: Path, report: RecordReport) -> str:
 
 
 def _replay_line(report: ReplayReport) -> str:
-    from edgebus.inspect.describe import human_bytes
+    from edgebus.inspect import human_bytes
 
     left_out = f", {report.left_out} left out" if report.left_out else ""
     restored = f", {report.restored} retained topics put back" if report.restored else ""

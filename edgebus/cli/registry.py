@@ -15,7 +15,7 @@ from edgebus.cli.options import Broker, Config, Overrides, node_settings
 if TYPE_CHECKING:
     from edgebus.artifacts import Bundle
     from edgebus.bus import Bus
-    from edgebus.contracts import Command, Reply, Topic
+    from edgebus.contracts import Command, CommandTopic, Reply
     from edgebus.service import NodeSettings
 
     R = TypeVar("R", bound=Reply)
@@ -62,8 +62,7 @@ def list_models(
                 bus,
                 settings,
                 topics.CMD_MODELS,
-                ModelListCommand(source=bus.identity.source, model=model),
-                ModelListReply,
+                ModelListCommand(model=model),
                 service="distributor",
                 node=node,
                 timeout=timeout,
@@ -124,7 +123,7 @@ def rollback(
     timeout: Timeout = 10.0,
 ) -> None:
     """Release an earlier version again; every edge of the channel goes back to it."""
-    from edgebus.contracts import Reply, RollbackCommand, topics
+    from edgebus.contracts import RollbackCommand, topics
 
     settings = node_settings(config=config, overrides=overrides, broker=broker)
 
@@ -132,15 +131,12 @@ def rollback(
         from edgebus.cli.connect import connect
 
         async with connect(settings) as bus:
-            command = RollbackCommand(
-                source=bus.identity.source, model=model, channel=channel, version=version
-            )
+            command = RollbackCommand(model=model, channel=channel, version=version)
             return await _request(
                 bus,
                 settings,
                 topics.CMD_ROLLBACK,
                 command,
-                Reply,
                 service="distributor",
                 node=node,
                 timeout=timeout,
@@ -157,7 +153,7 @@ def retrain(
     timeout: Timeout = 10.0,
 ) -> None:
     """Ask the retrainer to start a job now, whatever its trigger waits for."""
-    from edgebus.contracts import Reply, RetrainCommand, topics
+    from edgebus.contracts import RetrainCommand, topics
 
     settings = node_settings(config=config, overrides=overrides, broker=broker)
 
@@ -169,8 +165,7 @@ def retrain(
                 bus,
                 settings,
                 topics.CMD_RETRAIN,
-                RetrainCommand(source=bus.identity.source),
-                Reply,
+                RetrainCommand(),
                 service="retrainer",
                 node=node,
                 timeout=timeout,
@@ -182,9 +177,8 @@ def retrain(
 async def _request(
     bus: Bus,
     settings: NodeSettings,
-    topic: Topic[C],
+    topic: CommandTopic[C, R],
     command: C,
-    reply: type[R],
     *,
     service: str,
     node: str | None,
@@ -205,7 +199,7 @@ async def _request(
     address = topic.at(
         Identity(base=settings.base, site=settings.site, node=target, service=service)
     )
-    answer = await bus.request(address, command, reply=reply, timeout=timeout)
+    answer = await bus.request(address, command, timeout=timeout)
     if not answer.ok:
         msg = f"{service} on {target} refuses: {answer.detail}"
         raise CommandRefusedError(msg)
@@ -218,7 +212,7 @@ async def _publish(
     """Serve the bundle's blocks for as long as the distributor needs to take it over."""
     from edgebus.artifacts import Store
     from edgebus.cli.connect import connect
-    from edgebus.contracts import PublishCommand, Reply, topics
+    from edgebus.contracts import PublishCommand, topics
     from edgebus.transfer import ArtifactProvider, reference
 
     with tempfile.TemporaryDirectory(prefix="edgebus-publish-") as folder:
@@ -228,7 +222,6 @@ async def _publish(
             provider = ArtifactProvider(bus, bus.identity, store)
             serving = asyncio.create_task(provider.run(), name="serve blocks")
             command = PublishCommand(
-                source=bus.identity.source,
                 bundle=reference(store, bundle.digest, provider=bus.identity),
                 channel=channel,
             )
@@ -238,7 +231,6 @@ async def _publish(
                     settings,
                     topics.CMD_PUBLISH,
                     command,
-                    Reply,
                     service="distributor",
                     node=node,
                     timeout=timeout,

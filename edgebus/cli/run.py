@@ -32,7 +32,7 @@ def run(
     --set, the later ones winning. Exit codes: 0 stopped, 1 failed, 2 wrong settings, 3 another
     process already runs this service on this node.
 
-    Example: edgebus run detector --config pi-01.yaml --set detector.threshold=0.3
+    Example: edgebus run telemetry --config pi-01.yaml --set telemetry.flush_s=2
     """
     from edgebus.service import load_service, load_settings, run_service
 

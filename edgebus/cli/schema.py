@@ -43,7 +43,7 @@ def export(
 
     Example: edgebus schema export build/schemas
     """
-    from edgebus.schema.files import schema_files
+    from edgebus.schema import schema_files
 
     folder.mkdir(parents=True, exist_ok=True)
     files = schema_files()
@@ -76,8 +76,7 @@ def check(
 
     Example: edgebus schema check --against v0.1.0
     """
-    from edgebus.schema.compatibility import compare
-    from edgebus.schema.published import current, published
+    from edgebus.schema import compare, current, published
 
     changes = compare(published(against, folder=folder), current())
     shown = [c for c in changes if c.kind == "break" or not breaks_only]

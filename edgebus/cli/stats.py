@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from edgebus.bus import RawMessage
-    from edgebus.inspect.traffic import Traffic, TrafficLine
+    from edgebus.inspect import Traffic, TrafficLine
     from edgebus.service import NodeSettings
 
 __all__ = ["stats"]
@@ -53,7 +53,7 @@ def stats(
 
 async def _stats(filter_: str, node: NodeSettings, *, seconds: float | None, every: float) -> None:
     from edgebus.cli.connect import connect
-    from edgebus.inspect.traffic import Traffic
+    from edgebus.inspect import Traffic
 
     traffic = Traffic()
 
@@ -102,7 +102,8 @@ def _table(lines: list[TrafficLine]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=None, pad_edge=False)
+    drawn = Table.grid(padding=(0, 1))
+    drawn.show_header = True
     for header in _HEADERS:
         justify = "left" if header == "topic" else "right"
         drawn.add_column(header, justify=justify, header_style="bold")  # type: ignore[arg-type]
@@ -113,7 +114,7 @@ def _table(lines: list[TrafficLine]) -> Table:
 
 
 def _row(line: TrafficLine) -> tuple[str, ...]:
-    from edgebus.inspect.describe import human_bytes, printable
+    from edgebus.inspect import human_bytes, printable
 
     return (
         printable(line.name),

@@ -70,11 +70,11 @@ def watch(
         float | None, typer.Option("--for", min=0.0, help="Stop after this many seconds.")
     ] = None,
 ) -> None:
-    """Show messages as they come, one line each; a JPEG shows its record and its size.
+    """Show messages as they come, one line each; bytes with a record show that and their size.
 
     Examples: edgebus topics watch 'edgebus/+/+/+/state'
 
-    edgebus topics watch 'edgebus/#' --json | jq .payload.boxes
+    edgebus topics watch 'edgebus/#' --json | jq .payload
     """
     if raw and as_json:
         msg = "choose one of --raw and --json"
@@ -117,7 +117,7 @@ def _show_raw(message: RawMessage) -> None:
 
 def _show_json(message: RawMessage) -> None:
     from edgebus.contracts import rfc3339
-    from edgebus.inspect.describe import as_json
+    from edgebus.inspect import as_json
 
     circumstances = {
         "received": rfc3339(message.received),
@@ -131,7 +131,7 @@ def _show_json(message: RawMessage) -> None:
 def _pretty_printer() -> Show:
     from rich.text import Text
 
-    from edgebus.inspect.describe import as_line
+    from edgebus.inspect import as_line
 
     console = output()
 

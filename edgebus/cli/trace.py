@@ -1,4 +1,4 @@
-"""`edgebus trace`: the path of one frame, from the camera to the model that learnt from it."""
+"""`edgebus trace`: path of one input, from its source to the model that learnt from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgebus.cli.console import output
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from edgebus.inspect import Hop
+    from edgebus.inspect.path import Hop
 
 __all__ = ["add_to"]
 
@@ -24,25 +24,25 @@ def add_to(app: typer.Typer) -> None:
 
 
 def trace(
-    frame: Annotated[str, typer.Argument(metavar="FRAME_ID", help="Id, or its beginning or end.")],
+    identifier: Annotated[str, typer.Argument(metavar="ID", help="Id, or its beginning or end.")],
     *,
     recording: Annotated[
         Path, typer.Option("--recording", "-r", metavar="IN.mcap", help="Made by edgebus record.")
     ],
 ) -> None:
-    """Print the path of one frame: detections, sample, training run, release, edges that serve it.
+    """Print the path of one input: predictions, sample, training run, release, edges that serve it.
 
-    Times are from the moment the camera took the frame, by the clocks of those who sent.
+    Times are from the moment the input was taken, by the clocks of those who sent.
 
     Example: edgebus trace 3f2a90bc --recording drift.mcap
     """
     import sys
 
-    from edgebus.inspect import follow
+    from edgebus.inspect.path import follow
     from edgebus.recording import Recording
 
     source = Recording(recording)
-    hop = follow(source, frame)
+    hop = follow(source, identifier)
     output().print(_tree(hop, hop))
     if source.trouble is not None:
         sys.stderr.write(f"edgebus: {recording} is not whole: {source.trouble}\n")
@@ -64,13 +64,13 @@ def _grow(tree: Tree, hop: Hop, start: Hop) -> None:
 def _line(hop: Hop, start: Hop) -> Any:
     from rich.text import Text
 
-    from edgebus.inspect.describe import printable
+    from edgebus.inspect import printable
 
     line = Text()
     line.append(f"{hop.kind:<12}", style="bold")
     line.append(f"{_after(hop, start):>12}  ", style="cyan")
     line.append(printable(str(hop.body.get("source", ""))), style="dim")
-    words = printable(_WORDS.get(hop.kind, _nothing)(hop.body))
+    words = printable(_phrase(hop))
     line.append(f"  {words}" if words else "")
     return line
 
@@ -87,18 +87,16 @@ def _after(hop: Hop, start: Hop) -> str:
     return f"+{int(minutes)}:{rest:06.3f}" if minutes else f"+{seconds:.3f} s"
 
 
-def _frame(body: dict[str, Any]) -> str:
-    return f"{body.get('camera')} #{body.get('index')}, {body.get('width')} x {body.get('height')}"
+def _phrase(hop: Hop) -> str:
+    """A message in a few words: by whoever knows its kind."""
+    from edgebus.workload import installed_workloads
 
-
-def _truth(body: dict[str, Any]) -> str:
-    return f"{len(body.get('boxes', ()))} boxes, {body.get('condition', 'normal')}"
-
-
-def _detections(body: dict[str, Any]) -> str:
-    stages = body.get("stages", {})
-    total = sum(value for value in stages.values() if isinstance(value, (int, float)))
-    return f"{len(body.get('boxes', ()))} boxes by {_model(body.get('model'))} in {total:.1f} ms"
+    if (own := _WORDS.get(hop.kind)) is not None:
+        return own(hop.body)
+    if "split" in hop.body and "policy" in hop.body:
+        return _sample(hop.body)
+    phrases = (workload.phrase(hop.kind, hop.body) for workload in installed_workloads())
+    return next((phrase for phrase in phrases if phrase), "")
 
 
 def _sample(body: dict[str, Any]) -> str:
@@ -122,10 +120,6 @@ def _status(body: dict[str, Any]) -> str:
     return f"{body.get('state')}, serves {_model(body.get('serving'))}"
 
 
-def _nothing(_body: dict[str, Any]) -> str:
-    return ""
-
-
 def _model(reference: Any) -> str:
     if not isinstance(reference, dict):
         return "no model"
@@ -133,10 +127,6 @@ def _model(reference: Any) -> str:
 
 
 _WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "frame": _frame,
-    "truth": _truth,
-    "detections": _detections,
-    "sample": _sample,
     "training": _training,
     "candidate": _candidate,
     "release": _release,

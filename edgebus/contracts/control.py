@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from edgebus.contracts.models import BundleRef
 from edgebus.contracts.names import Digest, Segment
-from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp, schema
+from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp, stamped
 
 __all__ = [
+    "CaptureCommand",
     "Command",
     "DeadLetter",
     "Metrics",
@@ -28,10 +29,9 @@ __all__ = [
 State = Literal["starting", "ready", "degraded", "draining", "stopped", "offline"]
 
 
-class ServiceState(Message):
+class ServiceState(Message, version=1, name="state"):
     """Whether a service lives; `offline` is the will that the broker sends for it."""
 
-    schema_: Literal["state/1"] = schema("state/1")
     state: State
     session: Count = Field(
         description="Grows with each connection: an old will has an older session than the birth."
@@ -44,10 +44,9 @@ class ServiceState(Message):
     pid: Count = 0
 
 
-class Metrics(Message):
+class Metrics(Message, version=1):
     """Counters and gauges of a service, and what it takes from its host."""
 
-    schema_: Literal["metrics/1"] = schema("metrics/1")
     session: Count
     uptime_s: float = Field(ge=0)
     counters: dict[str, float] = Field(
@@ -60,13 +59,12 @@ class Metrics(Message):
     host_memory_percent: float = Field(default=0.0, ge=0, le=100)
 
 
-class DeadLetter(Message):
+class DeadLetter(Message, version=1):
     """A message that could not be handled. Its bytes follow on the topic below.
 
     The broker keeps the last few of each service; see `edgebus deadletter`.
     """
 
-    schema_: Literal["deadletter/1"] = schema("deadletter/1")
     topic: str = Field(description="Where it came from.")
     expected: str = Field(description="The schema that was expected there.")
     reason: Literal["invalid", "failed"] = Field(
@@ -92,7 +90,6 @@ class DeadLetter(Message):
 class Command(Message):
     """Asks a service to do something; the answer goes to `reply_to`."""
 
-    schema_: str = schema("command/1")
     reply_to: str | None = Field(
         default=None, description="Topic of the reply, below the sender's own prefix."
     )
@@ -100,32 +97,39 @@ class Command(Message):
 
 
 class Reply(Message):
-    """The answer to a command."""
+    """The answer to a command; a command may ask for a subclass with more to say."""
 
-    schema_: str = schema("reply/1")
-    request: str = Field(description="id of the command.")
+    STAMPED: ClassVar[tuple[str, ...]] = ("source", "request")
+
+    # Any answer is also a plain yes or no, so the name of its schema is open.
+    schema_: str = Field(
+        default="reply/1", alias="schema", description="Schema name and major version."
+    )
+    request: str = stamped(description="id of the command.")
     ok: bool
     detail: str = Field(default="", description="What was done, or why not.")
+
+
+class CaptureCommand(Command, version=1, name="capture"):
+    """Ask a collector to send the next input of a stream as a sample."""
+
+    stream: Segment
 
 
 class RetrainCommand(Command):
     """Start a training job now."""
 
-    schema_: Literal["retrain/1"] = schema("retrain/1")
 
-
-class PublishCommand(Command):
+class PublishCommand(Command, version=1, name="publish"):
     """Take a bundle over and release it to a channel."""
 
-    schema_: Literal["publish/1"] = schema("publish/1")
     bundle: BundleRef
     channel: Segment = "stable"
 
 
-class RollbackCommand(Command):
+class RollbackCommand(Command, version=1, name="rollback"):
     """Release an earlier version again."""
 
-    schema_: Literal["rollback/1"] = schema("rollback/1")
     model: Segment
     channel: Segment = "stable"
     version: Ordinal | None = Field(
@@ -133,10 +137,9 @@ class RollbackCommand(Command):
     )
 
 
-class ModelListCommand(Command):
+class ModelListCommand(Command, version=1, name="modellist"):
     """Ask for the registry's versions."""
 
-    schema_: Literal["modellist/1"] = schema("modellist/1")
     model: Segment | None = None
 
 
@@ -150,8 +153,7 @@ class ModelEntry(Record):
     origin: str = Field(default="", description="Who brought it: a job, or a person's command.")
 
 
-class ModelListReply(Reply):
+class ModelListReply(Reply, version=1, name="models"):
     """The registry's versions, newest first."""
 
-    schema_: Literal["models/1"] = schema("models/1")
     models: tuple[ModelEntry, ...] = ()

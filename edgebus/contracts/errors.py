@@ -16,7 +16,7 @@ class NameRefusedError(ContractError):
     """A name from outside cannot be one level of a topic.
 
     Attributes:
-        what: What the name names, for example ``"camera"``; empty where the place says it.
+        what: What the name names, for example ``"node"``; empty where the place says it.
         value: The refused name.
         reason: Why, in words that tell the way out.
     """

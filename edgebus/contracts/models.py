@@ -1,4 +1,4 @@
-"""What the retrainer, the distributor and the edges say of models."""
+"""Messages about models: training, the gate, releases, delivery."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pydantic import Field
 
 from edgebus.contracts.labels import LabelReport
 from edgebus.contracts.names import Digest, Segment
-from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp, schema
+from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp
 
 __all__ = [
     "BlockRange",
     "BlockRequest",
     "BundleRef",
     "Candidate",
+    "Change",
     "Collected",
     "DeliveryState",
     "DomainReport",
@@ -74,36 +75,56 @@ class BundleRef(Record):
     parent: Digest | None = None
 
 
+class Change(Record):
+    """A figure of the incumbent and of the candidate."""
+
+    before: float
+    after: float
+    labels: Count | None = Field(default=None, description="Labels that it was measured on.")
+
+    @property
+    def rise(self) -> float:
+        """After minus before."""
+        return self.after - self.before
+
+
 class DomainReport(Record):
     """A candidate against the incumbent on one held-out set."""
 
     name: str = Field(description="'new' (the drifted domain) or 'old' (what it knew before).")
-    labels: str = Field(
-        default="", description="Who says what is right: truth, teacher, or a data set's name."
+    labelled_by: str = Field(
+        default="", description="Source of the labels: truth, teacher, or a data set's name."
     )
-    images: Count
-    boxes: Count
-    map50_before: Fraction
-    map50_after: Fraction
-    map_before: Fraction
-    map_after: Fraction
-    per_class_before: dict[str, Fraction] = Field(default_factory=dict)
-    per_class_after: dict[str, Fraction] = Field(default_factory=dict)
-    per_class_boxes: dict[str, Count] = Field(default_factory=dict)
-    per_stream_before: dict[str, Fraction] = Field(
+    items: Count = Field(description="Held-out inputs.")
+    labels: Count = Field(description="Labels on them.")
+    deciding: str = Field(description="Name of the figure that decides.")
+    figures: dict[str, Change] = Field(description="Figures by name; the deciding one is there.")
+    groups: dict[str, dict[str, Change]] = Field(
         default_factory=dict,
-        description="mAP50 on each camera (site/node/service/camera) or data set.",
+        description="The deciding figure of parts of the set, by kind of part and name: of each "
+        "class, of each stream (site/node/service/stream) or data set.",
     )
-    per_stream_after: dict[str, Fraction] = Field(default_factory=dict)
-    per_stream_boxes: dict[str, Count] = Field(default_factory=dict)
+    lower_is_better: tuple[str, ...] = Field(
+        default=(), description="Names of figures of which less is better."
+    )
     gain_low: float | None = Field(
-        default=None, description="Lower end of the interval of the gain in mAP50."
+        default=None, description="Lower end of the interval of the deciding figure's gain."
     )
     gain_high: float | None = Field(default=None, description="Its upper end.")
-    calibration_before: Fraction | None = Field(
-        default=None, description="Expected calibration error of the scores."
-    )
-    calibration_after: Fraction | None = None
+
+    @property
+    def decision(self) -> Change:
+        """The deciding figure."""
+        return self.figures[self.deciding]
+
+    @property
+    def gain(self) -> float:
+        """How much better the deciding figure is; below 0: worse."""
+        return self.better(self.deciding, self.decision)
+
+    def better(self, figure: str, change: Change) -> float:
+        """How much better a change of a figure is; below 0: worse."""
+        return -change.rise if figure in self.lower_is_better else change.rise
 
 
 class GateReport(Record):
@@ -112,34 +133,36 @@ class GateReport(Record):
     passed: bool
     reasons: tuple[str, ...] = Field(default=(), description="Why not, with figures.")
     domains: tuple[DomainReport, ...] = ()
-    tolerance: Fraction = Field(default=0.02, description="mAP that the old domain may lose.")
-    min_gain: Fraction = Field(default=0.0, description="mAP that the new domain must gain.")
+    tolerance: Annotated[float, Field(ge=0)] = Field(
+        default=0.02, description="Loss of the deciding figure allowed on the old domain."
+    )
+    min_gain: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="Gain of the deciding figure required on the new domain."
+    )
     confidence: Fraction | None = Field(
         default=None, description="Of the intervals of the gain, two-sided."
     )
     latency_ms_before: float | None = Field(
-        default=None, ge=0, description="Incumbent, one picture, through the edge's engine."
+        default=None, ge=0, description="Incumbent, one input, through the edge's engine."
     )
     latency_ms_after: float | None = Field(default=None, ge=0, description="Candidate.")
     left_out: Count = Field(
-        default=0, description="Training pictures left out for looking like held-out ones."
+        default=0, description="Training items left out for looking like held-out ones."
     )
 
 
-class Candidate(Message):
+class Candidate(Message, version=1):
     """A retrained model that passed the gate: the distributor may release it."""
 
-    schema_: Literal["candidate/1"] = schema("candidate/1")
     bundle: BundleRef
     job: str
     channel: Segment = "stable"
     gate: GateReport
 
 
-class Release(Message):
+class Release(Message, version=1):
     """The version that every edge of a channel shall serve; the highest sequence counts."""
 
-    schema_: Literal["release/1"] = schema("release/1")
     channel: Segment
     bundle: BundleRef
     sequence: Ordinal = Field(
@@ -161,19 +184,17 @@ class BlockRange(Record):
     count: Annotated[int, Field(ge=1, le=65536)]
 
 
-class BlockRequest(Message):
+class BlockRequest(Message, version=1):
     """An edge asks a provider for the blocks of a blob that it lacks."""
 
-    schema_: Literal["blockrequest/1"] = schema("blockrequest/1")
     provider: str = Field(description="Identity that shall serve, site/node/service.")
     digest: Digest = Field(description="Digest of the blob.")
     missing: Annotated[tuple[BlockRange, ...], Field(min_length=1, max_length=1024)]
 
 
-class ModelStatus(Message):
+class ModelStatus(Message, version=1):
     """Which version an edge serves, and how far it is with the next."""
 
-    schema_: Literal["modelstatus/1"] = schema("modelstatus/1")
     model: Segment | None = Field(
         default=None, description="Name of the model whose releases it follows."
     )
@@ -210,10 +231,9 @@ class EdgeProgress(Record):
     error: str | None = None
 
 
-class RolloutStatus(Message):
+class RolloutStatus(Message, version=1, name="rollout"):
     """How far a release has come."""
 
-    schema_: Literal["rollout/1"] = schema("rollout/1")
     release: BundleRef
     channel: Segment
     sequence: Count
@@ -226,14 +246,13 @@ class RolloutStatus(Message):
     finished: Timestamp | None = None
 
 
-class TrainingProgress(Message):
+class TrainingProgress(Message, version=1, name="progress"):
     """How far a training job is."""
 
-    schema_: Literal["progress/1"] = schema("progress/1")
     job: str
     model: ModelRef = Field(description="The model that is trained further.")
     stream_model: Segment | None = Field(
-        default=None, description="Name of the camera's own model that is made; absent: shared."
+        default=None, description="Name of the stream's own model that is made; absent: shared."
     )
     why: str = Field(default="", description="What started the job, with its figures.")
     phase: Literal["preparing", "training", "evaluating", "publishing"]
@@ -247,23 +266,22 @@ class TrainingProgress(Message):
 class Collected(Record):
     """The way of a job's new samples in time, by the clocks of those who stamped it."""
 
-    first_captured: Timestamp = Field(description="When the camera took the earliest of them.")
+    first_captured: Timestamp = Field(description="When the earliest of them was taken.")
     last_captured: Timestamp = Field(
-        description="When the camera took the one that came to the retrainer last."
+        description="When the one was taken that came to the retrainer last."
     )
     last_sent: Timestamp = Field(description="When the collector had chosen that one.")
     last_source: str = Field(description="That collector.")
     last_received: Timestamp = Field(description="When the retrainer had it.")
 
 
-class TrainingResult(Message):
+class TrainingResult(Message, version=1, name="training"):
     """How a training job ended."""
 
-    schema_: Literal["training/1"] = schema("training/1")
     job: str
     model: ModelRef = Field(description="The model that was trained further.")
     stream_model: Segment | None = Field(
-        default=None, description="Name of the camera's own model that it was for; absent: shared."
+        default=None, description="Name of the stream's own model that it was for; absent: shared."
     )
     candidate: ModelRef | None = None
     outcome: TrainingOutcome
@@ -294,10 +312,9 @@ class TrainingResult(Message):
     started: Timestamp
 
 
-class StoreStatus(Message):
+class StoreStatus(Message, version=1, name="store"):
     """What lies in the sample store, and what the trigger waits for."""
 
-    schema_: Literal["store/1"] = schema("store/1")
     samples: Count
     train: Count
     holdout: Count
@@ -311,5 +328,5 @@ class StoreStatus(Message):
         default_factory=dict, description="The untrained ones by the node that collected them."
     )
     stream_models: dict[str, str] = Field(
-        default_factory=dict, description="What each camera's own model waits for, by its name."
+        default_factory=dict, description="What each stream's own model waits for, by its name."
     )

@@ -45,7 +45,7 @@ def check_segment(value: str, *, what: str = "segment") -> str:
             what=what, value=value, reason="starts with '$', which MQTT keeps for the broker"
         )
     if value in {".", ".."}:
-        # Names become folders and files too: runs, data of a node, pictures of a camera.
+        # Names become folders and files too: runs, data of a node, samples of a stream.
         raise NameRefusedError(
             what=what, value=value, reason="means a folder to every disk; give it another name"
         )
@@ -67,11 +67,11 @@ def check_segment(value: str, *, what: str = "segment") -> str:
 
 
 def stream_model(model: str, place: str) -> str:
-    """Name of a camera's own model, ``model@node.camera``: made from a shared one, for it alone.
+    """Name of a stream's own model, ``model@node.stream``: made from a shared one, for it alone.
 
     Args:
         model: Name of the shared model.
-        place: Node and camera, ``node.camera``.
+        place: Node and stream, ``node.stream``.
 
     Raises:
         NameRefusedError: It is too long, or holds what no name may.
@@ -80,9 +80,9 @@ def stream_model(model: str, place: str) -> str:
 
 
 def shared_model(name: str) -> tuple[str, str]:
-    """The shared model that a name stands for, and the place of the camera whose own it is.
+    """The shared model that a name stands for, and the place of the stream whose own it is.
 
-    The place is empty where the model is no camera's own.
+    The place is empty where the model is no stream's own.
     """
     model, _, place = name.partition("@")
     return (model, place) if model and place else (name, "")
@@ -93,7 +93,7 @@ def _check(value: str) -> str:
 
 
 Segment = Annotated[str, AfterValidator(_check)]
-"""One level of a topic: a camera, a node, a model."""
+"""One level of a topic: a stream, a node, a model."""
 
 
 def _check_digest(value: str) -> str:

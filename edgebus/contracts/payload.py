@@ -1,8 +1,11 @@
-"""What a topic carries: the protocol of payloads, JSON messages and raw bytes."""
+"""Payloads: JSON messages, bytes with a record inside, and raw bytes."""
 
 from __future__ import annotations
 
+import inspect
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import (
@@ -10,6 +13,7 @@ from typing import (
     Any,
     ClassVar,
     Generic,
+    Literal,
     Protocol,
     Self,
     TypeVar,
@@ -41,9 +45,12 @@ __all__ = [
     "Record",
     "RecordPayload",
     "Timestamp",
+    "Wrapper",
+    "explain",
     "new_id",
+    "record_of",
     "rfc3339",
-    "schema",
+    "stamped",
     "utc_now",
 ]
 
@@ -149,33 +156,66 @@ class Record(BaseModel):
     )
 
 
-def schema(identifier: str) -> Any:
-    """Declare the schema of a message class, as its ``schema_`` field."""
-    return Field(default=identifier, alias="schema", description="Schema name and major version.")
+def stamped(*, description: str) -> Any:
+    """A field that the bus fills in where it is empty, and that no message on the wire lacks."""
+
+    def required(field: dict[str, Any]) -> None:
+        field.pop("default", None)
+
+    return Field(default="", description=description, json_schema_extra=required)
 
 
 class Message(Record):
     """A JSON message that stands alone.
 
-    A subclass declares its schema in one line::
+    A subclass declares the major version of its schema, and so the schema's name::
 
-        schema_: Literal["detections/1"] = schema("detections/1")
+        class PersonCount(Message, version=1): ...  # personcount/1
+
+    Without `version` it is a base that nobody sends.
+
+    Args:
+        version: Major version: grows when an old reader cannot read a new message.
+        name: Name of the schema, where it is not that of the class in lower case.
     """
+
+    STAMPED: ClassVar[tuple[str, ...]] = ("source",)
+    """Fields that the bus fills in; a message without one of them is refused."""
 
     content_type: ClassVar[str] = "application/json"
 
     id: Uuid = Field(default_factory=new_id, description="UUIDv7 of this message.")
     time: Timestamp = Field(default_factory=utc_now, description="When it was sent.")
-    source: str = Field(description="Publisher: site/node/service.")
-    schema_: str = schema("message/1")
+    source: str = stamped(description="Publisher: site/node/service.")
+    schema_: str = Field(
+        default="message/1", alias="schema", description="Schema name and major version."
+    )
     traceparent: Traceparent = Field(
         default=None, description="W3C trace context: what it was made because of."
     )
+
+    def __init_subclass__(
+        cls, *, version: int | None = None, name: str | None = None, **config: Any
+    ) -> None:
+        super().__init_subclass__(**config)
+        if version is None:
+            return
+        # Generic classes are named after their parameters: Reading[int].
+        identifier = f"{name or re.split(r'[^a-zA-Z0-9]', cls.__name__)[0].lower()}/{version}"
+        cls.__annotations__ = inspect.get_annotations(cls) | {"schema_": Literal[identifier]}
+        cls.schema_ = Field(
+            default=identifier, alias="schema", description="Schema name and major version."
+        )
 
     @classmethod
     def schema_id(cls) -> str:
         """Name and major version, for example ``detections/1``."""
         return str(cls.model_fields["schema_"].default)
+
+    def stamp(self, values: Mapping[str, str | None]) -> Self:
+        """The same message with those of these fields filled in that are empty."""
+        missing = {name: value for name, value in values.items() if not getattr(self, name)}
+        return self.model_copy(update=missing) if missing else self
 
     def encode(self) -> bytes:
         """Flat JSON, UTF-8; fields that are None are left out."""
@@ -191,9 +231,15 @@ class Message(Record):
             PayloadError: It is no JSON, or a field is missing, wrong or of another schema.
         """
         try:
-            return cast("Self", cls.__pydantic_validator__.validate_json(data))
+            message = cast("Self", cls.__pydantic_validator__.validate_json(data))
         except ValidationError as error:
             reason = explain(error)
+        else:
+            given = message.__pydantic_fields_set__
+            missing = [f for f in cls.STAMPED if f not in given and not getattr(message, f)]
+            if not missing:
+                return message
+            reason = "; ".join(f"{field}: Field required" for field in missing)
         # Raised here and without its cause: a ValidationError holds the errors of our validators
         # where Python's garbage collector cannot see them, and those hold, by their tracebacks,
         # the frames of whoever called. One chained to what a frame keeps would stay for ever.
@@ -221,17 +267,55 @@ def _short(text: str) -> str:
 R = TypeVar("R", bound=Message)
 
 
+class Wrapper(Protocol):
+    """Another format around a payload's bytes in a recording, one that viewers can show.
+
+    Attributes:
+        schema: Name of the format's schema.
+        encoding: MCAP's encoding of its messages.
+        schema_encoding: MCAP's encoding of its schema.
+    """
+
+    schema: ClassVar[str]
+    encoding: ClassVar[str]
+    schema_encoding: ClassVar[str]
+
+    def fits(self, data: bytes) -> bool:
+        """Whether these bytes, a third party's too, can be wrapped."""
+        ...
+
+    def definition(self) -> bytes:
+        """The schema."""
+        ...
+
+    def wrap(self, data: bytes, *, record: Message | None, topic: str, sent: datetime) -> bytes:
+        """The bytes in the format; they have no record where none could be read."""
+        ...
+
+    def unwrap(self, data: bytes) -> bytes:
+        """The bytes as they were.
+
+        Raises:
+            ValueError: The format is broken.
+        """
+        ...
+
+
 class RecordPayload(ABC, Generic[R]):
     """Bytes of any format with their own record inside, so that they stand alone like a message.
 
-    A picture, a tensor or a table carries its record where its format has room for text. A kind
-    of payload implements `build`, `encode` and `decode` once; a class of it names the record.
+    A picture, an array or a table carries its record where its format has room for text. A kind of
+    payload implements `with_record`, `encode` and `decode` once; a class of it names the record.
 
     Attributes:
         record: The record inside.
+        format_name: The format in a word, for people.
+        format_doc: One or two sentences: which format it is, and where the record stands in it.
     """
 
     content_type: ClassVar[str]
+    format_name: ClassVar[str]
+    format_doc: ClassVar[str]
     record_type: ClassVar[type[Message]]
 
     record: R
@@ -240,6 +324,20 @@ class RecordPayload(ABC, Generic[R]):
     def schema_id(cls) -> str:
         """The schema of the record."""
         return cls.record_type.schema_id()
+
+    @classmethod
+    def recorded_as(cls) -> Wrapper | None:
+        """The format that recordings wrap it in; by default they keep the bytes as they are."""
+        return None
+
+    def stamp(self, values: Mapping[str, str | None]) -> Self:
+        """The same payload with those of these fields of its record filled in that are empty.
+
+        Raises:
+            PayloadError: The record does not fit any more.
+        """
+        record = self.record.stamp(values)
+        return self if record is self.record else self.with_record(record)
 
     @abstractmethod
     def with_record(self, record: R) -> Self:
@@ -261,6 +359,11 @@ class RecordPayload(ABC, Generic[R]):
         Raises:
             PayloadError: They are not this kind of payload, or have no valid record.
         """
+
+
+def record_of(payload: RecordPayload[R] | R) -> R:
+    """The message that describes a payload: the record inside, or the message itself."""
+    return payload.record if isinstance(payload, RecordPayload) else payload
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,68 +6,143 @@ then on its messages are recorded, described, validated and documented like the 
 
 from __future__ import annotations
 
-from functools import cache
+import warnings
+from collections.abc import Mapping
+from functools import cache, lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any
 
 from edgebus.contracts import control, models, topics
+from edgebus.contracts.errors import ContractError
 from edgebus.contracts.payload import Message, RecordPayload
-from edgebus.contracts.topic import Topic
+from edgebus.contracts.topic import CommandTopic, Topic
 
-__all__ = ["ENTRY_POINTS", "all_messages", "all_topics", "topic_of"]
+__all__ = ["ENTRY_POINTS", "RegistryError", "all_messages", "all_topics", "topic_of"]
 
 ENTRY_POINTS = "edgebus.topics"
 
+_CACHED_NAMES = 4096
+
+
+class RegistryError(ContractError):
+    """Two packages declare the same thing on the bus; both are named."""
+
 
 @cache
-def all_topics() -> dict[str, Topic[Any]]:
-    """Every topic by its constant's name: the framework's first, then by package."""
+def all_topics() -> Mapping[str, Topic[Any]]:
+    """Every topic by its constant's name: the framework's first, then by package.
+
+    A package whose module cannot be imported is left out, with a warning.
+
+    Raises:
+        RegistryError: Two topics have the same name or match the same concrete topics.
+    """
     found = _topics_in(topics)
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
-        found |= _topics_in(import_module(point.module))
+        try:
+            module = import_module(point.module)
+        except Exception as error:  # noqa: BLE001 a stranger's module may raise anything
+            package = f" of {point.dist.name}" if point.dist else ""
+            warnings.warn(
+                f"topics {point.value}{package} are left out: {type(error).__name__}: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            continue
+        for name, topic in _topics_in(module).items():
+            if found.setdefault(name, topic) is not topic:
+                msg = f"{point.value} and {_place(found[name])} both name a topic {name}"
+                raise RegistryError(msg)
+    shapes: dict[tuple[str | None, ...], str] = {}
+    for name, topic in found.items():
+        other = shapes.setdefault(_shape(topic), name)
+        if other != name:
+            msg = (
+                f"topics {other} ({found[other].address}, {found[other].payload.__name__}) and "
+                f"{name} ({topic.address}, {topic.payload.__name__}) cannot be told apart; "
+                "put a literal level into one of them"
+            )
+            raise RegistryError(msg)
     return found
 
 
+@lru_cache(maxsize=_CACHED_NAMES)
 def topic_of(name: str) -> Topic[Any] | None:
-    """The topic that a concrete name belongs to; None where nobody has declared it."""
-    candidates = _by_length().get(name.count("/"), ())
-    matching = [topic for topic in candidates if topic.parse(name) is not None]
-    # "{node}/{service}/…" matches more than "{node}/detector/…" does: the most exact one counts.
-    return min(matching, key=lambda topic: len(topic.names), default=None)
+    """The topic that a concrete name belongs to; None where nobody has declared it.
+
+    Where several match, a literal counts more than a placeholder, and further left counts more.
+    """
+    parts = name.split("/")
+    for literals, topic in _by_length().get(len(parts), ()):
+        if all(parts[at] == level for at, level in literals):
+            return topic
+    return None
 
 
 @cache
-def all_messages() -> dict[str, type[Message]]:
+def all_messages() -> Mapping[str, type[Message]]:
     """Every message that may be on the bus, by schema identifier, sorted.
 
     The records inside other payloads count; bases that nobody sends do not.
+
+    Raises:
+        RegistryError: Two classes have the same schema identifier.
     """
-    carried: list[type[Any]] = [topic.payload for topic in all_topics().values()]
-    # A reply may be of a class that no topic names.
+    carried: list[type[Any]] = []
+    for topic in all_topics().values():
+        carried.append(topic.payload)
+        if isinstance(topic, CommandTopic):
+            carried.append(topic.reply)
+    # What the framework says on topics of no constant.
     carried += [kind for module in (control, models) for kind in vars(module).values()]
-    kinds = [
-        kind.record_type if issubclass(kind, RecordPayload) else kind
-        for kind in carried
-        if isinstance(kind, type)
-    ]
-    messages = {
-        kind.schema_id(): kind
-        for kind in kinds
-        if issubclass(kind, Message) and kind not in (Message, control.Command)
-    }
-    return dict(sorted(messages.items()))
+    found: dict[str, type[Message]] = {}
+    for each in carried:
+        kind = each.record_type if _is(each, RecordPayload) else each
+        if not _is(kind, Message) or kind in (Message, control.Command):
+            continue
+        other = found.setdefault(kind.schema_id(), kind)
+        if other is not kind:
+            msg = (
+                f"{_place(other)} and {_place(kind)} both are {kind.schema_id()}; "
+                'give one of them a name: class X(Message, version=1, name="…")'
+            )
+            raise RegistryError(msg)
+    return dict(sorted(found.items()))
 
 
 @cache
-def _by_length() -> dict[int, list[Topic[Any]]]:
-    """The topics by their number of slashes, so that few need to be tried."""
-    found: dict[int, list[Topic[Any]]] = {}
-    for topic in all_topics().values():
-        found.setdefault(len(topic.levels) - 1, []).append(topic)
+def _by_length() -> Mapping[int, list[tuple[list[tuple[int, str]], Topic[Any]]]]:
+    """Literal levels and topics by number of levels, those that are to be tried first first."""
+    found: dict[int, list[tuple[list[tuple[int, str]], Topic[Any]]]] = {}
+    for topic in sorted(all_topics().values(), key=_rank):
+        literals = [
+            (at, level) for at, level in enumerate(topic.levels) if topic.placeholders[at] is None
+        ]
+        found.setdefault(len(topic.levels), []).append((literals, topic))
     return found
+
+
+def _rank(topic: Topic[Any]) -> list[bool]:
+    """Sorts what is to be tried first to the front: literals before placeholders."""
+    return [name is not None for name in topic.placeholders]
+
+
+def _shape(topic: Topic[Any]) -> tuple[str | None, ...]:
+    """What tells the concrete topics of one pattern from those of another."""
+    levels = zip(topic.levels, topic.placeholders, strict=True)
+    return tuple(level if name is None else None for level, name in levels)
 
 
 def _topics_in(module: ModuleType) -> dict[str, Topic[Any]]:
     return {name: value for name, value in vars(module).items() if isinstance(value, Topic)}
+
+
+def _is(kind: Any, base: type) -> bool:
+    return isinstance(kind, type) and issubclass(kind, base)
+
+
+def _place(thing: Any) -> str:
+    kind = thing.payload if isinstance(thing, Topic) else thing
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Generic, Literal, cast
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from edgebus.contracts.errors import ContractError
 from edgebus.contracts.names import Identity, check_segment
 from edgebus.contracts.payload import P
 
-__all__ = ["Address", "Filter", "Qos", "Topic"]
+if TYPE_CHECKING:
+    from edgebus.contracts.control import Command, Reply
+
+__all__ = ["Address", "CommandAddress", "CommandTopic", "Filter", "Qos", "Topic"]
 
 Qos = Literal[0, 1]
+
+C = TypeVar("C", bound="Command")
+R = TypeVar("R", bound="Reply")
 
 _PLACEHOLDER = re.compile(r"^\{([a-z_]+)\}$")
 _IDENTITY = ("base", "site", "node", "service")
@@ -27,6 +33,13 @@ class Address(Generic[P]):
 
     def __str__(self) -> str:
         return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class CommandAddress(Address[C], Generic[C, R]):
+    """One concrete topic to send a command to."""
+
+    topic: CommandTopic[C, R]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +59,10 @@ class Topic(Generic[P]):
 
     Args:
         pattern: Levels below base and site, with one placeholder per variable level, for example
-            ``"{node}/detector/{camera}/detections"``.
+            ``"{node}/{service}/{meter}/reading"``. A literal in place of ``{service}`` means that
+            only a service of that name publishes it (of a command: takes it).
         payload: The class of its payloads.
-        qos: Quality of service it is published with: 0 for frames and metrics, 1 for events.
+        qos: Quality of service it is published with: 0 for what is soon replaced, 1 for events.
         retain: Whether the broker keeps the last one for late subscribers (state, not events).
         durable: Whether an event that waits for the broker may wait on disk, where its publisher
             has an outbox there. Not where the publisher can say it again by other means, or where
@@ -63,19 +77,23 @@ class Topic(Generic[P]):
     durable: bool = field(kw_only=True, default=True)
     doc: str = field(kw_only=True)
     levels: tuple[str, ...] = field(init=False, repr=False)
+    placeholders: tuple[str | None, ...] = field(init=False, repr=False)
+    """Per level the name of its placeholder; None: a literal."""
 
     def __post_init__(self) -> None:
         levels = ("{base}", "{site}", *self.pattern.split("/"))
+        found = (_PLACEHOLDER.match(level) for level in levels)
         object.__setattr__(self, "levels", levels)
+        object.__setattr__(self, "placeholders", tuple(m[1] if m else None for m in found))
 
     @property
     def names(self) -> tuple[str, ...]:
         """The placeholders, in order: ``("base", "site", "node", …)``."""
-        return tuple(m[1] for level in self.levels if (m := _PLACEHOLDER.match(level)))
+        return tuple(name for name in self.placeholders if name is not None)
 
     @property
     def address(self) -> str:
-        """The whole pattern, for example ``{base}/{site}/{node}/detector/{camera}/detections``."""
+        """The whole pattern, for example ``{base}/{site}/{node}/{service}/{meter}/reading``."""
         return "/".join(self.levels)
 
     def at(self, identity: Identity, /, **names: str) -> Address[P]:
@@ -89,19 +107,7 @@ class Topic(Generic[P]):
             NameRefusedError: A name cannot be a topic level.
             ContractError: A placeholder is missing or unknown.
         """
-        values = {part: getattr(identity, part) for part in _IDENTITY} | names
-        self._check_known(names)
-        levels: list[str] = []
-        for level in self.levels:
-            match = _PLACEHOLDER.match(level)
-            if match is None:
-                levels.append(level)
-            elif (value := values.get(match[1])) is None:
-                msg = f"topic {self.address} needs {match[1]}=…"
-                raise ContractError(msg)
-            else:
-                levels.append(check_segment(value, what=match[1]))
-        return Address(name="/".join(levels), topic=self)
+        return Address(name=self._name_at(identity, names), topic=self)
 
     def any(self, *, base: str = "edgebus", **names: str) -> Filter[P]:
         """The filter that matches this topic from everybody, or only from the given names.
@@ -112,15 +118,14 @@ class Topic(Generic[P]):
         """
         self._check_known(names)
         values = {"base": base} | names
-        levels: list[str] = []
-        for level in self.levels:
-            match = _PLACEHOLDER.match(level)
-            if match is None:
-                levels.append(level)
-            elif match[1] in values:
-                levels.append(check_segment(values[match[1]], what=match[1]))
-            else:
-                levels.append("+")
+        levels = (
+            level
+            if name is None
+            else check_segment(values[name], what=name)
+            if name in values
+            else "+"
+            for level, name in zip(self.levels, self.placeholders, strict=True)
+        )
         return Filter(name="/".join(levels), topic=self)
 
     def parse(self, name: str) -> dict[str, str] | None:
@@ -129,16 +134,45 @@ class Topic(Generic[P]):
         if len(parts) != len(self.levels):
             return None
         values: dict[str, str] = {}
-        for level, part in zip(self.levels, parts, strict=True):
-            match = _PLACEHOLDER.match(level)
-            if match is not None:
-                values[cast("str", match[1])] = part
+        for level, placeholder, part in zip(self.levels, self.placeholders, parts, strict=True):
+            if placeholder is not None:
+                values[placeholder] = part
             elif level != part:
                 return None
         return values
+
+    def _name_at(self, identity: Identity, names: dict[str, str]) -> str:
+        self._check_known(names)
+        values = {part: getattr(identity, part) for part in _IDENTITY} | names
+        levels: list[str] = []
+        for level, name in zip(self.levels, self.placeholders, strict=True):
+            if name is None:
+                levels.append(level)
+            elif (value := values.get(name)) is None:
+                msg = f"topic {self.address} needs {name}=…"
+                raise ContractError(msg)
+            else:
+                levels.append(check_segment(value, what=name))
+        return "/".join(levels)
 
     def _check_known(self, names: dict[str, str]) -> None:
         unknown = sorted(set(names) - set(self.names))
         if unknown:
             msg = f"topic {self.address} has no {', '.join(unknown)}; it has {self.names}"
             raise ContractError(msg)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CommandTopic(Topic[C], Generic[C, R]):
+    """A topic on which a service takes commands, with the type of its answers.
+
+    Args:
+        reply: The class of the answers.
+    """
+
+    qos: Qos = field(kw_only=True, default=1)
+    reply: type[R] = field(kw_only=True)
+
+    def at(self, identity: Identity, /, **names: str) -> CommandAddress[C, R]:
+        """The concrete topic of a command to a service; see `Topic.at`."""
+        return CommandAddress(name=self._name_at(identity, names), topic=self)

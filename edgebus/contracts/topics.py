@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import Final
 
 from edgebus.contracts.control import (
+    CaptureCommand,
     DeadLetter,
     Metrics,
     ModelListCommand,
+    ModelListReply,
     PublishCommand,
     Reply,
     RetrainCommand,
@@ -30,7 +32,8 @@ from edgebus.contracts.models import (
     TrainingResult,
 )
 from edgebus.contracts.payload import RawBytes
-from edgebus.contracts.topic import Topic
+from edgebus.contracts.samples import Drift
+from edgebus.contracts.topic import CommandTopic, Topic
 
 MODEL_STATUS: Final = Topic(
     "{node}/{service}/model",
@@ -46,55 +49,61 @@ STREAM_MODEL: Final = Topic(
     retain=True,
     doc="As the above, of a stream that has a model of its own.",
 )
+DRIFT: Final = Topic(
+    "{node}/{service}/{stream}/drift",
+    Drift,
+    qos=1,
+    doc="A statistic of a stream's inputs, or of the model's predictions, is not what it was.",
+)
 STORE_STATUS: Final = Topic(
-    "{node}/retrainer/store",
+    "{node}/{service}/store",
     StoreStatus,
     qos=1,
     retain=True,
     doc="What lies in the sample store, and what the trigger waits for.",
 )
 TRAINING_PROGRESS: Final = Topic(
-    "{node}/retrainer/jobs/{job}/progress",
+    "{node}/{service}/jobs/{job}/progress",
     TrainingProgress,
     qos=0,
     doc="How far a training job is.",
 )
 TRAINING_RESULT: Final = Topic(
-    "{node}/retrainer/jobs/{job}/result",
+    "{node}/{service}/jobs/{job}/result",
     TrainingResult,
     qos=1,
     retain=True,
     doc="How a training job ended, with the gate's figures.",
 )
 CANDIDATE: Final = Topic(
-    "{node}/retrainer/candidates/{model}",
+    "{node}/{service}/candidates/{model}",
     Candidate,
     qos=1,
     retain=True,
     doc="The newest candidate of a model that passed the gate.",
 )
 RELEASE: Final = Topic(
-    "{node}/distributor/models/{model}/{channel}",
+    "{node}/{service}/models/{model}/{channel}",
     Release,
     qos=1,
     retain=True,
     doc="The version that the edges of a channel shall serve.",
 )
 ROLLOUT: Final = Topic(
-    "{node}/distributor/rollouts/{model}/{channel}",
+    "{node}/{service}/rollouts/{model}/{channel}",
     RolloutStatus,
     qos=1,
     retain=True,
     doc="How far a release has come.",
 )
-ARTIFACT_WANTS: Final = Topic(
-    "{node}/{service}/wants",
+BLOCK_REQUEST: Final = Topic(
+    "{node}/{service}/block-requests",
     BlockRequest,
     qos=1,
     durable=False,  # asked again as long as blocks are missing
     doc="A service asks a provider for blocks that it lacks.",
 )
-ARTIFACT_BLOCK: Final = Topic(
+BLOCK: Final = Topic(
     "{node}/{service}/blocks/{digest}/{index}",
     RawBytes,
     qos=1,
@@ -135,21 +144,33 @@ REPLY: Final = Topic(
     durable=False,  # the one who asked has given up long before
     doc="The answer to a command, below the sender's own prefix.",
 )
-CMD_RETRAIN: Final = Topic(
-    "{node}/retrainer/cmd/retrain", RetrainCommand, qos=1, doc="Start a training job now."
+CMD_CAPTURE: Final = CommandTopic(
+    "{node}/collector/cmd/capture",
+    CaptureCommand,
+    reply=Reply,
+    doc="Send the next input of a stream as a sample.",
 )
-CMD_PUBLISH: Final = Topic(
+CMD_RETRAIN: Final = CommandTopic(
+    "{node}/retrainer/cmd/retrain",
+    RetrainCommand,
+    reply=Reply,
+    doc="Start a training job now.",
+)
+CMD_PUBLISH: Final = CommandTopic(
     "{node}/distributor/cmd/publish",
     PublishCommand,
-    qos=1,
+    reply=Reply,
     doc="Take a bundle over and release it to a channel.",
 )
-CMD_ROLLBACK: Final = Topic(
+CMD_ROLLBACK: Final = CommandTopic(
     "{node}/distributor/cmd/rollback",
     RollbackCommand,
-    qos=1,
+    reply=Reply,
     doc="Release an earlier version again.",
 )
-CMD_MODELS: Final = Topic(
-    "{node}/distributor/cmd/models", ModelListCommand, qos=1, doc="List the registry's versions."
+CMD_MODELS: Final = CommandTopic(
+    "{node}/distributor/cmd/models",
+    ModelListCommand,
+    reply=ModelListReply,
+    doc="List the registry's versions.",
 )

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import random
 import re
+from contextvars import ContextVar
 from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import BeforeValidator
 
-__all__ = ["Traceparent", "begin_trace", "continue_trace", "trace_of"]
+__all__ = ["CURRENT", "Traceparent", "begin_trace", "continue_trace", "trace_of"]
+
+CURRENT: ContextVar[str | None] = ContextVar("edgebus.traceparent", default=None)
+"""The traceparent of what is being done; the bus stamps it on what is published meanwhile."""
 
 _FORM = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 

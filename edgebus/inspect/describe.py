@@ -1,4 +1,4 @@
-"""One message of the bus as one line, or as one JSON object; nothing here touches a socket."""
+"""Views of one message of the bus: one line, or one JSON object; nothing here touches a socket."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def as_line(name: str, payload: bytes) -> str:
 def as_json(name: str, payload: bytes, circumstances: Mapping[str, Any]) -> str:
     """A payload with its circumstances as one JSON object.
 
-    A JPEG shows as its record; bytes that are no text show as their number alone.
+    Bytes with a record inside show as that; bytes that are no text show as their number alone.
 
     Args:
         name: Concrete topic.
@@ -71,7 +71,8 @@ def human_bytes(count: float) -> str:
 
 def _line(decoded: Payload, size: int) -> str:
     if isinstance(decoded, RecordPayload):
-        return f"{decoded.schema_id()} JPEG {human_bytes(size)} {_fields(decoded.record)}"
+        what = f"{decoded.schema_id()} {decoded.format_name} {human_bytes(size)}"
+        return f"{what} {_fields(decoded.record)}"
     if isinstance(decoded, Message):
         return f"{decoded.schema_id()} {_fields(decoded)}"
     if isinstance(decoded, RawBytes):
@@ -89,7 +90,7 @@ def _short(value: Any) -> str:
     if isinstance(value, list):
         return f"[{len(value)}]" if len(value) > 3 else f"[{', '.join(map(_short, value))}]"
     if isinstance(value, dict):
-        if (label := value.get("label")) is not None:  # a box
+        if (label := value.get("label")) is not None:  # something labelled
             score = value.get("score")
             return str(label) if score is None else f"{label} {score:.2f}"
         if "name" in value and "version" in value:  # a model

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from edgebus.contracts import ContractError, DeadLetter, PayloadError
 from edgebus.contracts.topics import DEAD_LETTER, DEAD_LETTER_PAYLOAD
 
-__all__ = ["Letter", "LetterNotFoundError", "Pile", "check_replayable"]
+__all__ = ["DeadLetters", "Letter", "LetterNotFoundError", "check_replayable"]
 
 SHORT = 8
 """Characters of an id that people see: its end, where ids of one minute differ."""
@@ -51,7 +51,7 @@ class LetterNotFoundError(Exception):
         self.wanted = wanted
 
 
-class Pile:
+class DeadLetters:
     """Letters as they come in: records and payloads, each on a topic of its own, in any order."""
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ def check_replayable(letter: Letter) -> bytes:
     if letter.payload is None:
         msg = (
             f"the payload of dead letter {letter.short} ({letter.record.size} bytes) was not kept; "
-            "larger ones are with bus.letter_bytes"
+            "larger ones are with bus.dead_letter_bytes"
         )
         raise ContractError(msg)
     return letter.payload

@@ -1,33 +1,27 @@
-"""The path of one frame through a recording, as far as the model that learnt from it."""
+"""Path of one input through a recording, as far as the model that learnt from it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from edgebus.contracts import SampleRecord
 from edgebus.contracts.peek import json_object, record_in
+from edgebus.contracts.registry import all_messages
 from edgebus.contracts.trace import trace_of
-from edgebus.recording.errors import RecordingError
-from edgebus.recording.reader import Recorded
+from edgebus.workload import installed_workloads
 
-__all__ = ["FrameNotFoundError", "Hop", "follow"]
+if TYPE_CHECKING:
+    from edgebus.recording import Recorded
 
-# What follows from what, by the names of the schemas; the first parent that is there counts.
-_PARENTS: dict[str, tuple[str, ...]] = {
-    "frame": (),
-    "truth": ("frame",),
-    "detections": ("frame",),
-    "sample": ("detections", "frame"),
-    "training": ("sample",),
-    "candidate": ("training",),
-    "release": ("candidate",),
-    "modelstatus": ("release",),
-}
+__all__ = ["Hop", "InputNotFoundError", "follow"]
+
+Parents = Mapping[str, tuple[str, ...]]
 
 
-class FrameNotFoundError(RecordingError):
-    """A recording has no frame with this id, or more than one.
+class InputNotFoundError(LookupError):
+    """A recording has no input with this id, or more than one.
 
     Attributes:
         wanted: What was asked for.
@@ -36,10 +30,10 @@ class FrameNotFoundError(RecordingError):
     exit_code = 2
 
     def __init__(self, wanted: str, *, found: int) -> None:
-        many = "no frame has" if not found else f"{found} frames have"
+        many = "no input has" if not found else f"{found} inputs have"
         super().__init__(
-            f"{many} the id {wanted!r} in this recording; ids of frames are in detections, "
-            "samples and in: edgebus topics watch --json"
+            f"{many} the id {wanted!r} in this recording; ids of inputs are in what was predicted "
+            "of them, in samples and in: edgebus topics watch --json"
         )
         self.wanted = wanted
 
@@ -49,10 +43,10 @@ class Hop:
     """One message on the path.
 
     Attributes:
-        kind: Name of its schema, such as ``detections``.
-        topic: Where it was said.
+        kind: Name of its schema, such as ``training``.
+        topic: Where it was published.
         time: When it was sent, nanoseconds since 1970.
-        body: Its fields; of a picture, those of its record.
+        body: Its fields; of bytes with a record inside, those of the record.
         next: What followed from it, in order of time.
     """
 
@@ -64,65 +58,82 @@ class Hop:
 
 
 def follow(recording: Iterable[Recorded], wanted: str) -> Hop:
-    """The path that begins with a frame.
+    """The path that begins with an input.
 
-    Messages belong to it by their trace, or by naming the frame. A training run has a trace of its
+    Messages belong to it by their trace, or by naming the input. A training run has a trace of its
     own and names those of its samples.
 
     Args:
         recording: The messages in order; they are read twice.
-        wanted: Id of the frame, or its beginning or end.
+        wanted: Id of the input, or its beginning or end.
 
     Raises:
-        FrameNotFoundError: There is no such frame, or more than one.
+        InputNotFoundError: There is no such input, or more than one.
     """
-    frame = _find(recording, wanted)
-    traces = {trace_of(frame.body.get("traceparent"))} - {None}
-    hops: dict[Any, Hop] = {_key(frame): frame}
+    parents = _parents()
+    start = _find(recording, wanted, parents)
+    traces = {trace_of(start.body.get("traceparent"))} - {None}
+    hops: dict[Any, Hop] = {_key(start): start}
     for message in recording:
-        hop = _hop(message)
+        hop = _hop(message, parents)
         if hop is None or _key(hop) in hops:
             continue
         own = trace_of(hop.body.get("traceparent"))
         named = {trace_of(text) for text in _texts(hop.body.get("traces"))}
         if named & traces:
             traces.add(own)
-        elif own not in traces and hop.body.get("frame") != frame.body["id"]:
+        elif own not in traces and start.body["id"] not in hop.body.values():
             continue
         hops[_key(hop)] = hop
     for hop in hops.values():
-        if hop is not frame:
-            _parent(hop, hops.values(), fallback=frame).next.append(hop)
+        if hop is not start:
+            _parent(hop, hops.values(), parents, fallback=start).next.append(hop)
     for hop in hops.values():
         hop.next.sort(key=lambda other: other.time)
-    return frame
+    return start
 
 
-def _find(recording: Iterable[Recorded], wanted: str) -> Hop:
+def _parents() -> Parents:
+    """What follows from what, by the names of the schemas; the first that is there counts."""
+    samples = tuple(
+        identifier.partition("/")[0]
+        for identifier, kind in all_messages().items()
+        if issubclass(kind, SampleRecord)
+    )
+    found: dict[str, tuple[str, ...]] = {
+        "training": samples,
+        "candidate": ("training",),
+        "release": ("candidate",),
+        "modelstatus": ("release",),
+    }
+    for workload in installed_workloads():
+        found |= workload.follows
+    return found
+
+
+def _find(recording: Iterable[Recorded], wanted: str, parents: Parents) -> Hop:
     text = wanted.strip().lower()
     found: dict[str, Hop] = {}
     for message in recording:
-        if not message.topic.endswith("/frame"):
-            continue
-        hop = _hop(message)
-        if hop is None or hop.kind != "frame":
+        hop = _hop(message, parents)
+        if hop is None or parents[hop.kind]:
             continue
         identifier = str(hop.body.get("id"))
         if text and (identifier.startswith(text) or identifier.endswith(text)):
             found.setdefault(identifier, hop)
     if len(found) != 1:
-        raise FrameNotFoundError(wanted, found=len(found))
+        raise InputNotFoundError(wanted, found=len(found))
     return found.popitem()[1]
 
 
-def _hop(message: Recorded) -> Hop | None:
+def _hop(message: Recorded, parents: Parents) -> Hop | None:
     """A message of the kinds that a path has."""
     record = record_in(message.topic, message.payload)
     body = json_object(message.payload if record is None else record.encode())
     if body is None:
         return None
     kind = str(body.get("schema", "")).partition("/")[0]
-    if kind not in _PARENTS or not isinstance(body.get("id"), str):
+    if kind not in parents or not isinstance(body.get("id"), str):
         return None
     return Hop(kind=kind, topic=message.topic, time=message.published, body=body)
 
@@ -134,10 +145,10 @@ def _key(hop: Hop) -> Any:
     return hop.body["id"]
 
 
-def _parent(hop: Hop, all_hops: Iterable[Hop], *, fallback: Hop) -> Hop:
+def _parent(hop: Hop, all_hops: Iterable[Hop], parents: Parents, *, fallback: Hop) -> Hop:
     """What a message followed from: the last one before it of the kinds that come before."""
     everything = list(all_hops)
-    for kind in _PARENTS[hop.kind]:
+    for kind in parents[hop.kind]:
         before = [other for other in everything if other.kind == kind and other.time <= hop.time]
         if before:
             return max(before, key=lambda other: other.time)

@@ -9,18 +9,15 @@ import shutil
 import socket
 import sys
 import sysconfig
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from edgebus.lab.natshealth import ask
 from edgebus.lab.process import dying_with_parent, stop_process
 
 __all__ = [
     "BrokerNotInstalledError",
     "BrokerStartError",
-    "ClusterPlace",
     "EmbeddedBroker",
     "free_ports",
 ]
@@ -32,7 +29,7 @@ _CONNACK = b"\x20\x02\x00\x00"
 _DISCONNECT = b"\xe0\x00"
 
 _CONFIG = """\
-server_name: "{name}"
+server_name: "edgebus-embedded"
 host: "{host}"
 port: -1
 max_payload: {max_payload}
@@ -50,44 +47,8 @@ mqtt {{
   port: {port}
   max_ack_pending: 1024
   ack_wait: "{ack_wait_ms}ms"
-{replicas}}}
-{cluster}"""
-# After a node's death the others need 4 to 9 s to elect leaders for what it led. Requests to what
-# has no leader are lost; the sooner that is noticed, the sooner a client can try again.
-_REPLICAS = """\
-  js_api_timeout: "2s"
-  stream_replicas: {replicas}
-  consumer_replicas: {replicas}
-"""
-_CLUSTER = """\
-http: "{host}:{http_port}"
-cluster {{
-  name: "{cluster}"
-  host: "{host}"
-  port: {port}
-  no_advertise: true
-  routes: [{routes}]
 }}
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterPlace:
-    """What makes a broker a node of a cluster.
-
-    Attributes:
-        cluster: Name of the cluster.
-        node: Name of this node in it.
-        port: Where the other nodes reach it.
-        http_port: Where it tells about its health.
-        routes: Ports of all nodes, this one included.
-    """
-
-    cluster: str
-    node: str
-    port: int
-    http_port: int
-    routes: tuple[int, ...]
 
 
 class BrokerNotInstalledError(RuntimeError):
@@ -144,7 +105,6 @@ class EmbeddedBroker:
         max_payload: Largest message in bytes.
         start_timeout_s: How long it may take to answer its first CONNECT.
         ack_wait_s: After this long an event that a client has not acknowledged is sent again.
-        place: Makes it a node of a cluster; see `edgebus.lab.EmbeddedCluster`.
     """
 
     def __init__(
@@ -156,7 +116,6 @@ class EmbeddedBroker:
         max_payload: int = 8 * 2**20,
         start_timeout_s: float = 15.0,
         ack_wait_s: float = 30.0,
-        place: ClusterPlace | None = None,
     ) -> None:
         self.data_dir = data_dir
         self.host = host
@@ -164,17 +123,16 @@ class EmbeddedBroker:
         self.max_payload = max_payload
         self.start_timeout_s = start_timeout_s
         self.ack_wait_s = ack_wait_s
-        self.place = place
         self._process: asyncio.subprocess.Process | None = None
 
     @property
     def url(self) -> str:
-        """Where clients connect: ``mqtt://host:port``."""
+        """Address for clients: ``mqtt://host:port``."""
         return f"mqtt://{self.host}:{self.port}"
 
     @property
     def log_file(self) -> Path:
-        """Where the broker logs to."""
+        """Path of the broker's log."""
         return self.data_dir / "broker.log"
 
     @property
@@ -213,7 +171,7 @@ class EmbeddedBroker:
         if self.port == 0:
             self.port = free_port(self.host)
         config = self.data_dir / "broker.conf"
-        config.write_text(self._config())
+        config.write_text(self.config())
         self._process = process = await asyncio.create_subprocess_exec(
             *dying_with_parent(os.fspath(server), "--config", os.fspath(config)),
             stdin=asyncio.subprocess.DEVNULL,
@@ -223,7 +181,7 @@ class EmbeddedBroker:
         )
         try:
             async with asyncio.timeout(self.start_timeout_s):
-                while not await self._ready():
+                while not await self.ready():
                     if process.returncode is not None:
                         reason = f"ended with code {process.returncode}"
                         raise BrokerStartError(reason=reason, log=self.log_end())
@@ -256,30 +214,13 @@ class EmbeddedBroker:
         await self.stop()
         await self.start()
 
-    async def _ready(self) -> bool:
-        """Whether it takes clients, and as a node has all that the others have."""
-        place = self.place
-        if place is not None:
-            # Before it is in step with the others it lets a client wait until both give up.
-            said = await ask(self.host, place.http_port, "/healthz")
-            if said.get("status") != "ok":
-                return False
+    async def ready(self) -> bool:
+        """Whether it takes clients."""
         return await _answers(self.host, self.port)
 
-    def _config(self) -> str:
-        place = self.place
-        replicas = cluster = ""
-        if place is not None:
-            replicas = _REPLICAS.format(replicas=len(place.routes))
-            cluster = _CLUSTER.format(
-                host=self.host,
-                http_port=place.http_port,
-                cluster=place.cluster,
-                port=place.port,
-                routes=", ".join(f'"nats://{self.host}:{port}"' for port in place.routes),
-            )
+    def config(self) -> str:
+        """The text of its configuration file."""
         return _CONFIG.format(
-            name="edgebus-embedded" if place is None else place.node,
             host=self.host,
             port=self.port,
             log=self.log_file.absolute(),
@@ -287,8 +228,6 @@ class EmbeddedBroker:
             max_payload=self.max_payload,
             max_pending=max(64 * 2**20, 4 * self.max_payload),
             ack_wait_ms=round(self.ack_wait_s * 1000),
-            replicas=replicas,
-            cluster=cluster,
         )
 
     def log_end(self, *, lines: int = 3) -> str:

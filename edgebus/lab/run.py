@@ -9,16 +9,18 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from datetime import datetime
-from importlib import resources
 from pathlib import Path
 
 import yaml
+from rich.console import Console
 
 from edgebus.bus import BrokerSettings, Bus, BusSettings
 from edgebus.contracts import Identity, rfc3339, utc_now
 from edgebus.lab.broker import EmbeddedBroker
+from edgebus.lab.end_condition import RunEnd, check_end
+from edgebus.lab.lab import Lab
+from edgebus.lab.run_state import RunEvent
 from edgebus.lab.supervisor import (
     ProcessEvent,
     ProcessSpec,
@@ -26,44 +28,16 @@ from edgebus.lab.supervisor import (
     Supervisor,
     run_setup,
 )
+from edgebus.lab.view import LiveView, PlainView
 from edgebus.mqtt import MqttTransport
-from edgebus.topology.nodes import MAX_PACKET_BYTES, node_configs
-from edgebus.topology.topology import Topology, fill_placeholders
-from edgebus_detection.lab.end_condition import Verdict, judge
-from edgebus_detection.lab.measure import build_summary
-from edgebus_detection.lab.observer import Observer
-from edgebus_detection.lab.pictures import PictureKeeper
-from edgebus_detection.lab.report import write_run
-from edgebus_detection.lab.rounds import Round
-from edgebus_detection.lab.run_state import LogLine, Tracker
-from edgebus_detection.lab.summary import Summary
-from edgebus_detection.lab.view import LiveView, PlainView
+from edgebus.topology import MAX_PACKET_BYTES, Topology, fill_placeholders, node_configs
 
-__all__ = ["Finished", "Run", "make_run_folder"]
+__all__ = ["Run", "make_run_folder"]
 
 _LEAD_S = 8.0
-"""Cameras start this long after the services, so that no detector misses the first frames."""
+"""Inputs start this long after the services, so that none of the first is missed."""
 
 _REFRESH_S = 0.33
-
-View = LiveView | PlainView
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """What a run left behind.
-
-    Attributes:
-        summary: Its figures.
-        files: The report first.
-        rounds: Its rounds of learning.
-        failed: Whether a service could not start, or died again and again.
-    """
-
-    summary: Summary
-    files: list[Path]
-    rounds: list[Round]
-    failed: bool = False
 
 
 class Run:
@@ -71,31 +45,40 @@ class Run:
 
     Args:
         topology: What to run.
+        lab: Observes, shows and reports it.
         folder: Run folder; exists.
-        make_view: Makes the view, once the broker is there.
-        echo: Prints a line before there is a view.
+        plain: Lines instead of the live view.
+        echo: Prints a line.
+
+    Attributes:
+        lab: Holds the run's state and, at its end, its summary.
+        failed: Whether a service could not start, or died again and again.
     """
 
     def __init__(
         self,
         topology: Topology,
+        lab: Lab,
         *,
         folder: Path,
-        make_view: Callable[[Tracker, str], View],
+        plain: bool,
         echo: Callable[[str], None],
     ) -> None:
+        self.lab = lab
+        lab.state.on_event = self._show
+        self.failed = False
         self._topology = topology
         self._folder = folder.resolve()
-        self._make_view = make_view
+        self._plain = plain
         self._echo = echo
-        self._view: View | None = None
-        self._tracker = Tracker(on_line=self._line)
-        self._keeper = PictureKeeper()
+        self._view: LiveView | PlainView | None = None
         self._interrupted = asyncio.Event()
-        self._failed = False
 
-    async def go(self) -> Finished:
+    async def go(self) -> list[Path]:
         """Run it to its end, Ctrl-C included.
+
+        Returns:
+            The files that it leaves behind, the report first.
 
         Raises:
             BrokerNotInstalledError: The embedded broker is missing.
@@ -125,15 +108,11 @@ class Run:
                 specs = self._specs(topology, url, environment)
                 await self._observe(stack, url)
                 supervisor = Supervisor(specs, broker=broker, on_event=self._process_event)
-                summary = await self._live(supervisor, url, started)
+                await self._live(supervisor, url, started)
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
-        files = await asyncio.to_thread(
-            write_run, self._tracker, summary, self._keeper, self._folder
-        )
-        rounds = self._tracker.rounds.all(since=summary.started)
-        return Finished(summary, files, rounds, self._failed)
+        return await asyncio.to_thread(self.lab.write, self._folder)
 
     async def _broker(self, stack: AsyncExitStack) -> EmbeddedBroker | None:
         choice = self._topology.broker
@@ -156,26 +135,24 @@ class Run:
             )
         )
         await bus.connected(10.0)
-        observer = Observer(bus, site=topology.site, tracker=self._tracker, keeper=self._keeper)
-        await observer.start()
+        await self.lab.observe(bus, site=topology.site)
 
-    async def _live(self, supervisor: Supervisor, url: str, started: datetime) -> Summary:
-        """Run the services until the run is over; the figures at that moment."""
+    async def _live(self, supervisor: Supervisor, url: str, started: datetime) -> None:
+        """Run the services until the run is over, and take the figures at that moment."""
         supervising = asyncio.create_task(supervisor.run(), name="supervisor")
         try:
-            with self._make_view(self._tracker, f"{self._topology.name}  {url}") as view:
+            with self._make_view(url) as view:
                 self._view = view
-                verdict = await self._until_over(supervising, view)
+                end = await self._until_over(supervising, view)
                 self._view = None
-                self._failed = verdict.failed
+                self.failed = end.failed
             # Before the services stop: what they do not answer from now on is no failure.
-            return build_summary(
-                self._tracker,
+            self.lab.finish(
                 name=self._topology.name,
                 started=started,
                 finished=utc_now(),
-                closed=verdict.closed,
-                outcome=verdict.words,
+                closed=end.closed,
+                outcome=end.outcome,
             )
         finally:
             self._echo("stopping the services")
@@ -183,18 +160,27 @@ class Run:
             with suppress(asyncio.CancelledError, ExceptionGroup):
                 await supervising
 
-    async def _until_over(self, supervising: asyncio.Task[None], view: View) -> Verdict:
+    def _make_view(self, url: str) -> LiveView | PlainView:
+        console = Console(highlight=False)
+        if self._plain or not console.is_terminal:
+            return PlainView(self.lab.state, self.lab.list_streams, echo=self._echo)
+        title = f"{self._topology.name}  {url}"
+        return LiveView(self.lab.state, self.lab.draw_streams, title=title, console=console)
+
+    async def _until_over(
+        self, supervising: asyncio.Task[None], view: LiveView | PlainView
+    ) -> RunEnd:
         loop = asyncio.get_running_loop()
         began = loop.time()
         while True:
             view.refresh()
-            verdict = judge(self._tracker, self._topology, elapsed_s=loop.time() - began)
-            if verdict.over:
-                return verdict
+            end = check_end(self.lab.state, self._topology, elapsed_s=loop.time() - began)
+            if end.over:
+                return end
             if self._interrupted.is_set():
-                return Verdict(over=True, closed=verdict.closed, words=f"stopped; {verdict.words}")
+                return RunEnd(over=True, closed=end.closed, outcome=f"stopped; {end.outcome}")
             if supervising.done():
-                return _verdict_of(supervising)
+                return _failure(supervising)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_REFRESH_S):
                     await self._interrupted.wait()
@@ -202,9 +188,9 @@ class Run:
     def _interrupt(self) -> None:
         self._interrupted.set()
 
-    def _line(self, line: LogLine) -> None:
+    def _show(self, event: RunEvent) -> None:
         if self._view is not None:
-            self._view.line(line)
+            self._view.show(event)
 
     def _process_event(self, event: ProcessEvent) -> None:
         words = [event.kind, event.name]
@@ -221,12 +207,9 @@ class Run:
 
     def _filled(self, *, start_s: float) -> Topology:
         """The topology with its placeholders replaced."""
-        assets = Path(str(resources.files("edgebus_detection.lab"))) / "assets"
-        values = {
-            "run": str(self._folder),
-            "assets": str(assets),
-            "start": f"{start_s:.3f}",
-        }
+        values = {"run": str(self._folder), "start": f"{start_s:.3f}"}
+        if self.lab.assets is not None:
+            values["assets"] = str(self.lab.assets)
         tree = fill_placeholders(self._topology.model_dump(exclude_unset=True), values)
         return Topology.parse(tree, source=self._topology.name)
 
@@ -259,16 +242,16 @@ class Run:
         ]
 
 
-def _verdict_of(supervising: asyncio.Task[None]) -> Verdict:
+def _failure(supervising: asyncio.Task[None]) -> RunEnd:
     """Why the services ended on their own."""
     error = supervising.exception()
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if error is None:
-        return Verdict(over=True, closed=False, words="every service ended on its own")
+        return RunEnd(over=True, closed=False, outcome="every service ended on its own")
     if not isinstance(error, ServiceFailedError):
         raise error
-    return Verdict(over=True, closed=False, words=str(error), failed=True)
+    return RunEnd(over=True, closed=False, outcome=str(error), failed=True)
 
 
 def make_run_folder(parent: Path, *, name: str) -> Path:

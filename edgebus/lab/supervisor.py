@@ -1,4 +1,4 @@
-"""Runs the services of a topology as processes: restarts what dies, stops everything together."""
+"""Supervision of a topology's processes: restarted when they die, stopped together."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class ProcessSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessEvent:
-    """What happened to a process.
+    """A start, death or stop of a process.
 
     Attributes:
         name: ``node/service``, or ``broker``.
-        kind: What.
+        kind: Which of these.
         code: Exit code of one that ended; negative for a signal.
         wait_s: Seconds until it is started again.
     """
@@ -89,7 +89,7 @@ class SetupFailedError(RuntimeError):
 
 @dataclass(slots=True, kw_only=True)
 class Backoff:
-    """How long to wait before a restart: doubles with every quick death, starts over after a life.
+    """Wait before a restart: doubles with every quick death, starts over after a long life.
 
     Attributes:
         first_s: First wait.
@@ -259,13 +259,13 @@ def log_end(log: Path, *, lines: int = 3, limit: int = 600) -> str:
     except OSError as error:
         return f"(no log: {error.strerror})"
     kept = [line.strip() for line in text.splitlines() if line.strip()][-lines:]
-    if kept and (said := _last_word(kept[-1])):
-        return said[:limit]
+    if kept and (reason := _last_reason(kept[-1])):
+        return reason[:limit]
     return " | ".join(kept)[-limit:] or "(its log is empty)"
 
 
-def _last_word(line: str) -> str:
-    """What a service gave as the reason of its end in a JSON log; empty for any other line."""
+def _last_reason(line: str) -> str:
+    """The reason of its end that a service wrote to a JSON log; empty for any other line."""
     try:
         entry = json.loads(line)
     except ValueError:

@@ -1,8 +1,8 @@
 """MQTT 5 and 3.1.1 for asyncio: codec and session as plain code, one thin network shell."""
 
 from edgebus.mqtt._connection import MqttConnection
+from edgebus.mqtt._decoder import Parser
 from edgebus.mqtt._encoder import PublishEncoder, encode_packet
-from edgebus.mqtt._errors import ProtocolError
 from edgebus.mqtt._packets import (
     Ack,
     Auth,
@@ -19,11 +19,11 @@ from edgebus.mqtt._packets import (
     Subscription,
     Unsuback,
     Unsubscribe,
+    reason_text,
 )
-from edgebus.mqtt._parser import Parser
 from edgebus.mqtt._properties import NO_PROPERTIES, Kind, Properties
-from edgebus.mqtt._reasons import reason_text
 from edgebus.mqtt._session import Memory
+from edgebus.mqtt._wire import ProtocolError
 from edgebus.mqtt.transport import MqttTransport
 
 __all__ = [

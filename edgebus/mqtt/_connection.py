@@ -1,4 +1,4 @@
-"""One MQTT connection on asyncio: a thin shell around parser and session."""
+"""One MQTT connection on asyncio: handshake, reading, coalesced writing around a plain session."""
 
 from __future__ import annotations
 
@@ -12,26 +12,162 @@ from typing import cast
 import structlog
 
 from edgebus.bus.errors import (
+    BrokerRefusedError,
     BrokerUnreachableError,
     ConnectionLostError,
     SubscribeRefusedError,
 )
 from edgebus.bus.event import RawMessage
 from edgebus.bus.settings import BrokerSettings
-from edgebus.bus.transport import Acknowledged, ConnectOptions, Loss, Outgoing, Receiver
+from edgebus.bus.transport import Acknowledged, ConnectOptions, Loss, Outgoing, Receiver, Will
 from edgebus.contracts import Qos, utc_now
+from edgebus.mqtt._decoder import Parser
 from edgebus.mqtt._encoder import encode_packet
-from edgebus.mqtt._errors import PROTOCOL_ERROR, ProtocolError
-from edgebus.mqtt._handshake import connect_packet, refusal
-from edgebus.mqtt._identifiers import Identifiers
-from edgebus.mqtt._keepalive import KeepAlive
-from edgebus.mqtt._packets import Connack, Disconnect, Packet, Pingreq, Publish
-from edgebus.mqtt._parser import Parser
-from edgebus.mqtt._reasons import TAKEN_OVER, reason_text
-from edgebus.mqtt._session import Limits, Memory, Session
-from edgebus.mqtt._writer import Writer
+from edgebus.mqtt._packets import (
+    BAD_CREDENTIALS,
+    NOT_AUTHORIZED,
+    TAKEN_OVER,
+    UNSUPPORTED_VERSION,
+    Connack,
+    Connect,
+    Disconnect,
+    LastWill,
+    Packet,
+    Pingreq,
+    Publish,
+    reason_text,
+)
+from edgebus.mqtt._properties import NO_PROPERTIES, Properties
+from edgebus.mqtt._session import Identifiers, KeepAlive, Limits, Memory, Session
+from edgebus.mqtt._wire import PROTOCOL_ERROR, ProtocolError
 
-__all__ = ["MqttConnection"]
+__all__ = ["MqttConnection", "Writer", "connect_packet", "refusal"]
+
+
+def connect_packet(settings: BrokerSettings, options: ConnectOptions) -> Connect:
+    """The CONNECT packet for one connection."""
+    v5 = settings.version == "5"
+    expiry = options.session_expiry_s
+    expiry_s = settings.session_expiry_s if expiry is None else expiry
+    password = settings.password
+    properties = NO_PROPERTIES
+    if v5:
+        properties = Properties(
+            session_expiry_interval=expiry_s,
+            receive_maximum=options.receive_maximum or settings.receive_maximum,
+        )
+    return Connect(
+        client_id=options.client_id,
+        clean_start=expiry_s == 0,
+        keepalive_s=settings.keepalive_s,
+        username=settings.username,
+        password=None if password is None else password.get_secret_value().encode(),
+        will=None if options.will is None else _last_will(options.will, v5=v5),
+        properties=properties,
+    )
+
+
+def refusal(connack: Connack, settings: BrokerSettings) -> BrokerRefusedError:
+    """The error for a refused CONNECT, with the way out."""
+    reason = reason_text(connack.code, connack.properties.reason_string)
+    if connack.code == UNSUPPORTED_VERSION:
+        other = "3.1.1" if settings.version == "5" else "5"
+        reason += f"; it does not speak MQTT {settings.version}, try broker.version {other!r}"
+    elif connack.code in (BAD_CREDENTIALS, NOT_AUTHORIZED):
+        reason += "; see broker.username and broker.password"
+    return BrokerRefusedError(url=settings.url, reason=reason)
+
+
+def _last_will(will: Will, *, v5: bool) -> LastWill:
+    properties = NO_PROPERTIES
+    if v5 and will.content_type:
+        properties = Properties(content_type=will.content_type)
+    return LastWill(
+        topic=will.topic,
+        payload=will.payload,
+        qos=will.qos,
+        retain=will.retain,
+        properties=properties,
+    )
+
+
+# Enough for some large messages; above it publishers of QoS 0 wait.
+_BUFFER_BYTES = 256 * 1024
+# Most that may be published before the event loop gets its turn.
+_BURST_BYTES = 64 * 1024
+_BURST_MESSAGES = 64
+# Up to this many packets per turn are better sent one by one.
+_QUIET = 4
+
+
+class Writer:
+    """Collects what one turn of the event loop sends and hands it to the network in one piece.
+
+    Where little is sent, the first packet of a turn leaves at once, for the sake of latency.
+
+    Attributes:
+        at: When bytes last left, on the loop's clock.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.at = loop.time()
+        self._loop = loop
+        self._network: asyncio.WriteTransport | None = None
+        self._waiting: list[bytes] = []
+        self._bytes = 0
+        self._turn = 0
+        self._quiet = True
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    def attach(self, network: asyncio.WriteTransport) -> None:
+        """The network is there."""
+        self._network = network
+        network.set_write_buffer_limits(high=_BUFFER_BYTES)
+
+    def send(self, data: bytes, more: bytes = b"") -> None:
+        """Take bytes; they leave before the next turn of the event loop."""
+        waiting = self._waiting
+        waiting.append(data)
+        if more:
+            waiting.append(more)
+        self._bytes += len(data) + len(more)
+        self._turn += 1
+        if self._turn == 1:
+            self._loop.call_soon(self._next_turn)
+            if self._quiet:
+                self.flush()
+
+    def flush(self) -> None:
+        """Hand over what was taken."""
+        waiting = self._waiting
+        if waiting and self._network is not None:
+            self.at = self._loop.time()
+            self._network.write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
+            waiting.clear()
+            self._bytes = 0
+
+    def _next_turn(self) -> None:
+        self._quiet = self._turn <= _QUIET
+        self._turn = 0
+        self.flush()
+
+    async def writable(self) -> None:
+        """Return once the network has room, and give others a turn during a flood."""
+        if self._bytes > _BURST_BYTES or len(self._waiting) > _BURST_MESSAGES:
+            self.flush()
+            await asyncio.sleep(0)
+        if not self._writable.is_set():
+            await self._writable.wait()
+
+    def pause(self) -> None:
+        """The network's buffer is full."""
+        self._writable.clear()
+
+    def resume(self) -> None:
+        """It has room again, or is gone."""
+        self._writable.set()
+
 
 _CLOSE_S = 2.0
 
@@ -42,7 +178,7 @@ class MqttConnection(asyncio.BufferedProtocol):
     Args:
         settings: Version, credentials, limits.
         options: What this connection asks for.
-        receiver: Whom to tell.
+        receiver: Owner of the connection.
         memory: Of the same client's last connection.
     """
 
@@ -133,7 +269,7 @@ class MqttConnection(asyncio.BufferedProtocol):
         await self._writer.writable()
 
     async def subscribe(self, filters: Sequence[tuple[str, Qos]]) -> None:
-        """Subscribe and wait for the broker's word.
+        """Subscribe and wait for the broker's answer.
 
         Raises:
             SubscribeRefusedError: The broker refuses one of them.
@@ -157,7 +293,7 @@ class MqttConnection(asyncio.BufferedProtocol):
                 raise SubscribeRefusedError(filter=text, reason=reason)
 
     async def unsubscribe(self, filters: Sequence[str]) -> None:
-        """Unsubscribe and wait for the broker's word.
+        """Unsubscribe and wait for the broker's answer.
 
         Raises:
             ConnectionLostError: The connection ended meanwhile.
@@ -218,7 +354,7 @@ class MqttConnection(asyncio.BufferedProtocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the next bytes go."""
+        """Buffer for the next bytes."""
         return self._parser.room() if self._scrap is None else memoryview(self._scrap)
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -281,14 +417,14 @@ class MqttConnection(asyncio.BufferedProtocol):
             self._early.append(raw)
 
     def disconnected(self, packet: Disconnect) -> None:
-        """The broker ends the connection, and says why."""
+        """The broker ends the connection, with a reason."""
         reason = reason_text(packet.code, packet.properties.reason_string)
         self._over(Loss("taken_over" if packet.code == TAKEN_OVER else "failed", reason))
 
     # Inside.
 
     def _hang_up(self, network: asyncio.Transport) -> None:
-        """Say that nothing follows, and let the broker close.
+        """Announce the end of the data, and let the broker close.
 
         A socket that is closed while the broker still sends is reset, and with it the DISCONNECT
         may be lost on its side: it would publish the will of a client that left cleanly.
@@ -330,7 +466,7 @@ class MqttConnection(asyncio.BufferedProtocol):
             self._connack.set_result(packet)
 
     def _reject(self, error: ProtocolError) -> None:
-        """The broker's bytes make no sense: say so, where MQTT 5 can, and leave."""
+        """The broker's bytes make no sense: report it, where MQTT 5 can, and leave."""
         if self._open and self._network is not None:
             if self._session is not None and self._v5:
                 self._session.disconnect(error.code)

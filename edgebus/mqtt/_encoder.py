@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from edgebus.mqtt._packets import (
+    RETURN_CODES,
     Ack,
     Auth,
     Connack,
@@ -22,7 +23,6 @@ from edgebus.mqtt._packets import (
     Unsubscribe,
 )
 from edgebus.mqtt._properties import Kind, Properties, encode_properties
-from edgebus.mqtt._reasons import RETURN_CODES
 from edgebus.mqtt._wire import MAX_VARINT, Reader, encode_binary, encode_text, encode_varint
 
 __all__ = ["PublishEncoder", "encode_packet"]

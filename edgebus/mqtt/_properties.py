@@ -8,8 +8,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
-from edgebus.mqtt._errors import PROTOCOL_ERROR, ProtocolError
-from edgebus.mqtt._wire import Reader, encode_binary, encode_text, encode_varint
+from edgebus.mqtt._wire import (
+    PROTOCOL_ERROR,
+    ProtocolError,
+    Reader,
+    encode_binary,
+    encode_text,
+    encode_varint,
+)
 
 __all__ = ["NO_PROPERTIES", "Kind", "Properties", "decode_properties", "encode_properties"]
 
@@ -73,7 +79,7 @@ NO_PROPERTIES: Final = Properties()
 
 @dataclass(frozen=True, slots=True)
 class _Type:
-    """How a property's value is written and read."""
+    """Encoding of a property's value."""
 
     encode: Callable[[Any], bytes]
     decode: Callable[[Reader], Any]

@@ -1,11 +1,13 @@
-"""Retained values that a node of a cluster acknowledges and does not keep, or keeps to itself.
+"""Repair of retained values that a NATS cluster acknowledges and does not keep, or not everywhere.
+
+Used with `broker.profile: nats` only; no other broker is known to need it.
 
 NATS stores a retained event twice: for those who are subscribed, and for those who come later.
 While the store for the latter has no leader (some seconds after a node's death), that half fails
 after the server's time-out, is written to its log, and the event is acknowledged nevertheless
 (nats-server 2.15.1, `mqttHandlePubRetain`). Likewise a subscription: when the retained values that
 match it cannot be loaded in time, that is written to the log, and the subscription is acknowledged
-without them. What tells is the time that it took.
+without them. Both show in the time until the acknowledgement.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from typing import Any
 
 from edgebus.bus.transport import Acknowledged, Outgoing
 from edgebus.contracts import Qos
-from edgebus.mqtt import MqttConnection
+from edgebus.mqtt._connection import MqttConnection
 
-__all__ = ["KeepingConnection"]
+__all__ = ["RetainRepair"]
 
 # Less than the time-out after which NATS gives up (`js_api_timeout`, 5 s unless it is set).
 _DOUBTFUL_S = 1.0
@@ -27,10 +29,10 @@ _DOUBTFUL_S = 1.0
 _TRIES = 10
 
 
-class KeepingConnection(MqttConnection):
+class RetainRepair(MqttConnection):
     """A connection that repeats what was acknowledged late: retained events and subscriptions.
 
-    The publisher gets the acknowledgement of the last one. Readers tell copies by their id. What
+    The publisher gets the acknowledgement of the last one. Readers know copies by their id. What
     a newer value of the same topic has followed is not sent again. A repeated subscription brings
     the retained values once more, and changes nothing else (MQTT 3.1.1, 3.8.4).
     """
@@ -48,7 +50,7 @@ class KeepingConnection(MqttConnection):
         super().publish(message, acknowledged)
 
     async def subscribe(self, filters: Sequence[tuple[str, Qos]]) -> None:
-        """Subscribe and wait for the broker's word, until that comes in time."""
+        """Subscribe and wait for the broker's answer, until one comes in time."""
         for tries in range(_TRIES):
             asked = self._loop.time()
             await super().subscribe(filters)

@@ -1,17 +1,17 @@
-"""What an MQTT client has to remember and answer, without sockets and clocks (MQTT 5.0 §4)."""
+"""The protocol state of an MQTT client, without sockets and clocks (MQTT 5.0 §4)."""
 
 from __future__ import annotations
 
 import struct
+import zlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from edgebus.bus.transport import Acknowledged, Outgoing
 from edgebus.contracts import Qos
 from edgebus.mqtt._encoder import PublishEncoder, encode_packet
-from edgebus.mqtt._errors import PROTOCOL_ERROR, ProtocolError
 from edgebus.mqtt._packets import (
     Ack,
     Connack,
@@ -24,11 +24,93 @@ from edgebus.mqtt._packets import (
     Subscription,
     Unsuback,
     Unsubscribe,
+    reason_text,
 )
 from edgebus.mqtt._properties import NO_PROPERTIES, Kind, Properties
-from edgebus.mqtt._reasons import reason_text
+from edgebus.mqtt._wire import PROTOCOL_ERROR, ProtocolError
 
-__all__ = ["Limits", "Memory", "Session", "SessionOwner"]
+__all__ = ["Identifiers", "KeepAlive", "Limits", "Memory", "Session", "SessionOwner"]
+
+_LARGEST = 0x0FFFFFFF
+_CACHED = 4096
+
+
+class Identifiers:
+    """Numbers for filters, and the way back from the numbers in a message."""
+
+    def __init__(self) -> None:
+        self._filters: dict[int, str] = {}
+        self._known: dict[tuple[int, ...], tuple[str, ...]] = {(): ()}
+
+    def number(self, topic_filter: str) -> int | None:
+        """The number of a filter; None where another filter has it already.
+
+        It is made from the filter, so that copies queued for an earlier process mean the same.
+        """
+        number = zlib.crc32(topic_filter.encode()) & _LARGEST or 1
+        if self._filters.setdefault(number, topic_filter) != topic_filter:
+            return None
+        self._known = {(): ()}
+        return number
+
+    def filters(self, numbers: tuple[int, ...]) -> tuple[str, ...]:
+        """The filters behind a message's numbers; those of an earlier process are left out."""
+        found = self._known.get(numbers)
+        if found is None:
+            if len(self._known) >= _CACHED:
+                self._known.clear()
+            found = tuple(self._filters[number] for number in numbers if number in self._filters)
+            self._known[numbers] = found
+        return found
+
+
+class KeepAlive:
+    """Keeps track of traffic, on any clock in seconds.
+
+    The broker gets a packet at least once per interval. When it sends nothing for as long, it is
+    asked, and taken for dead when nothing at all comes for another interval.
+
+    Args:
+        interval_s: The keep-alive agreed upon; 0: none.
+        now: When the connection was made.
+    """
+
+    def __init__(self, *, interval_s: float, now: float) -> None:
+        self.sent = now
+        self.received = now
+        self._interval = interval_s
+        self._asked: float | None = None
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds to wait between two ticks."""
+        return min(1.0, self._interval / 4) if self._interval else 60.0
+
+    def tick(self, now: float, *, reading: bool) -> Literal["ask", "dead"] | None:
+        """The action that is due now, or None.
+
+        Args:
+            now: The time.
+            reading: Whether the answer would be seen; while it is not, the broker only gets
+                our sign of life.
+        """
+        if not self._interval:
+            return None
+        if not reading:
+            self.received = now
+            self._asked = None
+        elif self._asked is not None:
+            if self.received > self._asked:
+                self._asked = None
+            elif now - self._asked >= self._interval:
+                return "dead"
+        ask_after = self._interval * 0.75
+        if self._asked is None and now - min(self.sent, self.received) >= ask_after:
+            self._asked = now if reading else None
+            self.sent = now
+            return "ask"
+        return None
+
 
 _PUBACK: Final = struct.Struct(">BBH").pack
 _NOT_FOUND = 0x92
@@ -46,7 +128,7 @@ class Send(Protocol):
 
 
 class SessionOwner(Protocol):
-    """Whom a session tells what happens."""
+    """Owner of a session, called with what happens."""
 
     def message(self, packet: Publish) -> None:
         """A message came; QoS 1 and 2 want `Session.acknowledge`."""
@@ -59,7 +141,7 @@ class SessionOwner(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the broker's CONNACK allows (MQTT 5.0 §3.2.2.3)."""
+    """Limits that the broker's CONNACK announces (MQTT 5.0 §3.2.2.3)."""
 
     receive_maximum: int = 65535
     maximum_qos: int = 2
@@ -86,7 +168,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Memory:
-    """What of a session outlives its connection, on the client's side (§4.1).
+    """The part of a session that outlives its connection, on the client's side (§4.1).
 
     The messages themselves are the bus's, in its outbox: what it sends again over the next
     connection of the same session goes out under its old identifier, marked as a duplicate.
@@ -104,7 +186,7 @@ class Session:
     """The client's end of one connection, from CONNACK on.
 
     Args:
-        owner: Whom to tell.
+        owner: Called with messages and with the end.
         send: Takes bytes for the broker.
         memory: Of the same client's last connection.
         limits: What the broker allows.
@@ -212,7 +294,7 @@ class Session:
         self._send(encode_packet(packet, v5=self._v5))
 
     def disconnect(self, code: int = 0) -> None:
-        """Say good-bye, with a reason where it is not the usual one."""
+        """Send DISCONNECT, with a reason where it is not the usual one."""
         self._send(encode_packet(Disconnect(code=code), v5=self._v5))
 
     # Incoming

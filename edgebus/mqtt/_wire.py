@@ -1,13 +1,15 @@
-"""Data types of the wire: integers, variable byte integers, strings, binary (MQTT 5.0 §1.5)."""
+"""Data types of the wire, and the error for malformed ones (MQTT 5.0 §1.5)."""
 
 from __future__ import annotations
 
 import struct
 
-from edgebus.mqtt._errors import ProtocolError
-
 __all__ = [
+    "MALFORMED",
     "MAX_VARINT",
+    "PACKET_TOO_LARGE",
+    "PROTOCOL_ERROR",
+    "ProtocolError",
     "Reader",
     "check_filter_text",
     "check_topic_text",
@@ -15,6 +17,27 @@ __all__ = [
     "encode_text",
     "encode_varint",
 ]
+
+MALFORMED = 0x81
+PROTOCOL_ERROR = 0x82
+PACKET_TOO_LARGE = 0x95
+
+
+class ProtocolError(Exception):
+    """Bytes that are no MQTT, or a packet that may not come now.
+
+    Attributes:
+        problem: What was found.
+        section: Where the specification rules it out, for example ``3.3.1``; MQTT 5.0 numbering.
+        code: Reason code for the DISCONNECT packet (MQTT 5.0 §3.14.2.1).
+    """
+
+    def __init__(self, problem: str, *, section: str, code: int = MALFORMED) -> None:
+        super().__init__(f"{problem} (MQTT 5.0 §{section})")
+        self.problem = problem
+        self.section = section
+        self.code = code
+
 
 MAX_VARINT = 268_435_455
 _U16 = struct.Struct(">H")
@@ -109,7 +132,7 @@ class Reader:
 
     @property
     def at(self) -> int:
-        """Where the next field starts."""
+        """Position of the next field."""
         return self._at
 
     @property

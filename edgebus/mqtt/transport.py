@@ -9,12 +9,12 @@ from pathlib import Path
 
 import structlog
 
-from edgebus.bus._address import BrokerAddress
 from edgebus.bus.errors import BrokerRefusedError, BrokerUnreachableError
-from edgebus.bus.settings import BrokerSettings
+from edgebus.bus.settings import BrokerAddress, BrokerSettings
 from edgebus.bus.transport import ConnectOptions, Receiver
-from edgebus.mqtt import Memory, MqttConnection
-from edgebus.mqtt._retain_repair import KeepingConnection
+from edgebus.mqtt._connection import MqttConnection
+from edgebus.mqtt._retain_repair import RetainRepair
+from edgebus.mqtt._session import Memory
 
 __all__ = ["MqttTransport"]
 
@@ -84,13 +84,13 @@ class MqttTransport:
         self, node: _Node, options: ConnectOptions, receiver: Receiver
     ) -> MqttConnection:
         settings, address = node.settings, node.address
-        kind = MqttConnection if len(self._nodes) == 1 else KeepingConnection
+        kind = RetainRepair if settings.profile == "nats" else MqttConnection
         connection = kind(
             settings=settings,
             options=options,
             receiver=receiver,
             # One for all addresses: it is the client's, and the brokers of a cluster share its
-            # session. Where the next one has none it says so, and the memory is cleared.
+            # session. Where the next one has none it reports that, and the memory is cleared.
             memory=self._memories.setdefault(options.client_id, Memory()),
         )
         try:
@@ -122,7 +122,7 @@ class _Node:
 def _sum_up(
     url: str, failures: Sequence[BrokerUnreachableError | BrokerRefusedError]
 ) -> BrokerUnreachableError | BrokerRefusedError:
-    """One error for a whole round; a refusal says more than a broker that is not there."""
+    """One error for a whole round; a refusal explains more than a broker that is not there."""
     if len(failures) == 1:
         return failures[0]
     reason = "; ".join(f"{failure.url}: {failure.reason}" for failure in failures)

@@ -1,4 +1,4 @@
-"""Reads a recording, or as much of it as can be read."""
+"""Reader of recordings, also of damaged ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mcap.records import Channel, Chunk, Message, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
 
 from edgebus.contracts import Qos
-from edgebus.recording._forms import circumstances_of, lift
+from edgebus.recording._encoding import channel_facts, decode
 from edgebus.recording.errors import RecordingUnreadableError
 
 __all__ = ["Recorded", "Recording"]
@@ -187,11 +187,11 @@ def _made(message: Message, channels: dict[int, Channel], schemas: dict[int, str
     encoding = channel.message_encoding
     return Recorded(
         topic=channel.topic,
-        payload=lift(encoding=encoding, schema=schema, data=message.data),
+        payload=decode(encoding=encoding, schema=schema, data=message.data),
         schema=schema,
         logged=message.log_time,
         published=message.publish_time,
-        **circumstances_of(channel.metadata, encoding=encoding),
+        **channel_facts(channel.metadata, encoding=encoding, schema=schema),
     )
 
 

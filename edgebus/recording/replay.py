@@ -1,4 +1,4 @@
-"""Replay: a recording said again on a bus, at its own pace."""
+"""Replay of a recording on a bus, at its own pace."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from edgebus.bus import Bus, RawMessage, TopicTrie
 from edgebus.contracts import utc_now
-from edgebus.recording._fresh import Freshener
+from edgebus.recording._ids import IdRewriter
 from edgebus.recording.errors import RecordingError
 from edgebus.recording.reader import Recorded
 
@@ -172,7 +172,7 @@ async def _play(
     loop = asyncio.get_running_loop()
     begun: float | None = None
     origin = 0
-    freshener: Freshener | None = None
+    rewriter: IdRewriter | None = None
     for item in recording:
         if not wanted.match(item.topic):
             report.left_out += 1
@@ -180,15 +180,15 @@ async def _play(
         if begun is None:
             begun, origin = loop.time(), item.logged
             if options.fresh:
-                freshener = _freshener(origin, options.speed)
+                rewriter = _rewriter(origin, options.speed)
         due = begun + max(0, item.logged - origin) / 1e9 / options.speed
         if await _wait_until(due, stop):
             return
         if not bus.connection.connected:
             await bus.connected(_CONNECT_S)
         topic, payload = options.mapping(item.topic), item.payload
-        if freshener is not None:
-            topic, payload = freshener.topic(topic), freshener.payload(item.topic, payload)
+        if rewriter is not None:
+            topic, payload = rewriter.topic(topic), rewriter.payload(item.topic, payload)
         if math.isfinite(options.speed):
             report.late_s = max(report.late_s, loop.time() - due)
         await bus.publish_raw(
@@ -200,8 +200,8 @@ async def _play(
             on_message(item, report)
 
 
-def _freshener(origin: int, speed: float) -> Freshener:
-    return Freshener(
+def _rewriter(origin: int, speed: float) -> IdRewriter:
+    return IdRewriter(
         origin=datetime.fromtimestamp(0, tz=UTC) + timedelta(microseconds=origin // 1000),
         start=utc_now(),
         speed=speed,

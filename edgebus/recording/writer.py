@@ -1,4 +1,4 @@
-"""Writes messages of the bus into an MCAP file."""
+"""Writer of recordings: messages of the bus into an MCAP file."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mcap.writer import CompressionType, Writer
 
 from edgebus.bus import RawMessage
 from edgebus.contracts.registry import all_messages
-from edgebus.recording._forms import Form, lay, nanoseconds
-from edgebus.recording._schemas import IMAGE_SCHEMA, image_schema, json_schema
+from edgebus.recording._encoding import Channel, encode, nanoseconds, wrappers
+from edgebus.recording._schemas import json_schema
 from edgebus.recording._sink import Sink
 from edgebus.recording.errors import RecordingExistsError, RecordingWriteError
 
@@ -49,7 +49,7 @@ class RecordingWriter:
         self.left_out = 0
         """Messages on topics beyond what one file can number."""
         self._saved = 0
-        self._channels: dict[Form, int] = {}
+        self._channels: dict[Channel, int] = {}
         self._schemas: dict[str, int] = {}
         self._sequence: Counter[int] = Counter()
         try:
@@ -84,8 +84,8 @@ class RecordingWriter:
 
     def add(self, message: RawMessage) -> None:
         """Add a message; it is on disk after the next `spill` that follows a full chunk."""
-        laid = lay(message)
-        channel = self._channel(laid.form)
+        encoded = encode(message)
+        channel = self._channel(encoded.channel)
         if channel is None:
             self.left_out += 1
             return
@@ -93,9 +93,9 @@ class RecordingWriter:
         self._writer.add_message(
             channel,
             log_time=nanoseconds(message.received),
-            publish_time=laid.sent,
+            publish_time=encoded.sent,
             sequence=self._sequence[channel] & 0xFFFFFFFF,
-            data=laid.data,
+            data=encoded.data,
         )
         self.messages += 1
         self.payload_bytes += len(message.payload)
@@ -145,18 +145,18 @@ class RecordingWriter:
         """Close the file as it is, without an index; what was spilled stays readable."""
         self._sink.close(sync=False)
 
-    def _channel(self, form: Form) -> int | None:
-        number = self._channels.get(form)
+    def _channel(self, channel: Channel) -> int | None:
+        number = self._channels.get(channel)
         if number is None:
             if len(self._channels) >= MAX_CHANNELS:
                 return None
             number = self._writer.register_channel(
-                topic=form.topic,
-                message_encoding=form.encoding,
-                schema_id=self._schema(form.schema),
-                metadata=form.metadata,
+                topic=channel.topic,
+                message_encoding=channel.encoding,
+                schema_id=self._schema(channel.schema),
+                metadata=channel.metadata,
             )
-            self._channels[form] = number
+            self._channels[channel] = number
         return number
 
     def _schema(self, name: str) -> int:
@@ -165,8 +165,9 @@ class RecordingWriter:
             return 0
         number = self._schemas.get(name)
         if number is None:
-            if name == IMAGE_SCHEMA:
-                encoding, data = "protobuf", image_schema()
+            if name in wrappers():
+                wrapper, _ = wrappers()[name]
+                encoding, data = wrapper.schema_encoding, wrapper.definition()
             else:
                 encoding, data = "jsonschema", json_schema(all_messages()[name])
             number = self._writer.register_schema(name=name, encoding=encoding, data=data)

@@ -1,1 +1,24 @@
-"""The published form of the contracts: JSON Schema, AsyncAPI, and what may change in them."""
+"""Published contracts: JSON Schema and AsyncAPI, their pages, and their compatibility."""
+
+from edgebus.schema.compatibility import Change, Contracts, compare, refusals
+from edgebus.schema.files import asyncapi_document, schema_documents, schema_files, topics_page
+from edgebus.schema.page import asyncapi_page
+from edgebus.schema.published import ContractsNotFoundError, current, published
+from edgebus.schema.services import ServiceTopics, service_topics
+
+__all__ = [
+    "Change",
+    "Contracts",
+    "ContractsNotFoundError",
+    "ServiceTopics",
+    "asyncapi_document",
+    "asyncapi_page",
+    "compare",
+    "current",
+    "published",
+    "refusals",
+    "schema_documents",
+    "schema_files",
+    "service_topics",
+    "topics_page",
+]

@@ -1,7 +1,7 @@
-"""The published form of the contracts: JSON Schema per message, AsyncAPI, a page of topics.
+"""Published form of the contracts: JSON Schema per message, AsyncAPI, a page of topics.
 
-Everything here is derived from `edgebus.contracts`; the files are generated and checked, never
-edited.
+Everything here is derived from the registered topics and the installed services; the files are
+generated and checked, never edited.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 import yaml
 from pydantic.json_schema import models_json_schema
 
-from edgebus.contracts import Message, RecordPayload, Reply, Topic
+from edgebus.contracts import CommandTopic, Message, RecordPayload, Reply, Topic
 from edgebus.contracts.registry import all_messages, all_topics
+from edgebus.schema.services import ServiceTopics, service_topics
 
 __all__ = [
     "asyncapi_document",
@@ -34,8 +35,7 @@ _PARAMETERS = {
     "site": "The place.",
     "node": "The host that publishes; for commands, the host that is addressed.",
     "service": "The service on that host.",
-    "camera": "Name of the camera.",
-    "stream": "Name of the series of inputs, such as a camera.",
+    "stream": "Name of the series of inputs.",
     "model": "Name of the model.",
     "channel": "Release channel, 'stable' by default.",
     "job": "Name of the training job.",
@@ -51,7 +51,7 @@ def schema_documents() -> dict[str, dict[str, Any]]:
     documents: dict[str, dict[str, Any]] = {}
     for identifier, kind in all_messages().items():
         body = kind.model_json_schema(by_alias=True, mode="validation")
-        _require_base(body)
+        _require_base(kind, body)
         name, _, major = identifier.partition("/")
         documents[identifier] = {
             "$schema": _DIALECT,
@@ -65,8 +65,9 @@ def asyncapi_document() -> dict[str, Any]:
     """The whole bus as AsyncAPI 3.0.
 
     Channel bindings stay empty and QoS and retain stand at the operations, as the MQTT binding
-    0.2.0 asks for.
+    0.2.0 asks for. The tags of an operation are the installed services that do it.
     """
+    services = service_topics()
     channels: dict[str, Any] = {}
     operations: dict[str, Any] = {}
     for constant, topic in all_topics().items():
@@ -81,7 +82,8 @@ def asyncapi_document() -> dict[str, Any]:
             "messages": messages,
         }
         refs = [{"$ref": f"#/channels/{channel}/messages/{name}"} for name in messages]
-        for action in ("send", "receive"):
+        for action, by in (("send", "sends"), ("receive", "receives")):
+            tags = [{"name": s.name} for s in services if topic in getattr(s, by)]
             bindings: dict[str, Any] = {"qos": topic.qos, "bindingVersion": _BINDING}
             if action == "send":
                 bindings["retain"] = topic.retain
@@ -89,8 +91,10 @@ def asyncapi_document() -> dict[str, Any]:
                 "action": action,
                 "channel": {"$ref": f"#/channels/{channel}"},
                 "summary": topic.doc,
+                **({"tags": tags} if tags else {}),
                 "messages": refs,
                 "bindings": {"mqtt": bindings},
+                **({"reply": _reply(topic)} if isinstance(topic, CommandTopic) else {}),
             }
     payloads = _unique(kind for topic in all_topics().values() for kind in _carried(topic))
     return {
@@ -156,8 +160,11 @@ def topics_page() -> str:
     for topic in all_topics().values():
         kinds = ", ".join(_link(kind) for kind in _carried(topic))
         retained = "yes" if topic.retain else "no"
-        lines.append(f"| `{topic.address}` | {kinds} | {topic.qos} | {retained} | {topic.doc} |")
-    lines += ["", "## Messages", ""]
+        doc = topic.doc
+        if isinstance(topic, CommandTopic):
+            doc += f" Answer: {_link(topic.reply)}."
+        lines.append(f"| `{topic.address}` | {kinds} | {topic.qos} | {retained} | {doc} |")
+    lines += ["", *_services_section(service_topics()), "## Messages", ""]
     documents = schema_documents()
     for identifier, kind in all_messages().items():
         lines += _message_section(identifier, kind, documents[identifier])
@@ -209,11 +216,42 @@ def _type_words(field: dict[str, Any]) -> str:
     return str(field.get("format", kind))
 
 
+def _reply(topic: CommandTopic[Any, Any]) -> dict[str, Any]:
+    """The answer to a command: where it says, below the answering service's prefix."""
+    channel = _camel("REPLY")
+    return {
+        "address": {
+            "description": "Topic that the command names.",
+            "location": "$message.payload#/reply_to",
+        },
+        "channel": {"$ref": f"#/channels/{channel}"},
+        "messages": [{"$ref": f"#/channels/{channel}/messages/{topic.reply.__name__}"}],
+    }
+
+
+def _services_section(services: Iterable[ServiceTopics]) -> Iterable[str]:
+    yield "## Services"
+    yield ""
+    yield "What each of them publishes and listens to, beside its own state, metrics and letters."
+    yield ""
+    yield "| service | publishes | listens to | takes commands |"
+    yield "|---|---|---|---|"
+    for each in services:
+        columns = (
+            each.sends,
+            [topic for topic in each.receives if not isinstance(topic, CommandTopic)],
+            [topic for topic in each.receives if isinstance(topic, CommandTopic)],
+        )
+        cells = (", ".join(f"`{topic.pattern}`" for topic in column) for column in columns)
+        yield f"| {each.name} | {' | '.join(cells)} |"
+    yield ""
+
+
 def _link(kind: type[Any]) -> str:
     if issubclass(kind, Message):
         return f"[{kind.schema_id()}](#{kind.schema_id().replace('/', '')})"
     if issubclass(kind, RecordPayload):
-        return f"JPEG with {_link(kind.record_type)}"
+        return f"{kind.format_name} with {_link(kind.record_type)}"
     return "bytes"
 
 
@@ -244,8 +282,8 @@ def _message(kind: type[Any]) -> dict[str, Any]:
         body["payload"] = {"type": "string", "format": "binary"}
     if issubclass(kind, RecordPayload):
         body["description"] = (
-            "A plain JPEG file. Its first comment segment (COM) holds a JSON record; the record's "
-            f"schema is components/schemas/{kind.record_type.__name__}."
+            f"{kind.format_doc} The record's schema is components/schemas/"
+            f"{kind.record_type.__name__}."
         )
         body["x-edgebus-record"] = _component("schemas", kind.record_type)
     body["bindings"] = {"mqtt": bindings}
@@ -261,13 +299,14 @@ def _shared_schemas() -> dict[str, Any]:
     )
     schemas: dict[str, Any] = shared["$defs"]
     for kind in kinds:
-        _require_base(schemas[kind.__name__])
+        _require_base(kind, schemas[kind.__name__])
     return dict(sorted(schemas.items()))
 
 
-def _require_base(body: dict[str, Any]) -> None:
-    others = [name for name in body.get("required", ()) if name not in _BASE_FIELDS]
-    body["required"] = [*_BASE_FIELDS, *others]
+def _require_base(kind: type[Message], body: dict[str, Any]) -> None:
+    """What a reader would fill in, or the bus does, is there in each message on the wire."""
+    stated = body.get("required", ())
+    body["required"] = list(dict.fromkeys((*_BASE_FIELDS, *kind.STAMPED, *stated)))
 
 
 def _camel(constant: str) -> str:

@@ -1,4 +1,4 @@
-"""What can go wrong around a service; every error names the thing and the way out."""
+"""Errors of the service runtime; each one names the thing and the way out."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SettingsProblem:
     """One thing that is wrong with the settings.
 
     Attributes:
-        key: The setting, dotted: ``detector.threshold``.
+        key: The setting, dotted: ``recorder.threshold``.
         origin: Where it came from: a file, an environment variable, the command line.
         reason: What is wrong, and what would be right.
     """
@@ -109,7 +109,7 @@ class DeclarationError(ServiceError, TypeError):
 
 
 class CommandRefusedError(ServiceError):
-    """Raised by a command handler to say no; its text becomes the reply's detail."""
+    """Raised by a command handler to refuse; its text becomes the reply's detail."""
 
 
 class ServiceFailedError(ServiceError):

@@ -1,4 +1,4 @@
-"""What a process takes from its host, by psutil."""
+"""Use of the host by a process, from psutil."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class HostSampler:
 
 
 def process_alive(pid: int) -> bool:
-    """Whether a process of this host runs (a zombie does not)."""
+    """True while a process of this host runs (a zombie does not)."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

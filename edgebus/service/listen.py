@@ -1,4 +1,4 @@
-"""From declarations to subscriptions."""
+"""Subscriptions of what a service declares."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from edgebus.bus import Bus, Event, RetryPolicy
-from edgebus.contracts import Command, Reply
-from edgebus.service.declare import CommandDeclaration, EveryDeclaration, OnDeclaration
+from edgebus.contracts import Command, Message, RecordPayload, Reply, Topic
+from edgebus.contracts.trace import CURRENT, continue_trace
+from edgebus.service.declare import Call, CommandDeclaration, EveryDeclaration, OnDeclaration
 from edgebus.service.errors import CommandRefusedError
 from edgebus.service.service import Service
 
@@ -46,7 +47,10 @@ async def tick(service: Service[Any], method: str, declaration: EveryDeclaration
 async def _listen(
     service: Service[Any], bus: Bus, declaration: OnDeclaration, handler: Any, *, name: str
 ) -> None:
-    topic = declaration.topic
+    declared = declaration.topic
+    topic = declared if isinstance(declared, Topic) else declared(service)
+    if topic is None:
+        return
     names = {"site": service.identity.site}
     if declaration.scope == "node":
         names["node"] = service.identity.node
@@ -54,7 +58,7 @@ async def _listen(
         names |= declaration.where(service)
     await bus.subscribe(
         topic.any(base=service.identity.base, **names),
-        handler,
+        _traced(handler, declaration.call),
         policy=declaration.policy,
         retry=declaration.retry or RetryPolicy(),
         concurrency=declaration.concurrency,
@@ -72,11 +76,30 @@ async def _listen_for_commands(
         names["service"] = identity.service
     await bus.subscribe(
         topic.any(base=identity.base, **names),
-        _answering(service, bus, handler, name=name),
+        _answering(service, bus, _traced(handler, declaration.call), name=name),
         # Whatever a command's handler raises is its answer; acting twice would be no better.
         retry=RetryPolicy(attempts=1),
         name=name,
     )
+
+
+def _traced(
+    handler: Callable[..., Awaitable[Any]], call: Call
+) -> Callable[[Event[Any]], Awaitable[Any]]:
+    """Wrap a handler so that what it publishes continues the trace of what it handles."""
+
+    async def handle(event: Event[Any]) -> Any:
+        message = (
+            event.payload.record if isinstance(event.payload, RecordPayload) else event.payload
+        )
+        parent = message.traceparent if isinstance(message, Message) else None
+        token = CURRENT.set(parent and continue_trace(parent))
+        try:
+            return await call(handler, event)
+        finally:
+            CURRENT.reset(token)
+
+    return handle
 
 
 def _answering(
@@ -93,14 +116,10 @@ def _answering(
         try:
             reply = await handler(event)
         except CommandRefusedError as error:
-            reply = _no(service, event, str(error))
+            reply = Reply(ok=False, detail=str(error))
         except Exception as error:
             service.log.exception("command failed", command=name, sender=event.payload.source)
-            reply = _no(service, event, f"{type(error).__name__}: {error}")
+            reply = Reply(ok=False, detail=f"{type(error).__name__}: {error}")
         await bus.reply(event, reply)
 
     return answer
-
-
-def _no(service: Service[Any], event: Event[Command], detail: str) -> Reply:
-    return Reply(source=service.identity.source, request=event.payload.id, ok=False, detail=detail)

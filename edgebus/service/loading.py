@@ -22,7 +22,7 @@ from edgebus.service.sources import (
     merge,
 )
 
-__all__ = ["load_node", "load_settings"]
+__all__ = ["explain", "load_node", "load_settings"]
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -47,7 +47,7 @@ def load_settings(
         service: Name of the service, which is also its section in the file.
         config: The node's YAML file.
         environment: The process's own by default.
-        overrides: ``key=value`` pairs, dotted from the top: ``detector.threshold=0.3``.
+        overrides: ``key=value`` pairs, dotted from the top: ``recorder.threshold=0.3``.
         settings_type: Type of the section; that of the installed service by default.
 
     Raises:
@@ -126,8 +126,29 @@ def _validate(
     try:
         return kind.model_validate(values), []
     except ValidationError as error:
-        details = error.errors(include_url=False)
-        return None, [_explain(kind, d, tree, above=above, siblings=siblings) for d in details]
+        return None, explain(kind, error, tree, above=above, siblings=siblings)
+
+
+def explain(
+    kind: type[BaseModel],
+    error: ValidationError,
+    tree: SourceTree | None = None,
+    *,
+    above: Path_ = (),
+    siblings: Collection[str] = (),
+) -> list[SettingsProblem]:
+    """The mistakes in a tree of settings, each with the nearest right key.
+
+    Args:
+        kind: The model that refused it.
+        error: Its error.
+        tree: Where the values came from.
+        above: Keys above the tree.
+        siblings: Keys that are right beside those of the model.
+    """
+    details = error.errors(include_url=False)
+    tree = tree or SourceTree()
+    return [_explain(kind, d, tree, above=above, siblings=siblings) for d in details]
 
 
 def _explain(
@@ -188,7 +209,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _origin(key: Path_, tree: SourceTree) -> str:
-    """Who said this key: itself, else what is above it, else what is below it."""
+    """Origin of a key: its own, else that of what is above it, else of what is below it."""
     for length in range(len(key), 0, -1):
         if (origin := tree.origins.get(key[:length])) is not None:
             return origin

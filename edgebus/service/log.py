@@ -62,7 +62,7 @@ class _NeverFails:
     """A stream for logs: lines that do not fit on a full disk are gone, and nobody stops for it.
 
     Where standard error is a file on the disk that a service is about to call full, the line that
-    says so would else end the service.
+    reports it would else end the service.
     """
 
     def __init__(self, stream: TextIO) -> None:

@@ -27,7 +27,7 @@ class _Timing:
 
 
 class MetricsRegistry:
-    """What a service counts and measures; the runtime sends it with each heartbeat.
+    """Counters, gauges and timings of a service; the runtime sends them with each heartbeat.
 
     Names are dotted and lower-case, for example ``frames.dropped``. A name belongs to one kind.
     """

@@ -11,20 +11,18 @@ import os
 from dataclasses import dataclass, field
 from datetime import datetime
 from socket import gethostname
-from typing import Final, Literal
+from typing import Final
 
 from edgebus.contracts import Identity, ServiceState, State, new_id, utc_now
 
-__all__ = ["ALIVE", "Presence", "Verdict", "judge"]
+__all__ = ["ALIVE", "Presence"]
 
 ALIVE: Final[frozenset[State]] = frozenset({"starting", "ready", "degraded", "draining"})
-
-Verdict = Literal["ignore", "reassert", "yield"]
 
 
 @dataclass(slots=True, kw_only=True)
 class Presence:
-    """What a service says of itself, and when that changed.
+    """State of a service, and when it changed.
 
     Attributes:
         identity: Who it is.
@@ -57,13 +55,13 @@ class Presence:
 
     def message(self) -> ServiceState:
         """The present state as a message; sent as birth on each connection and on each change."""
-        return self._say(self.state, self.reason, session=self.session, since=self.since)
+        return self._message(self.state, self.reason, session=self.session, since=self.since)
 
     def will(self, session: int) -> ServiceState:
-        """What the broker shall say when this connection ends without a word."""
-        return self._say("offline", "connection lost", session=session, since=utc_now())
+        """The will: the message for a connection that ends without a DISCONNECT."""
+        return self._message("offline", "connection lost", session=session, since=utc_now())
 
-    def _say(self, state: State, reason: str, *, session: int, since: datetime) -> ServiceState:
+    def _message(self, state: State, reason: str, *, session: int, since: datetime) -> ServiceState:
         return ServiceState(
             source=self.identity.source,
             state=state,
@@ -75,29 +73,3 @@ class Presence:
             host=gethostname(),
             pid=os.getpid(),
         )
-
-
-def judge(own: Presence, seen: ServiceState, *, retained: bool) -> Verdict:
-    """What a service does about a state that it sees on its own topic.
-
-    Args:
-        own: The service itself.
-        seen: The state that arrived.
-        retained: It was kept by the broker, so it is older than this connection.
-
-    Returns:
-        ``ignore``; ``reassert``: say the own state again, because the topic now tells another
-        story (a late will, or a newcomer, who then yields); ``yield``: another process was here
-        first.
-    """
-    if seen.instance == own.instance:
-        stale_will = seen.state == "offline" and seen.session <= own.session
-        return "reassert" if stale_will and not retained else "ignore"
-    if retained or own.state == "stopped":
-        return "ignore"
-    if seen.state not in ALIVE:
-        return "reassert"
-    if seen.time < own.started:
-        # Queued in the broker for a process that has died since.
-        return "ignore"
-    return "yield" if seen.instance < own.instance else "reassert"

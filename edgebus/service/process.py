@@ -44,7 +44,7 @@ def run_service(
     try:
         asyncio.run(_until_signal(runtime, log))
     except ServiceFailedError as error:
-        # What a person got wrong (a path, a file) is said in one line; a traceback is for bugs.
+        # What a person got wrong (a path, a file) takes one line; a traceback is for bugs.
         cause = None if error.exit_code == _WRONG_INPUT else error.__cause__ or error
         log.error("went down", reason=error.reason, exc_info=cause)
         return error.exit_code

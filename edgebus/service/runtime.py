@@ -24,11 +24,10 @@ from edgebus.bus import (
 from edgebus.contracts import Identity, ServiceState, State, topics
 from edgebus.service.declare import EveryDeclaration
 from edgebus.service.errors import DuplicateIdentityError, ServiceError, ServiceFailedError
+from edgebus.service.identity import IdentityGuard, find_running_instance, folder_lock, judge
 from edgebus.service.listen import subscribe_all, tick
-from edgebus.service.lock import folder_lock
 from edgebus.service.metrics import MetricsRegistry
-from edgebus.service.newcomer import find_incumbent
-from edgebus.service.presence import ALIVE, Presence, judge
+from edgebus.service.presence import ALIVE, Presence
 from edgebus.service.service import Service, ServiceContext
 from edgebus.service.settings import NodeSettings, ServiceSettings
 from edgebus.service.vitals import Vitals
@@ -38,7 +37,7 @@ __all__ = ["Runtime"]
 S = TypeVar("S", bound=ServiceSettings)
 R = TypeVar("R")
 
-_LAST_WORD_S = 2.0
+_PUBLISH_END_S = 2.0
 
 
 class Runtime(Generic[S]):
@@ -85,12 +84,13 @@ class Runtime(Generic[S]):
         """Live until `stop` is set, and end cleanly.
 
         Args:
-            stop: Ends the life: drain, stop, good-bye.
+            stop: Ends the life: drain, stop, disconnect.
             look_first: Look whether somebody lives under this identity already.
 
         Raises:
             DuplicateIdentityError: Another process runs this service on this node.
-            ServiceFailedError: The start, the stop or a task failed; the state says so on the bus.
+            ServiceFailedError: The start, the stop or a task failed; the reason is in the state on
+                the bus.
         """
         with folder_lock(self._node.data_dir / self._kind.name, identity=self.identity.source):
             if look_first:
@@ -101,11 +101,11 @@ class Runtime(Generic[S]):
                 async with self._open_bus() as bus:
                     await self._live(bus, stop)
             except (BaseExceptionGroup, BusError) as error:
-                meaning = self._meaning(error)
-                raise meaning from _cause(meaning, error)
+                explained = self._explain(error)
+                raise explained from _cause(explained, error)
 
     async def _refuse_second(self, stop: asyncio.Event) -> None:
-        looking = find_incumbent(
+        looking = find_running_instance(
             self._transport,
             identity=self.identity,
             settings=self._node.bus,
@@ -123,6 +123,7 @@ class Runtime(Generic[S]):
             settings=self._bus_settings(),
             will=lambda session: (state, self.presence.will(session)),
             on_connection=self._connection_changed,
+            identity_check=IdentityGuard().check,
         )
 
     def _bus_settings(self) -> BusSettings:
@@ -141,28 +142,28 @@ class Runtime(Generic[S]):
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 self.spawn(bus.watch(), name="bus")
-                self.spawn(self._mind_outbox(bus), name="outbox")
+                self.spawn(self._watch_outbox(bus), name="outbox")
                 await bus.subscribe(
                     topics.SERVICE_STATE.any(**asdict(self.identity)),
-                    self._hear_state,
+                    self._on_state,
                     name="identity",
                 )
-                await self._say_state_now(bus)
+                await self._publish_state_now(bus)
                 self.spawn(self._announcer(service), name="presence")
                 await _unless(stop, self._start(service, bus))
                 await stop.wait()
                 self._change("draining")
-                await self._say_state_now(bus)
+                await self._publish_state_now(bus)
                 unfinished = await self._drain(bus)
                 for task in self._tasks:
                     task.cancel()
             if self._started:
                 await self._within("stop", service.stop())
             self._change("stopped", unfinished)
-            await self._say_state()
+            await self._publish_state()
         except (BaseExceptionGroup, ServiceFailedError) as failure:
-            error = self._meaning(failure)
-            await self._last_word(error)
+            error = self._explain(failure)
+            await self._publish_end(error)
             raise error from _cause(error, failure)
         finally:
             self._bus = None
@@ -199,7 +200,7 @@ class Runtime(Generic[S]):
 
     async def _beat(self, bus: Bus) -> None:
         address = topics.SERVICE_METRICS.at(self.identity)
-        vitals = Vitals(source=self.identity.source, metrics=self.metrics)
+        vitals = Vitals(self.metrics)
         while True:
             message = vitals.message(session=self.presence.session, stats=bus.stats)
             await bus.publish(address, message)
@@ -230,7 +231,7 @@ class Runtime(Generic[S]):
             ValueError: The state is not a service's own to set.
         """
         if state not in ("ready", "degraded"):
-            msg = f"a service sets itself ready or degraded; {state} is the runtime's to say"
+            msg = f"a service sets itself ready or degraded; {state} is the runtime's to set"
             raise ValueError(msg)
         if self.presence.state in ("starting", "ready", "degraded"):
             self._own = (state, reason)
@@ -239,15 +240,15 @@ class Runtime(Generic[S]):
     # Presence.
 
     def _judge_state(self, bus: Bus | None) -> None:
-        """What the service says of itself, and what the bus has to add."""
+        """Enter the state that the service has set, together with the bus's own trouble."""
         state, reason = self._own
         if bus is not None and bus.outbox.trouble:
             state = "degraded"
             reason = "; ".join(part for part in (reason, bus.outbox.trouble) if part)
         self._change(state, reason)
 
-    async def _mind_outbox(self, bus: Bus) -> None:
-        """Say so when events that wait would not outlive the process, and when they do again."""
+    async def _watch_outbox(self, bus: Bus) -> None:
+        """Follow whether events that wait would outlive the process."""
         while True:
             await bus.outbox.changed()
             if self.presence.state in ("ready", "degraded"):
@@ -268,7 +269,7 @@ class Runtime(Generic[S]):
             self._news.set()
 
     async def _announcer(self, service: Service[S]) -> None:
-        """Say the state on each connection and change, and answer whoever says another."""
+        """Publish the state on each connection and change, and whenever the topic holds another."""
         while True:
             await self._news.wait()
             self._news.clear()
@@ -278,9 +279,9 @@ class Runtime(Generic[S]):
                 self._session_lost = False
                 self.metrics.counter("bus.sessions_lost")
                 await service.session_lost()
-            await self._say_state()
+            await self._publish_state()
 
-    async def _hear_state(self, event: Event[ServiceState]) -> None:
+    async def _on_state(self, event: Event[ServiceState]) -> None:
         seen = event.payload
         verdict = judge(self.presence, seen, retained=event.retained)
         if verdict == "ignore":
@@ -292,32 +293,32 @@ class Runtime(Generic[S]):
             self._log.warning("another process wants this identity; it stays here", other=other)
         self._news.set()
 
-    async def _say_state(self) -> None:
+    async def _publish_state(self) -> None:
         if self._bus is None:
             return
-        # A full outbox loses nothing: the bus says retained state again after the reconnect.
+        # A full outbox loses nothing: the bus publishes retained state again after the reconnect.
         with suppress(OutboxFullError):
             await self._bus.publish(topics.SERVICE_STATE.at(self.identity), self.presence.message())
 
-    async def _say_state_now(self, bus: Bus) -> None:
-        """Say the state before going on; without a connection the next birth says it."""
+    async def _publish_state_now(self, bus: Bus) -> None:
+        """Publish the state before going on; without a connection the next birth does."""
         self._news.clear()
         if bus.connection.connected:
-            await self._say_state()
+            await self._publish_state()
 
-    async def _last_word(self, error: ServiceError) -> None:
-        """Say why it went down; nothing where the identity is another's."""
+    async def _publish_end(self, error: ServiceError) -> None:
+        """Publish the reason of the end; nothing where the identity is another's."""
         if isinstance(error, DuplicateIdentityError):
             return
         self.presence.change("stopped", getattr(error, "reason", str(error)))
         with suppress(TimeoutError, BusError):
-            async with asyncio.timeout(_LAST_WORD_S):
-                await self._say_state()
+            async with asyncio.timeout(_PUBLISH_END_S):
+                await self._publish_state()
 
     # Failure.
 
     async def _within(self, part: str, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run a part of the service; its error says which part it was."""
+        """Run a part of the service; its error names the part."""
         try:
             await coroutine
         except (DuplicateIdentityError, IdentityTakenError, ServiceFailedError):
@@ -327,8 +328,8 @@ class Runtime(Generic[S]):
             code = getattr(error, "exit_code", 1)
             raise ServiceFailedError(self.identity.source, reason=reason, exit_code=code) from error
 
-    def _meaning(self, error: BaseException) -> ServiceError:
-        """The one error that says what happened."""
+    def _explain(self, error: BaseException) -> ServiceError:
+        """The one error that explains a group of them."""
         leaves = list(_leaves(error))
         for leaf in leaves:
             if isinstance(leaf, DuplicateIdentityError):
@@ -342,9 +343,9 @@ class Runtime(Generic[S]):
         return ServiceFailedError(self.identity.source, reason=reason)
 
 
-def _cause(meaning: ServiceError, error: BaseException) -> BaseException | None:
-    """What a meaning came of: its own cause where it is a part of the error itself."""
-    return meaning.__cause__ if meaning in _leaves(error) else error
+def _cause(explained: ServiceError, error: BaseException) -> BaseException | None:
+    """Cause of an error: its own where it is a part of the group itself."""
+    return explained.__cause__ if explained in _leaves(error) else error
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, get
 import structlog
 
 from edgebus.bus import Bus
-from edgebus.contracts import Command, Identity, NameRefusedError, State, check_segment
+from edgebus.contracts import (
+    CommandTopic,
+    Identity,
+    NameRefusedError,
+    Payload,
+    State,
+    Topic,
+    check_segment,
+)
 from edgebus.service.declare import (
     CommandDeclaration,
     Declaration,
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Service", "ServiceContext"]
 
 S = TypeVar("S", bound=ServiceSettings)
+P = TypeVar("P", bound=Payload)
 
 
 class Host(Protocol):
@@ -60,19 +69,23 @@ class Service(Generic[S]):
 
     ::
 
-        class Greeter(Service[GreeterSettings]):
-            '''Greets every camera that appears.'''
+        class Totals(Service[TotalsSettings]):
+            '''Adds up what each meter reads.'''
 
-            name = "greeter"
+            name = "totals"
+            publishes = (TOTALS,)
 
-            @on(topics.CAMERA_FRAME)
-            async def greet(self, event: Event[Frame]) -> None: ...
+            @on(READINGS)
+            async def add(self, reading: Reading, meter: str) -> None: ...
 
     The order of a life: `start`, subscriptions and `@every` begin, *ready*; on SIGTERM *draining*
     (what was accepted is finished), `stop`, *stopped*. Override `start` and `stop`, not
     ``__init__``.
 
     Attributes:
+        publishes: The topics that it publishes on; others are refused by `publish`. A service
+            whose settings name the topics declares those of its defaults, and in `start` its own.
+        subscribes: Topics that it subscribes to by hand, besides those of its handlers.
         bus: The bus, connected.
         identity: base, site, node and name of this service.
         settings: Its own settings.
@@ -85,6 +98,8 @@ class Service(Generic[S]):
 
     name: ClassVar[str]
     settings_type: ClassVar[type[ServiceSettings]] = ServiceSettings
+    publishes: tuple[Topic[Any], ...] = ()
+    subscribes: ClassVar[tuple[Topic[Any], ...]] = ()
     declarations: ClassVar[tuple[tuple[str, Declaration], ...]] = ()
 
     def __init__(self, context: ServiceContext[S]) -> None:
@@ -111,6 +126,10 @@ class Service(Generic[S]):
             raise DeclarationError(str(error)) from error
         for method, declaration in cls.declarations:
             _check(cls, method, declaration)
+        for topic in cls.publishes:
+            if topic.levels[3] not in ("{service}", cls.name):
+                msg = f"{cls.__name__} cannot publish {topic.address}: it is not named so"
+                raise DeclarationError(msg)
 
     @classmethod
     def summary(cls) -> str:
@@ -128,6 +147,26 @@ class Service(Generic[S]):
 
         Override it to ask again for what matters. Retained state comes anew by itself.
         """
+
+    async def publish(
+        self, topic: Topic[P], payload: P, *, expires_in_s: float | None = None, **names: str
+    ) -> None:
+        """Publish on one of the declared topics; see `Bus.publish`, also for its errors.
+
+        Args:
+            topic: One of `publishes`.
+            payload: What; the bus fills in source and traceparent.
+            expires_in_s: Not to be delivered later than this.
+            names: The topic's placeholders, besides those of this service's identity.
+
+        Raises:
+            DeclarationError: The topic is not declared.
+        """
+        if topic not in self.publishes:
+            msg = f"{type(self).__name__} publishes {topic.address}; add it to its `publishes`"
+            raise DeclarationError(msg)
+        address = topic.at(self.identity, **names)
+        await self.bus.publish(address, payload, expires_in_s=expires_in_s)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> None:
         """Run a task beside the handlers, supervised.
@@ -155,11 +194,20 @@ def _settings_type_of(cls: type[Service[Any]]) -> type[ServiceSettings]:
 
 def _check(cls: type[Service[Any]], method: str, declaration: Declaration) -> None:
     where = f"{cls.__name__}.{method}"
+    if not isinstance(declaration, EveryDeclaration) and isinstance(declaration.topic, Topic):
+        for name in declaration.call.names:
+            if name not in declaration.topic.names:
+                msg = (
+                    f"{where} takes {name!r}, which is no placeholder of "
+                    f"{declaration.topic.address}"
+                )
+                raise DeclarationError(msg)
     if isinstance(declaration, CommandDeclaration):
-        topic = declaration.topic
-        if not issubclass(topic.payload, Command):
+        topic: Topic[Any] = declaration.topic
+        if not isinstance(topic, CommandTopic):
             msg = (
                 f"@command on {where}: {topic.address} carries {topic.payload.__name__}, no command"
+                "; commands have a CommandTopic"
             )
             raise DeclarationError(msg)
         if topic.levels[3] not in ("{service}", cls.name):

@@ -1,4 +1,4 @@
-"""What every node and every service can be set to."""
+"""Settings of nodes and of services."""
 
 from pathlib import Path
 from socket import gethostname
@@ -22,10 +22,10 @@ class ServiceSettings(BaseModel):
 
 
 class LogSettings(ServiceSettings):
-    """How a service logs, to standard error."""
+    """Logs, on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least important level that is shown."""
+    """Least important level that is shown."""
     format: Literal["auto", "console", "json"] = "auto"
     """One JSON object per line, or lines for people; auto: for people where there is a terminal."""
 
@@ -35,7 +35,7 @@ def _default_data_dir() -> Path:
 
 
 class NodeSettings(ServiceSettings):
-    """What all services of a node share: who they are, and how they reach the broker."""
+    """Settings that all services of a node share."""
 
     base: Segment = "edgebus"
     """First level of every topic, for brokers that others use too."""
@@ -44,14 +44,14 @@ class NodeSettings(ServiceSettings):
     node: Segment = Field(default_factory=gethostname)
     """The host; third level of every topic. Its own host name by default."""
     broker: BrokerSettings = BrokerSettings()
-    """How to reach the broker."""
+    """The connection to the broker."""
     bus: BusSettings = BusSettings()
     """Limits and times of the bus."""
     data_dir: Path = Field(default_factory=_default_data_dir)
-    """Where services keep what must survive a restart, each in a folder of its own name."""
+    """Folder for what must survive a restart; each service has a folder of its own name in it."""
     heartbeat_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
     """Seconds between two metrics messages."""
     drain_s: Annotated[float, Field(ge=0, le=600)] = 10.0
     """Seconds that a stopping service may take to finish what it accepted."""
     log: LogSettings = LogSettings()
-    """How services log."""
+    """Logs of the services."""

@@ -1,4 +1,4 @@
-"""Where settings come from: a YAML file, the environment, the command line; each as a tree."""
+"""Sources of settings: a YAML file, the environment, the command line; each as a tree."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ _DELIMITER = "__"
 _NOT_SETTINGS = frozenset({"EDGEBUS_DATA", "EDGEBUS_DEBUG"})
 
 Path_ = tuple[str, ...]
-"""A setting's key, split: ``("detector", "threshold")``."""
+"""A setting's key, split: ``("recorder", "threshold")``."""
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class SourceTree:
 
     Attributes:
         values: Nested, as in the YAML file.
-        origins: Who said it, for each key that the source names.
+        origins: Origin of each key that the source names.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -42,7 +42,7 @@ def from_file(path: Path) -> SourceTree:
     """Read a node's YAML file.
 
     Raises:
-        SettingsError: It cannot be read, is no YAML, no mapping, or says a key twice.
+        SettingsError: It cannot be read, is no YAML, no mapping, or has a key twice.
     """
     origin = str(path)
     try:
@@ -67,7 +67,7 @@ def from_environment(
     """Read ``EDGEBUS_SITE``, ``EDGEBUS_BROKER__URL``, ``EDGEBUS_DETECTOR__THRESHOLD``.
 
     Args:
-        fields: The top-level settings; a field's type says whether its text is JSON.
+        fields: The top-level settings; a field's type decides whether its text is JSON.
         environment: The process's own by default.
 
     Raises:
@@ -89,7 +89,7 @@ def from_environment(
 
 
 def from_overrides(fields: Mapping[str, FieldInfo], overrides: Iterable[str]) -> SourceTree:
-    """Read ``key=value`` pairs of the command line, such as ``detector.threshold=0.3``.
+    """Read ``key=value`` pairs of the command line, such as ``recorder.threshold=0.3``.
 
     Raises:
         SettingsError: A pair has no key or no ``=``, or its value should be JSON and is not.
@@ -100,7 +100,7 @@ def from_overrides(fields: Mapping[str, FieldInfo], overrides: Iterable[str]) ->
         key, equals, value = pair.partition("=")
         key = key.strip()
         if not equals or not all(key.split(".")):
-            reason = "is no key=value, such as detector.threshold=0.3"
+            reason = "is no key=value, such as recorder.threshold=0.3"
             raise _problem(hide_credentials(pair), "command line", reason)
         tree.origins[tuple(key.split("."))] = "command line"
         texts[key] = value

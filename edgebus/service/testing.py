@@ -1,11 +1,11 @@
-"""Run one service inside a test, on the in-memory broker, with the semantics of MQTT.
+"""Harness that runs one service inside a test, on the in-memory broker.
 
 ::
 
-    async with ServiceHarness(Counter, CounterSettings(), also=[PERSONS]) as harness:
-        await harness.publish(DETECTIONS.at(harness.node("pi-01"), camera="front"), seen)
-        event = await harness.expect(PERSONS)
-        assert event.payload.count == 2
+    async with ServiceHarness(Totals) as harness:
+        await harness.publish(READINGS.at(harness.node("pi-01"), meter="roof"), reading)
+        event = await harness.expect(TOTALS)
+        assert event.payload.total == 2
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from edgebus.bus import Bus, BusSettings, Event, MemoryBroker, MemoryTransport
+from edgebus.bus import Bus, BusSettings, Event, MemoryBroker, MemoryTransport, RawMessage
 from edgebus.contracts import (
     Address,
     Command,
+    CommandTopic,
     Identity,
     Payload,
     Reply,
@@ -39,24 +40,33 @@ __all__ = ["ServiceHarness"]
 
 S = TypeVar("S", bound=ServiceSettings)
 P = TypeVar("P", bound=Payload)
+C = TypeVar("C", bound=Command)
 R = TypeVar("R", bound=Reply)
 
 _PATIENCE_S = 10.0
+_EVERY_SERVICE = (
+    topics.SERVICE_STATE,
+    topics.SERVICE_METRICS,
+    topics.DEAD_LETTER,
+    topics.DEAD_LETTER_PAYLOAD,
+    topics.REPLY,
+)
 
 
 class ServiceHarness(Generic[S]):
     """A service under test, and a bus of the test's own on the same broker.
 
     Entering waits until the service is ready (or degraded); leaving stops it cleanly. A service
-    that goes down makes whatever the test waits for raise its error.
+    that goes down makes whatever the test waits for raise its error. On leaving, an
+    AssertionError names what the service has published without declaring it.
 
     Args:
         kind: The service's class.
         settings: Its settings; all defaults without.
         data_dir: The node's data folder; a temporary one without.
         broker: To share with other harnesses, or to stop and start; a new one without.
-        also: Topics of the test's own, besides those of `edgebus.contracts`, that `expect` shall
-            see.
+        also: Topics of the test's own, besides the registered ones and those that the service
+            declares, that `expect` shall see.
         node: More settings of the node: ``site``, ``node``, ``heartbeat_s`` …
     """
 
@@ -75,7 +85,8 @@ class ServiceHarness(Generic[S]):
         self._kind = kind
         self._settings = settings
         self._data_dir = data_dir
-        self._also = tuple(also)
+        self._also = (*kind.publishes, *also)
+        self._undeclared: set[str] = set()
         self._node = {"site": "lab", "node": "pi-01", "heartbeat_s": 60.0} | node
         self._stack = AsyncExitStack()
         self._seen: list[Event[Any]] = []
@@ -126,6 +137,12 @@ class ServiceHarness(Generic[S]):
                 await asyncio.gather(self._life, return_exceptions=True)
         finally:
             await self._stack.aclose()
+        if kind is None and self._undeclared:
+            msg = (
+                f"{self._kind.__name__} has published on {', '.join(sorted(self._undeclared))}, "
+                "which its `publishes` does not declare"
+            )
+            raise AssertionError(msg)
 
     @property
     def service(self) -> Service[S]:
@@ -156,12 +173,10 @@ class ServiceHarness(Generic[S]):
         await self.bus.publish(address, payload)
 
     async def request(
-        self, topic: Topic[Any], command: Command, *, reply: type[R], timeout: float = _PATIENCE_S
+        self, topic: CommandTopic[C, R], command: C, *, timeout: float = _PATIENCE_S
     ) -> R:
         """Send the service a command and wait for its answer."""
-        return await self.bus.request(
-            topic.at(self.identity), command, reply=reply, timeout=timeout
-        )
+        return await self.bus.request(topic.at(self.identity), command, timeout=timeout)
 
     async def expect(
         self,
@@ -211,8 +226,16 @@ class ServiceHarness(Generic[S]):
         await asyncio.wait_for(life, timeout)
 
     async def _record_everything(self, base: str) -> None:
-        for topic in (*all_topics().values(), *self._also):
+        for topic in dict.fromkeys((*all_topics().values(), *self._also)):
             await self.bus.subscribe(topic.any(base=base), self._see, deduplicate=False)
+        await self.bus.tap(f"{self.identity.prefix}/#", self._check_declared, qos=1)
+
+    async def _check_declared(self, message: RawMessage) -> None:
+        declared = (*self.service.publishes, *_EVERY_SERVICE)
+        # Commands below its prefix come from others, retained values from a life before.
+        asked = message.topic.removeprefix(f"{self.identity.prefix}/").startswith("cmd/")
+        if not (asked or message.retained or any(t.parse(message.topic) for t in declared)):
+            self._undeclared.add(message.topic)
 
     async def _see(self, event: Event[Any]) -> None:
         async with self._news:

@@ -1,7 +1,7 @@
-"""Steps of a trace, from a frame to the model that learnt from it.
+"""Steps of a trace, from an input to the model that learnt from it.
 
 Each step gives the messages that it makes their `traceparent`. Where OpenTelemetry is installed
-(extra ``otel``) and set up, for example by ``opentelemetry-instrument edgebus run detector``, each
+(extra ``otel``) and set up, for example by ``opentelemetry-instrument edgebus run SERVICE``, each
 step is a span there too; else it costs a microsecond and nothing is imported.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgebus.contracts import new_id
-from edgebus.contracts.trace import begin_trace, continue_trace
+from edgebus.contracts.trace import CURRENT, begin_trace, continue_trace
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -58,7 +58,9 @@ class Tracer:
         links: Sequence[str] = (),
         attributes: Mapping[str, Attribute] | None = None,
     ) -> Iterator[Step]:
-        """Do one step; an error that leaves it is noted in its span.
+        """Do one step; what is published meanwhile is stamped with it.
+
+        An error that leaves it is noted in its span.
 
         Args:
             name: What is done, such as ``detect``.
@@ -69,7 +71,8 @@ class Tracer:
             attributes: More facts for the span.
         """
         if self._otel is None:
-            yield Step(_own(parent, identifier))
+            with _current(_own(parent, identifier)) as step:
+                yield step
             return
         with self._otel.start_as_current_span(
             f"{self._service} {name}",
@@ -80,11 +83,21 @@ class Tracer:
             found = span.get_span_context()
             if not span.is_recording():
                 # Installed and not set up: the trace goes on all the same.
-                yield Step(_own(parent, identifier))
+                traceparent = _own(parent, identifier)
             else:
-                yield Step(
-                    f"00-{found.trace_id:032x}-{found.span_id:016x}-{int(found.trace_flags):02x}"
-                )
+                flags = int(found.trace_flags)
+                traceparent = f"00-{found.trace_id:032x}-{found.span_id:016x}-{flags:02x}"
+            with _current(traceparent) as step:
+                yield step
+
+
+@contextmanager
+def _current(traceparent: str) -> Iterator[Step]:
+    token = CURRENT.set(traceparent)
+    try:
+        yield Step(traceparent)
+    finally:
+        CURRENT.reset(token)
 
 
 def _own(parent: str | None, identifier: str | None) -> str:

@@ -1,4 +1,4 @@
-"""What the heartbeat says: the service's figures, the bus's, and the host's."""
+"""Content of the heartbeat: figures of the service, of its bus and of the host."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ class Vitals:
     """Makes the metrics messages of one service.
 
     Args:
-        source: ``site/node/service``.
         metrics: The service's own figures.
     """
 
-    def __init__(self, *, source: str, metrics: MetricsRegistry) -> None:
-        self._source = source
+    def __init__(self, metrics: MetricsRegistry) -> None:
         self._metrics = metrics
         self._host = HostSampler()
         self._born = time.monotonic()
@@ -32,7 +30,6 @@ class Vitals:
         counters, gauges = bus_figures(stats)
         use = self._host.sample()
         return Metrics(
-            source=self._source,
             session=session,
             uptime_s=time.monotonic() - self._born,
             counters=own.counters | counters,

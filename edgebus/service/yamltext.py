@@ -30,7 +30,7 @@ class YamlTextError(ValueError):
 def read_yaml(text: str) -> Any:
     """Read one YAML document.
 
-    Unlike plain YAML, a key that is said twice is an error, and so are aliases of aliases that
+    Unlike plain YAML, a key that is there twice is an error, and so are aliases of aliases that
     would grow into more than 100,000 values, and nesting deeper than 50.
 
     Raises:
@@ -56,7 +56,7 @@ def read_yaml(text: str) -> Any:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key said twice, where plain YAML takes the last silently."""
+    """A safe loader that refuses a doubled key, where plain YAML takes the last silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
@@ -69,14 +69,14 @@ class _StrictLoader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 # A file that was garbled may have anything for a key.
-                msg = f"key {hide_credentials(repr(key))[:_SHOWN]} is said twice"
+                msg = f"key {hide_credentials(repr(key))[:_SHOWN]} is there twice"
                 raise yaml.constructor.ConstructorError(None, None, msg, key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
 class _Size:
-    """How many values a node stands for once its aliases are followed, without following them."""
+    """Number of values that a node stands for once its aliases are followed, without following."""
 
     def __init__(self) -> None:
         self._known: dict[int, int] = {}

@@ -1,6 +1,7 @@
-"""Running models: engines, the detection pipeline, the parity probe and the hot swap.
+"""Running models: engines, the parity probe, the hot swap, and following releases.
 
-Nothing here needs torch; the interpreter that trains a graph is `edgebus.training.graph`.
+The service that serves any workload is `edgebus.serving.service`. Nothing here needs torch; the
+interpreter that trains a graph is `edgebus.training.graph`.
 """
 
 from edgebus.serving.engine import Engine, EngineSettings, OrtEngine, choose_providers
@@ -10,23 +11,50 @@ from edgebus.serving.errors import (
     ModelRefusedError,
     NoPreviousModelError,
 )
-from edgebus.serving.probe import ProbeError, make_probe, probe_picture, run_probe
-from edgebus.serving.swap import Candidate, HotSwap, Serving
+from edgebus.serving.model import ArrayModel, Model, NamedSource
+from edgebus.serving.probe import (
+    ProbeError,
+    make_probe,
+    probe_inputs,
+    run_probe,
+    seeded_bytes,
+    seeded_inputs,
+)
+from edgebus.serving.release_follower import (
+    ReleaseFollower,
+    ReleaseRefusedError,
+    ReleaseSettings,
+    bring_in,
+)
+from edgebus.serving.serving_state import ServingState, StateFile
+from edgebus.serving.swap import HotSwap, LoadedModel, Serving, Swap
 
 __all__ = [
-    "Candidate",
+    "ArrayModel",
     "Engine",
     "EngineError",
     "EngineSettings",
     "HotSwap",
     "InferenceError",
+    "LoadedModel",
+    "Model",
     "ModelRefusedError",
+    "NamedSource",
     "NoPreviousModelError",
     "OrtEngine",
     "ProbeError",
+    "ReleaseFollower",
+    "ReleaseRefusedError",
+    "ReleaseSettings",
     "Serving",
+    "ServingState",
+    "StateFile",
+    "Swap",
+    "bring_in",
     "choose_providers",
     "make_probe",
-    "probe_picture",
+    "probe_inputs",
     "run_probe",
+    "seeded_bytes",
+    "seeded_inputs",
 ]

@@ -1,4 +1,4 @@
-"""Engines: what runs a graph. ONNX Runtime is the first."""
+"""Engines, which run graphs: arrays in, arrays out. ONNX Runtime is the first."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 import structlog
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 from pydantic import BaseModel, ConfigDict, Field
 
-from edgebus.artifacts import Array, BundleError, ModelSource
+from edgebus.artifacts import Array, BundleError, ModelSource, TensorSpec
 from edgebus.artifacts.graph import inspect_graph
+from edgebus.artifacts.tensors import dtype_name
 from edgebus.serving.errors import EngineError
 
 __all__ = ["Engine", "EngineSettings", "OrtEngine", "choose_providers"]
@@ -41,8 +41,14 @@ ORT_ERRORS: Final[tuple[type[Exception], ...]] = (
     # pybind11 turns std::exception and failed casts into these two
     RuntimeError,
     TypeError,
+    ValueError,  # an input is missing
 )
-_ORT_TYPES: Final[Mapping[str, str]] = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
+# The runtime's names of types where they are not those of numpy.
+_ORT_TYPES: Final[Mapping[str, str]] = {
+    "float64": "double",
+    "float32": "float",
+    "float16": "float16",
+}
 
 
 class EngineSettings(BaseModel):
@@ -52,7 +58,7 @@ class EngineSettings(BaseModel):
 
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
     """Threads of one inference; by default one less than the cores, so that loading the next
-    model, the network and the camera do not delay frames."""
+    model and the network do not delay inputs."""
     spinning: bool = False
     """Let idle threads spin instead of sleep: a little faster alone, much slower in company."""
     provider: Provider = "auto"
@@ -67,11 +73,12 @@ class Engine(Protocol):
         """Runtime and device, for example ``onnxruntime/CPUExecutionProvider``."""
         ...
 
-    def run(self, tensor: Array) -> list[npt.NDArray[np.float32]]:
-        """The outputs for one input, in the order of the manifest's outputs.
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs by name, in the order of the manifest, for the inputs by name.
 
         Raises:
-            EngineError: The runtime fails, or the input has the wrong shape or type.
+            EngineError: The runtime fails, or an input is missing, unknown, or has the wrong shape
+                or type.
         """
         ...
 
@@ -96,17 +103,19 @@ class OrtEngine:
         _check_weights(source.graph_bytes(), tensors)
         options = _options(settings)
         try:
-            values = [ort.OrtValue.ortvalue_from_numpy(_plain(v)) for v in tensors.values()]
+            values = [
+                ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
+                for value in tensors.values()
+            ]
             options.add_external_initializers(list(tensors), values)
             session = ort.InferenceSession(source.graph_bytes(), options, providers=providers)
         except ORT_ERRORS as error:
             raise EngineError(engine="onnxruntime", reason=first_line(error)) from error
         self._session = session
-        self._input = manifest.input.name
         self._outputs = [output.name for output in manifest.outputs]
-        self._check_ports(source)
+        _check_tensors("input", session.get_inputs(), manifest.inputs, exactly=True)
+        _check_tensors("output", session.get_outputs(), manifest.outputs, exactly=False)
         self.name = f"onnxruntime/{session.get_providers()[0]}"
-        self.shape = manifest.input.shape
         structlog.get_logger(__name__).info(
             "engine loaded",
             model=manifest.name,
@@ -116,40 +125,38 @@ class OrtEngine:
             tensors=len(tensors),
         )
 
-    def run(self, tensor: Array) -> list[npt.NDArray[np.float32]]:
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """See `Engine`."""
         try:
-            outputs: Sequence[Any] = self._session.run(self._outputs, {self._input: tensor})
+            outputs: Sequence[Any] = self._session.run(self._outputs, dict(inputs))
         except ORT_ERRORS as error:
             raise EngineError(engine=self.name, reason=first_line(error)) from error
-        return [np.asarray(output, np.float32) for output in outputs]
+        return dict(zip(self._outputs, map(np.asarray, outputs), strict=True))
 
-    def _check_ports(self, source: ModelSource) -> None:
-        """Refuse a graph whose input or outputs are not the manifest's.
 
-        Raises:
-            EngineError: They are not.
-        """
-        spec = source.manifest.input
-        found = {item.name: item for item in self._session.get_inputs()}
-        item = found.get(spec.name)
-        if item is None or len(found) != 1:
-            reason = f"the graph takes {sorted(found)}, the manifest says {spec.name!r}"
-            raise EngineError(engine="onnxruntime", reason=reason)
-        wrong = [
-            (have, want)
-            for have, want in zip(item.shape, spec.shape, strict=False)
-            if isinstance(have, int) and have != want
-        ]
-        if len(item.shape) != 4 or wrong or item.type != _ORT_TYPES[spec.dtype]:
+def _check_tensors(
+    what: str, found: Sequence[Any], specs: Sequence[TensorSpec], *, exactly: bool
+) -> None:
+    """Refuse a graph whose inputs or outputs are not the manifest's.
+
+    Raises:
+        EngineError: They are not.
+    """
+    there = {item.name: item for item in found}
+    wanted = {spec.name for spec in specs}
+    if wanted - there.keys() or (exactly and there.keys() - wanted):
+        reason = f"the graph has the {what}s {sorted(there)}, the manifest says {sorted(wanted)}"
+        raise EngineError(engine="onnxruntime", reason=reason)
+    for spec in specs:
+        item = there[spec.name]
+        # The runtime gives open dimensions a name, or None, and outputs at times no shape at all.
+        shape = tuple(size if isinstance(size, int) else None for size in item.shape)
+        kind = f"tensor({_ORT_TYPES.get(spec.dtype, spec.dtype)})"
+        if item.type != kind or not (spec.fits(shape) or (not exactly and not shape)):
             reason = (
-                f"input {spec.name} is {item.type} {item.shape}, the manifest says "
+                f"{what} {spec.name} is {item.type} {list(item.shape)}, the manifest says "
                 f"{spec.dtype} {list(spec.shape)}"
             )
-            raise EngineError(engine="onnxruntime", reason=reason)
-        missing = set(self._outputs) - {item.name for item in self._session.get_outputs()}
-        if missing:
-            reason = f"the graph has no output {', '.join(sorted(missing))}"
             raise EngineError(engine="onnxruntime", reason=reason)
 
 
@@ -212,21 +219,13 @@ def _check_weights(graph: bytes, tensors: Mapping[str, Array]) -> None:
         raise EngineError(engine="onnxruntime", reason=reason)
     for name, entry in wanted.items():
         value = tensors[name]
-        if value.shape != entry.shape or _dtype(value) != entry.dtype:
+        dtype = dtype_name(value.dtype)
+        if value.shape != entry.shape or dtype != entry.dtype:
             reason = (
-                f"tensor {name!r} is {_dtype(value)} {list(value.shape)}, the graph takes "
+                f"tensor {name!r} is {dtype} {list(value.shape)}, the graph takes "
                 f"{entry.dtype} {list(entry.shape)}"
             )
             raise EngineError(engine="onnxruntime", reason=reason)
-
-
-def _dtype(value: Array) -> str:
-    """The name that safetensors has for a dtype, for example ``F32``."""
-    return f"{value.dtype.kind.upper()}{value.dtype.itemsize * 8}"
-
-
-def _plain(value: Array) -> Array:
-    return np.ascontiguousarray(value)
 
 
 def first_line(error: Exception) -> str:

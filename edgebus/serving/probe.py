@@ -1,4 +1,4 @@
-"""The parity probe: a bundle brings an input and what must come out of it.
+"""The parity probe: a bundle brings what must come out of an input that a seed generates.
 
 It catches what digests cannot: a runtime, a processor or an execution provider that computes
 something else than the machine on which the bundle was measured.
@@ -7,19 +7,27 @@ something else than the machine on which the bundle was measured.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 
 import numpy as np
 
-from edgebus.artifacts import Array, Manifest, ModelSource, ProbeSpec
+from edgebus.artifacts import Array, Manifest, ModelSource, ProbeSpec, TensorSpec
 from edgebus.serving.engine import Engine, EngineSettings, OrtEngine
 from edgebus.serving.errors import EngineError, InferenceError
-from edgebus_detection.vision import Image, Preprocessor
+from edgebus.workload import load_workload
 
-__all__ = ["ProbeError", "check_finite", "make_probe", "probe_picture", "run_probe"]
+__all__ = [
+    "ProbeError",
+    "check_finite",
+    "make_probe",
+    "probe_inputs",
+    "run_probe",
+    "seeded_bytes",
+    "seeded_inputs",
+]
 
 _VALUES = 256
-_TILES = 13
 
 
 class ProbeError(InferenceError):
@@ -36,28 +44,37 @@ class ProbeError(InferenceError):
         self.reason = reason
 
 
-def probe_picture(manifest: Manifest, *, seed: int) -> Image:
-    """A picture of the model's own input size, the same on every machine and in every version.
+def probe_inputs(manifest: Manifest, *, seed: int) -> Mapping[str, Array]:
+    """The input of a model's probe, the same on every machine: its workload makes it.
 
-    A mosaic of coloured tiles with fine grain on it, from SHAKE-256 of the seed: no random
-    generator or interpolation that could change with a library.
+    Raises:
+        WorkloadUnknownError: No installed package brings the manifest's workload.
+    """
+    return load_workload(manifest.task).probe_inputs(manifest, seed=seed)
+
+
+def seeded_inputs(manifest: Manifest, *, seed: int) -> dict[str, Array]:
+    """Inputs by the specifications alone: floats in [0, 1), bytes of any value, else 0 and 1.
+
+    Open dimensions are 1.
+    """
+    return {spec.name: _seeded(spec, seed) for spec in manifest.inputs}
+
+
+def seeded_bytes(label: str, shape: tuple[int, ...]) -> Array:
+    """Noise that no library's update can change: SHAKE-256 of the label.
 
     Returns:
-        uint8 [height, width, 3].
+        uint8 of the shape.
     """
-    height, width = manifest.input.height, manifest.input.width
-    tall, wide = -(-height // _TILES), -(-width // _TILES)
-    tiles = _noise(f"tiles {seed}", (tall, wide, 3))
-    picture = tiles.repeat(_TILES, axis=0).repeat(_TILES, axis=1)[:height, :width]
-    grain = _noise(f"grain {seed}", (height, width, 3)) >> 4
-    mixed: Image = (picture - (picture >> 3) + grain // 2).astype(np.uint8)
-    return mixed
+    data = hashlib.shake_256(f"edgebus probe {label}".encode()).digest(math.prod(shape))
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def make_probe(
     source: ModelSource, *, seed: int = 0, settings: EngineSettings | None = None
 ) -> tuple[ProbeSpec, Mapping[str, Array]]:
-    """Run a model on its probe picture; for `edgebus.artifacts.write_bundle`.
+    """Run a model on its probe input; for `edgebus.artifacts.write_bundle`.
 
     Of each output the extremes and an even share are kept, so a probe has a few kilobytes.
 
@@ -69,14 +86,14 @@ def make_probe(
     """
     outputs = _outputs(OrtEngine(source, settings), source.manifest, seed)
     tensors: dict[str, Array] = {}
-    for spec, output in zip(source.manifest.outputs, outputs, strict=True):
-        flat = output.reshape(-1)
-        # The largest values are the ones that become boxes.
+    for name, output in outputs.items():
+        flat = output.reshape(-1).astype(np.float32)
+        # The largest values matter most: they decide what is predicted.
         large = np.argsort(-np.abs(flat), kind="stable")[: _VALUES // 4]
         even = np.linspace(0, flat.size - 1, _VALUES - len(large)).astype(np.int64)
         index = np.unique(np.concatenate([large, even])).astype(np.int64)
-        tensors[f"index/{spec.name}"] = index
-        tensors[f"value/{spec.name}"] = flat[index].astype(np.float32)
+        tensors[f"index/{name}"] = index
+        tensors[f"value/{name}"] = flat[index]
     return ProbeSpec(seed=seed), tensors
 
 
@@ -101,21 +118,21 @@ def run_probe(engine: Engine, manifest: Manifest, expected: Mapping[str, Array] 
     spec = manifest.probe or ProbeSpec()
     outputs = _outputs(engine, manifest, spec.seed)
     worst = 0.0
-    for port, output in zip(manifest.outputs, outputs, strict=True) if expected else ():
-        worst = max(worst, _compare(port.name, output.reshape(-1), expected or {}, spec))
+    for name, output in outputs.items() if expected else ():
+        worst = max(worst, _compare(name, output.reshape(-1), expected or {}, spec))
     return worst
 
 
-def check_finite(outputs: Sequence[Array], manifest: Manifest, *, engine: str) -> None:
+def check_finite(outputs: Mapping[str, Array], *, engine: str) -> None:
     """Refuse outputs that are NaN or infinite.
 
     Raises:
         EngineError: One is.
     """
-    for port, output in zip(manifest.outputs, outputs, strict=True):
+    for name, output in outputs.items():
         bad = int(output.size - np.count_nonzero(np.isfinite(output)))
         if bad:
-            reason = f"{bad} of {output.size} values of output {port.name} are not finite"
+            reason = f"{bad} of {output.size} values of output {name} are not finite"
             raise EngineError(engine=engine, reason=reason)
 
 
@@ -143,14 +160,16 @@ def _compare(name: str, found: Array, expected: Mapping[str, Array], spec: Probe
     return float(share[at])
 
 
-def _outputs(engine: Engine, manifest: Manifest, seed: int) -> list[Array]:
-    tensor, _ = Preprocessor(manifest.input).prepare(probe_picture(manifest, seed=seed))
-    outputs = engine.run(tensor)
-    check_finite(outputs, manifest, engine=engine.name)
-    return list(outputs)
+def _outputs(engine: Engine, manifest: Manifest, seed: int) -> dict[str, Array]:
+    outputs = engine.run(probe_inputs(manifest, seed=seed))
+    check_finite(outputs, engine=engine.name)
+    return outputs
 
 
-def _noise(label: str, shape: tuple[int, int, int]) -> Image:
-    size = shape[0] * shape[1] * shape[2]
-    data = hashlib.shake_256(f"edgebus probe {label}".encode()).digest(size)
-    return np.frombuffer(data, np.uint8).reshape(shape)
+def _seeded(spec: TensorSpec, seed: int) -> Array:
+    dtype, shape = np.dtype(spec.dtype), spec.concrete()
+    if dtype.kind == "f":
+        words = seeded_bytes(f"{spec.name} {seed}", (*shape, 4)).astype(np.float64)
+        return (words @ (1 / 256.0 ** np.arange(1, 5))).astype(dtype)
+    noise = seeded_bytes(f"{spec.name} {seed}", shape)
+    return noise if dtype == np.uint8 else (noise & 1).astype(dtype)

@@ -1,30 +1,41 @@
-"""Changing the model between two frames, without a gap and without a half-loaded model."""
+"""Hot swap: another model between two inputs, without a gap and without a half-loaded model."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import Any, Generic, Protocol, TypeVar
 
 from edgebus.artifacts import ArtifactError, Bundle, ModelSource
 from edgebus.contracts import ModelRef, utc_now
 from edgebus.serving.engine import Engine, EngineSettings, OrtEngine
 from edgebus.serving.errors import InferenceError, ModelRefusedError, NoPreviousModelError
-from edgebus.serving.probe import probe_picture, run_probe
+from edgebus.serving.model import Model
+from edgebus.serving.probe import run_probe
+from edgebus.workload import WorkloadUnknownError, load_workload
 
-if TYPE_CHECKING:
-    from edgebus_detection.models.model import DetectionModel
-
-__all__ = ["Candidate", "HotSwap", "Serving"]
+__all__ = ["HotSwap", "LoadedModel", "M", "Named", "Serving", "Swap"]
 
 EngineMaker = Callable[[ModelSource, EngineSettings], Engine]
 
 
+class Named(Protocol):
+    """Anything with a model's name, version and digest; a `Bundle` and a `Model` are."""
+
+    @property
+    def ref(self) -> ModelRef:
+        """Name, version and digest."""
+        ...
+
+
+M = TypeVar("M", bound=Named)
+
+
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class LoadedModel(Generic[M]):
     """A model that is loaded, warm and has passed its probe, and does not serve yet.
 
     Attributes:
@@ -34,22 +45,22 @@ class Candidate:
         deviation: The probe's largest deviation, as a share of what is allowed.
     """
 
-    model: DetectionModel
-    load_ms: float
-    warmup_ms: float
-    deviation: float
+    model: M
+    load_ms: float = 0.0
+    warmup_ms: float = 0.0
+    deviation: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
-    """The model that answers frames.
+class Serving(Generic[M]):
+    """The model that answers inputs.
 
     Attributes:
         model: The model.
         since: When it began.
     """
 
-    model: DetectionModel
+    model: M
     since: datetime
 
     @property
@@ -58,99 +69,49 @@ class Serving:
         return self.model.ref
 
 
-class HotSwap:
+class Swap(Generic[M]):
     """Holds the serving model and the one before.
 
-    Whoever answers a frame takes `current` once, at its start, and uses only that: the switch is
-    one assignment of a reference, so a frame is answered by the old model or by the new one.
+    Whoever answers an input takes `current` once, at its start, and uses only that: the switch is
+    one assignment of a reference, so an input is answered by the old model or by the new one.
     `prepare` may take seconds and belongs in a worker thread.
+
+    Args:
+        load: Makes a model of a verified bundle; raises ModelRefusedError for one that must not
+            serve.
     """
 
-    def __init__(
-        self,
-        settings: EngineSettings | None = None,
-        *,
-        threshold: float | None = None,
-        nms_iou: float | None = None,
-        warmup_runs: int = 3,
-        make_engine: EngineMaker = OrtEngine,
-        novelty: bool = True,
-    ) -> None:
-        """Start without a model.
-
-        Args:
-            settings: How graphs are run.
-            threshold: Lowest score that is kept; each manifest's by default.
-            nms_iou: Overlap of one class that is suppressed; each manifest's by default.
-            warmup_runs: Inferences before a candidate may serve.
-            make_engine: Loads a graph.
-            novelty: Whether to load what tells strange pictures, where a bundle has it.
-        """
-        self._settings = settings or EngineSettings()
-        self._threshold, self._nms_iou = threshold, nms_iou
-        self._warmup_runs = warmup_runs
-        self._make_engine = make_engine
-        self._novelty = novelty
+    def __init__(self, load: Callable[[Bundle], LoadedModel[M]]) -> None:
+        self._load = load
         self._lock = threading.Lock()
-        self._current: Serving | None = None
-        self._previous: Serving | None = None
+        self._current: Serving[M] | None = None
+        self._previous: Serving[M] | None = None
 
     @property
-    def current(self) -> Serving | None:
-        """The model that serves; take it once per frame."""
+    def current(self) -> Serving[M] | None:
+        """The model that serves; take it once per input."""
         return self._current
 
     @property
-    def previous(self) -> Serving | None:
+    def previous(self) -> Serving[M] | None:
         """The model before it, still loaded."""
         return self._previous
 
-    def prepare(self, bundle: Bundle) -> Candidate:
-        """Load a verified bundle beside the serving model, warm it up and run its probe.
+    def prepare(self, bundle: Bundle) -> LoadedModel[M]:
+        """Load a verified bundle beside the serving model.
 
         Raises:
             ModelRefusedError: It must not serve; nothing has changed.
         """
-        from edgebus_detection.models.model import DetectionModel
-        from edgebus_detection.models.novelty import Novelty
-        from edgebus_detection.vision import VisionError
+        return self._load(bundle)
 
-        stage = "load"
-        try:
-            began = time.perf_counter()
-            engine = self._make_engine(bundle, self._settings)
-            model = DetectionModel(
-                bundle,
-                engine,
-                threshold=self._threshold,
-                nms_iou=self._nms_iou,
-                novelty=Novelty.of(bundle) if self._novelty else None,
-            )
-            loaded = time.perf_counter()
-            stage = "warm-up"
-            picture = probe_picture(bundle.manifest, seed=0)
-            for _ in range(self._warmup_runs):
-                model.look(picture)
-            warm = time.perf_counter()
-            stage = "probe"
-            deviation = run_probe(engine, bundle.manifest, bundle.probe())
-        except (InferenceError, ArtifactError, VisionError, ValueError, MemoryError) as error:
-            reason = str(error) or type(error).__name__
-            raise ModelRefusedError(model=bundle.ref, stage=stage, reason=reason) from error
-        return Candidate(
-            model=model,
-            load_ms=(loaded - began) * 1e3,
-            warmup_ms=(warm - loaded) * 1e3,
-            deviation=deviation,
-        )
-
-    def switch(self, candidate: Candidate) -> float:
-        """Let a candidate serve from the next frame on.
+    def switch(self, loaded: LoadedModel[M]) -> float:
+        """Let a loaded model serve from the next input on.
 
         Returns:
             Milliseconds that the switch took.
         """
-        serving = Serving(model=candidate.model, since=utc_now())
+        serving = Serving(model=loaded.model, since=utc_now())
         began = time.perf_counter()
         with self._lock:
             # Held until the return: freeing a session takes milliseconds and is no part of this.
@@ -162,7 +123,7 @@ class HotSwap:
         with self._lock:
             self._current = self._previous = None
 
-    def rollback(self) -> Serving:
+    def rollback(self) -> Serving[M]:
         """Let the previous model serve again; the one that served is forgotten.
 
         Raises:
@@ -174,3 +135,59 @@ class HotSwap:
             self._current = Serving(model=self._previous.model, since=utc_now())
             self._previous = None
             return self._current
+
+
+class HotSwap(Swap[Model]):
+    """Holds models that an engine runs: loaded, warmed up and probed beside the serving one."""
+
+    def __init__(
+        self,
+        settings: EngineSettings | None = None,
+        *,
+        options: Mapping[str, Any] | None = None,
+        warmup_runs: int = 3,
+        make_engine: EngineMaker = OrtEngine,
+    ) -> None:
+        """Start without a model.
+
+        Args:
+            settings: How graphs are run.
+            options: What the workload's `load` takes besides, by name.
+            warmup_runs: Inferences before a model may serve.
+            make_engine: Loads a graph.
+        """
+        super().__init__(self._load_and_probe)
+        self._settings = settings or EngineSettings()
+        self._options = dict(options or {})
+        self._warmup_runs = warmup_runs
+        self._make_engine = make_engine
+
+    def _load_and_probe(self, bundle: Bundle) -> LoadedModel[Model]:
+        stage = "load"
+        try:
+            began = time.perf_counter()
+            workload = load_workload(bundle.manifest.task)
+            engine = self._make_engine(bundle, self._settings)
+            model = workload.load(bundle, engine, **self._options)
+            loaded = time.perf_counter()
+            stage = "warm-up"
+            for _ in range(self._warmup_runs):
+                model.warm_up()
+            warm = time.perf_counter()
+            stage = "probe"
+            deviation = run_probe(engine, bundle.manifest, bundle.probe())
+        except (
+            InferenceError,
+            ArtifactError,
+            WorkloadUnknownError,
+            ValueError,
+            MemoryError,
+        ) as error:
+            reason = str(error) or type(error).__name__
+            raise ModelRefusedError(model=bundle.ref, stage=stage, reason=reason) from error
+        return LoadedModel(
+            model=model,
+            load_ms=(loaded - began) * 1e3,
+            warmup_ms=(warm - loaded) * 1e3,
+            deviation=deviation,
+        )

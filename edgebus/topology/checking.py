@@ -1,4 +1,4 @@
-"""Looks through a topology before anything starts: are its services there, do the settings fit?"""
+"""Check of a topology before anything starts: services are installed and take their settings."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from edgebus.service import SettingsError, UnknownServiceError, load_service, load_settings
-from edgebus.topology.nodes import node_configs
-from edgebus.topology.topology import Topology, TopologyError, fill_placeholders
+from edgebus.topology.topology import Topology, TopologyError, fill_placeholders, node_configs
 
 __all__ = ["check_services"]
 
@@ -22,7 +21,7 @@ _PLACEHOLDERS = {"run": "run", "assets": "assets", "start": "0"}
 def check_services(topology: Topology, *, source: str) -> None:
     """Check that every service is installed and takes its settings.
 
-    A process that cannot start says so too, but only after broker and set-up have run, and only
+    A process that cannot start reports it too, but only after broker and set-up have run, and only
     the first of them.
 
     Args:
@@ -84,6 +83,6 @@ def _mistakes(node: str, service: str, path: Path, environment: dict[str, str]) 
 
 
 def _place(node: str, service: str, key: str) -> str:
-    """Where a key of a node's file stands in the topology."""
+    """Place in the topology of a key of a node's file."""
     own = key == service or key.startswith(f"{service}.")
     return f"nodes.{node}.{key}" if own else f"node_settings.{key}"

@@ -1,15 +1,26 @@
 """A topology: machines, their services and settings, and when the run is over, in one YAML file."""
 
-import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgebus.contracts import Segment
+from edgebus.service.loading import explain
 from edgebus.service.yamltext import YamlTextError, read_yaml
 
-__all__ = ["BrokerChoice", "Topology", "TopologyError", "Until", "fill_placeholders"]
+__all__ = [
+    "MAX_PACKET_BYTES",
+    "BrokerChoice",
+    "Topology",
+    "TopologyError",
+    "Until",
+    "fill_placeholders",
+    "node_configs",
+]
+
+MAX_PACKET_BYTES = 8 * 2**20
+"""Largest MQTT packet that the services of a topology accept."""
 
 Seconds = Annotated[float, Field(gt=0)]
 Tree = dict[str, Any]
@@ -79,17 +90,17 @@ class BrokerChoice(_Part):
 
 
 class Until(_Part):
-    """When a run is over; without it, it runs until Ctrl-C.
+    """End condition of a run; without one, it runs until Ctrl-C.
 
     Attributes:
         loop: ``closed`` waits until every edge serves a retrained version and was measured on it.
-        after_frames: Frames per camera to be answered by the new version before the end.
+        after_inputs: Inputs of each stream that are answered by the new version before the end.
         timeout_s: Give up after this long; a loop that is not closed by then is a failure.
         seconds: Run for this long, whatever happens.
     """
 
     loop: Literal["closed"] | None = None
-    after_frames: Annotated[int, Field(ge=1)] = 120
+    after_inputs: Annotated[int, Field(ge=1)] = 120
     timeout_s: Seconds | None = None
     seconds: Seconds | None = None
 
@@ -115,6 +126,7 @@ class Topology(_Part):
         environment: Environment variables of every service.
         setup: Commands of the form ``[module, argument, …]``, run once by ``python -m`` before
             the services.
+        workload: The workload whose view and report `edgebus up` shows; its default without.
         nodes: Per node its services, per service its settings.
         node_settings: Settings of every node, for example ``{heartbeat_s: 2}``.
         until: When the run is over.
@@ -126,13 +138,14 @@ class Topology(_Part):
     broker: BrokerChoice = BrokerChoice()
     environment: dict[str, str] = {}
     setup: tuple[tuple[str, ...], ...] = ()
+    workload: Segment | None = None
     nodes: dict[Segment, dict[Segment, Tree]] = Field(min_length=1)
     node_settings: Tree = {}
     until: Until | None = None
 
     @field_validator("setup", mode="before")
     @classmethod
-    def _words(cls, value: Any) -> Any:
+    def _as_text(cls, value: Any) -> Any:
         if isinstance(value, list):
             return [[str(word) for word in row] if isinstance(row, list) else row for row in value]
         return value
@@ -140,7 +153,7 @@ class Topology(_Part):
     @field_validator("nodes", mode="before")
     @classmethod
     def _service_without_settings(cls, value: Any) -> Any:
-        """``camera:`` with nothing behind it means the defaults."""
+        """``collector:`` with nothing behind it means the defaults."""
         if not isinstance(value, dict):
             return value
         return {
@@ -188,7 +201,7 @@ class Topology(_Part):
         """Check a tree of settings.
 
         Raises:
-            TopologyError: It has mistakes; unknown keys are told with the nearest right key.
+            TopologyError: It has mistakes; an unknown key comes with the nearest right one.
         """
         if not isinstance(tree, dict):
             problem = f"a topology is a mapping with at least nodes: …, not {type(tree).__name__}"
@@ -196,7 +209,28 @@ class Topology(_Part):
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
-            raise TopologyError(source=source, problems=_problems(cls, error)) from error
+            problems = [f"{each.key or 'topology'}: {each.reason}" for each in explain(cls, error)]
+            raise TopologyError(source=source, problems=problems) from error
+
+
+def node_configs(topology: Topology, *, url: str, data: Path) -> dict[str, Tree]:
+    """The settings file of every node, as it would lie on a device."""
+    return {
+        node: {
+            "base": topology.base,
+            "site": topology.site,
+            "node": node,
+            "broker": {
+                "url": url,
+                "version": topology.broker.mqtt_version,
+                "max_packet_bytes": MAX_PACKET_BYTES,
+            },
+            "data_dir": str(data / node),
+            **topology.node_settings,
+            **services,
+        }
+        for node, services in topology.nodes.items()
+    }
 
 
 def fill_placeholders(tree: Any, values: dict[str, str]) -> Any:
@@ -210,30 +244,3 @@ def fill_placeholders(tree: Any, values: dict[str, str]) -> Any:
     if isinstance(tree, list | tuple):
         return type(tree)(fill_placeholders(value, values) for value in tree)
     return tree
-
-
-def _problems(model: type[BaseModel], error: ValidationError) -> list[str]:
-    lines: list[str] = []
-    for problem in error.errors(include_url=False):
-        place = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            known = sorted(_fields_at(model, problem["loc"][:-1]))
-            near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            lines.append(f"unknown key {place}; {hint}")
-        else:
-            lines.append(f"{place or 'topology'}: {problem['msg'].removeprefix('Value error, ')}")
-    return lines
-
-
-def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> set[str]:
-    """Names of the fields of the model that lies at `place` inside `model`."""
-    for part in place:
-        annotation = model.model_fields[str(part)].annotation
-        options = (annotation, *get_args(annotation))
-        model = next(
-            option
-            for option in options
-            if isinstance(option, type) and issubclass(option, BaseModel)
-        )
-    return set(model.model_fields)

@@ -1,4 +1,4 @@
-"""When each frame leaves: on a grid that never drifts."""
+"""Pacing of frames on a grid that never drifts."""
 
 from __future__ import annotations
 

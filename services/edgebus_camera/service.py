@@ -1,4 +1,4 @@
-"""The camera service: films, and says what is in the picture where it knows."""
+"""The camera service: frames of any source, with ground truth where the source has it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from edgebus_camera.sources import (
     open_source,
 )
 from edgebus_camera.sources.opening import DEFAULT_FPS
-from edgebus_camera.view import Shot, View
+from edgebus_camera.view import EncodedFrame, View
 from edgebus_detection.messages import CAMERA_FRAME, CAMERA_TRUTH, Frame, FrameRecord, GroundTruth
 
 __all__ = ["Camera"]
@@ -34,9 +34,10 @@ _EXPIRES_S = 5.0
 
 
 class Camera(Service[CameraSettings]):
-    """Films with any number of cameras: an emulated street, videos, pictures, RTSP and USB."""
+    """Publisher of frames: an emulated street, videos, pictures, RTSP and USB, any number."""
 
     name = "camera"
+    publishes = (CAMERA_FRAME, CAMERA_TRUTH)
 
     async def start(self) -> None:
         """Open every source; a file that cannot be read ends the service, with its path."""
@@ -53,16 +54,20 @@ class Camera(Service[CameraSettings]):
                 source.close()
             raise
         for name, source in opened.items():
-            self.spawn(self._film(name, self.settings.cameras[name], source), name=f"film {name}")
+            self.spawn(
+                self._run_camera(name, self.settings.cameras[name], source), name=f"camera {name}"
+            )
 
-    async def _film(self, camera: str, settings: ViewSettings, source: Source) -> None:
+    async def _run_camera(self, camera: str, settings: ViewSettings, source: Source) -> None:
         """Send the frames of one camera until it ends."""
         # One thread per camera: sources are not made for more, and a slow one delays nobody else.
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"camera {camera}")
-        film = _Film(self, camera=camera, settings=settings, source=source, executor=executor)
-        self.log.info("camera started", camera=camera, source=str(settings.source), fps=film.fps)
+        running = _CameraLoop(
+            self, camera=camera, settings=settings, source=source, executor=executor
+        )
+        self.log.info("camera started", camera=camera, source=str(settings.source), fps=running.fps)
         try:
-            end = await film.run()
+            end = await running.run()
         except SourceError as error:
             self.log.error("camera failed", camera=camera, error=str(error))
             await self.report(camera, trouble=str(error))
@@ -80,9 +85,9 @@ class Camera(Service[CameraSettings]):
         """Keep the service's state in step with its cameras.
 
         Args:
-            camera: Whose news it is.
-            trouble: What is wrong with it; empty when it films.
-            ended: Why it films no more.
+            camera: Its name.
+            trouble: Its fault; empty while it works.
+            ended: Why it ended.
         """
         self._trouble[camera] = trouble
         if ended:
@@ -95,8 +100,8 @@ class Camera(Service[CameraSettings]):
         await self.set_state("ready", "; ".join(notes))
 
 
-class _Film:
-    """One camera at work."""
+class _CameraLoop:
+    """One camera while it runs."""
 
     def __init__(
         self,
@@ -118,7 +123,7 @@ class _Film:
         self._too_large = False
 
     async def run(self) -> str:
-        """Film until the end; returns why it ended."""
+        """Send frames until the end; the reason of the end."""
         loop = asyncio.get_running_loop()
         start = loop.time()
         if self._settings.start_at is not None:
@@ -141,9 +146,11 @@ class _Film:
                 await asyncio.sleep(max(0.0, slot.due - loop.time()))
             elapsed = loop.time() - start if self.fps is None else number / self.fps
             try:
-                taken = await loop.run_in_executor(self._executor, self._shoot, number, elapsed)
+                taken = await loop.run_in_executor(
+                    self._executor, self._take_frame, number, elapsed
+                )
             except SourceLostError as error:
-                await self._wait_for_return(error)
+                await self._wait_for_camera(error)
                 continue
             except PictureSkippedError as error:
                 self._count("unreadable")
@@ -151,37 +158,37 @@ class _Film:
                 continue
             if taken is None:
                 return f"{self._settings.source} has no more frames"
-            shot, captured = taken
-            await self._is_back()
+            encoded, captured = taken
+            await self._report_return()
             if not self._source.live:
                 await asyncio.sleep(max(0.0, slot.due - loop.time()))
                 captured = utc_now()
-            await self._send(shot, captured)
+            await self._send(encoded, captured)
 
-    def _shoot(self, number: int, elapsed: float) -> tuple[Shot, datetime] | None:
-        """Read, develop and encode one picture, in the camera's thread."""
+    def _take_frame(self, number: int, elapsed: float) -> tuple[EncodedFrame, datetime] | None:
+        """Read, prepare and encode one picture, in the camera's thread."""
         begun = time.perf_counter()
         frame = self._source.read(number)
         if frame is None:
             return None
         captured = utc_now()
-        shot = self._view.develop(frame, time_s=elapsed)
+        encoded = self._view.encode(frame, time_s=elapsed)
         took = time.perf_counter() - begun
         # The slowest of late, slowly forgotten: one quick frame is no promise.
         self._lead = max(took, 0.8 * self._lead)
         self._took = took
-        return shot, captured
+        return encoded, captured
 
-    async def _send(self, shot: Shot, captured: datetime) -> None:
+    async def _send(self, encoded: EncodedFrame, captured: datetime) -> None:
         identifier = new_id()
-        attributes: dict[str, str | int] = {"camera": self._camera, "index": shot.index}
+        attributes: dict[str, str | int] = {"camera": self._camera, "index": encoded.index}
         with self._service.tracer.step(
             "send", identifier=identifier, attributes=attributes
         ) as step:
-            await self._send_frame(shot, captured, identifier, step.traceparent)
+            await self._send_frame(encoded, captured, identifier, step.traceparent)
 
     async def _send_frame(
-        self, shot: Shot, captured: datetime, identifier: str, traceparent: str
+        self, encoded: EncodedFrame, captured: datetime, identifier: str, traceparent: str
     ) -> None:
         service, metrics = self._service, self._service.metrics
         source = service.identity.source
@@ -190,28 +197,28 @@ class _Film:
             traceparent=traceparent,
             source=source,
             camera=self._camera,
-            index=shot.index,
+            index=encoded.index,
             # A step of the system's clock must not put "sent" before "captured".
             captured=min(captured, utc_now()),
-            width=shot.width,
-            height=shot.height,
+            width=encoded.width,
+            height=encoded.height,
         )
-        if shot.boxes is not None:
+        if encoded.boxes is not None:
             truth = GroundTruth(
                 traceparent=continue_trace(traceparent),
                 source=source,
                 frame=record.id,
                 camera=self._camera,
-                index=shot.index,
+                index=encoded.index,
                 captured=record.captured,
-                width=shot.width,
-                height=shot.height,
-                boxes=shot.boxes,
-                condition=shot.condition,
-                effects=dict(shot.effects),
+                width=encoded.width,
+                height=encoded.height,
+                boxes=encoded.boxes,
+                condition=encoded.condition,
+                effects=dict(encoded.effects),
             )
             await service.bus.publish(self._truth_topic, truth, expires_in_s=_EXPIRES_S)
-        frame = Frame.build(shot.jpeg, record)
+        frame = Frame.build(encoded.jpeg, record)
         try:
             await service.bus.publish(self._frame_topic, frame, expires_in_s=_EXPIRES_S)
         except MessageTooLargeError as error:
@@ -222,11 +229,11 @@ class _Film:
             service.log.info("frames fit the broker again", camera=self._camera)
             await service.report(self._camera)
         self._count("sent")
-        metrics.observe("encode", shot.encode_ms)
+        metrics.observe("encode", encoded.encode_ms)
         metrics.observe("prepare", self._took * 1000)
 
     async def _cannot_send(self, error: MessageTooLargeError) -> None:
-        """The broker takes no frame of this size: say so once, and go on, the next may fit."""
+        """Report once that the broker takes no frame of this size, and go on: the next may fit."""
         self._count("refused")
         if self._too_large:
             return
@@ -236,8 +243,8 @@ class _Film:
         self._service.log.warning("frame too large", camera=self._camera, error=trouble)
         await self._service.report(self._camera, trouble=trouble)
 
-    async def _wait_for_return(self, error: SourceLostError) -> None:
-        """The camera is gone: say so once, and wait longer each time."""
+    async def _wait_for_camera(self, error: SourceLostError) -> None:
+        """Report once that the camera is lost, and wait longer each time."""
         if self._lost == 0:
             self._count("lost")
             self._service.log.warning("camera lost", camera=self._camera, error=str(error))
@@ -248,12 +255,12 @@ class _Film:
         self._lost = min(self._lost + 1, 60)
         await asyncio.sleep(wait * random.uniform(0.8, 1.0))
 
-    async def _is_back(self) -> None:
+    async def _report_return(self) -> None:
         if self._lost:
             self._lost = 0
             self._service.log.info("camera is back", camera=self._camera)
             await self._service.report(self._camera)
 
-    def _count(self, what: str, by: float = 1.0) -> None:
-        self._service.metrics.counter(f"frames.{what}", by)
-        self._service.metrics.counter(f"frames.{what}.{self._camera}", by)
+    def _count(self, name: str, by: float = 1.0) -> None:
+        self._service.metrics.counter(f"frames.{name}", by)
+        self._service.metrics.counter(f"frames.{name}.{self._camera}", by)

@@ -1,4 +1,4 @@
-"""What the camera service can be set to."""
+"""Settings of the camera service."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -15,43 +15,44 @@ Side = Annotated[int, Field(ge=64, le=8192)]
 
 
 class ViewSettings(ServiceSettings):
-    """One camera."""
+    """Settings of one camera."""
 
     source: str | int = "scene"
-    """`scene` for the procedural street, the path of a video, of a folder of pictures or of a text
-    file that lists such, an RTSP or HTTP address, or the number of a USB camera."""
+    """Source of the pictures: `scene` for the procedural street, the path of a video, of a folder
+    of pictures or of a text file that lists such, an RTSP or HTTP address, or the number of a USB
+    camera."""
     seed: int = 0
-    """Of the street, and of the effects' noise."""
+    """Seed of the street and of the effects' noise."""
     fps: Annotated[float, Field(gt=0, le=240)] | None = None
     """Frames per second. By default a video's own, 10 for the street and for pictures, and as they
     come from a live camera."""
     stride: Annotated[int, Field(ge=1)] = 1
-    """Take one picture of a video or folder in this many."""
+    """Send one picture of a video or folder in this many."""
     width: Side | None = None
-    """Of the frames in pixels; alone, the height follows. By default the source's own; 320 for the
-    street."""
+    """Width of the frames in pixels; alone, the height follows. By default the source's own; 320
+    for the street."""
     height: Side | None = None
-    """Of the frames in pixels; alone, the width follows. By default the source's own; 240 for the
-    street."""
+    """Height of the frames in pixels; alone, the width follows. By default the source's own; 240
+    for the street."""
     quality: Annotated[int, Field(ge=1, le=100)] = 85
-    """Of the JPEG."""
+    """JPEG quality."""
     loop: bool = True
-    """Begin again at the end of a video or folder; otherwise the camera ends there."""
+    """Start over at the end of a video or folder; otherwise the camera ends there."""
     frames: Annotated[int, Field(ge=1)] | None = None
-    """The camera ends after this many frames; those that were skipped count."""
+    """End the camera after this many frames, skipped ones included."""
     start_at: float | None = None
-    """When frame 0 leaves, in seconds since 1970 (UTC). Cameras with the same `start_at` run in
-    phase, and one that is restarted goes on where it would be. By default, at once."""
+    """Time at which frame 0 leaves, in seconds since 1970 (UTC). Cameras with the same `start_at`
+    run in phase, and one that is restarted goes on where it would be. By default, at once."""
     drift: tuple[DriftStep, ...] = ()
     """Effects over time: steps of `effect`, `start_s` (from frame 0), `ramp_s` and `to`."""
     truth: Path | None = None
-    """Boxes for a video (MOTChallenge text) or a folder (a COCO file, or a folder of YOLO text).
-    A folder's own labels are found without it."""
+    """Ground truth of a video (MOTChallenge text) or a folder (a COCO file, or a folder of YOLO
+    text). A folder's own labels are found without it."""
     classes: tuple[str, ...] | Literal["coco"] | None = None
     """Class names by number, for YOLO and MOTChallenge text, from 0; `coco` for the 80 of COCO. By
     default from the data set's `data.yaml`, and the classes of MOT16."""
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.4
-    """Boxes of MOTChallenge text with a lower score are left out."""
+    """Lowest score of the boxes that are read from MOTChallenge text."""
 
     @field_validator("source")
     @classmethod
@@ -78,13 +79,13 @@ class ViewSettings(ServiceSettings):
 
 
 class CameraSettings(ServiceSettings):
-    """All cameras of a node."""
+    """Settings of the camera service: all cameras of a node."""
 
     cameras: Annotated[dict[Segment, ViewSettings], Field(min_length=1)] = Field(
         default_factory=lambda: {"front": ViewSettings()}
     )
-    """Each camera by its name, which becomes a level of its topics."""
+    """Cameras by name, which becomes a level of their topics."""
     retry_first_s: Annotated[float, Field(gt=0)] = 1.0
-    """First wait before a vanished camera is tried again; it doubles with each failure."""
+    """Seconds until a lost camera is tried again; they double with each failure."""
     retry_cap_s: Annotated[float, Field(gt=0)] = 30.0
-    """Longest such wait."""
+    """Most seconds between two such tries."""

@@ -1,4 +1,4 @@
-"""From a source's picture to a JPEG: size, drift, encoding. No bus and no clock."""
+"""Encoding of a source's picture as a JPEG: size, drift, quality; without bus and clock."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from edgebus_detection.emulation.effects import Effects
 from edgebus_detection.messages import Box
 from edgebus_detection.vision import Image, encode_jpeg
 
-__all__ = ["Shot", "View"]
+__all__ = ["EncodedFrame", "View"]
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class EncodedFrame:
     """A picture ready to be sent.
 
     Attributes:
@@ -28,10 +28,10 @@ class Shot:
         index: Frame number of this camera.
         width: Width in pixels.
         height: Height in pixels.
-        boxes: What is in it, or None where that is unknown.
-        condition: Light and weather in a word.
+        boxes: Ground truth, or None where it is unknown.
+        condition: Light and weather, one word.
         effects: Strengths of the drift effects that are on.
-        encode_ms: How long the JPEG took.
+        encode_ms: Milliseconds that the encoding took.
     """
 
     jpeg: bytes
@@ -45,7 +45,7 @@ class Shot:
 
 
 class View:
-    """Makes the shots of one camera.
+    """Encoder of one camera's frames.
 
     Args:
         settings: Size, quality, drift and seed.
@@ -56,11 +56,11 @@ class View:
         self._script = DriftScript(steps=settings.drift)
         self._effects = Effects(seed=settings.seed)
 
-    def develop(self, frame: SourceFrame, *, time_s: float) -> Shot:
-        """Make a shot of a picture.
+    def encode(self, frame: SourceFrame, *, time_s: float) -> EncodedFrame:
+        """Scale, change and encode a picture.
 
         Args:
-            frame: What the source gave.
+            frame: From the source.
             time_s: Seconds since the camera's first frame, for the drift script.
 
         Raises:
@@ -74,7 +74,7 @@ class View:
         )
         begun = time.perf_counter()
         jpeg = encode_jpeg(image, quality=self._settings.quality)
-        return Shot(
+        return EncodedFrame(
             jpeg=jpeg,
             index=frame.index,
             width=image.shape[1],

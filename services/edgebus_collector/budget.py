@@ -1,22 +1,62 @@
-"""What a node may send: token buckets, without a clock of their own."""
+"""Budget of what a node may send: token buckets, without a clock of their own."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-__all__ = ["Budget", "Kind", "TokenBucket"]
+from pydantic import Field, model_validator
+
+from edgebus.service import ServiceSettings
+
+__all__ = ["Budget", "BudgetSettings", "Kind", "TokenBucket"]
+
+Positive = Annotated[float, Field(gt=0)]
 
 Kind = Literal["train", "holdout", "audit"]
-"""What a sample is for: to train on, to measure on, or to see what nobody finds wrong."""
+"""Purpose of a sample: to train on, to measure on, or to see what nobody finds wrong."""
 
 _ASKED_LATELY_S = 600.0
-_MAX_CAMERAS = 256
+_MAX_STREAMS = 256
+
+
+class BudgetSettings(ServiceSettings):
+    """Budget of the node.
+
+    It is shared evenly by the streams that have something to send. Samples that were asked for by
+    a command, and those of operators, do not count.
+    """
+
+    samples_per_minute: Positive = 60.0
+    """Samples per minute, of all kinds together. A minute's worth can be saved up."""
+    bytes_per_hour: Positive = 200e6
+    """Bytes per hour, of all kinds together. A quarter of an hour's worth can be saved up."""
+    holdout_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Share of everything that only held-out samples may use."""
+    audit_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share that only audited samples may use; 0: they are paid from the rest."""
+    samples_per_hour: Positive | None = None
+    """Samples per hour, a second limit for the long run; null: there is none. A quarter of an
+    hour's worth can be saved up."""
+    burst_s: Positive | None = None
+    """Seconds' worth that can be saved up, instead: the shorter, the more evenly it is spent."""
+    feedback_per_minute: Positive = 30.0
+    """Samples per minute that operators may send; an automation that runs wild is no operator."""
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> Self:
+        if self.holdout_share + self.audit_share >= 1:
+            msg = (
+                f"holdout_share {self.holdout_share:g} and audit_share {self.audit_share:g} leave "
+                "nothing for hard inputs; their sum has to be below 1"
+            )
+            raise ValueError(msg)
+        return self
 
 
 class TokenBucket:
-    """So many tokens per second, saved up to a capacity (RFC 2697's committed bucket).
+    """Token bucket: tokens per second, saved up to a capacity (RFC 2697's committed bucket).
 
     Args:
         rate: Tokens per second.
@@ -51,7 +91,7 @@ class TokenBucket:
 
 @dataclass(frozen=True, slots=True)
 class _Limit:
-    """So much per second, and so much of it saved up."""
+    """A rate per second, and how much of it can be saved up."""
 
     rate: float
     capacity: float
@@ -68,7 +108,7 @@ class _Limit:
 
 
 class _Purse:
-    """What one kind of sample may cost: buckets of samples, the last one of bytes."""
+    """Buckets of one kind of sample, the last one of bytes."""
 
     def __init__(self, limits: tuple[_Limit, ...]) -> None:
         self._limits = limits
@@ -78,13 +118,13 @@ class _Purse:
         """Whether another sample may be sent.
 
         One that is larger than the whole byte bucket passes when there is anything in it, and is
-        paid off afterwards: large pictures are rare, not impossible.
+        paid off afterwards: large inputs are rare, not impossible.
         """
         *samples, size = (bucket.available(now) for bucket in self._buckets)
         return all(tokens >= 1 for tokens in samples) and size > 0
 
     def pay(self, size: int) -> None:
-        """For one sample of so many bytes."""
+        """Pay for one sample of `size` bytes."""
         *samples, last = self._buckets
         for bucket in samples:
             bucket.spend(1)
@@ -98,60 +138,38 @@ class _Purse:
 
 
 class Budget:
-    """Samples and bytes that a node may send, divided by purpose and by camera.
+    """Samples and bytes that a node may send, divided by purpose and by stream.
 
     By purpose: a part is only for held-out samples, and a part only for the audit. Without the
-    first, a camera in trouble would spend everything on hard frames and leave nothing to measure
+    first, a stream in trouble would spend everything on hard inputs and leave nothing to measure
     the next model on.
 
-    By camera: each may spend at most its share of what there is, which is an n-th while n cameras
+    By stream: each may spend at most its share of what there is, which is an n-th while n streams
     have wanted to send something in the last ten minutes. So one that floods pays for it alone,
     and one that is alone has everything.
-
-    Args:
-        samples_per_minute: Of all kinds together.
-        bytes_per_hour: Of all kinds together.
-        holdout_share: The part of everything that only held-out samples may use, 0 to 1.
-        audit_share: The part that only audited samples may use; 0: they are paid from the rest.
-        samples_per_hour: A second limit, for the long run; None: there is none.
-        burst_s: Seconds' worth that can be saved up: the shorter, the more evenly is it spent.
-            None: a minute of samples per minute, a quarter of an hour of all that is per hour.
     """
 
-    def __init__(
-        self,
-        *,
-        samples_per_minute: float,
-        bytes_per_hour: float,
-        holdout_share: float,
-        audit_share: float = 0.0,
-        samples_per_hour: float | None = None,
-        burst_s: float | None = None,
-    ) -> None:
+    def __init__(self, settings: BudgetSettings) -> None:
         def limit(rate: float, saved_s: float, unit: float) -> _Limit:
-            return _Limit(rate, rate * (burst_s or saved_s), unit)
+            return _Limit(rate, rate * (settings.burst_s or saved_s), unit)
 
-        limits = [limit(samples_per_minute / 60, 60, 1.0)]
-        if samples_per_hour is not None:
-            limits.append(limit(samples_per_hour / 3600, 900, 1.0))
-        limits.append(limit(bytes_per_hour / 3600, 900, 1.0))
-        parts: dict[Kind, float] = {"train": 1 - holdout_share - audit_share}
-        parts["holdout"] = holdout_share
-        if audit_share:
-            parts["audit"] = audit_share
-        self._limits = {
-            kind: tuple(limit.share(part) for limit in limits) for kind, part in parts.items()
-        }
-        self._purses = {kind: _Purse(limits) for kind, limits in self._limits.items()}
-        self._shares: dict[Kind, _Shares] = {
-            kind: _Shares(own) for kind, own in self._limits.items()
-        }
+        limits = [limit(settings.samples_per_minute / 60, 60, 1.0)]
+        if settings.samples_per_hour is not None:
+            limits.append(limit(settings.samples_per_hour / 3600, 900, 1.0))
+        limits.append(limit(settings.bytes_per_hour / 3600, 900, 1.0))
+        holdout, audit = settings.holdout_share, settings.audit_share
+        parts: dict[Kind, float] = {"train": 1 - holdout - audit, "holdout": holdout}
+        if audit:
+            parts["audit"] = audit
+        own = {kind: tuple(one.share(part) for one in limits) for kind, part in parts.items()}
+        self._purses = {kind: _Purse(limits) for kind, limits in own.items()}
+        self._shares = {kind: _Shares(limits) for kind, limits in own.items()}
 
-    def take(self, *, size: int, kind: Kind, camera: str, now: float) -> bool:
+    def take(self, *, size: int, kind: Kind, stream: str, now: float) -> bool:
         """Whether a sample of `size` bytes may be sent now; if so, it is paid for."""
         kind = kind if kind in self._purses else "train"
         common = self._purses[kind]
-        own = self._shares[kind].of(camera, now)
+        own = self._shares[kind].of(stream, now)
         if not (common.affords(now) and own.affords(now)):
             return False
         common.pay(size)
@@ -160,27 +178,27 @@ class Budget:
 
 
 class _Shares:
-    """Each camera's share of one kind."""
+    """Each stream's share of one kind."""
 
     def __init__(self, limits: tuple[_Limit, ...]) -> None:
         self._limits = limits
-        self._cameras: OrderedDict[str, tuple[_Purse, float]] = OrderedDict()
+        self._streams: OrderedDict[str, tuple[_Purse, float]] = OrderedDict()
 
-    def of(self, camera: str, now: float) -> _Purse:
-        """A camera's purse; it has asked now."""
-        known = self._cameras.get(camera)
+    def of(self, stream: str, now: float) -> _Purse:
+        """The purse of a stream, which has asked now."""
+        known = self._streams.get(stream)
         purse = _Purse(self._limits) if known is None else known[0]
-        before = len(self._cameras)
-        self._cameras[camera] = (purse, now)
-        self._cameras.move_to_end(camera)
+        before = len(self._streams)
+        self._streams[stream] = (purse, now)
+        self._streams.move_to_end(stream)
         # In the order of asking: the first ones asked longest ago.
-        while len(self._cameras) > _MAX_CAMERAS or self._oldest() < now - _ASKED_LATELY_S:
-            self._cameras.popitem(last=False)
-        if len(self._cameras) != before or known is None:
-            part = 1 / len(self._cameras)
-            for other, _ in self._cameras.values():
+        while len(self._streams) > _MAX_STREAMS or self._oldest() < now - _ASKED_LATELY_S:
+            self._streams.popitem(last=False)
+        if len(self._streams) != before or known is None:
+            part = 1 / len(self._streams)
+            for other, _ in self._streams.values():
                 other.resize(part, now)
         return purse
 
     def _oldest(self) -> float:
-        return next(iter(self._cameras.values()))[1]
+        return next(iter(self._streams.values()))[1]

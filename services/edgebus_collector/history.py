@@ -1,23 +1,43 @@
-"""The last frames that were answered, for what people say of them later."""
+"""History of the last inputs that have a prediction, for later feedback."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
-from edgebus_detection.messages import Verdict
-from edgebus_detection.mining.examples import Example
+from edgebus.contracts import Verdict
+from edgebus.mining import Example, PersonsFeedback
 
-__all__ = ["History", "Seen"]
+__all__ = ["FeedbackRefusedError", "History", "Seen", "resolve"]
 
 _MAX_VERDICTS = 16
+
+Cause = Literal["unknown", "late", "invalid", "repeated"]
+
+
+class FeedbackRefusedError(Exception):
+    """A person's feedback leads nowhere.
+
+    Attributes:
+        cause: unknown: no such stream; late: its input is gone; invalid: it speaks of what is not
+            there; repeated: it was reported before.
+        reason: In words.
+    """
+
+    def __init__(self, *, cause: Cause, reason: str) -> None:
+        super().__init__(reason)
+        self.cause: Cause = cause
+        self.reason = reason
 
 
 @dataclass(slots=True)
 class Seen:
-    """A frame and what was said of it so far."""
+    """An input and the verdicts on its prediction so far."""
 
-    example: Example
+    example: Example[Any, Any, Any]
+    size: int
     verdicts: tuple[Verdict, ...] = ()
 
     def add(self, verdict: Verdict) -> bool:
@@ -32,51 +52,83 @@ class Seen:
 
 
 class History:
-    """Keeps the last answered frames of all cameras in memory, the oldest goes first.
+    """The last examples of all streams in memory; the oldest goes first.
 
     Args:
-        frames: The most frames per camera.
-        size: The most bytes of pictures, of all cameras together.
+        inputs: The most inputs per stream.
+        size: The most bytes of inputs, of all streams together.
     """
 
-    def __init__(self, *, frames: int, size: int) -> None:
-        self._max_frames = frames
+    def __init__(self, *, inputs: int, size: int) -> None:
+        self._max_inputs = inputs
         self._max_size = size
         self._seen: OrderedDict[str, Seen] = OrderedDict()
-        self._cameras: dict[str, OrderedDict[str, None]] = {}
+        self._streams: dict[str, OrderedDict[str, None]] = {}
         self._size = 0
 
     def __len__(self) -> int:
         return len(self._seen)
 
-    def add(self, example: Example) -> None:
+    def add(self, example: Example[Any, Any, Any]) -> None:
         """Remember an example; one that is there already takes its new form."""
-        frame = example.frame.record.id
-        known = self._seen.get(frame)
+        identifier = example.prediction.input
+        known = self._seen.get(identifier)
         if known is not None:
             known.example = example
             return
-        self._seen[frame] = Seen(example)
-        self._size += len(example.frame.jpeg)
-        own = self._cameras.setdefault(example.camera, OrderedDict())
-        own[frame] = None
-        if len(own) > self._max_frames:
+        seen = self._seen[identifier] = Seen(example, len(example.input.encode()))
+        self._size += seen.size
+        own = self._streams.setdefault(example.stream, OrderedDict())
+        own[identifier] = None
+        if len(own) > self._max_inputs:
             self._forget(next(iter(own)))
         while self._size > self._max_size:
             self._forget(next(iter(self._seen)))
 
-    def find(self, camera: str, frame: str | None) -> Seen | None:
-        """A frame of a camera by its id, or that camera's newest; None where it is gone."""
-        own = self._cameras.get(camera)
+    def find(self, stream: str, identifier: str | None) -> Seen | None:
+        """An input of a stream by its id, or the stream's newest; None where it is gone."""
+        own = self._streams.get(stream)
         if not own:
             return None
-        wanted = next(reversed(own)) if frame is None else frame
+        wanted = next(reversed(own)) if identifier is None else identifier
         return self._seen[wanted] if wanted in own else None
 
-    def _forget(self, frame: str) -> None:
-        gone = self._seen.pop(frame)
-        self._size -= len(gone.example.frame.jpeg)
-        own = self._cameras[gone.example.camera]
-        del own[frame]
+    def _forget(self, identifier: str) -> None:
+        gone = self._seen.pop(identifier)
+        self._size -= gone.size
+        own = self._streams[gone.example.stream]
+        del own[identifier]
         if not own:
-            del self._cameras[gone.example.camera]
+            del self._streams[gone.example.stream]
+
+
+def resolve(
+    feedback: PersonsFeedback,
+    history: History,
+    verdict: Callable[[Any, Example[Any, Any, Any]], Verdict],
+) -> Seen:
+    """Find the input that a feedback means, and add the verdict to it.
+
+    Args:
+        feedback: A person's judgement.
+        history: The inputs that are still known.
+        verdict: The workload's check of a feedback against an example.
+
+    Raises:
+        FeedbackRefusedError: There is none, or the verdict does not fit it.
+    """
+    seen = history.find(feedback.stream, feedback.input)
+    if seen is None:
+        what = f"input {feedback.input}" if feedback.input else "any input"
+        reason = (
+            f"{what} of {feedback.stream} is not in memory (any more); the last {len(history)} "
+            "that have a prediction are: raise buffer.history_inputs and history_bytes"
+        )
+        raise FeedbackRefusedError(cause="late" if feedback.input else "unknown", reason=reason)
+    try:
+        checked = verdict(feedback, seen.example)
+    except ValueError as error:
+        raise FeedbackRefusedError(cause="invalid", reason=str(error)) from error
+    if not seen.add(checked):
+        raise FeedbackRefusedError(cause="repeated", reason="it was reported before")
+    return seen

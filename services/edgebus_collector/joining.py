@@ -1,126 +1,132 @@
-"""Joins a frame, its detections and its ground truth, which arrive in any order."""
+"""Join of an input, its prediction and its ground truth, which arrive in any order."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Any
 
-from edgebus_detection.messages import Detections, Frame, GroundTruth
-from edgebus_detection.mining.examples import Example
+from cachetools import LRUCache
+
+from edgebus.contracts import record_of
+from edgebus.mining import AboutInput, Example, Predicted
 
 __all__ = ["Joiner"]
 
 
 @dataclass(slots=True)
 class _Parts:
-    frame: Frame | None = None
-    detections: Detections | None = None
-    truth: GroundTruth | None = None
+    input: Any = None
+    size: int = 0
+    prediction: Predicted | None = None
+    truth: AboutInput | None = None
 
-    def example(self) -> Example | None:
-        """What is there so far, if it is enough to be judged."""
-        if self.frame is None or self.detections is None:
+    def example(self) -> Example[Any, Any, Any] | None:
+        """The example so far, if it is enough to be judged."""
+        if self.input is None or self.prediction is None:
             return None
-        return Example(frame=self.frame, detections=self.detections, truth=self.truth)
+        return Example(input=self.input, prediction=self.prediction, truth=self.truth)
 
 
 @dataclass(slots=True)
-class _Camera:
-    """The frames of one camera that are not complete yet, oldest first, by frame id."""
+class _Stream:
+    """The inputs of one stream that are not complete yet, oldest first, by id."""
 
     pending: OrderedDict[str, _Parts] = field(default_factory=OrderedDict)
     size: int = 0
     has_truth: bool = False
 
 
-_MAX_CAMERAS = 256
+class _Streams(LRUCache[str, _Stream]):
+    """The last streams that sent anything; counts what is lost with the others."""
+
+    expired = 0
+
+    def popitem(self) -> tuple[str, _Stream]:
+        """Forget the stream that was silent longest."""
+        name, silent = super().popitem()
+        self.expired += sum(parts.input is not None for parts in silent.pending.values())
+        return name, silent
 
 
 class Joiner:
-    """Keeps the last frames of each camera until their detections are there.
+    """The last inputs of each stream, until their predictions are there.
 
-    Frames travel at QoS 0 and the detector skips frames, so most parts never find their
-    partners: each camera's buffer is bounded in frames and bytes, the oldest goes first. A camera
-    that has ever told the truth is waited for; when a frame is pushed out while only its truth
-    is missing, it is handed out without. Of more than 256 cameras, far more than a node has, the
-    one that was silent longest is forgotten.
+    Inputs travel at QoS 0 and not every one is predicted, so most parts never find their
+    partners: each stream's buffer is bounded in inputs and bytes, the oldest goes first. A stream
+    whose truth was ever known is waited for; when an input is pushed out while only its truth is
+    missing, it is handed out without. Of more than 256 streams, far more than a node has, the one
+    that was silent longest is forgotten.
 
     Args:
-        frames: The most frames per camera.
-        size: The most bytes of pictures per camera.
+        inputs: The most inputs per stream.
+        size: The most bytes of inputs per stream.
     """
 
-    def __init__(self, *, frames: int, size: int) -> None:
-        self._max_frames = frames
+    def __init__(self, *, inputs: int, size: int) -> None:
+        self._max_inputs = inputs
         self._max_size = size
-        self._cameras: OrderedDict[str, _Camera] = OrderedDict()
-        self.expired = 0
-        """Frames that were pushed out before their detections came."""
+        self._streams = _Streams(256)
 
     @property
-    def cameras(self) -> tuple[str, ...]:
-        """Cameras that were heard of."""
-        return tuple(sorted(self._cameras))
+    def streams(self) -> tuple[str, ...]:
+        """Streams that sent anything."""
+        return tuple(sorted(self._streams))
 
     @property
     def pending(self) -> int:
-        """Frames that wait for a part."""
-        return sum(len(camera.pending) for camera in self._cameras.values())
+        """Inputs that wait for a part."""
+        return sum(len(stream.pending) for stream in self._streams.values())
 
-    def add_frame(self, frame: Frame) -> list[Example]:
-        """A picture arrived; the examples that are complete now."""
-        camera = self._camera(frame.record.camera)
-        parts = self._parts(camera, frame.record.id)
-        if parts.frame is None:
-            camera.size += len(frame.jpeg)
-        parts.frame = frame
-        return self._complete(camera, frame.record.id)
+    @property
+    def expired(self) -> int:
+        """Inputs that were pushed out before their predictions came."""
+        return self._streams.expired
 
-    def add_detections(self, detections: Detections) -> list[Example]:
-        """Detections arrived; the examples that are complete now."""
-        camera = self._camera(detections.camera)
-        self._parts(camera, detections.frame).detections = detections
-        return self._complete(camera, detections.frame)
+    def add_input(self, payload: Any) -> list[Example[Any, Any, Any]]:
+        """Take an input; the examples that are complete now."""
+        about: AboutInput = record_of(payload)
+        stream, parts = self._parts(about)
+        if parts.input is None:
+            parts.size = len(payload.encode())
+            stream.size += parts.size
+        parts.input = payload
+        return self._complete(stream, about.input)
 
-    def add_truth(self, truth: GroundTruth) -> list[Example]:
-        """Ground truth arrived; the examples that are complete now."""
-        camera = self._camera(truth.camera)
-        camera.has_truth = True
-        self._parts(camera, truth.frame).truth = truth
-        return self._complete(camera, truth.frame)
+    def add_prediction(self, prediction: Predicted) -> list[Example[Any, Any, Any]]:
+        """Take a prediction; the examples that are complete now."""
+        stream, parts = self._parts(prediction)
+        parts.prediction = prediction
+        return self._complete(stream, prediction.input)
 
-    def _camera(self, name: str) -> _Camera:
-        camera = self._cameras.setdefault(name, _Camera())
-        self._cameras.move_to_end(name)
-        if len(self._cameras) > _MAX_CAMERAS:
-            _, silent = self._cameras.popitem(last=False)
-            self.expired += sum(parts.frame is not None for parts in silent.pending.values())
-        return camera
+    def add_truth(self, truth: AboutInput) -> list[Example[Any, Any, Any]]:
+        """Take ground truth; the examples that are complete now."""
+        stream, parts = self._parts(truth)
+        stream.has_truth = True
+        parts.truth = truth
+        return self._complete(stream, truth.input)
 
-    @staticmethod
-    def _parts(camera: _Camera, frame: str) -> _Parts:
-        return camera.pending.setdefault(frame, _Parts())
+    def _parts(self, about: AboutInput) -> tuple[_Stream, _Parts]:
+        stream = self._streams.setdefault(about.stream, _Stream())
+        return stream, stream.pending.setdefault(about.input, _Parts())
 
-    def _complete(self, camera: _Camera, frame: str) -> list[Example]:
-        done: list[Example] = []
-        parts = camera.pending[frame]
-        complete = parts.example()
-        if complete is not None and (complete.truth is not None or not camera.has_truth):
-            self._remove(camera, frame)
+    def _complete(self, stream: _Stream, identifier: str) -> list[Example[Any, Any, Any]]:
+        done: list[Example[Any, Any, Any]] = []
+        complete = stream.pending[identifier].example()
+        if complete is not None and (complete.truth is not None or not stream.has_truth):
+            self._remove(stream, identifier)
             done.append(complete)
-        while len(camera.pending) > self._max_frames or camera.size > self._max_size:
-            oldest = next(iter(camera.pending))
-            parts = self._remove(camera, oldest)
+        while len(stream.pending) > self._max_inputs or stream.size > self._max_size:
+            parts = self._remove(stream, next(iter(stream.pending)))
             complete = parts.example()
             if complete is not None:
                 done.append(complete)
-            elif parts.frame is not None:
-                self.expired += 1
+            elif parts.input is not None:
+                self._streams.expired += 1
         return done
 
     @staticmethod
-    def _remove(camera: _Camera, frame: str) -> _Parts:
-        parts = camera.pending.pop(frame)
-        if parts.frame is not None:
-            camera.size -= len(parts.frame.jpeg)
+    def _remove(stream: _Stream, identifier: str) -> _Parts:
+        parts = stream.pending.pop(identifier)
+        stream.size -= parts.size
         return parts

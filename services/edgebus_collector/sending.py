@@ -1,4 +1,4 @@
-"""Brings samples from the spool to the broker."""
+"""Delivery of samples from the spool to the broker."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import asyncio
 import errno
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgebus.bus import Bus, MessageTooLargeError, PublishRefusedError
-from edgebus.contracts import Identity, PayloadError
+from edgebus.contracts import Address, Payload, PayloadError, record_of
 from edgebus.service import MetricsRegistry
 from edgebus_collector.spool import Spool, Spooled
-from edgebus_detection.messages import SAMPLES, Sample
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -23,23 +22,23 @@ _REFUSED_REST_S = 30.0
 
 
 class Sender:
-    """Keeps samples on disk until the broker has acknowledged them.
+    """Sender of spooled samples, which stay on disk until the broker has acknowledged them.
 
     Args:
         bus: Where they go.
-        identity: Who sends them.
+        address: Their topic, this collector's own.
         spool: Where they wait; used by this sender alone.
         receiver: Set while somebody is there who takes samples.
-        metrics: Told what was sent and lost.
-        log: Told of samples that cannot be sent.
-        trouble: Told what is wrong, in words, or that nothing is.
+        metrics: Counters of what was sent and lost.
+        log: Log of samples that cannot be sent.
+        trouble: Called with what is wrong, in words; empty: nothing is.
     """
 
     def __init__(
         self,
         *,
         bus: Bus,
-        identity: Identity,
+        address: Address[Any],
         spool: Spool,
         receiver: asyncio.Event,
         metrics: MetricsRegistry,
@@ -47,7 +46,7 @@ class Sender:
         trouble: Callable[[str], Awaitable[None]],
     ) -> None:
         self._bus = bus
-        self._identity = identity
+        self._address = address
         self._spool = spool
         self._receiver = receiver
         self._metrics = metrics
@@ -59,7 +58,7 @@ class Sender:
         self._work.set()
         self._in_trouble = False
 
-    async def put(self, sample: Sample) -> list[str]:
+    async def put(self, sample: Any) -> list[str]:
         """Keep a sample; returns the ids that were dropped for it.
 
         Raises:
@@ -67,7 +66,9 @@ class Sender:
             OSError: The disk is full or broken.
         """
         async with self._disk:
-            dropped = await asyncio.to_thread(self._spool.put, sample.record.id, sample.encode())
+            dropped = await asyncio.to_thread(
+                self._spool.put, record_of(sample).id, sample.encode()
+            )
         self._work.set()
         return dropped
 
@@ -81,13 +82,13 @@ class Sender:
                     self._work.clear()
                     continue
                 try:
-                    sample = await asyncio.to_thread(_read, item.path)
+                    sample = await asyncio.to_thread(_read, item.path, self._address.topic.payload)
                 except OSError as error:
                     trouble = f"samples stay on disk: {error}"
                 else:
                     trouble = ""
             if trouble:
-                await self._say(trouble)
+                await self._report(trouble)
                 await asyncio.sleep(_REFUSED_REST_S)
                 continue
             if sample is None:
@@ -103,29 +104,29 @@ class Sender:
             async with self._disk:
                 await asyncio.to_thread(self._spool.remove, item.id)
         except OSError as error:
-            await self._say(f"samples that were sent stay on disk: {error}")
+            await self._report(f"samples that were sent stay on disk: {error}")
         else:
-            await self._say("")
+            await self._report("")
 
-    async def _say(self, trouble: str) -> None:
-        """Tell a trouble of sending, and its end; not the end of anybody else's."""
+    async def _report(self, trouble: str) -> None:
+        """Report a trouble of sending, and its end; not the end of anybody else's."""
         if trouble or self._in_trouble:
             self._in_trouble = bool(trouble)
             await self._trouble(trouble)
 
-    async def _send(self, item: Spooled, sample: Sample) -> bool:
+    async def _send(self, item: Spooled, sample: Any) -> bool:
         """Send one; whether it need not be kept any longer."""
         await self._receiver.wait()
         await self._bus.connected()
         session = self._bus.connection.session
         try:
-            await self._bus.publish(SAMPLES.at(self._identity), sample)
+            await self._bus.publish(self._address, sample)
         except MessageTooLargeError as error:
             self._metrics.counter("dropped.too_large")
             self._log.warning("sample dropped", sample=item.id, error=str(error))
             return True
         except PublishRefusedError as error:
-            await self._say(f"samples stay on disk: {error}")
+            await self._report(f"samples stay on disk: {error}")
             await asyncio.sleep(_REFUSED_REST_S)
             return False
         if not await self._acknowledged(session):
@@ -144,14 +145,14 @@ class Sender:
         return connection.connected and connection.session == session
 
 
-def _read(path: Path) -> Sample | None:
+def _read(path: Path, kind: type[Payload]) -> Payload | None:
     """A spooled sample; None where the disk has lost it.
 
     Raises:
         OSError: It cannot be read now, for want of rights, memory or file descriptors.
     """
     try:
-        return Sample.decode(path.read_bytes())
+        return kind.decode(path.read_bytes())
     except (FileNotFoundError, PayloadError):
         return None
     except OSError as error:

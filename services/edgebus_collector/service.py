@@ -7,42 +7,38 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from math import nan
-
-import cv2
+from typing import Any
 
 from edgebus.bus import DropOldest, Event
-from edgebus.contracts import PayloadError, Reply, ServiceState, topics
+from edgebus.contracts import CaptureCommand, PayloadError, Reply, ServiceState, Topic, topics
+from edgebus.mining import (
+    Example,
+    InputUnreadableError,
+    PersonsFeedback,
+    Predicted,
+)
 from edgebus.service import CommandRefusedError, Service, command, every, on
+from edgebus.workload import Workload, load_workload
 from edgebus_collector.budget import TokenBucket
 from edgebus_collector.drift import DriftWatch, make_detector
-from edgebus_collector.feedback import FeedbackRefusedError, resolve
-from edgebus_collector.history import History, Seen
+from edgebus_collector.history import FeedbackRefusedError, History, Seen, resolve
 from edgebus_collector.joining import Joiner
-from edgebus_collector.samples import Surroundings, make_sample
-from edgebus_collector.selection import Choice, Suppressed
+from edgebus_collector.reference_model import ReferenceModel
+from edgebus_collector.selection import Choice, Selector, Suppressed
 from edgebus_collector.sending import Sender
-from edgebus_collector.settings import CollectorSettings, DriftSettings
+from edgebus_collector.settings import CollectorSettings
 from edgebus_collector.spool import Spool, SpoolFullError
-from edgebus_detection.messages import (
-    CAMERA_FRAME,
-    CAMERA_TRUTH,
-    CMD_CAPTURE,
-    DETECTIONS,
-    DRIFT,
-    FEEDBACK,
-    CaptureCommand,
-    Detections,
-    Feedback,
-    Frame,
-    GroundTruth,
-)
-from edgebus_detection.mining.examples import Example
-from edgebus_detection.mining.reference_model import SecondModel
-from edgebus_detection.vision import PictureUnreadableError
 
 __all__ = ["Collector"]
 
-_FRAMES = DropOldest(messages=32, bytes=32 * 2**20)
+# What the documentation shows; settings may name another.
+_DEFAULT = load_workload(CollectorSettings.model_fields["workload"].default)
+_INPUTS = DropOldest(messages=32, bytes=32 * 2**20)
+
+
+def _topics_of(workload: Workload) -> tuple[Topic[Any], ...]:
+    optional = (workload.truths, workload.feedback)
+    return (workload.inputs, workload.predictions, *(topic for topic in optional if topic))
 
 
 def _receiver_of(service: Collector) -> dict[str, str]:
@@ -50,76 +46,97 @@ def _receiver_of(service: Collector) -> dict[str, str]:
 
 
 class Collector(Service[CollectorSettings]):
-    """Collects what the model got wrong, and a fair share of held-out frames to measure on."""
+    """Collects what the model got wrong, and a fair share of held-out inputs to measure on."""
 
     name = "collector"
+    publishes = (topics.DRIFT, _DEFAULT.samples)
+    subscribes = _topics_of(_DEFAULT)
 
     async def start(self) -> None:
-        """Make the policies and take up what the last run could not send."""
+        """Make the policies, and take up what the last run could not send."""
         settings = self.settings
-        cv2.setNumThreads(1)
+        workload = self.workload = load_workload(settings.workload)
+        workload.prepare()
+        self.publishes = (topics.DRIFT, workload.samples)
         buffer, budget = settings.buffer, settings.budget
-        self._joiner = Joiner(frames=buffer.frames, size=buffer.bytes)
-        self._history = History(frames=buffer.history_frames, size=buffer.history_bytes)
-        self._words = TokenBucket(
+        self._joiner = Joiner(inputs=buffer.inputs, size=buffer.bytes)
+        self._history = History(inputs=buffer.history_inputs, size=buffer.history_bytes)
+        self._feedback = TokenBucket(
             rate=budget.feedback_per_minute / 60, capacity=max(1.0, budget.feedback_per_minute)
         )
         chain = settings.chain()
-        self._selector = settings.selector(chain)
-        self._drift = None if settings.drift is None else await _watch(settings.drift)
+        self._selector = Selector(settings, chain=chain)
+        self._drift: DriftWatch | None = None
+        if settings.drift is not None:
+            # The first detector loads its library, which takes a second.
+            await asyncio.to_thread(make_detector, settings.drift.method)
+            self._drift = DriftWatch(settings.drift, workload.statistics)
         self._gauged: set[str] = set()
         self._trouble = ""
         self._alive: set[str] = set()
         self._receiver = asyncio.Event()
         if settings.receiver is None:
             self._receiver.set()
-        spool = await asyncio.to_thread(
-            Spool,
-            self.data_dir / "spool",
-            max_samples=settings.spool.max_samples,
-            max_bytes=settings.spool.max_bytes,
-            overflow=settings.spool.overflow,
-        )
-        self._spool = spool
+        self._spool = await asyncio.to_thread(Spool, self.data_dir / "spool", settings.spool)
         self._sender = Sender(
             bus=self.bus,
-            identity=self.identity,
-            spool=spool,
+            address=workload.samples.at(self.identity),
+            spool=self._spool,
             receiver=self._receiver,
             metrics=self.metrics,
             log=self.log,
             trouble=self._set_trouble,
         )
-        # One frame waits at most: the second model is shown a share, not a backlog.
-        self._to_second: asyncio.Queue[Example] = asyncio.Queue(maxsize=1)
-        if settings.second is not None:
-            second = await asyncio.to_thread(
-                SecondModel.load, settings.second, imports=self.data_dir / "second"
-            )
-            self.log.info("second model", model=second.name, share=settings.second.share)
-            self.spawn(self._ask_second(second), name="second model")
-        self.log.info("collecting", policies=chain.names, spooled=len(spool))
+        # One input waits at most: the reference model is shown a share, not a backlog.
+        self._for_reference: asyncio.Queue[Example[Any, Any, Any]] = asyncio.Queue(maxsize=1)
+        if (reference := settings.reference_model) is not None:
+            imports = self.data_dir / "reference"
+            model = await asyncio.to_thread(ReferenceModel, workload, reference, imports=imports)
+            self.log.info("reference model", model=model.name, share=reference.share)
+            self.spawn(self._ask_reference(model), name="reference model")
+        self.log.info("collecting", policies=chain.names, spooled=len(self._spool))
         self.spawn(self._sender.run(), name="send samples")
 
-    @on(CAMERA_TRUTH, scope="node")
-    async def on_truth(self, event: Event[GroundTruth]) -> None:
-        """What is really in a frame."""
+    @on(lambda self: self.workload.truths, scope="node")
+    async def on_truth(self, event: Event[Any]) -> None:
+        """Take the ground truth of an input."""
         await self._judge(self._joiner.add_truth(event.payload))
 
-    @on(CAMERA_FRAME, scope="node", policy=_FRAMES)
-    async def on_frame(self, event: Event[Frame]) -> None:
-        """A picture."""
-        await self._judge(self._joiner.add_frame(event.payload))
+    @on(lambda self: self.workload.inputs, scope="node", policy=_INPUTS)
+    async def on_input(self, event: Event[Any]) -> None:
+        """Take an input."""
+        await self._judge(self._joiner.add_input(event.payload))
 
-    @on(DETECTIONS, scope="node")
-    async def on_detections(self, event: Event[Detections]) -> None:
-        """What the model saw in a frame."""
+    @on(lambda self: self.workload.predictions, scope="node")
+    async def on_prediction(self, event: Event[Any]) -> None:
+        """Take the model's prediction for an input."""
         await self._watch_drift(event.payload)
-        await self._judge(self._joiner.add_detections(event.payload))
+        await self._judge(self._joiner.add_prediction(event.payload))
+
+    @on(lambda self: self.workload.feedback)
+    async def on_feedback(self, event: Event[Any]) -> None:
+        """Make a sample of an input whose prediction a person has judged."""
+        feedback: PersonsFeedback = event.payload
+        mine = feedback.node == self.identity.node
+        if not mine and (feedback.node or feedback.stream not in self._joiner.streams):
+            return
+        try:
+            seen = resolve(feedback, self._history, self.workload.verdict)
+        except FeedbackRefusedError as error:
+            self.metrics.counter(f"feedback.{error.cause}")
+            if error.cause != "repeated":
+                self.log.warning("feedback leads nowhere", by=feedback.source, error=error.reason)
+            return
+        if self._feedback.available(time.monotonic()) < 1:
+            self.metrics.counter("feedback.too_much")
+            return
+        self._feedback.spend(1)
+        self.metrics.counter("feedback")
+        await self._keep(self._selector.choose_feedback(seen), seen)
 
     @on(topics.SERVICE_STATE, where=_receiver_of)
     async def on_state(self, event: Event[ServiceState]) -> None:
-        """Whether somebody is there who takes samples.
+        """Note whether a receiver of samples lives.
 
         A broker forgets what nobody has subscribed to, and holds only so much for who is away.
         """
@@ -136,44 +153,21 @@ class Collector(Service[CollectorSettings]):
         else:
             self._receiver.clear()
 
-    @on(FEEDBACK)
-    async def on_feedback(self, event: Event[Feedback]) -> None:
-        """An operator says that the model was wrong; the frame becomes a sample."""
-        feedback = event.payload
-        mine = feedback.node == self.identity.node
-        if not mine and (feedback.node or feedback.camera not in self._joiner.cameras):
-            return
-        try:
-            seen = resolve(feedback, self._history)
-        except FeedbackRefusedError as error:
-            self.metrics.counter(f"feedback.{error.cause}")
-            if error.cause != "repeated":
-                self.log.warning("feedback leads nowhere", by=feedback.source, error=error.reason)
-            return
-        if self._words.available(time.monotonic()) < 1:
-            self.metrics.counter("feedback.too_much")
-            return
-        self._words.spend(1)
-        self.metrics.counter("feedback")
-        await self._keep(self._selector.take_back(seen), seen)
-
-    @command(CMD_CAPTURE)
+    @command(topics.CMD_CAPTURE)
     async def capture(self, event: Event[CaptureCommand]) -> Reply:
-        """Send the next frame of a camera, whatever it shows."""
-        camera = event.payload.camera
-        if camera not in self._joiner.cameras:
-            known = ", ".join(self._joiner.cameras) or "none yet"
-            msg = f"no camera {camera!r} on this node; heard of: {known}"
+        """Send the next input of a stream, whatever the policies say."""
+        stream = event.payload.stream
+        if stream not in self._joiner.streams:
+            known = ", ".join(self._joiner.streams) or "none yet"
+            msg = f"no stream {stream!r} on this node; known: {known}"
             raise CommandRefusedError(msg)
-        if self._refused(camera):
-            msg = f"nothing is collected from camera {camera!r}: its consent is 'refused'"
+        if self._refused(stream):
+            msg = f"nothing is collected from {stream!r}: its consent is 'refused'"
             raise CommandRefusedError(msg)
-        self._selector.ask(camera)
+        self._selector.ask(stream)
         return Reply(
-            source=self.identity.source,
-            request=event.payload.id,
             ok=True,
-            detail=f"the next frame of {camera} that has detections becomes a sample",
+            detail=f"the next input of {stream} that has a prediction becomes a sample",
         )
 
     @every(seconds=1.0)
@@ -181,72 +175,70 @@ class Collector(Service[CollectorSettings]):
         """Bring the gauges up to date."""
         self.metrics.gauge("spool.samples", len(self._spool))
         self.metrics.gauge("spool.bytes", self._spool.size)
-        self.metrics.gauge("frames.waiting", self._joiner.pending)
-        self.metrics.gauge("frames.expired", self._joiner.expired)
+        self.metrics.gauge("inputs.waiting", self._joiner.pending)
+        self.metrics.gauge("inputs.expired", self._joiner.expired)
         if self._drift is not None:
-            cameras = self._drift.cameras
-            self.metrics.gauge("drift.cameras", sum(count > 0 for count in cameras.values()))
-            for name in self._gauged - cameras.keys():
+            streams = self._drift.streams
+            self.metrics.gauge("drift.streams", sum(count > 0 for count in streams.values()))
+            for name in self._gauged - streams.keys():
                 self.metrics.gauge(f"drift.{name}", nan)  # forgotten, here too
-            for name, count in cameras.items():
+            for name, count in streams.items():
                 self.metrics.gauge(f"drift.{name}", count)
-            self._gauged = set(cameras)
+            self._gauged = set(streams)
 
-    def _refused(self, camera: str) -> bool:
-        return self.settings.of_camera(camera).consent == "refused"
+    def _refused(self, stream: str) -> bool:
+        return self.settings.of_stream(stream).consent == "refused"
 
-    async def _watch_drift(self, detections: Detections) -> None:
+    async def _watch_drift(self, prediction: Predicted) -> None:
         if self._drift is None:
             return
-        for drift in self._drift.look(detections, source=self.identity.source):
+        for drift in self._drift.update(prediction):
             self.metrics.counter("drift.returned" if drift.returned else "drift.events")
             self.log.info(
                 "drift over" if drift.returned else "drift",
-                camera=drift.camera,
+                stream=drift.stream,
                 statistic=drift.statistic,
                 before=round(drift.before, 3),
                 after=round(drift.after, 3),
                 since=drift.since,
             )
-            address = DRIFT.at(self.identity, camera=drift.camera)
-            await self.bus.publish(address, drift)
+            await self.publish(topics.DRIFT, drift, stream=drift.stream)
 
-    async def _judge(self, examples: Sequence[Example]) -> None:
+    async def _judge(self, examples: Sequence[Example[Any, Any, Any]]) -> None:
         for example in examples:
-            if self._refused(example.camera):
+            if self._refused(example.stream):
                 self.metrics.counter("refused")
                 continue
             self.metrics.counter("considered")
             self._history.add(example)
             try:
                 decision = self._selector.decide(example, now=time.monotonic())
-            except PictureUnreadableError:
-                # The detector dead-letters it; one dead letter is enough.
+            except InputUnreadableError:
+                # Who predicts dead-letters it; one dead letter is enough.
                 self.metrics.counter("unreadable")
                 continue
             await self._carry_out(decision)
-            if decision is None and self._selector.wants_second(example):
-                if self._to_second.full():
-                    self.metrics.counter("second.busy")
+            if decision is None and self._selector.wants_reference(example):
+                if self._for_reference.full():
+                    self.metrics.counter("reference.busy")
                 else:
-                    self._to_second.put_nowait(example)
+                    self._for_reference.put_nowait(example)
 
-    async def _ask_second(self, model: SecondModel) -> None:
-        """Show frames to the second model, one at a time, for ever."""
+    async def _ask_reference(self, model: ReferenceModel) -> None:
+        """Show inputs to the reference model, one at a time, for ever."""
         from edgebus.serving import EngineError
-        from edgebus_detection.vision import ImageError
 
         while True:
-            example = await self._to_second.get()
+            example = await self._for_reference.get()
             began = time.perf_counter()
             try:
-                boxes = await asyncio.to_thread(model.look, example.frame.jpeg)
-                example = replace(example, second=boxes)
-                decision = self._selector.decide_second(example, now=time.monotonic())
-            except (ImageError, EngineError, PictureUnreadableError):
-                self.metrics.counter("second.failed")
+                answer = await asyncio.to_thread(model.predict, example.input)
+                example = replace(example, reference=answer)
+                decision = self._selector.decide_reference(example, now=time.monotonic())
+            except (ValueError, EngineError):
+                self.metrics.counter("reference.failed")
                 continue
-            self.metrics.observe("second", (time.perf_counter() - began) * 1e3)
+            self.metrics.observe("reference", (time.perf_counter() - began) * 1e3)
             await self._carry_out(decision)
 
     async def _carry_out(self, decision: Choice | Suppressed | None) -> None:
@@ -256,32 +248,35 @@ class Collector(Service[CollectorSettings]):
             await self._keep(decision)
 
     async def _keep(self, choice: Choice, seen: Seen | None = None) -> None:
-        camera = choice.example.camera
-        own = self.settings.of_camera(camera)
-        around = Surroundings(
-            drift=None if self._drift is None else self._drift.state(camera),
-            feedback=() if seen is None else seen.verdicts,
-            consent=own.consent,
-            retention=own.retention,
-        )
-        detections = choice.example.detections
+        """Make the sample of a choice, and spool it."""
+        stream = choice.example.stream
+        own = self.settings.of_stream(stream)
         with self.tracer.step(
-            "collect", parent=detections.traceparent, attributes={"policy": choice.policy}
+            "collect",
+            parent=choice.example.prediction.traceparent,
+            attributes={"policy": choice.policy},
         ) as step:
-            await self._spool_sample(choice, step.traceparent, around)
+            facts = {
+                "source": self.identity.source,
+                "traceparent": step.traceparent,
+                "drift": None if self._drift is None else self._drift.state(stream),
+                "feedback": () if seen is None else seen.verdicts,
+                "consent": own.consent,
+                "retention": own.retention,
+            }
+            try:
+                sample = self.workload.sample(choice.example, choice.facts() | facts)
+            except PayloadError as error:
+                self.metrics.counter("dropped.too_large")
+                self.log.warning("sample dropped", stream=stream, error=str(error))
+                return
+            await self._put(sample, choice)
 
-    async def _spool_sample(self, choice: Choice, traceparent: str, around: Surroundings) -> None:
-        source = self.identity.source
-        try:
-            sample = make_sample(choice, source=source, traceparent=traceparent, around=around)
-        except PayloadError as error:
-            self.metrics.counter("dropped.too_large")
-            self.log.warning("sample dropped", camera=choice.example.camera, error=str(error))
-            return
+    async def _put(self, sample: Any, choice: Choice) -> None:
         try:
             dropped = await self._sender.put(sample)
         except (OSError, SpoolFullError) as error:
-            # A full disk must not stop the detector's neighbour from looking at frames.
+            # A full disk must not stop this node's inputs from being looked at.
             self.metrics.counter("dropped.spool")
             await self._set_trouble(f"samples are lost: {error}")
             return
@@ -300,22 +295,3 @@ class Collector(Service[CollectorSettings]):
         if trouble:
             self.log.warning("collector in trouble", reason=trouble)
         await self.set_state("degraded" if trouble else "ready", trouble)
-
-
-async def _watch(settings: DriftSettings) -> DriftWatch:
-    """A watch over all cameras.
-
-    Raises:
-        ImportError: The library of the change detectors is not installed.
-    """
-    # The first one loads the library, which takes a second.
-    await asyncio.to_thread(make_detector, settings.detector, settings.parameter)
-    return DriftWatch(
-        lambda: make_detector(settings.detector, settings.parameter),
-        name=settings.detector,
-        statistics=settings.statistics,
-        calibration=settings.calibration,
-        max_block=settings.max_block,
-        least=settings.min_change,
-        empty=settings.empty,
-    )

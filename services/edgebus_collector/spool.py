@@ -1,19 +1,31 @@
-"""Samples on disk, until the broker has them."""
+"""Spool of samples on disk, until the broker has them."""
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-__all__ = ["Overflow", "Spool", "SpoolFullError", "Spooled"]
+from pydantic import Field
 
-Overflow = Literal["drop_oldest", "drop_newest"]
+from edgebus.files import drop_leftovers, write_file
+from edgebus.service import ServiceSettings
 
-_SUFFIX = ".jpg"
-_PART = ".part"
+__all__ = ["Spool", "SpoolFullError", "SpoolSettings", "Spooled"]
+
+_SUFFIX = ".sample"
+
+
+class SpoolSettings(ServiceSettings):
+    """Samples that wait on disk until the broker has them."""
+
+    max_samples: Annotated[int, Field(ge=1)] = 5_000
+    """The most samples."""
+    max_bytes: Annotated[int, Field(ge=1)] = 2**30
+    """The most bytes."""
+    overflow: Literal["drop_oldest", "drop_newest"] = "drop_oldest"
+    """The sample that goes when it is full; counted either way."""
 
 
 class SpoolFullError(Exception):
@@ -39,7 +51,7 @@ class SpoolFullError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spooled:
-    """One sample on disk: `id` is the message's id, `size` its bytes."""
+    """One sample on disk: `id` is its record's id, `size` its bytes."""
 
     id: str
     path: Path
@@ -49,30 +61,24 @@ class Spooled:
 class Spool:
     """A folder of samples, oldest first, that survives kill -9 and power loss.
 
-    Each sample is one JPEG file named by its id. Ids are UUIDv7, so names sort by time. A file
-    appears by rename after its bytes are on disk and leaves when the broker has acknowledged it;
-    a crash between the two sends it again, and the receiver knows its id. Methods do disk I/O.
+    Each sample is one file of the bytes that go onto the wire, named by its id. Ids are UUIDv7, so
+    names sort by time. A file appears by rename after its bytes are on disk and leaves when the
+    broker has acknowledged it; a crash between the two sends it again, and the receiver knows its
+    id. Methods do disk I/O.
 
     Args:
         folder: Made if it is not there; belongs to one process.
-        max_samples: The most samples.
-        max_bytes: The most bytes.
-        overflow: What goes when it is full.
+        settings: Its bounds, and what goes when it is full.
     """
 
-    def __init__(
-        self, folder: Path, *, max_samples: int, max_bytes: int, overflow: Overflow
-    ) -> None:
+    def __init__(self, folder: Path, settings: SpoolSettings) -> None:
         self._folder = folder
-        self._max_samples = max_samples
-        self._max_bytes = max_bytes
-        self._overflow: Overflow = overflow
+        self._settings = settings
         self._items: OrderedDict[str, Spooled] = OrderedDict()
         self.size = 0
         """Bytes that are spooled."""
         folder.mkdir(parents=True, exist_ok=True)
-        for part in folder.glob(f"*{_PART}"):
-            part.unlink()
+        drop_leftovers(folder)
         for path in sorted(folder.glob(f"*{_SUFFIX}")):
             self._enter(Spooled(id=path.stem, path=path, size=path.stat().st_size))
 
@@ -87,26 +93,17 @@ class Spool:
             OSError: The disk is full or broken.
         """
         dropped: list[str] = []
-        while len(self) >= self._max_samples or self.size + len(data) > self._max_bytes:
-            if self._overflow == "drop_newest" or not self._items:
+        limits = self._settings
+        while len(self) >= limits.max_samples or self.size + len(data) > limits.max_bytes:
+            if limits.overflow == "drop_newest" or not self._items:
                 raise SpoolFullError(
-                    sample=sample, size=len(data), used=self.size, limit=self._max_bytes
+                    sample=sample, size=len(data), used=self.size, limit=limits.max_bytes
                 )
             oldest = next(iter(self._items))
             self.remove(oldest)
             dropped.append(oldest)
         path = self._folder / f"{sample}{_SUFFIX}"
-        part = path.with_suffix(_PART)
-        try:
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.rename(path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
-        self._sync_folder()
+        write_file(path, data)
         self._enter(Spooled(id=sample, path=path, size=len(data)))
         return dropped
 
@@ -125,10 +122,3 @@ class Spool:
         known = self._items.get(item.id)
         self.size += item.size - (known.size if known else 0)
         self._items[item.id] = item
-
-    def _sync_folder(self) -> None:
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

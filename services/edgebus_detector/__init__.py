@@ -1,6 +1,5 @@
 """The detector service: newest frame wins, models change between two frames."""
 
-from edgebus_detector.service import Detector
-from edgebus_detector.settings import DetectorSettings
+from edgebus_detector.service import Detector, DetectorSettings
 
 __all__ = ["Detector", "DetectorSettings"]

@@ -1,4 +1,4 @@
-"""Bringing bundles in: what is wanted is in the registry, so a crash loses nothing of it."""
+"""Intake of bundles; what is wanted is in the registry, so a crash loses nothing of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import structlog
 from edgebus.artifacts import ArtifactError, Store
 from edgebus.bus import BusError
 from edgebus.contracts import Identity
+from edgebus.serving import ReleaseRefusedError, bring_in
 from edgebus.transfer import ArtifactFetcher, reference
 from edgebus_distributor.records import Decision, Intake, RegistryRefusedError
 from edgebus_distributor.registry import Registry
@@ -68,6 +69,7 @@ class Arrivals:
             TimeoutError: It did not come in time, and is given up.
             ArtifactError: It must not serve, or does not fit into the store.
             RegistryRefusedError: It does not fit what the registry has.
+            ReleaseRefusedError: It is not what was announced.
         """
         loop = asyncio.get_running_loop()
         future = self._results.setdefault(intake.key, loop.create_future())
@@ -105,11 +107,11 @@ class Arrivals:
         while True:
             try:
                 self._make_room()
-                bundle = await self._fetcher.fetch(intake.bundle)
+                bundle = await bring_in(intake.bundle, fetch=self._fetcher.fetch)
                 ref = reference(self._store, bundle.digest, provider=self._identity)
                 decision = self._registry.accept(intake, ref, metrics=bundle.manifest.metrics)
                 break
-            except (ArtifactError, RegistryRefusedError) as error:
+            except (ArtifactError, RegistryRefusedError, ReleaseRefusedError) as error:
                 self._registry.done(intake)
                 self._refused(intake, error)
                 future = self._results.get(intake.key)

@@ -25,6 +25,7 @@ from edgebus.contracts import (
 )
 from edgebus.contracts.trace import continue_trace
 from edgebus.service import CommandRefusedError, Service, command, every, on
+from edgebus.serving import ReleaseRefusedError
 from edgebus.transfer import ArtifactFetcher, ArtifactProvider
 from edgebus_distributor.arrivals import Arrivals
 from edgebus_distributor.records import Decision, Intake, RegistryRefusedError
@@ -45,6 +46,8 @@ class Distributor(Service[DistributorSettings]):
     """
 
     name = "distributor"
+    publishes = (topics.RELEASE, topics.ROLLOUT, topics.BLOCK, topics.BLOCK_REQUEST)
+    subscribes = (topics.BLOCK_REQUEST, topics.BLOCK)
 
     async def start(self) -> None:
         """Open registry and store, take over the first bundles, announce what is released."""
@@ -155,7 +158,7 @@ class Distributor(Service[DistributorSettings]):
             self._touch(key)
 
     @command(topics.CMD_PUBLISH)
-    async def publish(self, event: Event[PublishCommand]) -> Reply:
+    async def take_over(self, event: Event[PublishCommand]) -> Reply:
         """Take a bundle over and release it."""
         order = event.payload
         intake = Intake(
@@ -176,7 +179,7 @@ class Distributor(Service[DistributorSettings]):
         except TimeoutError as error:
             msg = f"{order.bundle.provider} did not deliver in time; is it still there?"
             raise CommandRefusedError(msg) from error
-        except (ArtifactError, RegistryRefusedError) as error:
+        except (ArtifactError, RegistryRefusedError, ReleaseRefusedError) as error:
             raise CommandRefusedError(str(error)) from error
         return self._yes(event.payload.id, decision)
 

@@ -21,22 +21,22 @@ from edgebus.contracts import (
     Identity,
     ModelRef,
     PayloadError,
+    StoredSample,
     TrainingResult,
     topics,
 )
 from edgebus.contracts.trace import continue_trace
+from edgebus.samples import SampleStore
+from edgebus.training.job import CARD
+from edgebus.training.job_process import SPEC, JobCrashedError, run_process
+from edgebus.training.job_spec import JobOutcome, JobSpec
+from edgebus.training.learning import CHECKPOINT
 from edgebus.transfer import reference
-from edgebus_detection.messages import Sample
 from edgebus_retrainer.files import DiskThread
 from edgebus_retrainer.incumbent import Incumbent
-from edgebus_retrainer.jobs import CARD, CHECKPOINT
 from edgebus_retrainer.journal import Job, JobJournal
 from edgebus_retrainer.progress import ProgressTeller
-from edgebus_retrainer.runner import SPEC, JobCrashedError, run_process
-from edgebus_retrainer.samples import SampleStore, StoredSample
 from edgebus_retrainer.settings import RetrainerSettings
-from edgebus_retrainer.spec import JobOutcome, JobSpec, SampleFile
-from edgebus_retrainer.standby import Standby
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -64,7 +64,6 @@ class Campaign:
         disk: Where stores are used.
         folder: The retrainer's data folder.
         kept: Digests of the bundles that any model of this retrainer needs.
-        standby: Has a process ready for a job that is near.
         log: A logger.
     """
 
@@ -80,7 +79,6 @@ class Campaign:
     disk: DiskThread
     folder: Path
     kept: Callable[[], Awaitable[set[str]]]
-    standby: Standby
     log: FilteringBoundLogger
 
     async def run(
@@ -156,8 +154,8 @@ class Campaign:
         since = await self.disk(samples.new_domain_since, model) or _EVER
         gate, train = settings.gate, settings.train
         folder, serving = await self.shared.folder_of(base), await self._serving()
-        if settings.specialise is not None and settings.specialise.min_gain is not None:
-            own = {"min_gain": settings.specialise.min_gain} if job.stream_model else {}
+        if settings.stream_models is not None and settings.stream_models.min_gain is not None:
+            own = {"min_gain": settings.stream_models.min_gain} if job.stream_model else {}
             gate = gate.model_copy(update=own)
         if job.attempts > 1:
             begun = await self.disk(_begun, self._job_folder(job.id))
@@ -166,36 +164,37 @@ class Campaign:
                 now = {
                     "base": folder,
                     "incumbent": serving,
-                    "labels": settings.labels,
                     "settings": train,
                     "gate": gate,
+                    "options": settings.options,
                 }
                 return begun.model_copy(update=now)
         return JobSpec(
             job=job.id,
+            workload=settings.workload,
             base=folder,
             model=job.stream_model,
             incumbent=serving,
             folder=self._job_folder(job.id),
             version=job.version,
-            train=_files(
+            train=tuple(
                 await self.disk(samples.fresh, model, since=since, limit=train.max_samples)
             ),
-            replay_samples=_files(
+            replay_samples=tuple(
                 await self.disk(samples.earlier, model, before=since, limit=train.max_replay)
             ),
-            new_holdout=_files(
-                await self.disk(samples.holdout, model, since=since, limit=gate.max_images)
+            new_holdout=tuple(
+                await self.disk(samples.holdout, model, since=since, limit=gate.max_items)
             ),
-            old_holdout=_files(
-                await self.disk(samples.holdout, model, before=since, limit=gate.max_images)
+            old_holdout=tuple(
+                await self.disk(samples.holdout, model, before=since, limit=gate.max_items)
             ),
             replay=settings.replay,
             replay_holdout=settings.replay_holdout,
-            label_cache=self.folder / "labels",
-            labels=settings.labels,
+            cache=self.folder / "labels",
             settings=train,
             gate=gate,
+            options=settings.options,
         )
 
     async def _serving(self) -> Path | None:
@@ -221,7 +220,7 @@ class Campaign:
             teller = ProgressTeller(self.bus, self.identity, job=job, log=self.log)
             try:
                 async with asyncio.timeout(train.timeout_s):
-                    outcome = await run_process(spec, on_event=teller.tell, standby=self.standby)
+                    outcome = await run_process(spec, on_event=teller.tell)
                 seconds = before | outcome.seconds
                 if teller.first is not None and teller.last is not None:
                     # A training process takes a moment to end.
@@ -247,7 +246,7 @@ class Campaign:
         job: Job,
         outcome: JobOutcome,
         *,
-        used: tuple[SampleFile, ...],
+        used: tuple[StoredSample, ...],
         traceparent: str | None,
     ) -> TrainingResult:
         """Keep the candidate, write the result down, tidy up."""
@@ -259,7 +258,9 @@ class Campaign:
         counts = await self.disk(self.samples.counts, self.model)
         result = TrainingResult(
             traceparent=traceparent,
-            traces=await self.disk(_traces, used),
+            traces=await self.disk(
+                self.samples.traces, [sample.id for sample in used], limit=_MOST_TRACES
+            ),
             collected=await self.disk(self._collected, used),
             source=self.identity.source,
             job=job.id,
@@ -300,7 +301,7 @@ class Campaign:
         await self._tidy(keep=candidate)
         return result
 
-    def _collected(self, used: tuple[SampleFile, ...]) -> Collected | None:
+    def _collected(self, used: tuple[StoredSample, ...]) -> Collected | None:
         try:
             return self.samples.collected([sample.id for sample in used])
         except (OSError, PayloadError):
@@ -363,23 +364,3 @@ def _begun(folder: Path) -> JobSpec | None:
         return JobSpec.model_validate_json((folder / SPEC).read_bytes())
     except (OSError, ValidationError):
         return None
-
-
-def _traces(files: tuple[SampleFile, ...]) -> tuple[str, ...]:
-    """The places in their traces of samples, of the newest where there are many."""
-    found: list[str] = []
-    for file in files[-_MOST_TRACES:]:
-        try:
-            record = Sample.decode(file.path.read_bytes()).record
-        except (OSError, PayloadError):
-            # The job has said what is wrong with it.
-            continue
-        if record.traceparent is not None:
-            found.append(record.traceparent)
-    return tuple(found)
-
-
-def _files(samples: list[StoredSample]) -> tuple[SampleFile, ...]:
-    return tuple(
-        SampleFile(id=sample.id, path=sample.path, labels=sample.labels) for sample in samples
-    )

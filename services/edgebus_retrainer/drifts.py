@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Literal
 
-from edgebus.contracts import ModelRef
-from edgebus_detection.messages import Drift, SampleRecord
-from edgebus_retrainer.samples import place_of
+from edgebus.contracts import Drift, ModelRef
+from edgebus.samples import stream_id
+from edgebus_detection.messages import SampleRecord
 
 __all__ = ["Drifts"]
 
@@ -18,7 +18,7 @@ class Drifts:
     """What was told of drifts and not taken back. No clock, no bus; forgotten with the process.
 
     Args:
-        by: `best`: a camera's `confidence` counts only where its collector does not watch `feature`
+        by: `best`: a camera's `confidence` counts only where its collector does not watch `novelty`
             too; `any`: each statistic counts.
     """
 
@@ -29,8 +29,8 @@ class Drifts:
 
     def hear(self, drift: Drift) -> bool:
         """A collector speaks; whether this is news that counts."""
-        place = place_of(drift.source, drift.camera)
-        if drift.statistic == "feature":
+        place = stream_id(drift.source, drift.stream)
+        if drift.statistic == "novelty":
             self._note(place)
         where = place, drift.statistic
         if drift.returned:
@@ -44,8 +44,8 @@ class Drifts:
 
     def look_at(self, record: SampleRecord) -> None:
         """A sample tells which statistics its camera's collector watches."""
-        if record.drift is not None and "feature" in record.drift.means:
-            self._note(place_of(record.source, record.camera))
+        if record.drift is not None and "novelty" in record.drift.means:
+            self._note(stream_id(record.source, record.stream))
 
     def any(self, serving: ModelRef, *, place: str = "") -> bool:
         """Whether a camera has drifted since the model serves.

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgebus.artifacts import ArtifactError, Store
 from edgebus.bus import Bus
 from edgebus.contracts import Identity, NameRefusedError, Release, shared_model, stream_model
+from edgebus.samples import SampleStore
 from edgebus.transfer import ArtifactFetcher
 from edgebus_retrainer.campaign import Campaign
 from edgebus_retrainer.files import DiskThread
 from edgebus_retrainer.incumbent import Incumbent
 from edgebus_retrainer.journal import JobJournal
 from edgebus_retrainer.lines import Line
-from edgebus_retrainer.samples import SampleStore
 from edgebus_retrainer.settings import RetrainerSettings
-from edgebus_retrainer.standby import Standby
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -46,7 +45,6 @@ class Family:
         bundles: Gets the candidates.
         disk: Where stores are used.
         folder: The retrainer's data folder.
-        standby: Has a process ready for a job that is near.
         changed: Awaited after what serves has changed, or could not be had.
         spawn: Starts tasks.
         log: A logger.
@@ -64,7 +62,6 @@ class Family:
         bundles: Store,
         disk: DiskThread,
         folder: Path,
-        standby: Standby,
         changed: Callable[[], Awaitable[None]],
         spawn: Spawn,
         log: FilteringBoundLogger,
@@ -72,7 +69,7 @@ class Family:
         self._bus, self._identity, self._settings = bus, identity, settings
         self._samples, self._journal, self._bundles = samples, journal, bundles
         self._disk, self._folder, self._changed = disk, folder, changed
-        self._standby, self._spawn, self._log = standby, spawn, log
+        self._spawn, self._log = spawn, log
         self._fetcher = ArtifactFetcher(bus, identity, bundles)
         self._nameless: set[str] = set()
         self.lines: dict[str, Line] = {}
@@ -82,7 +79,7 @@ class Family:
     async def start(self) -> None:
         """Follow the releases of the shared model, and take up the own ones of the last run."""
         self._follow(self.shared)
-        if self._settings.specialise is not None:
+        if self._settings.stream_models is not None:
             for name in await self._disk(self._journal.models, self.shared.name):
                 await self.of(shared_model(name)[1])
         for line in self.lines.values():
@@ -90,7 +87,7 @@ class Family:
 
     async def of(self, place: str) -> Line | None:
         """The own model of a camera, ``node.camera``; None where it may have none."""
-        own = self._settings.specialise
+        own = self._settings.stream_models
         if own is None or place in self._nameless or not own.takes(place):
             return None
         try:
@@ -101,7 +98,7 @@ class Family:
         if name in self.lines:
             return self.lines[name]
         if len(self.lines) > own.max_models:
-            self._deny(place, f"there are {own.max_models} (retrainer.specialise.max_models)")
+            self._deny(place, f"there are {own.max_models} (retrainer.stream_models.max_models)")
             return None
         line = await self._disk(self._make, name, place)
         self._follow(line)
@@ -133,6 +130,9 @@ class Family:
             await self._changed()
 
         incumbent = Incumbent(
+            model=name,
+            identity=self._identity,
+            channel=self._settings.channel,
             folder=self._folder / "cameras" / place if place else self._folder,
             store=self._bundles,
             fetcher=self._fetcher,
@@ -152,7 +152,6 @@ class Family:
             disk=self._disk,
             folder=self._folder,
             kept=self.kept,
-            standby=self._standby,
             log=self._log,
         )
         line = Line(name=name, place=place, incumbent=incumbent, campaign=campaign)
@@ -164,7 +163,7 @@ class Family:
 
     def _deny(self, place: str, why: str) -> None:
         self._nameless.add(place)
-        self._log.warning("no model of its own for this camera", camera=place, error=why)
+        self._log.warning("no model of its own for this stream", stream=place, error=why)
 
     async def _offer_again(self, line: Line) -> None:
         """Publish the last result of a model again: a crash may have come before."""

@@ -1,4 +1,4 @@
-"""The version that is trained further: the one that is released, once it is here."""
+"""The incumbent: the released version, which is trained further and has to be beaten."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import structlog
-from pydantic import ValidationError
 
-from edgebus.artifacts import ArtifactError, Bundle, Store
-from edgebus.contracts import Record, Release
+from edgebus.artifacts import Bundle, Store
+from edgebus.contracts import Identity, ModelStatus, Release
+from edgebus.serving import LoadedModel, ReleaseFollower, ReleaseSettings, StateFile, Swap
 from edgebus.transfer import ArtifactFetcher
-from edgebus_retrainer.files import write_atomically
 
-__all__ = ["Incumbent", "WrongModelError"]
+__all__ = ["INCUMBENT", "Incumbent", "WrongModelError"]
+
+INCUMBENT = "incumbent.json"
+"""The file in a folder that says which bundle of the store is the incumbent."""
 
 
 class WrongModelError(ValueError):
@@ -34,25 +36,14 @@ class WrongModelError(ValueError):
         self.wanted = wanted
 
 
-class _Pointer(Record):
-    """What survives a restart.
-
-    Attributes:
-        digest: The incumbent.
-        sequence: Sequence of the release that made it so.
-        highest: The highest version ever released.
-    """
-
-    digest: str
-    sequence: int = 0
-    highest: int = 0
-
-
 class Incumbent:
-    """Follows the releases of one model and fetches what is released.
+    """Follows the releases of one model and has the released bundle at hand.
 
     Args:
-        folder: Keeps the pointer and the bundle's folder for the trainer.
+        model: Name of the model.
+        identity: Who follows.
+        channel: Channel whose releases are followed.
+        folder: Keeps the state and the bundle's folder for the trainer.
         store: Where bundles are.
         fetcher: Brings them in.
         changed: Awaited after the incumbent has changed, or could not be had.
@@ -61,6 +52,9 @@ class Incumbent:
     def __init__(
         self,
         *,
+        model: str,
+        identity: Identity,
+        channel: str,
         folder: Path,
         store: Store,
         fetcher: ArtifactFetcher,
@@ -68,80 +62,57 @@ class Incumbent:
     ) -> None:
         self._folder = folder
         self._store = store
-        self._fetcher = fetcher
         self._changed = changed
-        self._pointer = _Pointer(digest="")
-        self._wanted: Release | None = None
-        self._news = asyncio.Event()
-        self._log = structlog.get_logger().bind(service="retrainer")
-        self.bundle: Bundle | None = None
-        """The version that is trained further; None before the first."""
+        self._log = structlog.get_logger().bind(service=identity.service)
+        # Nothing runs here: a bundle that was verified is as good as loaded.
+        self._follower = ReleaseFollower[Bundle](
+            ReleaseSettings(channel=channel),
+            identity=identity,
+            model=model,
+            store=store,
+            state=StateFile(folder / INCUMBENT),
+            swap=Swap[Bundle](LoadedModel),
+            fetch=fetcher.fetch,
+            report=self._report,
+            log=self._log,
+        )
         self.trouble = ""
         """Why the newest release is not here."""
 
     @property
+    def bundle(self) -> Bundle | None:
+        """The version that is trained further; None before the first."""
+        serving = self._follower.serving
+        return None if serving is None else serving.model
+
+    @property
     def highest_version(self) -> int:
         """The highest version number that was ever released, or that the incumbent has."""
-        own = self.bundle.manifest.version if self.bundle is not None else 0
-        return max(own, self._pointer.highest)
+        return self._follower.state.highest
 
     @property
     def digests(self) -> set[str]:
         """Digests of the bundles that it needs, on their way or here."""
-        found = set() if self.bundle is None else {self.bundle.digest}
-        return found | (set() if self._wanted is None else {self._wanted.bundle.model.digest})
+        found = (self.bundle and self.bundle.ref, self._follower.target)
+        return {ref.digest for ref in found if ref is not None}
 
     def restore(self) -> None:
         """Take up what the last run had; reads the disk."""
-        path = self._folder / "incumbent.json"
-        try:
-            pointer = _Pointer.model_validate_json(path.read_bytes())
-            bundle = self._store.open_bundle(pointer.digest)
-        except FileNotFoundError:
-            return
-        except (ValidationError, ArtifactError) as error:
+        for problem in self._follower.recall():
             # Releases are retained: the incumbent comes again over the bus.
-            self._log.warning("incumbent lost", error=str(error))
-            return
-        self._pointer, self.bundle = pointer, bundle
+            self._log.warning("incumbent lost", error=problem)
 
-    def adopt(self, bundle: Bundle, *, sequence: int = 0) -> None:
-        """Make a bundle the incumbent; writes the disk."""
-        self._store.put_bundle(bundle)
-        self._pointer = _Pointer(
-            digest=bundle.digest,
-            sequence=max(sequence, self._pointer.sequence),
-            highest=max(bundle.manifest.version, self._pointer.highest),
-        )
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._folder / "incumbent.json", self._pointer.model_dump_json().encode())
-        self.bundle = bundle
+    def adopt(self, bundle: Bundle) -> None:
+        """Make a bundle the incumbent that no release names; writes the disk."""
+        self._follower.adopt(bundle)
 
     def release(self, release: Release) -> None:
         """A release was announced; the newest sequence counts."""
-        newest = self._wanted.sequence if self._wanted is not None else self._pointer.sequence
-        if release.sequence > newest:
-            self._wanted = release
-            self._news.set()
+        self._follower.offer(release)
 
     async def follow(self) -> None:
         """Bring in what is released, for ever; a newer release ends the delivery of an older."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            release = self._wanted
-            if release is None or release.sequence <= self._pointer.sequence:
-                continue
-            fetching = asyncio.create_task(self._fetch(release), name="fetch release")
-            superseded = asyncio.create_task(self._news.wait(), name="newer release")
-            try:
-                await asyncio.wait({fetching, superseded}, return_when=asyncio.FIRST_COMPLETED)
-                if fetching.done():
-                    await fetching
-            finally:
-                fetching.cancel()
-                superseded.cancel()
-                await asyncio.gather(fetching, superseded, return_exceptions=True)
+        await self._follower.run()
 
     async def folder_of(self, bundle: Bundle) -> Path:
         """The bundle as a folder, for the trainer's process."""
@@ -160,17 +131,10 @@ class Incumbent:
             if not any(digest.startswith(path.name) for digest in keep):
                 shutil.rmtree(path, ignore_errors=True)
 
-    async def _fetch(self, release: Release) -> None:
-        model = release.bundle.model
-        try:
-            bundle = await self._fetcher.fetch(release.bundle)
-            await asyncio.to_thread(self.adopt, bundle, sequence=release.sequence)
-        except (ArtifactError, OSError) as error:
-            self.trouble = f"release {model.name} v{model.version} cannot be had: {error}"
-            self._log.warning("release not adopted", sequence=release.sequence, error=str(error))
-        else:
-            self.trouble = ""
-            self._log.info(
-                "incumbent", model=model.name, version=model.version, sequence=release.sequence
-            )
-        await self._changed()
+    async def _report(self, status: ModelStatus) -> None:
+        self.trouble = ""
+        if status.error is not None and status.target is not None:
+            target = status.target
+            self.trouble = f"release {target.name} v{target.version} cannot be had: {status.error}"
+        if status.state in ("updated", "failed"):
+            await self._changed()

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, func, select, update
 from sqlalchemy.orm import Session
 
 from edgebus.contracts import ModelRef, TrainingResult, shared_model
-from edgebus_retrainer.samples import JobRow, SampleRow, UseRow
+from edgebus.samples import JobRow, SampleRow, UseRow
 
 __all__ = ["Job", "JobJournal"]
 
@@ -78,7 +78,7 @@ class JobJournal:
                     outcome=None,
                     reason="",
                     untrained=0,
-                    measurable=0,
+                    lacking=0,
                     result=None,
                 )
             )
@@ -223,9 +223,7 @@ def _job(row: JobRow) -> Job:
     return Job(
         id=row.id,
         model=row.model,
-        base=ModelRef(
-            name=row.base_name or row.model, version=row.base_version, digest=row.base_digest
-        ),
+        base=ModelRef(name=row.base_name, version=row.base_version, digest=row.base_digest),
         version=row.version,
         trigger=row.trigger,
         started=_EPOCH + timedelta(microseconds=row.started),

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from edgebus.contracts import ModelRef
+from edgebus.samples import Counts, SampleStore
 from edgebus_retrainer.campaign import Campaign
 from edgebus_retrainer.drifts import Drifts
 from edgebus_retrainer.files import DiskThread
 from edgebus_retrainer.incumbent import Incumbent
 from edgebus_retrainer.journal import JobJournal
-from edgebus_retrainer.samples import Counts, SampleStore
 from edgebus_retrainer.settings import RetrainerSettings
 from edgebus_retrainer.triggers import Facts, Rules
 
@@ -78,7 +78,7 @@ def rules_of(settings: RetrainerSettings, line: Line) -> Rules:
     """What starts a job of a model."""
     common = settings.trigger
     drift_samples = common.drift_samples if common.on_drift else None
-    own = settings.specialise
+    own = settings.stream_models
     if line.place and own is not None:
         return Rules(
             min_samples=own.min_samples,
@@ -148,10 +148,10 @@ class Standing:
 
     async def places(self) -> dict[str, int]:
         """Untrained samples of each camera that may have a model of its own."""
-        own = self.settings.specialise
+        own = self.settings.stream_models
         if own is None:
             return {}
-        found = await self.disk(self.samples.untrained_per_place, self.shared.name)
+        found = await self.disk(self.samples.untrained_per_stream, self.shared.name)
         return {place: count for place, count in found.items() if own.takes(place)}
 
     def may_start(self, line: Line, untrained: int) -> bool:
@@ -180,7 +180,7 @@ class Standing:
     async def _lacking(self, model: str, since: datetime) -> str:
         """What the gate would miss; a job without it could only be refused."""
         settings = self.settings
-        wanted = settings.gate.min_images
+        wanted = settings.gate.min_items
         new = await self.disk(self.samples.measurable, model, since=since)
         if new < wanted:
             return f"held-out samples: {new} of {wanted}"

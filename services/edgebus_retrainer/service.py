@@ -7,34 +7,36 @@ import time
 from dataclasses import replace
 from typing import TypedDict
 
-import cv2
 from sqlalchemy.exc import DBAPIError
 
 from edgebus.artifacts import Bundle, Store
 from edgebus.bus import Event
 from edgebus.contracts import (
+    Drift,
     Release,
     Reply,
     RetrainCommand,
+    SampleRefusedError,
     StoreStatus,
     new_id,
     shared_model,
     topics,
     utc_now,
 )
+from edgebus.contracts.topics import DRIFT
+from edgebus.samples import SampleFiles, SampleStore, edge_of, open_database
 from edgebus.service import CommandRefusedError, Service, command, every, on
 from edgebus.transfer import ArtifactProvider
-from edgebus_detection.messages import DRIFT, SAMPLES, Drift, Sample, SampleRecord
+from edgebus.workload import load_workload
+from edgebus_detection.messages import SAMPLES, Sample, SampleRecord
 from edgebus_retrainer.drifts import Drifts
 from edgebus_retrainer.family import Family
-from edgebus_retrainer.files import DiskThread, PictureStore
+from edgebus_retrainer.files import DiskThread
 from edgebus_retrainer.incumbent import WrongModelError
 from edgebus_retrainer.journal import Job, JobJournal
 from edgebus_retrainer.lines import Line, Standing, rules_of
-from edgebus_retrainer.samples import SampleRefusedError, SampleStore, edge_of, open_database
 from edgebus_retrainer.settings import RetrainerSettings
-from edgebus_retrainer.standby import Standby
-from edgebus_retrainer.triggers import Facts, Trigger, near, needed, reason, trigger, waits_for
+from edgebus_retrainer.triggers import Facts, Trigger, needed, reason, trigger, waits_for
 
 __all__ = ["Retrainer"]
 
@@ -60,7 +62,7 @@ _DISK_REST_S = 5.0
 
 def _releases(service: Retrainer) -> dict[str, str]:
     # A camera's own model is named after the shared one, which no filter can say.
-    if service.settings.specialise is not None:
+    if service.settings.stream_models is not None:
         return {"channel": service.settings.channel}
     return {"model": service.model, "channel": service.settings.channel}
 
@@ -69,11 +71,19 @@ class Retrainer(Service[RetrainerSettings]):
     """Learns from collected samples and offers every candidate that passed the gate."""
 
     name = "retrainer"
+    publishes = (
+        topics.STORE_STATUS,
+        topics.TRAINING_PROGRESS,
+        topics.TRAINING_RESULT,
+        topics.CANDIDATE,
+        topics.BLOCK,
+        topics.BLOCK_REQUEST,
+    )
+    subscribes = (topics.BLOCK_REQUEST, topics.BLOCK)
 
     async def start(self) -> None:
         """Open the stores and take up what the last run left."""
         settings = self.settings
-        cv2.setNumThreads(1)
         self.disk = DiskThread()
         self._due = asyncio.Event()
         self._taken = asyncio.Event()
@@ -104,16 +114,13 @@ class Retrainer(Service[RetrainerSettings]):
         self.spawn(self._provider.run(), name="provide candidates")
         self.spawn(self._jobs(), name="jobs")
 
-    async def stop(self) -> None:
-        """Let go of the process that waits for a job."""
-        await self._standby.close()
-
     def _open_stores(self) -> None:
         settings = self.settings
         engine = open_database(self.data_dir / "samples.db")
         self.samples = SampleStore(
             engine,
-            PictureStore(self.data_dir / "pictures"),
+            SampleFiles(self.data_dir / "samples"),
+            load_workload(settings.workload),
             max_samples=settings.store.max_samples,
             max_bytes=settings.store.max_bytes,
             everything_new=settings.new_domain == "everything",
@@ -121,7 +128,6 @@ class Retrainer(Service[RetrainerSettings]):
         self.journal = JobJournal(engine)
         self.bundles = Store(self.data_dir / "store")
         self._provider = ArtifactProvider(self.bus, self.identity, self.bundles)
-        self._standby = Standby(self.data_dir)
         self._family = Family(
             bus=self.bus,
             identity=self.identity,
@@ -132,7 +138,6 @@ class Retrainer(Service[RetrainerSettings]):
             bundles=self.bundles,
             disk=self.disk,
             folder=self.data_dir,
-            standby=self._standby,
             changed=self._incumbent_changed,
             spawn=self.spawn,
             log=self.log,
@@ -188,7 +193,7 @@ class Retrainer(Service[RetrainerSettings]):
             return
         if self._drifts.hear(drift):
             self.log.info(
-                "drift", camera=drift.camera, statistic=drift.statistic, source=drift.source
+                "drift", stream=drift.stream, statistic=drift.statistic, source=drift.source
             )
 
     @command(topics.CMD_RETRAIN)
@@ -257,11 +262,6 @@ class Retrainer(Service[RetrainerSettings]):
         for line, what, why in sorted((*due, *own), key=lambda job: job[0].ended_at)[:1]:
             self._start(line, what, why)
             return
-        if near(facts, rules):
-            try:
-                await self._standby.prepare()
-            except OSError as error:
-                self.log.warning("no process stands by; the job starts one", error=str(error))
 
     async def _look_at_cameras(self) -> tuple[list[tuple[Line, Trigger, str]], dict[str, str]]:
         """The cameras' own models: jobs that are due, and what each waits for."""
@@ -301,10 +301,10 @@ class Retrainer(Service[RetrainerSettings]):
         self._facts = replace(facts, untrained=facts.untrained + 1, per_edge=counts)
         if trigger(self._facts, rules) is not None:
             return True
-        own = self.settings.specialise
+        own = self.settings.stream_models
         if own is None or own.min_samples is None:
             return False
-        place = f"{edge}.{record.camera}"
+        place = f"{edge}.{record.stream}"
         self._places[place] = self._places.get(place, 0) + 1
         return self._places[place] == own.min_samples
 

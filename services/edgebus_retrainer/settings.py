@@ -1,292 +1,119 @@
-"""What a retrainer can be set to."""
+"""Settings of the retrainer."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
-from edgebus.contracts import Segment, shared_model
+from edgebus.contracts import Segment, explain, shared_model
 from edgebus.service import ServiceSettings
+from edgebus.training.settings import GateSettings, TrainSettings
+from edgebus.workload import WorkloadUnknownError, load_workload
 
 __all__ = [
-    "AugmentSettings",
-    "GateSettings",
-    "LabelSettings",
     "RetrainerSettings",
-    "SpecialiseSettings",
     "StoreSettings",
-    "TrainSettings",
+    "StreamModelSettings",
     "TriggerSettings",
 ]
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
 class TriggerSettings(ServiceSettings):
-    """When a job starts. `edgebus retrain` starts one in any case."""
+    """Conditions that start a job. `edgebus retrain` starts one in any case."""
 
     min_samples: AtLeastOne | None = 50
-    """So many untrained training samples, of all edges, start a job; null: their number starts
-    none."""
+    """Start a job once this many unused training samples exist; null: never by count."""
     min_per_edge: AtLeastOne | None = None
-    """So many untrained training samples of one edge (node) start a job; null: the number of an
-    edge starts none."""
+    """Start a job once one edge (node) has this many unused training samples; null: never by the
+    count of an edge."""
     cooldown_samples: AtLeastOne = 20
-    """So many more are waited for after a job that was refused or failed."""
+    """Further samples to wait for after a job that was refused or failed."""
     on_drift: bool = True
-    """Whether a camera that has drifted, as its collector says, lowers what is waited for."""
+    """Start a job with fewer samples after a stream has drifted, as its collector reports."""
     drift_by: Literal["best", "any"] = "best"
-    """Which statistic of a camera may tell: any; or the best that its collector watches, which is
+    """Drift statistics that count: any; or the best that a stream's collector watches, which is
     `feature` where there is one, since `confidence` is blind where the model is sure of its
-    mistakes, and cries wolf where it is not."""
+    mistakes, and raises false alarms where it is not."""
     drift_samples: AtLeastOne = 20
-    """So many untrained samples are enough then; and so many more after a refusal."""
+    """Start a job with this many unused samples after a drift, and with this many more after a
+    refusal."""
     interval_s: Seconds | None = None
-    """Seconds after a job until the next starts, if there is anything new; null: never."""
+    """Seconds after a job until the next starts, if there are new samples; null: never."""
     max_jobs: AtLeastOne | None = None
-    """After so many accepted candidates none is made without a command; null: no limit."""
+    """Accepted candidates after which jobs start on command only; null: no limit."""
     release_wait_s: Annotated[float, Field(ge=0)] = 120.0
-    """Seconds to wait for the release of an accepted candidate before training further without."""
+    """Seconds to wait for the release of an accepted candidate before the next job."""
 
 
-class SpecialiseSettings(ServiceSettings):
-    """Cameras get models of their own, each made from the shared one; see ADR 12."""
+class StreamModelSettings(ServiceSettings):
+    """Models of single streams, each made from the shared one; see ADR 12."""
 
-    per: Literal["camera"] = "camera"
-    """What gets a model of its own."""
     min_samples: AtLeastOne | None = 50
-    """So many untrained training samples of a camera start a job for it; null: their number
-    starts none."""
+    """Start a stream's job once it has this many unused training samples; null: never by count."""
     cooldown_samples: AtLeastOne = 20
-    """So many more are waited for after a job of that camera that was refused or failed."""
-    cameras: tuple[Annotated[str, Field(pattern=r"^[^/\s.]+(\.[^/\s]+)?$")], ...] | None = None
-    """Only these cameras, each as `camera` or `node.camera`; null: all."""
+    """Further samples to wait for after a job of that stream that was refused or failed."""
+    streams: tuple[Annotated[str, Field(pattern=r"^[^/\s.]+(\.[^/\s]+)?$")], ...] | None = None
+    """Streams that may have a model of their own, each as `stream` or `node.stream`; null: all."""
     max_models: AtLeastOne = 64
-    """At most so many cameras have one. Each is one more model in the memory of its detector."""
-    min_gain: Fraction | None = None
-    """mAP50 that it has to gain over what serves that camera now; null: as `gate.min_gain`."""
+    """Streams with a model of their own at most. Each is one more model in its edge's memory."""
+    min_gain: Annotated[float, Field(ge=0)] | None = None
+    """Gain over what serves that stream now; null: as `gate.min_gain`."""
 
-    def takes(self, place: str) -> bool:
-        """Whether a camera, as `node.camera`, may have a model of its own."""
-        if self.cameras is None:
+    def takes(self, stream_id: str) -> bool:
+        """Whether a stream, as `node.stream`, may have a model of its own."""
+        if self.streams is None:
             return True
-        return place in self.cameras or place.partition(".")[2] in self.cameras
-
-
-class LabelSettings(ServiceSettings):
-    """Where labels come from."""
-
-    source: Literal["auto", "truth", "teacher"] = "auto"
-    """auto: ground truth where a sample has it, otherwise the teacher."""
-    teacher: Path | None = None
-    """A larger model: a bundle's folder or an ONNX file."""
-    teachers: tuple[Path, ...] = ()
-    """Further ones: what enough of all agree on is a label, what fewer have seen is ignored."""
-    agree: AtLeastOne | None = None
-    """So many of them must agree; null: more than half."""
-    accept: Fraction = 0.4
-    """Teacher boxes of at least this score are labels."""
-    reject: Fraction = 0.1
-    """Teacher boxes below this score are nothing; between the two they are ignored regions."""
-    precision: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Accept from that score on, class by class, at which so many of the teacher's boxes are right
-    where truth or operators tell; null: `accept` for all classes."""
-    calibrate_boxes: AtLeastOne = 30
-    """Classes of which the teacher saw fewer boxes there keep `accept`."""
-    calibrate_images: Count = 200
-    """At most so many pictures with known truth are shown to the teacher for that."""
-    flip_tolerance: Annotated[float, Field(ge=0, le=255)] | None = 4.0
-    """Boxes that the teacher does not see again in the next sample of that camera, though the
-    pixels there differ by no more than so many grey levels, are ignored; null: not looked for."""
-    aliases: dict[str, str] = Field(default_factory=dict)
-    """Other names of the model's classes, for example `motorbike: motorcycle`."""
-
-    classes: tuple[str, ...] | None = None
-    """Only these classes are learnt from samples, and measured on them; null: all of the model."""
-    min_boxes: AtLeastOne = 5
-    """Classes of which the teacher saw fewer boxes in all samples are taken for its mistakes."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "LabelSettings":
-        if self.reject > self.accept:
-            msg = f"reject {self.reject} is above accept {self.accept}; it has to be below"
-            raise ValueError(msg)
-        if self.source == "teacher" and self.teacher is None:
-            msg = "source teacher needs a teacher: a bundle's folder or an ONNX file"
-            raise ValueError(msg)
-        if self.teachers and self.teacher is None:
-            msg = "teachers are further ones; name the first as teacher"
-            raise ValueError(msg)
-        if self.agree is not None and self.agree > 1 + len(self.teachers):
-            msg = f"agree {self.agree} is more than the {1 + len(self.teachers)} teachers"
-            raise ValueError(msg)
-        return self
-
-
-class AugmentSettings(ServiceSettings):
-    """How far a picture may be changed before it is trained on.
-
-    A camera that does not move gains sharper boxes from small changes; few or very alike pictures
-    ask for larger ones.
-    """
-
-    flip: Fraction = 0.5
-    """Probability of a mirror image."""
-    scale: Annotated[float, Field(ge=0, le=4)] = 0.3
-    """Largest change of size: a factor from 1 / (1 + scale) to 1 + scale."""
-    translate: Fraction = 0.1
-    """Largest shift, as a part of width and height."""
-    brightness: Fraction = 0.1
-    """Largest change of brightness, as a part of the full range."""
-    contrast: Annotated[float, Field(ge=0, le=4)] = 0.2
-    """Largest change of contrast: a factor from 1 / (1 + contrast) to 1 + contrast."""
-
-
-class TrainSettings(ServiceSettings):
-    """How to train."""
-
-    scope: Literal["biases", "biases+scales", "head", "all"] = "biases+scales"
-    """What is trained. Biases and per-channel scales learn as much as all weights do, forget
-    less, and make an update of some kilobytes."""
-    steps: AtLeastOne = 200
-    """Optimiser steps."""
-    batch: AtLeastOne = 8
-    """Pictures per step."""
-    replay_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Part of each batch that comes from earlier data."""
-    remember: Annotated[float, Field(ge=0)] = 1.0
-    """On earlier pictures the model is held to what it said before the job, with this weight; 0: it
-    learns their labels instead, and forgets more."""
-    balance: Fraction = 0.0
-    """Pictures of a class that is on less than this part of them are drawn more often; 0: all
-    equally often."""
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Peak learning rate; null takes what suits the scope (1e-3 for biases, 2e-5 for all)."""
-    average: Fraction = 0.05
-    """The outcome is a moving average of the weights over about this part of the steps; 0: the
-    last weights."""
-    validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Part of the training pictures, in blocks, that says when to stop; the gate measures on
-    others."""
-    validation_min_images: AtLeastOne = 32
-    """Where that part has fewer pictures with boxes, all are trained on and all steps are done."""
-    patience: AtLeastOne | None = 3
-    """The loss on that part is measured ten times in a run; after so many times without a lower
-    one the run ends with the best weights. Null: never."""
-    augment: AugmentSettings = AugmentSettings()
-    """How far pictures may be changed."""
-    seed: int = 0
-    """Decides order and augmentation."""
-    device: str = "auto"
-    """A torch device; auto takes CUDA where there is one."""
-    devices: AtLeastOne = 1
-    """So many devices share the pictures of each batch, by a process each (torchrun). Pays where a
-    step is long: all weights of a large model, large batches."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: mixed precision, on CUDA only."""
-    threads: AtLeastOne | None = None
-    """CPU threads of a job; null: one less than the cores."""
-    nice: Annotated[int, Field(ge=0, le=19)] = 10
-    """How far a job stands back for other processes."""
-    timeout_s: Seconds = 3600.0
-    """A job that takes longer is ended and has failed."""
-    max_samples: AtLeastOne = 2000
-    """At most so many of the newest untrained samples go into a job."""
-    max_replay: AtLeastOne = 2000
-    """At most so many earlier pictures are mixed in."""
-    checkpoint_s: Seconds = 15.0
-    """Seconds between two checkpoints, from which a job that was killed goes on."""
-    checkpoint_steps: AtLeastOne | None = None
-    """Also after each so many steps; null: by time only."""
-    max_attempts: AtLeastOne = 3
-    """So often a job is started that a crash interrupts."""
-
-
-class GateSettings(ServiceSettings):
-    """What a candidate has to show on pictures that were not trained on."""
-
-    min_gain: Fraction = 0.0
-    """mAP50 that the new domain must gain; it must gain anything in any case."""
-    tolerance: Fraction = 0.02
-    """mAP50 that the old domain may lose."""
-    min_images: AtLeastOne = 10
-    """Held-out pictures with boxes that each domain must have at least."""
-    min_boxes: AtLeastOne = 5
-    """Classes with fewer boxes on the held-out pictures of a domain are not measured there: mAP is
-    a mean over classes, and the precision of a class of two boxes is chance."""
-    max_images: AtLeastOne = 200
-    """At most so many held-out pictures of each domain are measured."""
-    require_old: bool = True
-    """Whether a candidate may pass only if there is an old domain to measure."""
-    confidence: Annotated[float, Field(gt=0, lt=1)] | None = 0.9
-    """Of the interval of each gain, by a paired bootstrap over pictures; null: none."""
-    sure: bool = True
-    """Whether that interval of the new domain's gain must lie above 0."""
-    class_tolerance: Fraction = 0.1
-    """mAP50 that any one class may lose, in either domain."""
-    class_boxes: AtLeastOne = 20
-    """Classes and cameras with fewer boxes in a domain are not judged alone."""
-    camera_tolerance: Fraction = 0.1
-    """mAP50 that any one camera may lose, whatever the others gain."""
-    max_slowdown: Annotated[float, Field(gt=0)] | None = 1.5
-    """Largest latency through the edge's engine, as a multiple of the incumbent's; null: any."""
-    max_calibration_loss: Fraction | None = None
-    """How much the calibration error of the scores may rise; null: it is told, not judged."""
-    leak_distance: Annotated[int, Field(ge=-1, le=256)] = 8
-    """Training pictures whose hashes differ from a held-out one's in at most so many of 256 bits
-    are left out; -1: none."""
-    max_leaking: Fraction = 0.5
-    """Where more than this part of the training pictures is, the split is no split, and no job
-    is run on it."""
-    interpolate: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.75, 0.5, 0.25)
-    """Where a candidate gains but forgets too much, so far between old and new is tried next, one
-    after the other until one passes."""
+        return stream_id in self.streams or stream_id.partition(".")[2] in self.streams
 
 
 class StoreSettings(ServiceSettings):
-    """How much is kept."""
+    """Limits of what is kept."""
 
     max_samples: AtLeastOne = 20_000
-    """The most samples; what was trained on goes first, then what was held out."""
+    """Samples kept; what was trained on goes first, then what was held out."""
     max_bytes: AtLeastOne = 8 * 2**30
-    """The most bytes of pictures."""
+    """Bytes of stored inputs kept."""
     results: AtLeastOne = 10
-    """So many results stay retained on the bus."""
+    """Results that stay retained on the bus."""
 
 
 class RetrainerSettings(ServiceSettings):
     """Settings of the retrainer."""
 
+    workload: Segment = "detection"
+    """Workload of the model: how it is trained and measured."""
     model: Segment | None = None
-    """Name of the model that it looks after; by default that of `bundle`."""
+    """Name of the model that is trained; null: that of `bundle`."""
     channel: Segment = "stable"
-    """The channel that its candidates are for, and whose releases it follows."""
+    """Channel of the candidates, and of the releases that are followed."""
     bundle: Path | None = None
-    """The first version, a bundle's folder; null: wait for a release and fetch it."""
+    """First version, a bundle's folder; null: wait for a release and fetch it."""
     replay: Path | None = None
-    """Earlier data: a folder with COCO annotations.json or YOLO labels."""
+    """Earlier data, a folder that the workload reads; of detection: COCO annotations.json or YOLO
+    labels."""
     replay_holdout: Path | None = None
-    """Another such folder to measure forgetting on; null: a part of `replay` is held out."""
+    """Another such folder, to measure forgetting on; null: a part of `replay` is held out."""
     new_domain: Literal["onset", "everything"] = "onset"
-    """What is new: what the cameras show since the model began to fail, or all of it, for cameras
-    at which the model was never at home."""
+    """Inputs of the new domain: those since the model began to fail, or all of them, for streams
+    that the model never knew."""
     trigger: TriggerSettings = TriggerSettings()
     """When a job starts."""
-    specialise: SpecialiseSettings | None = None
-    """Which cameras get models of their own, and when; null: none."""
-    labels: LabelSettings = LabelSettings()
-    """Where labels come from."""
+    stream_models: StreamModelSettings | None = None
+    """Models of single streams; null: none."""
     train: TrainSettings = TrainSettings()
-    """How to train."""
+    """Fine-tuning and the process of a job."""
     gate: GateSettings = GateSettings()
     """What a candidate has to show."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """The workload's own training settings; of detection: `labels`, `augment`,
+    `min_measured_boxes`, `leak_distance`."""
     store: StoreSettings = StoreSettings()
-    """How much is kept."""
+    """Limits of what is kept."""
     tick_s: Seconds = 1.0
-    """Seconds between two looks at the triggers."""
+    """Seconds between two checks of the triggers."""
 
     @model_validator(mode="after")
     def _knows_its_model(self) -> "RetrainerSettings":
@@ -295,8 +122,21 @@ class RetrainerSettings(ServiceSettings):
             raise ValueError(msg)
         if self.model is not None and shared_model(self.model)[1]:
             msg = (
-                f"model {self.model!r} is a camera's own: name the shared one, "
-                f"{shared_model(self.model)[0]!r}, and set specialise"
+                f"model {self.model!r} is a stream's own: name the shared one, "
+                f"{shared_model(self.model)[0]!r}, and set stream_models"
             )
             raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _workload_takes_its_options(self) -> "RetrainerSettings":
+        try:
+            workload = load_workload(self.workload)
+        except WorkloadUnknownError as error:
+            raise ValueError(str(error)) from error
+        try:
+            workload.training_settings().model_validate(self.options)
+        except ValidationError as error:
+            msg = f"options of workload {self.workload}: {explain(error)}"
+            raise ValueError(msg) from error
         return self

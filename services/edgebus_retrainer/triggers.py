@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Facts", "Rules", "Trigger", "near", "needed", "reason", "trigger", "waits_for"]
+__all__ = ["Facts", "Rules", "Trigger", "needed", "reason", "trigger", "waits_for"]
 
 Trigger = Literal["count", "edge", "drift", "rebase", "interval", "command"]
-
-_NEAR = 0.5
-"""Share of the samples that are waited for from which a job is near."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,16 +79,6 @@ def needed(facts: Facts, rules: Rules) -> int | None:
     """
     wanted = (_enough(facts, rules), _enough_after_drift(facts, rules))
     return min((number for number in wanted if number is not None), default=None)
-
-
-def near(facts: Facts, rules: Rules) -> bool:
-    """Whether a job may start soon, so that its process had better be there."""
-    if facts.waiting or facts.lacking:
-        return False
-    if rules.max_jobs is not None and facts.accepted >= rules.max_jobs:
-        return False
-    wanted = (needed(facts, rules), _enough_of_an_edge(facts, rules))
-    return any(number is not None and facts.untrained >= number * _NEAR for number in wanted)
 
 
 def trigger(facts: Facts, rules: Rules) -> Trigger | None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from edgebus_telemetry.points import Point
+from edgebus_telemetry.series import Point
 from edgebus_telemetry.settings import InfluxSettings
 
 __all__ = ["InfluxAwayError", "InfluxSink", "InfluxWriter", "PointBuffer", "PointsRefusedError"]

@@ -3,40 +3,57 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from edgebus.bus import Event
-from edgebus.contracts import (
-    Metrics,
-    ModelStatus,
-    RolloutStatus,
-    ServiceState,
-    TrainingResult,
-    topics,
-)
-from edgebus.service import Service, every, on
-from edgebus_detection.messages import DETECTIONS, Detections
-from edgebus_telemetry import points, rows
+from edgebus.contracts import CommandTopic, DeadLetter, Message, Reply, Topic
+from edgebus.contracts.registry import all_topics
+from edgebus.service import Service, every
+from edgebus.workload import Figure, installed_workloads
 from edgebus_telemetry.csvfiles import CsvTable
 from edgebus_telemetry.influx import ClientSink, InfluxSink, InfluxWriter, PointBuffer
+from edgebus_telemetry.series import series_of
 from edgebus_telemetry.settings import TelemetrySettings
 
 __all__ = ["Telemetry"]
 
 
+def _worth_writing(topic: Topic[Any]) -> bool:
+    """Whether a topic carries messages that say how a site is doing."""
+    return (
+        issubclass(topic.payload, Message)
+        and not issubclass(topic.payload, DeadLetter | Reply)
+        and not isinstance(topic, CommandTopic)
+    )
+
+
 class Telemetry(Service[TelemetrySettings]):
-    """Writes states, metrics, detections and results to CSV files and to InfluxDB."""
+    """Writes every message of a site to CSV files and to InfluxDB, bytes with a record aside."""
 
     name = "telemetry"
+    subscribes = tuple(topic for topic in all_topics().values() if _worth_writing(topic))
 
     async def start(self) -> None:
-        """Open the tables; InfluxDB need not be there."""
+        """Open the tables and listen; InfluxDB need not be there."""
+        wanted = [
+            topic
+            for topic in self.subscribes
+            if topic.payload.schema_id().partition("/")[0] not in self.settings.leave_out
+        ]
+        figures: dict[str, dict[str, Figure]] = {}
+        for workload in installed_workloads():
+            figures |= {schema: dict(more) for schema, more in workload.figures.items()}
+        self._series = series_of(wanted, figures)
+        self._events = {topic.payload for topic in wanted if topic.qos}
         self._tables: dict[str, CsvTable] = {}
         csv = self.settings.csv
         if csv is not None:
             folder = csv.folder or self.data_dir / "csv"
             self._tables = {
-                name: CsvTable(folder, name, columns, max_bytes=csv.max_bytes, keep=csv.keep)
-                for name, columns in rows.TABLES.items()
+                one.table: CsvTable(
+                    folder, one.table, one.columns, max_bytes=csv.max_bytes, keep=csv.keep
+                )
+                for one in self._series.values()
             }
             self.log.info("writing CSV files", folder=str(folder))
         self._buffer: PointBuffer | None = None
@@ -54,6 +71,9 @@ class Telemetry(Service[TelemetrySettings]):
         self._trouble = ""
         self._disk_trouble = ""
         self._writing = asyncio.Lock()
+        for topic in wanted:
+            where = topic.any(base=self.identity.base, site=self.identity.site)
+            await self.bus.subscribe(where, self._hear, name=topic.pattern)
 
     def make_sink(self) -> InfluxSink:
         """Where batches of points go."""
@@ -71,50 +91,17 @@ class Telemetry(Service[TelemetrySettings]):
             if len(self._buffer):
                 self.log.warning("points lost, InfluxDB is away", points=len(self._buffer))
 
-    @on(DETECTIONS)
-    async def detections(self, event: Event[Detections]) -> None:
-        """One answered frame."""
-        self._row("detections", rows.detection_row(event.received, event.names, event.payload))
+    async def _hear(self, event: Event[Any]) -> None:
+        """Any message: an event is on disk before it is acknowledged; they are few."""
+        series = self._series[type(event.payload)]
         if self._buffer is not None:
-            self._buffer.add(points.detection_point(event.names, event.payload))
-
-    @on(topics.SERVICE_STATE)
-    async def state(self, event: Event[ServiceState]) -> None:
-        """A service's state."""
-        await self._event("states", rows.state_row(event.received, event.names, event.payload))
-        if self._buffer is not None:
-            self._buffer.add(points.state_point(event.names, event.received, event.payload))
-
-    @on(topics.SERVICE_METRICS)
-    async def service_metrics(self, event: Event[Metrics]) -> None:
-        """A service's counters, CPU and memory."""
-        for row in rows.metrics_row(event.received, event.names, event.payload):
-            self._row("metrics", row)
-        if self._buffer is not None:
-            self._buffer.add(points.metrics_point(event.names, event.payload))
-
-    @on(topics.MODEL_STATUS)
-    async def model(self, event: Event[ModelStatus]) -> None:
-        """What an edge serves."""
-        await self._event("models", rows.model_row(event.received, event.names, event.payload))
-        if self._buffer is not None:
-            self._buffer.add(points.model_point(event.names, event.payload))
-
-    @on(topics.ROLLOUT)
-    async def rollout(self, event: Event[RolloutStatus]) -> None:
-        """How far a release has come."""
-        who = _with_service(event.names, "distributor")
-        await self._event("rollouts", rows.rollout_row(event.received, who, event.payload))
-        if self._buffer is not None:
-            self._buffer.add(points.rollout_point(who, event.payload))
-
-    @on(topics.TRAINING_RESULT)
-    async def training(self, event: Event[TrainingResult]) -> None:
-        """How a training job ended."""
-        who = _with_service(event.names, "retrainer")
-        await self._event("trainings", rows.training_row(event.received, who, event.payload))
-        if self._buffer is not None:
-            self._buffer.add(points.training_point(who, event.payload))
+            self._buffer.add(series.point(event))
+        if not self._tables:
+            return
+        for row in series.rows(event):
+            self._tables[series.table].add(row)
+        if type(event.payload) in self._events:
+            await self._write(series.table)
 
     @every(seconds="flush_s")
     async def flush(self) -> None:
@@ -161,17 +148,3 @@ class Telemetry(Service[TelemetrySettings]):
         else:
             self.log.info("telemetry writes again")
             await self.set_state("ready")
-
-    def _row(self, table: str, row: list[str]) -> None:
-        if self._tables:
-            self._tables[table].add(row)
-
-    async def _event(self, table: str, row: list[str]) -> None:
-        """An event is on disk before it is acknowledged; they are few."""
-        if self._tables:
-            self._tables[table].add(row)
-            await self._write(table)
-
-
-def _with_service(names: dict[str, str], service: str) -> dict[str, str]:
-    return names if "service" in names else names | {"service": service}

@@ -43,8 +43,10 @@ class InfluxSettings(ServiceSettings):
 
 
 class TelemetrySettings(ServiceSettings):
-    """Where what was heard goes."""
+    """What is written, and where to."""
 
+    leave_out: frozenset[str] = frozenset({"blockrequest", "progress", "truth"})
+    """Kinds of message that are not written, by the names of their schemas."""
     flush_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     """Seconds between two writes, to files and to InfluxDB."""
     csv: CsvSettings | None = CsvSettings()

@@ -20,7 +20,7 @@ from harness import (
 )
 
 from edgebus.lab import EmbeddedBroker
-from nats_cluster import EmbeddedCluster
+from tests.soak.nats_cluster import EmbeddedCluster
 
 KINDS = ["memory", "memory-copies", "mosquitto-5", "mosquitto-3.1.1", "nats"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from edgebus.bus import (
     BrokerSettings,
@@ -18,17 +18,16 @@ from edgebus.bus import (
     RawMessage,
     Transport,
 )
-from edgebus.contracts import Identity, Message, Topic, schema
+from edgebus.contracts import Identity, Message, Topic
 from edgebus.mqtt import MqttTransport
-from nats_cluster import EmbeddedCluster
+from tests.soak.nats_cluster import EmbeddedCluster
 
 DEADLINE_S = 20.0
 
 
-class Note(Message):
+class Note(Message, version=1):
     """A message for tests."""
 
-    schema_: Literal["note/1"] = schema("note/1")
     n: int
 
 
@@ -138,7 +137,7 @@ class ClusterUnderTest(NatsUnderTest):
     def transport(self, **settings: Any) -> Transport:
         url = self._cluster.url_from(self._next % len(self._cluster.nodes))
         self._next += 1
-        return MqttTransport(BrokerSettings(url=url, version="3.1.1", **settings))
+        return MqttTransport(BrokerSettings(url=url, version="3.1.1", profile="nats", **settings))
 
 
 class Site:

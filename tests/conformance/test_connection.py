@@ -19,6 +19,7 @@ from edgebus.bus import (
 )
 from edgebus.contracts import ServiceState, utc_now
 from edgebus.contracts.topics import SERVICE_STATE
+from edgebus.service.identity import IdentityGuard
 
 IMPATIENT = {"connect_wait_s": 0.05}
 
@@ -179,6 +180,7 @@ def service(site: Site, instance: str) -> Bus:
         "a",
         will=lambda session: (address, state(site, "a", "offline", session, instance)),
         on_connection=birth,
+        identity_check=IdentityGuard().check,
     )
     return bus
 
@@ -229,8 +231,9 @@ async def test_c6_a_process_that_comes_after_a_dead_one_is_welcome(site: Site) -
 async def test_c6_a_link_that_is_cut_again_and_again_loses_nothing(site: Site) -> None:
     to_receiver = SpyTransport(site.broker.transport())
     to_sender = SpyTransport(site.broker.transport())
-    receiver = await site.bus("a", transport=to_receiver)
-    sender = await site.bus("b", transport=to_sender)
+    quick = {"backoff_first_s": 0.005, "backoff_max_s": 0.02}
+    receiver = await site.bus("a", transport=to_receiver, settings=quick)
+    sender = await site.bus("b", transport=to_sender, settings=quick)
     got = Recorder()
     subscription = await receiver.subscribe(EVENT.any(site=site.name), got)
     for n in range(600):

@@ -185,7 +185,7 @@ async def test_f4_a_dead_letter_waits_for_room_rather_than_being_lost(site: Site
 
 
 async def test_f6_the_last_letters_are_kept_for_who_comes_late(site: Site) -> None:
-    bus = await site.bus("a", settings={"letters_kept": 3})
+    bus = await site.bus("a", settings={"dead_letters_retained": 3})
     sender = await site.bus("b")
     subscription = await bus.subscribe(EVENT.any(site=site.name), Recorder())
     for n in range(8):
@@ -200,7 +200,7 @@ async def test_f6_the_last_letters_are_kept_for_who_comes_late(site: Site) -> No
 
 
 async def test_f7_letters_beyond_the_rate_are_counted(site: Site) -> None:
-    bus = await site.bus("a", settings={"letters_burst": 5, "letters_per_s": 0.0})
+    bus = await site.bus("a", settings={"dead_letters_burst": 5, "dead_letters_per_s": 0.0})
     sender = await site.bus("b")
     letters = Letters()
     await letters.listen(sender, site)

@@ -28,10 +28,10 @@ import pytest
 
 from edgebus.contracts import Message
 from edgebus.contracts.registry import all_topics
-from edgebus_detection.lab.summary import Summary, summary_schema
+from edgebus_detection.lab.summary import DetectionSummary
 from edgebus_detection.messages import CAMERA_FRAME, Frame, JpegPayload
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 1000.0
@@ -48,8 +48,8 @@ class Demo:
     heard: list[tuple[str, bytes]] = field(default_factory=list)
 
     @property
-    def summary(self) -> Summary:
-        return Summary.model_validate_json((self.folder / "summary.json").read_text())
+    def summary(self) -> DetectionSummary:
+        return DetectionSummary.model_validate_json((self.folder / "summary.json").read_text())
 
     def kill(self, name: str) -> None:
         """Kill the process that the supervisor started last under this name."""
@@ -242,7 +242,7 @@ def test_no_frame_fails_and_none_is_torn(demo: Demo) -> None:
 
 def test_the_summary_fits_its_published_schema(demo: Demo) -> None:
     published = json.loads((ROOT / "schemas" / "summary.json").read_text())
-    assert published == json.loads(json.dumps(summary_schema()))
+    assert published == json.loads(json.dumps(DetectionSummary.json_schema()))
     tree = json.loads((demo.folder / "summary.json").read_text())
     jsonschema.validate(tree, published)
     assert tree["bytes"]["up"] > 0

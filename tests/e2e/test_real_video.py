@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from edgebus_detection.lab.summary import Summary
+from edgebus_detection.lab.summary import DetectionSummary
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
 # A first job may come before anything was seen on a held-out frame; the next one knows more.
 DECIDED = re.compile(r"cloud/retrainer: job \w+ (accepted|failed|refused: (?!too few))")
@@ -69,9 +69,9 @@ def test_a_recording_is_collected_labelled_learnt_and_judged(tmp_path: Path) -> 
         "retrainer.train.steps": 3,
         "retrainer.train.batch": 4,
         "retrainer.train.threads": 1,
-        "retrainer.labels.min_boxes": 1,
-        "retrainer.gate.min_images": 1,
-        "retrainer.gate.min_boxes": 1,
+        "retrainer.options.labels.min_boxes": 1,
+        "retrainer.gate.min_items": 1,
+        "retrainer.options.min_measured_boxes": 1,
     }
     process = up(
         tmp_path / "runs",
@@ -86,7 +86,7 @@ def test_a_recording_is_collected_labelled_learnt_and_judged(tmp_path: Path) -> 
     assert "model yolox_nano_416 v1: yolox head, 416 x 416" in output
     assert "teacher yolov8n_640_f16w v1: yolov8 head, 640 x 640" in output
     run = (tmp_path / "runs" / "latest").resolve()
-    summary = Summary.model_validate_json((run / "summary.json").read_text())
+    summary = DetectionSummary.model_validate_json((run / "summary.json").read_text())
     assert summary.frames.answered > 50
     assert (summary.frames.failed, summary.frames.torn) == (0, 0)
     assert summary.bytes.up > 10_000
@@ -98,7 +98,7 @@ def test_a_recording_is_collected_labelled_learnt_and_judged(tmp_path: Path) -> 
     assert job.gate is not None
     new, old = job.gate.domains
     assert (new.name, new.labels) == ("new", "teacher")
-    assert set(new.per_class_before) <= {"person", "bicycle", "car"}
+    assert set(new.groups["class"]) <= {"person", "bicycle", "car"}
     assert (old.name, old.labels) == ("old", "train2017")
     assert old.boxes > 100
     # Nobody said on the bus what is really there: the table and the report tell of the gate.
@@ -146,7 +146,7 @@ def test_a_model_without_a_loss_serves_and_says_so(tmp_path: Path) -> None:
     assert "serving only: fastestdet_352 cannot be trained" in output
     assert "no loss for fastestdet heads" in output
     summary = (tmp_path / "runs" / "latest" / "summary.json").read_text()
-    assert Summary.model_validate_json(summary).frames.answered > 0
+    assert DetectionSummary.model_validate_json(summary).frames.answered > 0
 
 
 @needs_data

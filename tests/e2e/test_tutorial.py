@@ -22,9 +22,9 @@ import pytest
 from typer.testing import CliRunner
 
 from edgebus.cli.app import app
-from edgebus_detection.lab.summary import Summary
+from edgebus_detection.lab.summary import DetectionSummary
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
 
 DECIDED = re.compile(r"cloud/retrainer: job \w+ (accepted|failed|refused: (?!too few))")
 
@@ -77,10 +77,10 @@ SHORT = (
     "retrainer.train.steps=3",
     "retrainer.train.batch=4",
     "retrainer.train.threads=1",
-    "retrainer.labels.min_boxes=1",
-    "retrainer.gate.min_images=1",
-    "retrainer.gate.min_boxes=1",
-    "retrainer.gate.max_images=30",
+    "retrainer.options.labels.min_boxes=1",
+    "retrainer.gate.min_items=1",
+    "retrainer.options.min_measured_boxes=1",
+    "retrainer.gate.max_items=30",
 )
 
 
@@ -165,14 +165,14 @@ def test_a_view_that_changes_is_noticed_collected_learnt_and_judged(
     run = (tmp_path / "runs" / "latest").resolve()
 
     # The drift was told.
-    told = [drift for drift in drifts(run) if drift["statistic"] == "feature"]
+    told = [drift for drift in drifts(run) if drift["statistic"] == "novelty"]
     assert told
-    assert told[0]["camera"] == view.name
+    assert told[0]["stream"] == view.name
     assert told[0]["after"] > 2 * told[0]["before"]
 
     # Samples of the new view were collected for being strange, and say so.
     data = run / "data" / "cloud" / "retrainer"
-    strange = samples(data, "--policy", "feature")
+    strange = samples(data, "--policy", "novelty")
     assert strange
     assert all(sample["score"] >= 1.5 for sample in strange)
 
@@ -185,7 +185,7 @@ def test_a_view_that_changes_is_noticed_collected_learnt_and_judged(
 
     # Nothing failed. A frame that is replaced while a cold model answers the first one is counted
     # as dropped in that answer already; the books take it for a drop before, the frame for failed.
-    summary = Summary.model_validate_json((run / "summary.json").read_text())
+    summary = DetectionSummary.model_validate_json((run / "summary.json").read_text())
     frames = summary.frames
     assert frames.torn == 0
     assert frames.failed <= 1

@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
 from edgebus.bus import BrokerSettings, Bus, BusSettings, ConnectionChange, Event
-from edgebus.contracts import Identity, Message, Topic, schema
+from edgebus.contracts import Identity, Message, Topic
 from edgebus.lab import BrokerStartError
 from edgebus.mqtt import MqttTransport
-from nats_cluster import EmbeddedCluster
+from tests.soak.nats_cluster import EmbeddedCluster
 from tests.soak.on_cluster import ClusterPlan, soak_cluster
 
 DEADLINE_S = 30.0
 
 
-class Note(Message):
+class Note(Message, version=1):
     """A message for tests."""
 
-    schema_: Literal["note/1"] = schema("note/1")
     n: int
 
 
@@ -54,7 +52,9 @@ class Client:
         self.got: list[int] = []
         self.news = asyncio.Event()
         self.transport = MqttTransport(
-            BrokerSettings(url=cluster.url_from(at), version="3.1.1", connect_timeout_s=5.0)
+            BrokerSettings(
+                url=cluster.url_from(at), version="3.1.1", profile="nats", connect_timeout_s=5.0
+            )
         )
         self.bus = Bus(
             self.transport,

@@ -18,7 +18,7 @@ import pytest
 from edgebus.service.testing import ServiceHarness
 from edgebus_camera import Camera, CameraSettings
 from edgebus_detection.messages import CAMERA_FRAME, CAMERA_TRUTH, Frame, GroundTruth
-from edgebus_detection.vision import decode_jpeg, encode_jpeg
+from edgebus_detection.vision import decode_picture, encode_jpeg
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,7 +72,7 @@ async def test_a_network_camera_may_vanish_and_come_back() -> None:
     try:
         async with ServiceHarness(Camera, settings) as harness:
             first = await harness.expect(CAMERA_FRAME)
-            assert decode_jpeg(first.payload.jpeg).shape == (120, 160, 3)
+            assert decode_picture(first.payload.jpeg).shape == (120, 160, 3)
             await asyncio.to_thread(camera.unplug)
             lost = await harness.wait_for_state("degraded", timeout=30)
             assert f"camera net: {address}" in lost.reason
@@ -125,6 +125,6 @@ async def test_other_tools_see_plain_jpeg_and_plain_json(
     assert camera.returncode == 0, log.decode()
     (tmp_path / "frame.jpg").write_bytes(jpeg)
     frame = Frame.decode(jpeg)
-    assert decode_jpeg(jpeg).shape == (frame.record.height, frame.record.width, 3)
+    assert decode_picture(jpeg).shape == (frame.record.height, frame.record.width, 3)
     assert json.loads(truth)["schema"] == "truth/1"
     assert GroundTruth.decode(truth).camera == "front"

@@ -1,9 +1,6 @@
 """`edgebus model publish|list|rollback` against a real distributor on a real Mosquitto."""
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,25 +11,7 @@ from edgebus.contracts import Identity, Release, ServiceState, topics
 from edgebus.service import NodeSettings, Runtime
 from edgebus_detection.models.testing import tiny_bundle
 from edgebus_distributor import Distributor, DistributorSettings
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-async def edgebus(*arguments: str) -> tuple[int, str, str]:
-    """Run the program as its own process, which a test's event loop may serve meanwhile."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "services")])
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("EDGEBUS_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        "from edgebus.cli import main; main()",
-        *arguments,
-        env={**clean, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    return process.returncode or 0, out.decode(), err.decode()
+from program import run_edgebus
 
 
 @asynccontextmanager
@@ -73,24 +52,24 @@ async def test_publish_list_and_rollback(mosquitto: Any, tmp_path: Path) -> None
     second = tiny_bundle(tmp_path / "second", version=2)
     where = ("--broker", mosquitto.url, "--set", "site=shop")
     async with distributor(mosquitto, tmp_path / "data") as releases:
-        code, out, err = await edgebus("model", "list", *where)
+        code, out, err = await run_edgebus("model", "list", *where)
         assert (code, err) == (0, "")
         assert "the registry is empty" in out
         for bundle, folder in ((first, "first"), (second, "second")):
-            code, out, err = await edgebus("model", "publish", str(tmp_path / folder), *where)
+            code, out, err = await run_edgebus("model", "publish", str(tmp_path / folder), *where)
             assert (code, err) == (0, ""), err
             announced = await asyncio.wait_for(releases.get(), 10)
             assert announced.bundle.model.digest == bundle.digest
             assert announced.bundle.provider == "shop/gpu/distributor"
-        code, out, _ = await edgebus("model", "list", *where)
+        code, out, _ = await run_edgebus("model", "list", *where)
         rows = [row.split() for row in out.splitlines()[1:]]
         assert [(row[1], row[2]) for row in rows] == [("2", "stable"), ("1", first.digest[:12])]
-        code, out, _ = await edgebus("model", "rollback", first.manifest.name, *where)
+        code, out, _ = await run_edgebus("model", "rollback", first.manifest.name, *where)
         assert code == 0
         back = await asyncio.wait_for(releases.get(), 10)
         assert back.bundle.model.digest == first.digest
         assert back.sequence == announced.sequence + 1
-        code, out, err = await edgebus("model", "rollback", "nothing", *where)
+        code, out, err = await run_edgebus("model", "rollback", "nothing", *where)
         assert (code, out) == (1, "")
         assert err.startswith("edgebus: distributor on gpu refuses: ")
         assert len(err.splitlines()) == 1
@@ -99,7 +78,7 @@ async def test_publish_list_and_rollback(mosquitto: Any, tmp_path: Path) -> None
 async def test_nobody_there(mosquitto: Any, tmp_path: Path) -> None:
     tiny_bundle(tmp_path / "one")
     where = ("--broker", mosquitto.url, "--set", "site=empty-shop")
-    code, out, err = await edgebus("model", "publish", str(tmp_path / "one"), *where)
+    code, out, err = await run_edgebus("model", "publish", str(tmp_path / "one"), *where)
     assert (code, out) == (1, "")
     assert err == (
         "edgebus: no distributor is ready at site empty-shop; see: edgebus topics watch\n"

@@ -12,15 +12,16 @@ import pytest
 
 from edgebus.bus import Bus, BusSettings
 from edgebus.contracts import Identity, topics, utc_now
+from edgebus.contracts.topics import DRIFT
 from edgebus.service import NodeSettings, Runtime, Service, ServiceSettings
 from edgebus.serving import EngineSettings
 from edgebus_collector import Collector, CollectorSettings
-from edgebus_detection.messages import CAMERA_FRAME, DETECTIONS, DRIFT, SAMPLES, Frame, FrameRecord
+from edgebus_detection.messages import CAMERA_FRAME, DETECTIONS, SAMPLES, Frame, FrameRecord
 from edgebus_detection.models import add_novelty
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
-from edgebus_detection.vision import decode_jpeg, encode_jpeg
+from edgebus_detection.vision import decode_picture, encode_jpeg
 from edgebus_detector import Detector
-from edgebus_detector.settings import DetectorSettings
+from edgebus_detector.service import DetectorSettings
 
 CALM = 40
 
@@ -109,15 +110,15 @@ async def test_a_camera_that_changes_is_told_to_anybody_and_a_person_can_answer(
     me = Identity(site="lab", node="test", service="test")
     bus = Bus(mosquitto.transport(), identity=me, settings=BusSettings(ephemeral=True))
     street = Street(bus)
-    known = [decode_jpeg(street.shoot()) for _ in range(60)]
+    known = [decode_picture(street.shoot()) for _ in range(60)]
     plain = tiny_bundle(tmp_path / "plain")
     bundle = await asyncio.to_thread(add_novelty, plain, known, out=tmp_path / "bundle")
     detector = DetectorSettings(bundle=bundle.path, engine=EngineSettings(threads=1))
     collector = CollectorSettings(
-        policies={"feature": {"threshold": 1e6}},
+        policies={"novelty": {"threshold": 1e6}},
         receiver=None,
         holdout_share=0,
-        drift={"calibration": CALM, "statistics": ["feature"]},
+        drift={"calibration": CALM, "statistics": ["novelty"]},
     )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(bus)
@@ -140,15 +141,15 @@ async def test_a_camera_that_changes_is_told_to_anybody_and_a_person_can_answer(
                     ready.add(state.source)
         stranger = await listen(mosquitto, "edgebus/lab/pi-01/collector/front/drift", 1)
         calm = [await street.film() for _ in range(CALM + 10)]
-        assert np.median([said.feature for said in calm]) < 1.5
+        assert np.median([said.novelty for said in calm]) < 1.5
         while drifts.empty():
             said = await street.film(tint=(90, -40, -40))
-            assert said.feature > 1.8
+            assert said.novelty > 1.8
             assert said.index < CALM + 60, "no drift was told within fifty frames"
         [drift] = await heard(stranger)
-        assert (drift["camera"], drift["statistic"], drift["returned"]) == (
+        assert (drift["stream"], drift["statistic"], drift["returned"]) == (
             "front",
-            "feature",
+            "novelty",
             False,
         )
         assert drift["after"] > 1.8 > drift["before"]
@@ -161,7 +162,7 @@ async def test_a_camera_that_changes_is_told_to_anybody_and_a_person_can_answer(
         )
         assert await said_so.wait() == 0
         record = (await asyncio.wait_for(samples.get(), 20)).record
-        assert (record.policy, record.frame) == ("feedback", calm[-1].frame)
+        assert (record.policy, record.input) == ("feedback", calm[-1].frame)
         assert [(one.verdict, one.label) for one in record.feedback] == [("missed", "person")]
-        assert record.drift.drifted == ("feature",)
-        assert record.feature == pytest.approx(calm[-1].feature)
+        assert record.drift.drifted == ("novelty",)
+        assert record.novelty == pytest.approx(calm[-1].novelty)

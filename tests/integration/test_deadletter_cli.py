@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +11,16 @@ import pytest
 
 from edgebus.bus import Bus, Event, RetryPolicy
 from edgebus.contracts import Identity, Metrics, Topic
+from program import run_edgebus
 
-ROOT = Path(__file__).resolve().parents[2]
 BASE = "letters-cli"
 SERVICE = Identity(base=BASE, site="lab", node="pi", service="svc")
 EVENTS = Topic("{node}/{service}/events", Metrics, qos=1, doc="What the service listens to.")
 
 
 async def deadletter(mosquitto: Any, *arguments: str) -> tuple[int, str, str]:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "services")])
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("EDGEBUS_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        "from edgebus.cli import main; main()",
-        "deadletter",
-        *arguments,
-        "--broker",
-        mosquitto.url,
-        "--set",
-        f"base={BASE}",
-        env={**clean, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    return process.returncode or 0, out.decode(), err.decode()
+    here = ("--broker", mosquitto.url, "--set", f"base={BASE}")
+    return await run_edgebus("deadletter", *arguments, *here)
 
 
 async def test_list_show_replay_and_discard(

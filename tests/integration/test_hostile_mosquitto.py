@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -24,13 +23,14 @@ from edgebus.contracts import (
     ModelRef,
     ServiceState,
     StoreStatus,
+    split_of,
     topics,
 )
-from edgebus_detection.messages import SAMPLES, Box, Sample, SampleRecord, split_of
+from edgebus_detection.messages import SAMPLES, Box, Sample, SampleRecord
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
 from edgebus_detection.vision import encode_jpeg
+from program import EDGEBUS, clean_environment
 
-ROOT = Path(__file__).resolve().parents[2]
 SITE = "hostile"
 PATIENCE_S = 60.0
 START = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -53,8 +53,8 @@ def sample(index: int) -> Sample:
     picture = tiny_picture(red=(index % 6, index // 6 % 3))
     record = SampleRecord(
         source=f"{SITE}/pi-01/collector",
-        frame=f"frame-{index}",
-        camera="front",
+        input=f"frame-{index}",
+        stream="front",
         index=index,
         captured=START + timedelta(seconds=index),
         width=64,
@@ -105,12 +105,10 @@ class Retrainer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("EDGEBUS_")}
-        path = os.pathsep.join([str(ROOT), str(ROOT / "services")])
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "edgebus.cli", "run", "retrainer", *self._words],
-                env={**clean, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+                [*EDGEBUS, "run", "retrainer", *self._words],
+                env=clean_environment(OMP_NUM_THREADS="1"),
                 stdout=log,
                 stderr=log,
             )

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edgebus.bus import Bus, BusSettings, Event
-from edgebus.contracts import Identity, Message, Topic, schema
+from edgebus.contracts import Identity, Message, Topic
+from program import clean_environment
 
-ROOT = Path(__file__).resolve().parents[2]
 COUNT = 500
 SENDER = Identity(site="s", node="p", service="x")
 READER = Identity(site="s", node="r", service="x")
@@ -24,8 +23,9 @@ READER = Identity(site="s", node="r", service="x")
 PROGRAM = """
 import asyncio, sys
 from pathlib import Path
-from edgebus.bus import BrokerSettings, Bus, BusSettings, MqttTransport
+from edgebus.bus import BrokerSettings, Bus, BusSettings
 from edgebus.contracts import Identity
+from edgebus.mqtt import MqttTransport
 sys.path.insert(0, sys.argv[5])
 from test_outbox_restart import EVENT, SENDER, Note
 
@@ -42,10 +42,9 @@ asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
 """
 
 
-class Note(Message):
+class Note(Message, version=1):
     """A message for tests."""
 
-    schema_: Literal["note/1"] = schema("note/1")
     n: int
 
 
@@ -59,9 +58,8 @@ class Publisher:
         arguments = [url, str(folder), str(first), str(count), str(Path(__file__).parent)]
         self._process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, *arguments],
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'services'}"},
+            env=clean_environment(),
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
         )
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,8 +20,8 @@ from edgebus_detection.messages import CAMERA_FRAME, DETECTIONS, Detections, Fra
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
 from edgebus_detection.vision import encode_jpeg
 from edgebus_detector import Detector, DetectorSettings
+from program import run_edgebus, start_edgebus
 
-ROOT = Path(__file__).resolve().parents[2]
 FRAMES = 12
 
 
@@ -34,27 +33,11 @@ class Program:
 
     @classmethod
     async def start(cls, *arguments: str, prefix: tuple[str, ...] = ()) -> Program:
-        path = os.pathsep.join([str(ROOT), str(ROOT / "services")])
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("EDGEBUS_")}
-        process = await asyncio.create_subprocess_exec(
-            *prefix,
-            sys.executable,
-            "-c",
-            "from edgebus.cli import main; main()",
-            *arguments,
-            env={**clean, "PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        return cls(process)
+        return cls(await start_edgebus(*arguments, prefix=prefix))
 
     async def end(self) -> tuple[int, str, str]:
         out, err = await asyncio.wait_for(self.process.communicate(), 60)
         return self.process.returncode or 0, out.decode(), err.decode()
-
-
-async def edgebus(*arguments: str) -> tuple[int, str, str]:
-    return await (await Program.start(*arguments)).end()
 
 
 @asynccontextmanager
@@ -157,7 +140,7 @@ async def test_a_recording_replayed_gives_the_same_detections(
 
         # A detector that has seen nothing of this.
         async with detector(mosquitto, site, tmp_path / "two", tmp_path / "bundle"):
-            code, out, err = await edgebus(
+            code, out, err = await run_edgebus(
                 "replay", str(path), "-f", "edgebus/+/+/camera/#", "--fresh", *where
             )
             assert (code, err) == (0, "")
@@ -181,7 +164,7 @@ async def test_a_recorder_that_is_killed_leaves_what_it_had(mosquitto: Any, tmp_
         recorder.process.kill()
         await recorder.end()
         await bus.publish_raw("killed/kept", b"", qos=1, retain=True)
-        code, out, err = await edgebus(
+        code, out, err = await run_edgebus(
             "replay", str(path), "--map", "killed=risen", "--broker", mosquitto.url
         )
     assert code == 0
@@ -237,7 +220,7 @@ async def test_errors_in_one_line(mosquitto: Any, tmp_path: Path) -> None:
             1,
         ),
     ):
-        code, _, err = await edgebus(*arguments)
+        code, _, err = await run_edgebus(*arguments)
         assert said in err
         assert code == wanted
         assert len(err.strip().splitlines()) == 1

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 from collections import Counter
 from contextlib import suppress
 from importlib import resources
@@ -31,8 +29,8 @@ from edgebus.service import NodeSettings, Runtime
 from edgebus.serving import EngineSettings
 from edgebus_detection.messages import DETECTIONS, Detections, Frame
 from edgebus_detector import Detector, DetectorSettings
+from program import start_edgebus
 
-ROOT = Path(__file__).resolve().parents[2]
 MODEL = Path(str(resources.files("edgebus_detection.lab"))) / "assets" / "street-day"
 FRAMES = 32
 THRESHOLD = 0.05
@@ -57,15 +55,7 @@ nodes:
 
 async def program(*arguments: str, folder: Path) -> asyncio.subprocess.Process:
     """`edgebus …`, running."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("EDGEBUS_")}
-    path = os.pathsep.join([str(ROOT), str(ROOT / "services")])
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "from edgebus.cli import main; main()", *arguments),
-        env={**clean, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=folder,
-    )
+    return await start_edgebus(*arguments, cwd=folder, stderr=subprocess.STDOUT)
 
 
 async def lines_until(process: asyncio.subprocess.Process, pattern: str) -> str:

@@ -26,10 +26,10 @@ from edgebus.contracts import (
 )
 from edgebus.service import NodeSettings
 from edgebus.service.runtime import Runtime
+from edgebus.training.job_spec import JobOutcome, JobSpec
 from edgebus_detection.messages import SAMPLES, Sample
 from edgebus_detection.models.testing import tiny_bundle
 from edgebus_retrainer import Retrainer, RetrainerSettings, campaign
-from edgebus_retrainer.spec import JobOutcome, JobSpec
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from retrainer_samples import jpeg_of, sample
@@ -77,7 +77,7 @@ class Site:
             bundle=tiny_bundle(folder / "base").path,
             new_domain="everything",
             trigger={"release_wait_s": 0, **trigger},
-            gate={"min_images": 1, "require_old": False},
+            gate={"min_items": 1, "require_old": False},
             # A look at the triggers in between would only hide that each sample counts.
             tick_s=600,
         )

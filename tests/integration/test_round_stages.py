@@ -10,15 +10,11 @@ import pytest
 from test_loop_learning import SITE, Loop
 
 from edgebus.contracts import ModelStatus, topics, utc_now
-from edgebus_detection.lab.measure import build_summary
-from edgebus_detection.lab.observer import Observer
-from edgebus_detection.lab.pictures import PictureKeeper
-from edgebus_detection.lab.report import write_run
-from edgebus_detection.lab.rounds import CLOUD_STAGES, EDGE_STAGES
-from edgebus_detection.lab.run_state import Tracker
+from edgebus.lab import load_lab
+from edgebus.lab.rounds import CLOUD_STAGES, EDGE_STAGES
 from edgebus_detection.messages import SAMPLES, SampleRecord
 
-_HOPS = ("uploading", "offering", "telling")
+_HOPS = ("uploading", "offering", "announcing")
 """Stages that are nothing but a message's way; nobody can measure them by one steady clock."""
 
 
@@ -29,18 +25,19 @@ async def test_stages_measured_by_each_service_add_up_to_what_a_stranger_measure
     # Its own: what the loop of another test has left on a broker would be taken for this one's.
     mosquitto = mosquitto_factory()
     mosquitto.start()
-    tracker, began = Tracker(), utc_now()
-    heard: dict[str, float] = {}
+    lab, began = load_lab("detection"), utc_now()
+    state = lab.state
+    arrived: dict[str, float] = {}
 
     async def note(event):
         payload = getattr(event.payload, "record", event.payload)
         if isinstance(payload, SampleRecord) and payload.split == "train":
-            heard[payload.time.isoformat()] = time.monotonic()
+            arrived[payload.time.isoformat()] = time.monotonic()
         elif isinstance(payload, ModelStatus) and payload.serving and payload.serving.version == 2:
-            heard.setdefault("serves", time.monotonic())
+            arrived.setdefault("serves", time.monotonic())
 
     async with Loop(mosquitto, tmp_path) as loop:
-        await Observer(loop.bus, site=SITE, tracker=tracker, keeper=PictureKeeper()).start()
+        await lab.observe(loop.bus, site=SITE)
         for topic in (SAMPLES, topics.MODEL_STATUS):
             await loop.bus.subscribe(topic.any(site=SITE), note, name=f"stranger {topic.address}")
         for service in ("distributor", "retrainer", "detector", "collector"):
@@ -49,14 +46,14 @@ async def test_stages_measured_by_each_service_add_up_to_what_a_stranger_measure
         try:
             await loop.until(lambda: len(loop.all(SampleRecord)) >= 20, "samples by day")
             loop.light = 0.3
-            await loop.until(lambda: "serves" in heard, "new version at the edge", timeout=150)
+            await loop.until(lambda: "serves" in arrived, "new version at the edge", timeout=150)
             await loop.until(
-                lambda: [one for one in tracker.rounds.all() if one.edges], "round in the books"
+                lambda: [one for one in state.rounds.all() if one.edges], "round with an edge"
             )
         finally:
             filming.cancel()
             await asyncio.gather(filming, return_exceptions=True)
-    (found,) = (one for one in tracker.rounds.all() if one.edges)
+    (found,) = (one for one in state.rounds.all() if one.edges)
 
     # Every stage is there, and what lies between the stamps is the whole.
     stages = {stage.name: stage for stage in found.path()}
@@ -67,11 +64,11 @@ async def test_stages_measured_by_each_service_add_up_to_what_a_stranger_measure
     assert found.seconds() == pytest.approx((path[-1].ended - path[0].began).total_seconds())
 
     # What each service measured by its own steady clock is the whole that a third one measures:
-    # from the sample that was needed last, heard on the bus, to the edge's word, heard on the bus.
-    whole = heard["serves"] - heard[stages["choosing"].ended.isoformat()]
-    measured = sum(stage.told_s for stage in path if stage.told_s is not None)
+    # from the arrival of the sample that was needed last to that of the edge's status.
+    whole = arrived["serves"] - arrived[stages["choosing"].ended.isoformat()]
+    measured = sum(stage.measured_s for stage in path if stage.measured_s is not None)
     hops = sum(stages[name].seconds for name in _HOPS)
-    untold = set(stages) - {name for name, stage in stages.items() if stage.told_s is not None}
+    untold = set(stages) - {name for name, stage in stages.items() if stage.measured_s is not None}
     assert untold == {"collecting", "choosing", *_HOPS}
     assert whole > 5
     # 1 %, and what two processes need to hear of each other on a busy machine.
@@ -79,13 +76,11 @@ async def test_stages_measured_by_each_service_add_up_to_what_a_stranger_measure
     # Nobody's figure hides another's: stage by stage they agree as well, but for the pauses of a
     # busy host between a step and its stamp.
     for name, stage in stages.items():
-        if stage.told_s is not None:
-            assert stage.told_s == pytest.approx(stage.seconds, rel=0.02, abs=1.0), name
+        if stage.measured_s is not None:
+            assert stage.measured_s == pytest.approx(stage.seconds, rel=0.02, abs=1.0), name
 
-    summary = build_summary(
-        tracker, name="round", started=began, finished=utc_now(), closed=True, outcome="done"
-    )
-    write_run(tracker, summary, PictureKeeper(), tmp_path / "run")
+    lab.finish(name="round", started=began, finished=utc_now(), closed=True, outcome="done")
+    lab.write(tmp_path / "run")
     with (tmp_path / "run" / "rounds.csv").open() as file:
         rows = list(csv.DictReader(file))
     (total,) = (float(row["seconds"]) for row in rows if row["stage"] == "total")

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,16 +21,16 @@ from edgebus.contracts import (
     ServiceState,
     StoreStatus,
     TrainingResult,
+    split_of,
     topics,
 )
-from edgebus.contracts import Reply as ReplyMessage
 from edgebus.service import NodeSettings, Runtime
-from edgebus_detection.messages import SAMPLES, Box, Sample, SampleRecord, split_of
+from edgebus_detection.messages import SAMPLES, Box, Sample, SampleRecord
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
 from edgebus_detection.vision import encode_jpeg
 from edgebus_retrainer import Retrainer, RetrainerSettings
+from program import run_edgebus
 
-ROOT = Path(__file__).resolve().parents[2]
 SITE = "labelling"
 START = datetime(2026, 5, 4, 12, tzinfo=UTC)
 MODEL = ModelRef(name="tiny", version=1, digest="a" * 64)
@@ -40,20 +38,9 @@ MODEL = ModelRef(name="tiny", version=1, digest="a" * 64)
 
 async def edgebus(*arguments: str | Path) -> str:
     """Run the program as its own process; its output."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "services")])
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("EDGEBUS_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        "from edgebus.cli import main; main()",
-        *map(str, arguments),
-        env={**clean, "PYTHONPATH": path},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 0, err.decode()
-    return out.decode()
+    code, out, err = await run_edgebus(*arguments)
+    assert code == 0, err
+    return out
 
 
 async def beside(*arguments: str | Path) -> str:
@@ -75,8 +62,8 @@ def at_dusk(index: int) -> tuple[Sample, tuple[Box, ...]]:
     picture = (tiny_picture(red=red, blue=blue) * 0.3).astype(np.uint8)
     record = SampleRecord(
         source=f"{SITE}/pi-01/collector",
-        frame=f"frame-{index}",
-        camera="front",
+        input=f"frame-{index}",
+        stream="front",
         index=index,
         captured=START + timedelta(seconds=index),
         width=64,
@@ -122,7 +109,8 @@ async def retrainer(mosquitto: Any, folder: Path) -> AsyncIterator[Site]:
         {
             "bundle": folder / "base",
             "train": {"steps": 120, "batch": 4, "learning_rate": 0.1, "threads": 1, "nice": 0},
-            "gate": {"min_images": 4, "require_old": False, "leak_distance": -1},
+            "gate": {"min_items": 4, "require_old": False},
+            "options": {"leak_distance": -1},
             "new_domain": "everything",
             "trigger": {"min_samples": None},
             "tick_s": 0.05,
@@ -195,7 +183,6 @@ async def test_a_person_labels_while_the_retrainer_runs_and_the_next_job_learns_
         reply = await site.bus.request(
             topics.CMD_RETRAIN.at(gpu),
             RetrainCommand(source=site.bus.identity.source),
-            reply=ReplyMessage,
             timeout=10,
         )
         assert reply.ok, reply.detail

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from edgebus.contracts import (
 from edgebus.lab.broker import EmbeddedBroker
 from edgebus.mqtt import MqttTransport
 from edgebus_detection.messages import DETECTIONS, Box, Detections
+from program import EDGEBUS, clean_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs/guides/write-a-service.md"
@@ -71,11 +71,11 @@ class Processes:
 
     def edgebus(self, *arguments: str) -> subprocess.Popen[str]:
         """Start any command."""
-        search = os.pathsep.join([str(self._package), str(ROOT), str(ROOT / "services")])
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("EDGEBUS_")}
+        environment = clean_environment()
+        environment["PYTHONPATH"] += f"{os.pathsep}{self._package}"
         process = subprocess.Popen(
-            [sys.executable, "-c", "from edgebus.cli import main; main()", *arguments],
-            env={**clean, "PYTHONPATH": search},
+            [*EDGEBUS, *arguments],
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 
 from edgebus.bus import Bus, BusSettings, Event, MemoryBroker
 from edgebus.contracts import Identity, ServiceState, topics
+from edgebus.service.identity import IdentityGuard
 from edgebus.service.presence import Presence
 from tests.soak.brokers import Mosquitto
 from tests.soak.field import Field, Outcome, Scene
@@ -141,5 +142,6 @@ def _living(broker: MemoryBroker) -> Bus:
         settings=BusSettings(backoff_first_s=0.02, backoff_max_s=0.1),
         will=lambda session: (address, presence.will(session)),
         on_connection=born,
+        identity_check=IdentityGuard().check,
     )
     return bus

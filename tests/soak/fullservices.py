@@ -10,21 +10,20 @@ import cv2
 import numpy as np
 
 from edgebus.contracts import (
+    CaptureCommand,
     ModelRef,
-    Reply,
     ServiceState,
     new_id,
     topics,
     utc_now,
 )
+from edgebus.contracts.topics import CMD_CAPTURE
 from edgebus.service.testing import ServiceHarness
 from edgebus_collector import Collector, CollectorSettings
 from edgebus_detection.messages import (
     CAMERA_FRAME,
-    CMD_CAPTURE,
     DETECTIONS,
     SAMPLES,
-    CaptureCommand,
     Detections,
     Frame,
     FrameRecord,
@@ -81,7 +80,7 @@ async def collector(disk: FullDisk) -> Outcome:
             await camera.capture(n)
             # The next command must not be answered with this frame.
             for _ in range(_LOOKS):
-                if len(list(spool.glob("*.jpg"))) == n:
+                if len(list(spool.glob("*.sample"))) == n:
                     break
                 await asyncio.sleep(_LOOK_S)
             else:
@@ -153,8 +152,8 @@ def sample(n: int) -> Sample:
         source=_SOURCE,
         width=_WIDTH,
         height=_HEIGHT,
-        frame=new_id(),
-        camera="front",
+        input=new_id(),
+        stream="front",
         index=n,
         captured=utc_now(),
         split="train",
@@ -175,8 +174,8 @@ class _Camera:
 
     async def capture(self, n: int) -> None:
         """Have frame `n` taken as a sample."""
-        ask = CaptureCommand(source="lab/test/test", camera="front")
-        await self._h.request(CMD_CAPTURE, ask, reply=Reply, timeout=_PATIENCE_S)
+        ask = CaptureCommand(source="lab/test/test", stream="front")
+        await self._h.request(CMD_CAPTURE, ask, timeout=_PATIENCE_S)
         await self.film(n)
 
     async def film(self, n: int) -> None:

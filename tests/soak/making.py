@@ -14,7 +14,7 @@ from random import Random
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import annotated_types as at
-from pydantic import AfterValidator, AwareDatetime, BaseModel
+from pydantic import AfterValidator, AwareDatetime, BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
 from edgebus.contracts import Digest, Segment, Timestamp, new_id
@@ -74,6 +74,16 @@ class Maker:
         length = self.random.choice((1, 3, 8, 96))
         name = "".join(self.random.choice(_LETTERS) for _ in range(length))
         return "dot" if name in {".", ".."} else name
+
+    def json(self, depth: int = 2) -> JsonValue:
+        """Any JSON."""
+        kind = self.random.randrange(7 if depth else 5)
+        if kind == 5:
+            return [self.json(depth - 1) for _ in range(self.random.randint(0, 3))]
+        if kind == 6:
+            return {text(self.random): self.json(depth - 1) for _ in range(2)}
+        number = self.random.randint(-_LARGEST, _LARGEST)
+        return (None, True, number, self.random.random(), text(self.random))[kind]
 
     def digest(self) -> str:
         """64 hexadecimal digits."""
@@ -147,10 +157,14 @@ def _maker(annotation: Any, metadata: list[Any]) -> Make:
         return lambda maker, values: {
             text(maker.random): value(maker, values) for _ in range(maker.random.randint(0, 3))
         }
+    if annotation is JsonValue:
+        return lambda maker, _: maker.json()
     if annotation is types.NoneType:
         return lambda maker, _: None
     if annotation is Box:
         return lambda maker, values: maker.box(values.get("width", 64), values.get("height", 48))
+    if annotation is JsonValue:
+        return lambda maker, _: _json_value(maker.random, depth=3)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return lambda maker, _: maker.model(annotation)
     return _scalar_maker(annotation, rules)
@@ -169,6 +183,15 @@ def _tuple_maker(arguments: tuple[Any, ...], rules: list[Any]) -> Make:
         return tuple({_name(value): value for value in made}.values())
 
     return make
+
+
+def _json_value(random: Random, *, depth: int) -> Any:
+    leaf = random.choice((None, True, False, 0, -1.5, _LARGEST, text(random)))
+    if not depth:
+        return leaf
+    count = random.randint(0, 3)
+    below = [_json_value(random, depth=depth - 1) for _ in range(count)]
+    return random.choice((leaf, below, {text(random): value for value in below}))
 
 
 def _name(value: Any) -> Any:

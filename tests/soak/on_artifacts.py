@@ -12,7 +12,15 @@ from random import Random
 
 import numpy as np
 
-from edgebus.artifacts import ArtifactError, Bundle, BundleError, Manifest, PatchError, Update
+from edgebus.artifacts import (
+    ArtifactError,
+    Bundle,
+    BundleError,
+    GraphSpec,
+    Manifest,
+    PatchError,
+    Update,
+)
 from edgebus.artifacts.graph import inspect_graph
 from edgebus.artifacts.index import (
     BLOCK_SIZE,
@@ -62,7 +70,10 @@ def _document(kind: type[BundleIndex] | type[Manifest], whole: bytes) -> Callabl
 
     def attack(random: Random) -> int:
         if kind is Manifest and random.random() < 0.2:
-            made = Maker(random).model(Manifest)
+            maker = Maker(random)
+            # Its graphs have to agree with each other: the first is the file of that name.
+            graph = maker.model(GraphSpec, file=GRAPH)
+            made = maker.model(Manifest, graphs=(graph,))
             if Manifest.decode(made.encode()) != made:
                 msg = "a manifest came back as another"
                 raise WrongError(msg)
@@ -257,7 +268,7 @@ def _blocks(random: Random) -> int:
         if random.random() < 0.4:
             data = mutated_bytes(random, data)
         receiver.take(index, data, now=0.0)
-        wanted: tuple[BlockRange, ...] = receiver.wants(now=0.0)
+        wanted: tuple[BlockRange, ...] = receiver.next_request(now=0.0)
         if any(item.first + item.count > len(digests) for item in wanted):
             msg = f"asks for {wanted} of {len(digests)} blocks"
             raise WrongError(msg)

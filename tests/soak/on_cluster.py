@@ -10,15 +10,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from edgebus.bus import BrokerSettings, Bus, BusSettings, ConnectionChange, Event
-from edgebus.contracts import Identity, Message, Topic, schema
+from edgebus.contracts import Identity, Message, Topic
 from edgebus.mqtt import MqttTransport
-from nats_cluster import EmbeddedCluster
+from tests.soak.nats_cluster import EmbeddedCluster
 
 __all__ = ["ClusterPlan", "ClusterResult", "report_cluster", "soak_cluster", "write_cluster"]
 
@@ -29,10 +28,9 @@ _ELECTION_S = 20.0
 _PATIENCE_S = 10.0
 
 
-class Numbered(Message):
+class Numbered(Message, version=1):
     """An event with its number."""
 
-    schema_: Literal["numbered/1"] = schema("numbered/1")
     n: int
 
 
@@ -208,7 +206,7 @@ async def soak_cluster(
             clocks.append(clock)
             url = cluster.url_from(first % len(cluster.nodes))
             bus = Bus(
-                MqttTransport(BrokerSettings(url=url, version="3.1.1")),
+                MqttTransport(BrokerSettings(url=url, version="3.1.1", profile="nats")),
                 identity=Identity(site=_SITE, node=name, service="soak"),
                 settings=BusSettings(
                     connect_wait_s=30.0, backoff_max_s=2.0, dedup_ids=plan.dedup_ids

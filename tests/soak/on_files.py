@@ -1,21 +1,20 @@
-"""Attacks on what a disk gives back: recordings, the outbox, what a detector remembers."""
+"""Attacks on what a disk gives back: recordings, the outbox, what a serving service remembers."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
 from edgebus.bus import OutboxFileError, RawMessage
-from edgebus.bus._outboxfile import OutboxFile, Stored
+from edgebus.bus._journal import OutboxFile, Stored
 from edgebus.bus.transport import Outgoing
 from edgebus.contracts import Identity, ServiceState, topics, utc_now
 from edgebus.recording import Recording, RecordingUnreadableError, RecordingWriter
-from edgebus_detector.memory import Memory, MemoryFile
+from edgebus.serving import ServingState, StateFile
 from tests.soak.making import Maker
 from tests.soak.mutating import mutated_bytes
-from tests.soak.target import Target, WrongError
+from tests.soak.target import Target, WrongError, scratch_folder
 
 __all__ = ["file_targets"]
 
@@ -24,11 +23,11 @@ _ME = Identity(site="lab", node="pi-01", service="soak")
 
 def file_targets() -> list[Target]:
     """A damaged file is refused, or read as far as it goes; never more than that."""
-    folder = Path(tempfile.mkdtemp(prefix="edgebus-soak-"))
+    folder = scratch_folder()
     return [
         Target("recording", _recording(folder), share=0.3),
         Target("outbox on disk", _outbox(folder), share=0.02),
-        Target("memory of a detector", _memory(folder), share=0.1),
+        Target("state of a serving service", _state(folder), share=0.1),
     ]
 
 
@@ -93,20 +92,20 @@ def _outbox(folder: Path) -> Callable[[Random], int]:
     return attack
 
 
-def _memory(folder: Path) -> Callable[[Random], int]:
+def _state(folder: Path) -> Callable[[Random], int]:
     path = folder / "current.json"
-    file = MemoryFile(path)
+    file = StateFile(path)
 
     def attack(random: Random) -> int:
-        memory = Maker(random).model(Memory, model="tiny")
-        file.write(memory)
-        if file.read(model="tiny") != (memory, ""):
-            msg = "the memory came back as another"
+        state = Maker(random).model(ServingState, model="tiny")
+        file.write(state)
+        if file.read(model="tiny") != (state, ""):
+            msg = "the state came back as another"
             raise WrongError(msg)
         path.write_bytes(mutated_bytes(random, path.read_bytes()))
         found, trouble = file.read(model="tiny")
-        file.model()
+        file.peek()
         str(trouble).encode()
-        return int(found != Memory(model="tiny"))
+        return int(found != ServingState(model="tiny"))
 
     return attack

@@ -17,11 +17,11 @@ from edgebus.contracts import (
 )
 from edgebus.contracts.peek import record_in, sent_at
 from edgebus.contracts.registry import all_messages, all_topics
-from edgebus.inspect.describe import as_json, as_line
+from edgebus.inspect import as_json, as_line
 from edgebus.mqtt import Parser
 from edgebus_detection.messages import Frame, FrameRecord, JpegPayload, Sample, SampleRecord
 from edgebus_detection.models.testing import tiny_picture
-from edgebus_detection.vision import ImageError, decode_jpeg, encode_jpeg
+from edgebus_detection.vision import ImageError, decode_picture, encode_jpeg
 from tests.soak.making import Maker, text
 from tests.soak.mutating import mutated_bytes, mutated_json
 from tests.soak.target import Target, WrongError
@@ -151,7 +151,7 @@ def _pixels(random: Random) -> int:
     whole = Frame.build(random.choice(_PLAIN), record).encode()
     try:
         frame = Frame.decode(mutated_bytes(random, whole))
-        picture = decode_jpeg(frame.encode())
+        picture = decode_picture(frame.encode())
     except (PayloadError, ImageError):
         return 0
     if picture.shape not in ((48, 64, 3), (64, 48, 3)):  # the latter: turned by EXIF

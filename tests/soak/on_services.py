@@ -21,23 +21,23 @@ import structlog
 from edgebus.bus import MemoryBroker
 from edgebus.contracts import (
     Address,
+    Command,
+    CommandTopic,
     Identity,
     Message,
-    ModelListReply,
     RawBytes,
-    Reply,
     Topic,
     topics,
     utc_now,
 )
 from edgebus.contracts.registry import all_topics
+from edgebus.contracts.topics import CMD_CAPTURE
 from edgebus.service import Service, ServiceSettings
 from edgebus.service.testing import ServiceHarness
 from edgebus.serving import EngineSettings
 from edgebus_collector import Collector, CollectorSettings
 from edgebus_detection.messages import (
     CAMERA_FRAME,
-    CMD_CAPTURE,
     DETECTIONS,
     Frame,
     FrameRecord,
@@ -53,7 +53,7 @@ from edgebus_retrainer import Retrainer, RetrainerSettings
 from edgebus_telemetry import Telemetry, TelemetrySettings
 from tests.soak.making import Maker
 from tests.soak.mutating import mutated_bytes, mutated_json
-from tests.soak.target import Target
+from tests.soak.target import Target, scratch_folder
 
 __all__ = ["service_targets"]
 
@@ -81,22 +81,22 @@ def service_targets() -> list[Target]:
     """The services that read what others say; a camera reads nothing."""
     # What handlers complain of, a hundred thousand times, is the point here and no news.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    bundle = tiny_bundle(Path(tempfile.mkdtemp(prefix="edgebus-soak-")) / "tiny").path
+    bundle = tiny_bundle(scratch_folder() / "tiny").path
     assert bundle is not None
     one = EngineSettings(threads=1)
     retrainer = {"bundle": bundle, "trigger": {"min_samples": None}}
     subjects = [
         _Subject(Detector, DetectorSettings(bundle=bundle, engine=one), _answers_a_frame),
-        _Subject(Collector, CollectorSettings(), _answers(CMD_CAPTURE, Reply)),
+        _Subject(Collector, CollectorSettings(), _answers(CMD_CAPTURE)),
         _Subject(
             Distributor,
             DistributorSettings(publish=(bundle,), fetch_timeout_s=0.2),
-            _answers(topics.CMD_MODELS, ModelListReply),
+            _answers(topics.CMD_MODELS),
         ),
         _Subject(
             Retrainer,
             RetrainerSettings.model_validate(retrainer),
-            _answers(topics.CMD_RETRAIN, Reply),
+            _answers(topics.CMD_RETRAIN),
         ),
         _Subject(Telemetry, TelemetrySettings(), _is_ready),
     ]
@@ -172,10 +172,10 @@ async def _answers_a_frame(harness: Harness) -> None:
     await harness.expect(DETECTIONS, 30.0, where=lambda event: event.payload.frame == record.id)
 
 
-def _answers(topic: Topic[Any], reply: type[Reply]) -> Callable[[Harness], Awaitable[None]]:
+def _answers(topic: CommandTopic[Any, Any]) -> Callable[[Harness], Awaitable[None]]:
     async def works(harness: Harness) -> None:
-        command = topic.payload.model_validate({"source": "lab/test/test", "camera": "none"})
-        await harness.request(topic, command, reply=reply, timeout=30.0)
+        command = topic.payload.model_validate({"source": "lab/test/test", "stream": "none"})
+        await harness.request(topic, command, timeout=30.0)
 
     return works
 
@@ -187,7 +187,7 @@ async def _is_ready(harness: Harness) -> None:
 def _heard(service: Service[Any]) -> list[Topic[Any]]:
     """The topics that a service listens to, those of its artifacts included."""
     declared = {item.topic for _, item in service.declarations if hasattr(item, "topic")}
-    hidden = {topics.ARTIFACT_WANTS, topics.ARTIFACT_BLOCK, CAMERA_FRAME}
+    hidden = {topics.BLOCK_REQUEST, topics.BLOCK, CAMERA_FRAME}
     return [topic for topic in _ALL if topic in declared | hidden]
 
 
@@ -205,9 +205,12 @@ def _address(
         "digest": "0" * 64,
         "index": random.choice(("0", "x", "9" * 90)),
     }
-    address = topic.at(
-        identity, **{key: names.get(key, "x") for key in topic.names if key != "base"}
-    )
+    given = {key: names.get(key, "x") for key in topic.names if key != "base"}
+    address = topic.at(identity, **given)
+    asked = issubclass(topic.payload, Command) or topic is topics.BLOCK_REQUEST
+    if not asked and address.name.startswith(f"{identity.prefix}/"):
+        # Below its own prefix a service is only asked; brokers let nobody else publish there.
+        address = topic.at(identity, **given | {"node": "pi-02"})
     return topic, address
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from edgebus.service import SettingsError, load_settings, service_entry_points
-from edgebus.topology.topology import Topology, TopologyError
+from edgebus.topology import Topology, TopologyError
 from tests.soak.making import text
 from tests.soak.mutating import mutated_bytes, mutated_json
-from tests.soak.target import Target, WrongError
+from tests.soak.target import Target, WrongError, scratch_folder
 
 __all__ = ["settings_targets"]
 
@@ -105,7 +104,7 @@ def settings_targets() -> list[Target]:
 
 
 def _file(tree: dict[str, Any], load: Callable[[Random, Path], int]) -> Callable[[Random], int]:
-    folder = Path(tempfile.mkdtemp(prefix="edgebus-soak-"))
+    folder = scratch_folder()
     plain = json.dumps(tree, indent=1).encode()
 
     def attack(random: Random) -> int:

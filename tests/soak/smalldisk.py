@@ -30,12 +30,12 @@ from edgebus.bus import (
     OutboxSettings,
 )
 from edgebus.contracts import ServiceState, topics, utc_now
+from edgebus.samples import SampleFiles, SampleStore, open_database
 from edgebus.service import NodeSettings, Service, ServiceSettings
 from edgebus.service.errors import ServiceError
 from edgebus.service.runtime import Runtime
-from edgebus_collector.spool import Spool
-from edgebus_retrainer.files import PictureStore
-from edgebus_retrainer.samples import SampleStore, open_database
+from edgebus.workload import load_workload
+from edgebus_collector.spool import Spool, SpoolSettings
 from tests.soak.field import Outcome
 from tests.soak.fullservices import MODEL, collector, picture, retrainer, sample
 from tests.soak.ledger import Ledger
@@ -213,7 +213,7 @@ def spool(disk: Disk) -> Outcome:
     folder = disk.folder / "spool"
 
     def open_spool() -> Spool:
-        return Spool(folder, max_samples=1000, max_bytes=2**30, overflow="drop_newest")
+        return Spool(folder, SpoolSettings(max_samples=1000, overflow="drop_newest"))
 
     kept = open_spool()
     for n in range(_SAMPLES):
@@ -250,7 +250,11 @@ def store(disk: Disk) -> Outcome:
     def open_store() -> SampleStore:
         engine = open_database(folder / "samples.db")
         return SampleStore(
-            engine, PictureStore(folder / "pictures"), max_samples=1000, max_bytes=2**30
+            engine,
+            SampleFiles(folder / "samples"),
+            load_workload("detection"),
+            max_samples=1000,
+            max_bytes=2**30,
         )
 
     kept = open_store()

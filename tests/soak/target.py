@@ -1,12 +1,16 @@
-"""What is attacked: a parser, and what may come out of it."""
+"""Targets of hostile input: a parser, and what may come out of it."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
+from pathlib import Path
 from random import Random
 
-__all__ = ["Target", "WrongError"]
+__all__ = ["Target", "WrongError", "scratch_folder"]
 
 
 class WrongError(AssertionError):
@@ -29,3 +33,10 @@ class Target:
     attack: Callable[[Random], int]
     share: float = 1.0
     cases: int = 1
+
+
+def scratch_folder() -> Path:
+    """A folder for a target's files; it goes with the process, also with one of many."""
+    folder = Path(tempfile.mkdtemp(prefix="edgebus-soak-"))
+    Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=0)
+    return folder

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from edgebus.bus import (
     Bus,
@@ -15,7 +14,7 @@ from edgebus.bus import (
     Subscription,
     Transport,
 )
-from edgebus.contracts import Identity, Message, Topic, schema
+from edgebus.contracts import Identity, Message, Topic
 
 __all__ = ["EVENT", "READER", "SENDER", "SOURCES", "Load", "Numbered", "Reader", "numbered"]
 
@@ -25,10 +24,9 @@ SOURCES = ("front", "back", "left", "right")
 _AHEAD = 40
 
 
-class Numbered(Message):
+class Numbered(Message, version=1):
     """An event that its receiver can count."""
 
-    schema_: Literal["numbered/1"] = schema("numbered/1")
     origin: str
     n: int
 

@@ -27,8 +27,8 @@ from edgebus.mqtt import (
     Unsuback,
     Unsubscribe,
 )
+from edgebus.mqtt._packets import RETURN_CODES, VALID_CODES
 from edgebus.mqtt._properties import _SEVERAL, _TABLE
-from edgebus.mqtt._reasons import RETURN_CODES, VALID_CODES
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
 blobs = st.binary(max_size=20)

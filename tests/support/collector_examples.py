@@ -7,7 +7,7 @@ import numpy as np
 
 from edgebus.contracts import ModelRef
 from edgebus_detection.messages import Box, Detections, Frame, FrameRecord, GroundTruth
-from edgebus_detection.mining.examples import Example
+from edgebus_detection.mining import Example
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 MODEL = ModelRef(name="street", version=1, digest="a" * 64)
@@ -73,7 +73,7 @@ def truth(of, *boxes):
 def example(*, said=(), true=None, index=0, camera="front", jpeg=None):
     picture_of = frame(index, camera, jpeg)
     return Example(
-        frame=picture_of,
-        detections=detections(picture_of, *said),
+        input=picture_of,
+        prediction=detections(picture_of, *said),
         truth=None if true is None else truth(picture_of, *true),
     )

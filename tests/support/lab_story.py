@@ -19,7 +19,7 @@ from edgebus.contracts import (
     TrainingProgress,
     TrainingResult,
 )
-from edgebus_detection.lab.run_state import Tracker
+from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.messages import Box, Detections, FrameRecord, GroundTruth, SampleRecord
 
 START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
@@ -109,6 +109,24 @@ def answer(
     )
 
 
+def sample(camera: str, index: int, *, node: str = "edge-1") -> SampleRecord:
+    return SampleRecord(
+        **record(camera, index, node=node).model_dump(
+            include={"index", "captured", "width", "height"}
+        ),
+        time=at(index / FPS),
+        source=f"demo/{node}/collector",
+        stream=camera,
+        input=frame_id(camera, index),
+        split="train",
+        policy="truth",
+        reason="missed 1 of 2",
+        score=0.5,
+        model=OLD,
+        detections=(),
+    )
+
+
 def status(
     seconds: float,
     *,
@@ -170,7 +188,9 @@ def picture(camera: str, index: int, *, dusk: float = 0.0) -> bytes:
     return cv2.imencode(".jpg", (image * (1 - 0.75 * dusk)).astype(np.uint8))[1].tobytes()
 
 
-def tell(tracker: Tracker, *, seconds: int = 120, cameras: dict[str, str] | None = None) -> Tracker:
+def play_story(
+    state: DetectionState, *, seconds: int = 120, cameras: dict[str, str] | None = None
+) -> DetectionState:
     """Dusk from 30 s to 40 s, job from 60 s to 80 s, version 2 from 85 s on."""
     cameras = cameras or {"north": "edge-1", "south": "edge-2"}
     release = Release(
@@ -188,42 +208,29 @@ def tell(tracker: Tracker, *, seconds: int = 120, cameras: dict[str, str] | None
         reason="gate passed",
     )
     for node in cameras.values():
-        tracker.on_state(node, "detector", born(-1, node=node))
-        tracker.on_model_status(node, "detector", status(-0.5, node=node))
+        state.on_state(node, "detector", born(-1, node=node))
+        state.on_model_status(node, "detector", status(-0.5, node=node))
     for index in range(seconds * FPS):
         now = index / FPS
         dusk = min(1.0, max(0.0, (now - 30) / 10))
         for camera, node in cameras.items():
-            tracker.on_frame(node, record(camera, index, node=node), size=9_000)
-            tracker.on_truth(node, truth(camera, index, node=node, dusk=dusk))
+            state.on_frame(node, record(camera, index, node=node), size=9_000)
+            state.on_truth(node, truth(camera, index, node=node, dusk=dusk))
             later = now >= 85
             # By day one of eight boxes is missed, at dusk every second one.
             found = (2 if index % 4 else 1) if dusk == 0 or later else (1 if index % 3 else 2)
-            tracker.on_detections(
+            state.on_detections(
                 node,
                 answer(camera, index, node=node, model=NEW if later else OLD, found=found),
             )
             if 40 <= now < 60 and index % 4 == 0:
-                tracker.on_sample(
+                state.on_sample(
                     node,
-                    SampleRecord(
-                        **record(camera, index, node=node).model_dump(
-                            include={"camera", "index", "captured", "width", "height"}
-                        ),
-                        time=at(now),
-                        source=f"demo/{node}/collector",
-                        frame=frame_id(camera, index),
-                        split="train",
-                        policy="truth",
-                        reason="missed 1 of 2",
-                        score=0.5,
-                        model=OLD,
-                        detections=(),
-                    ),
+                    sample(camera, index, node=node),
                     size=9_500,
                 )
         if now == 60:
-            tracker.on_store(
+            state.on_store(
                 StoreStatus(
                     source="demo/cloud/retrainer",
                     samples=80,
@@ -236,7 +243,7 @@ def tell(tracker: Tracker, *, seconds: int = 120, cameras: dict[str, str] | None
                 )
             )
         if now >= 60 and now < 80 and now % 2 == 0:
-            tracker.on_progress(
+            state.on_progress(
                 TrainingProgress(
                     time=at(now),
                     source="demo/cloud/retrainer",
@@ -251,7 +258,7 @@ def tell(tracker: Tracker, *, seconds: int = 120, cameras: dict[str, str] | None
                 )
             )
         if now == 80:
-            tracker.on_result(
+            state.on_result(
                 TrainingResult(
                     time=at(80),
                     source="demo/cloud/retrainer",
@@ -269,13 +276,13 @@ def tell(tracker: Tracker, *, seconds: int = 120, cameras: dict[str, str] | None
                 )
             )
         if now == 82:
-            tracker.on_release(release)
+            state.on_release(release)
             for _ in range(3):
-                tracker.on_block("cloud/distributor", size=8_000)
-            tracker.on_block("cloud/retrainer", size=8_000)
+                state.on_block("cloud/distributor", size=8_000)
+            state.on_block("cloud/retrainer", size=8_000)
         if now == 84:
             for node in cameras.values():
-                tracker.on_model_status(
+                state.on_model_status(
                     node,
                     "detector",
                     status(
@@ -284,9 +291,9 @@ def tell(tracker: Tracker, *, seconds: int = 120, cameras: dict[str, str] | None
                 )
         if now == 85:
             for node in cameras.values():
-                tracker.on_model_status(
+                state.on_model_status(
                     node,
                     "detector",
                     status(84.9, node=node, serving=NEW, state="updated", received=24_000),
                 )
-    return tracker
+    return state

@@ -1,12 +1,13 @@
 """A retrainer's data folder on disk: samples, a teacher's answers, an incumbent."""
 
 from edgebus.artifacts import Store
+from edgebus.contracts import teacher
+from edgebus.samples import SampleFiles, SampleStore, open_database
+from edgebus.serving import ServingState, StateFile
+from edgebus.workload import load_workload
+from edgebus_detection.labels import Answer, answer_folder
 from edgebus_detection.messages import Box
 from edgebus_detection.models.testing import tiny_bundle
-from edgebus_retrainer.claims import teacher
-from edgebus_retrainer.files import PictureStore
-from edgebus_retrainer.labels import Answer, answer_folder
-from edgebus_retrainer.samples import SampleStore, open_database
 from retrainer_samples import START, sample
 
 TEACHER = teacher("d" * 64)
@@ -22,17 +23,19 @@ class DataFolder:
     def __init__(self, path, *, incumbent=True):
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.pictures = PictureStore(path / "pictures")
+        self.files = SampleFiles(path / "samples")
         self.store = SampleStore(
             open_database(path / "samples.db"),
-            self.pictures,
+            self.files,
+            load_workload("detection"),
             max_samples=10**6,
             max_bytes=10**12,
         )
         if incumbent:
             bundle = tiny_bundle(path / "given")
             Store(path / "store").put_bundle(bundle)
-            (path / "incumbent.json").write_text(f'{{"digest": "{bundle.digest}"}}')
+            state = ServingState(model=bundle.manifest.name, current=bundle.ref)
+            StateFile(path / "incumbent.json").write(state)
 
     def add(self, index, **options):
         """A sample; see `sample`."""
@@ -45,7 +48,7 @@ class DataFolder:
         folder = answer_folder(self.path / "labels", by=TEACHER, threshold=0.1)
         folder.mkdir(parents=True, exist_ok=True)
         answer = Answer(boxes=boxes, unsure=unsure)
-        (folder / f"{self.pictures.put(each.jpeg)}.json").write_text(answer.model_dump_json())
+        (folder / f"{self.file_of(each).stem}.json").write_text(answer.model_dump_json())
 
     def file_of(self, each):
-        return self.pictures.path(self.pictures.put(each.jpeg))
+        return self.files.path(self.files.put(each.jpeg, suffix=".jpg"))

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import cv2
 import numpy as np
 
-from edgebus.contracts import ModelRef
-from edgebus_detection.messages import Box, Sample, SampleRecord, split_of
+from edgebus.contracts import ModelRef, split_of
+from edgebus_detection.messages import Box, Sample, SampleRecord
 from edgebus_detection.models.testing import tiny_picture
 from edgebus_detection.vision import encode_jpeg
 
@@ -49,8 +49,8 @@ def sample(
     data, true = jpeg_of(index, light=light)
     record = SampleRecord(
         source="lab/pi-01/collector",
-        frame=f"frame-{index}",
-        camera=CAMERA,
+        input=f"frame-{index}",
+        stream=CAMERA,
         index=index,
         captured=START + timedelta(seconds=index),
         width=64,

@@ -4,14 +4,10 @@ import cv2
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from edgebus_retrainer.training import (
-    AugmentSettings,
-    FinetuneSettings,
-    LabelledImage,
-    YoloxHead,
-    alone,
-    finetune,
-)
+from edgebus.training.finetune import alone, finetune
+from edgebus.training.settings import FinetuneSettings
+from edgebus_detection.training import AugmentSettings
+from edgebus_detection.training.yolox import LabelledImage, YoloxHead, YoloxObjective
 
 SIDE, CLASSES = 32, 2
 HEAD = YoloxHead(height=SIDE, width=SIDE, classes=CLASSES, strides=(8, 16))
@@ -98,25 +94,26 @@ def scene(index, *, dark=False):
     )
 
 
-SETTINGS = FinetuneSettings(
-    steps=60,
-    learning_rate=5e-3,
-    replay_share=0.0,
-    threads=1,
-    augment=AugmentSettings(scale=0, translate=0, brightness=0, contrast=0),
-)
+SETTINGS = FinetuneSettings(steps=60, learning_rate=5e-3, replay_share=0.0, threads=1)
+STILL = AugmentSettings(scale=0, translate=0, brightness=0, contrast=0)
 
 
-_ARGUMENTS = ("on_step", "stop", "head", "validation", "checkpoints", "team")
+_OBJECTIVE = ("head", "prepare", "augmentation", "classes")
+_ARGUMENTS = ("on_step", "stop", "validation", "checkpoints", "team")
+
+
+def objective(**changes):
+    return YoloxObjective(**({"head": HEAD, "prepare": prepare, "augmentation": STILL} | changes))
 
 
 def train(graph, new, replay=(), **changes):
+    what = {k: changes.pop(k) for k in _OBJECTIVE if k in changes}
     more = {k: changes.pop(k) for k in _ARGUMENTS if k in changes}
     return finetune(
         graph,
-        prepare=prepare,
+        objective=objective(**what),
         new=new,
         replay=replay,
         settings=FinetuneSettings(**(SETTINGS.model_dump() | changes)),
-        **({"head": HEAD, "team": alone("cpu")} | more),
+        **({"team": alone("cpu")} | more),
     )

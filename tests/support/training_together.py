@@ -4,8 +4,9 @@ import json
 import sys
 from pathlib import Path
 
+from edgebus.training.finetune import Checkpoints, join_team
 from edgebus.training.graph import TorchGraph
-from edgebus_retrainer.training import AugmentSettings, Checkpoints, join_team
+from edgebus_detection.training import AugmentSettings
 from training_scenes import network, scene, train
 
 DUSK = [scene(index, dark=True) for index in range(50, 59)]
@@ -21,7 +22,7 @@ def run(out: Path) -> None:
             replay_share=0.3,
             steps=12,
             batch=5,
-            augment=AugmentSettings(),
+            augmentation=AugmentSettings(),
             validation=[scene(index, dark=True) for index in range(90, 97)],
             validate_every=0.25,
             checkpoints=Checkpoints(out / "checkpoint", every_steps=4, every_s=3600),

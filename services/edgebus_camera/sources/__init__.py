@@ -1,4 +1,4 @@
-"""Where pictures come from: the procedural street, videos, folders, lists of both, live cameras."""
+"""Sources of pictures: the procedural street, videos, folders, lists of both, live cameras."""
 
 from edgebus_camera.sources.base import (
     PASS_PERIOD,

@@ -1,4 +1,4 @@
-"""What a source of pictures is, and how it fails."""
+"""The interface of picture sources, and their errors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from edgebus_detection.datasets.errors import SourceError
 from edgebus_detection.emulation.street import Lights
 from edgebus_detection.messages import Box
 from edgebus_detection.vision import Image
@@ -33,10 +34,10 @@ class SourceFrame:
 
     Attributes:
         image: ``[h, w, 3]`` uint8 BGR; the receiver may not write into it.
-        boxes: Everything in it, empty for nothing, None where the source does not know.
+        boxes: Ground truth; None where the source has none.
         index: Frame number of this camera; grows, but not always by one.
-        condition: What the source says of light and weather.
-        lights: Makes what shines in the dark, for sources that know it.
+        condition: Light and weather, one word.
+        lights: Draws the lights of a dark scene, for sources that know them.
     """
 
     image: Image
@@ -85,24 +86,8 @@ class Source(Protocol):
         ...
 
 
-class SourceError(Exception):
-    """A source cannot give pictures.
-
-    Attributes:
-        source: Its path, address or device number.
-        reason: Why, and the way out.
-    """
-
-    exit_code = 2
-
-    def __init__(self, *, source: str, reason: str) -> None:
-        super().__init__(f"{source}: {reason}")
-        self.source = source
-        self.reason = reason
-
-
 class SourceLostError(SourceError):
-    """A live camera gives no pictures now; it may come back."""
+    """A live camera is lost; it may come back."""
 
 
 class PictureSkippedError(SourceError):

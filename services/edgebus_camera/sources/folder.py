@@ -7,32 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import cv2
-import numpy as np
-
 from edgebus_camera.sources.base import (
     PASS_PERIOD,
     PictureSkippedError,
     SourceError,
     SourceFrame,
 )
-from edgebus_detection.datasets.labels import find_class_names, read_coco, read_yolo
+from edgebus_detection.datasets.picture import PICTURES, DatasetBox, clip_box
+from edgebus_detection.datasets.reading import read_coco
+from edgebus_detection.datasets.yolo import class_names, label_file, yolo_boxes
 from edgebus_detection.messages import Box
-from edgebus_detection.vision import Image
+from edgebus_detection.vision import Image, ImageError, read_picture
 
-__all__ = ["PICTURES", "FolderSource", "load_picture", "pictures_below"]
+__all__ = ["FolderSource", "load_picture", "pictures_below"]
 
-PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-"""Endings of the files that are taken for pictures."""
 _COCO_NAMES: Final = ("annotations.json", "_annotations.coco.json", "instances.json")
 
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """A picture and where its boxes are: read already (COCO), or in a file (YOLO)."""
+    """A picture, and its boxes (COCO) or the file that they are in (YOLO)."""
 
     path: Path
-    boxes: tuple[Box, ...] | None = None
+    boxes: tuple[DatasetBox, ...] | None = None
     labels: Path | None = None
 
 
@@ -66,7 +63,7 @@ class FolderSource:
         classes: Mapping[int, str] | None = None,
     ) -> None:
         self._path, self._loop = path, loop
-        self._names = classes if classes is not None else find_class_names(path)
+        self._names = classes if classes is not None else class_names(path)
         self._pictures = _list(path, truth)[::stride]
         self._check_first_labels()
         self._failed_in_a_row = 0
@@ -84,9 +81,7 @@ class FolderSource:
         picture = self._pictures[place]
         try:
             image = load_picture(picture.path)
-            boxes = picture.boxes
-            if picture.labels is not None:
-                boxes = self._read_labels(picture.labels, image)
+            boxes = self._boxes(picture, image)
         except PictureSkippedError as error:
             self._failed_in_a_row += 1
             if self._failed_in_a_row >= len(self._pictures):
@@ -100,20 +95,35 @@ class FolderSource:
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def _read_labels(self, path: Path, image: Image) -> tuple[Box, ...]:
-        if not path.exists():
-            return ()  # YOLO's way to say that there is nothing in it
+    def _boxes(self, picture: _Picture, image: Image) -> tuple[Box, ...] | None:
+        found = picture.boxes
+        if picture.labels is not None:
+            found = self._labels(picture.labels, error=PictureSkippedError)
+        if found is None:
+            return None
         size = (image.shape[1], image.shape[0])
-        try:
-            return read_yolo(path, names=self._names, size=size)
-        except SourceError as error:
-            raise PictureSkippedError(source=error.source, reason=error.reason) from error
+        boxes = []
+        for each in found:
+            try:
+                boxes.append(clip_box(each.label, each.pixels(size), size=size))
+            except ValueError as error:
+                raise PictureSkippedError(source=each.where, reason=str(error)) from error
+        return tuple(box for box in boxes if box is not None)
+
+    def _labels(self, path: Path, *, error: type[SourceError]) -> tuple[DatasetBox, ...]:
+        if not path.exists():
+            return ()  # in YOLO, a picture with nothing in it
+        wrong: list[str] = []
+        boxes = yolo_boxes(path, self._names, wrong)
+        if wrong:
+            raise error(source=str(path.parent), reason=wrong[0])
+        return boxes
 
     def _check_first_labels(self) -> None:
         """Missing class names are found at the start, not after hours."""
         for picture in self._pictures:
             if picture.labels is not None and picture.labels.exists():
-                read_yolo(picture.labels, names=self._names, size=(1000, 1000))
+                self._labels(picture.labels, error=SourceError)
                 return
 
 
@@ -124,14 +134,9 @@ def load_picture(path: Path) -> Image:
         PictureSkippedError: It cannot be read or decoded.
     """
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except (OSError, cv2.error) as error:
-        raise PictureSkippedError(source=str(path), reason=f"cannot be read: {error}") from error
-    if image is None:
-        reason = f"is no picture that OpenCV can decode ({data.size} bytes)"
-        raise PictureSkippedError(source=str(path), reason=reason)
-    return np.asarray(image, np.uint8)
+        return read_picture(path)
+    except ImageError as error:
+        raise PictureSkippedError(source=str(path), reason=error.reason) from error
 
 
 def pictures_below(path: Path) -> list[Path]:
@@ -183,26 +188,24 @@ def _find_coco(path: Path, truth: Path | None) -> Path | None:
 
 
 def _from_coco(folder: Path, file: Path) -> list[_Picture]:
+    wrong: list[str] = []
     pictures = []
-    for name, boxes in read_coco(file).items():
+    for listed in read_coco(file, wrong):
+        name = listed.name
         places = [folder / name, file.parent / name, folder / "images" / name]
         place = next((item for item in places if item.is_file()), None)
         if place is None:
             reason = f"lists {name}, which is not in {folder}; check 'source' and 'truth'"
             raise SourceError(source=str(file), reason=reason)
+        boxes = tuple(box for box in listed.boxes if not box.crowd)
         pictures.append(_Picture(place, boxes=boxes))
+    if wrong:
+        raise SourceError(source=str(file.parent), reason=wrong[0])
     return sorted(pictures, key=lambda picture: picture.path)
 
 
 def _labels_of(picture: Path, root: Path, truth: Path | None) -> Path:
-    """Where the labels of a picture are, or would be."""
+    """Label file of a picture, which may not be there."""
     if truth is not None:
         return (truth / picture.relative_to(root)).with_suffix(".txt")
-    parts = list(picture.parts)
-    for place in range(len(parts) - 2, -1, -1):
-        if parts[place] == "images":
-            parallel = Path(*parts[:place], "labels", *parts[place + 1 :]).with_suffix(".txt")
-            if parallel.parent.is_dir():
-                return parallel
-            break
-    return picture.with_suffix(".txt")
+    return label_file(picture)

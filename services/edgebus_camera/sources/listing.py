@@ -12,14 +12,15 @@ from edgebus_camera.sources.base import (
     SourceError,
     SourceFrame,
 )
-from edgebus_camera.sources.folder import PICTURES, load_picture, pictures_below
+from edgebus_camera.sources.folder import load_picture, pictures_below
 from edgebus_camera.sources.video import VideoSource
+from edgebus_detection.datasets.picture import PICTURES
 
 __all__ = ["ListSource"]
 
 
 class _Part(Protocol):
-    """What is played until it ends."""
+    """One entry of the list while it is played."""
 
     def read(self, slot: int) -> SourceFrame | None: ...
 
@@ -27,15 +28,15 @@ class _Part(Protocol):
 
 
 class ListSource:
-    """What the lines of a text file name, in this order: a camera whose view changes.
+    """The entries of a text file, in their order: a camera whose view changes.
 
     A line is a video, a folder of pictures (in order of their names) or a picture, relative to the
-    list's folder; the image lists of YOLO data sets are such files. What is named again is played
-    again. Empty lines and those that begin with ``#`` say nothing. Labels beside the pictures are
-    not read.
+    list's folder; the image lists of YOLO data sets are such files. An entry may
+    come again. Empty lines and those that begin with ``#`` are skipped. Labels beside the pictures
+    are not read.
 
-    Frame numbers of a part begin at a multiple of `PASS_PERIOD`, so what was held out in one pass
-    is held out in every later one; pictures that follow each other line by line are one part.
+    Frame numbers of a part begin at a multiple of `PASS_PERIOD`, so a picture that was held out in
+    one pass is held out in every later one; pictures on neighbouring lines are one part.
 
     Args:
         path: The text file.
@@ -52,7 +53,7 @@ class ListSource:
     def __init__(self, path: Path, *, loop: bool, stride: int = 1) -> None:
         self._path, self._loop, self._stride = path, loop, stride
         self._plan = _plan(path)
-        # What cannot be played is found now, not when its turn comes after hours.
+        # A bad entry is found now, not when its turn comes after hours.
         opened = {entry: self._open(entry) for entry in dict.fromkeys(self._plan)}
         for part in opened.values():
             part.close()
@@ -81,7 +82,7 @@ class ListSource:
         raise SourceError(source=str(self._path), reason=reason)
 
     def close(self) -> None:
-        """Close what is being played."""
+        """Close the present entry."""
         self._part.close()
 
     def _read(self, slot: int) -> SourceFrame | None:

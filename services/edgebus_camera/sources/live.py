@@ -29,7 +29,7 @@ class Capture(Protocol):
 
 
 def open_capture(address: str | int) -> Capture:
-    """Open a camera; it may take some seconds, and `isOpened` tells whether it worked.
+    """Open a camera within seconds; `isOpened` is false where it failed.
 
     Args:
         address: A URL, or the number of a USB device.
@@ -46,13 +46,13 @@ def open_capture(address: str | int) -> Capture:
 class LiveSource:
     """The newest picture of a live camera.
 
-    A thread of its own reads as fast as the camera sends, so that what `read` gives is never a
-    picture from a buffer. When the camera fails, `read` raises; the next `read` connects anew.
+    A thread of its own reads as fast as the camera sends, so that `read` never gives a picture
+    from a buffer. When the camera fails, `read` raises; the next `read` connects anew.
 
     Args:
         address: A URL, or the number of a USB device.
         connect: Opens it.
-        patience_s: A camera that sends nothing for so long counts as gone.
+        patience_s: Seconds without a picture after which a camera counts as lost.
     """
 
     live = True

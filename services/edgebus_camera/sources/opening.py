@@ -1,4 +1,4 @@
-"""From a camera's settings to its source."""
+"""Opening of the source that a camera's settings name."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from edgebus_camera.sources.listing import ListSource
 from edgebus_camera.sources.live import LiveSource
 from edgebus_camera.sources.street import StreetSource
 from edgebus_camera.sources.video import VideoSource
+from edgebus_detection.datasets import read_mot
 from edgebus_detection.datasets.coco import COCO_CLASSES
-from edgebus_detection.datasets.labels import read_mot
 from edgebus_detection.emulation.street import Scene
 
 __all__ = ["DEFAULT_FPS", "open_source"]
 
 DEFAULT_FPS: Final = 10.0
-"""Of sources that have no rate of their own."""
+"""Frames per second of sources without a rate of their own."""
 
 _STREET_SIZE: Final = (320, 240)
 
 
 def open_source(settings: ViewSettings) -> Source:
-    """Open what a camera's settings name.
+    """Open the source that a camera's settings name.
 
     A live camera is not connected to yet: it may be absent now and appear later.
 

@@ -1,4 +1,4 @@
-"""One statistic of one camera: calibrated, watched, and its changes located. No clock, no I/O."""
+"""Monitor of one statistic of one stream: calibrated, watched, its changes located."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ _LOWEST, _HIGHEST = -3.0, 4.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A statistic has changed.
+    """A change of a statistic.
 
     Attributes:
         before: Its mean before the change.
         after: Its mean since then.
-        frames: Frames since then.
-        since: When it began, by the camera's clock.
+        count: Inputs since then.
+        since: When it began, by the stream's clock.
         returned: It is back to what was normal.
     """
 
     before: float
     after: float
-    frames: int
+    count: int
     since: datetime
     returned: bool
 
 
 def split_at(values: Sequence[float], *, least: int = _LEAST_AFTER) -> int:
-    """Where a series most likely changed its mean: the index of the first value after.
+    """The most likely change of a series' mean: the index of the first value after.
 
     Maximum likelihood for one change of the mean of independent normal values (Hinkley 1970,
     *Inference about the change-point in a sequence of random variables*, Biometrika 57): of n
@@ -65,13 +65,13 @@ def split_at(values: Sequence[float], *, least: int = _LEAST_AFTER) -> int:
 
 
 class ChangeMonitor:
-    """Watches one statistic and says when it has changed.
+    """Monitor of one statistic; no clock, no I/O.
 
-    The first frames are for calibration: their mean is what is normal, their standard deviation
-    the scale, and their lag-1 correlation r says how many frames make one independent value.
-    Values of a video are anything but independent, and every detector takes them for it; so they
-    are averaged in blocks of about ``(1 + r) / (1 - r)`` frames (the integrated autocorrelation
-    time of an AR(1) process). A block's mean x then goes to the detector as
+    The first inputs are for calibration: their mean is what is normal, their standard deviation
+    the scale, and their lag-1 correlation r gives the number of inputs in one independent value.
+    Values of a video, for one, are anything but independent, and every detector takes them for
+    it; so they are averaged in blocks of about ``(1 + r) / (1 - r)`` inputs (the integrated
+    autocorrelation time of an AR(1) process). A block's mean x then goes to the detector as
     ``0.5 + (x - mean) / (3 deviation)``, clipped to [-3, 4]: ADWIN's bound is made for values of
     range 1 and is slow to notice a change that is small on that scale.
 
@@ -83,9 +83,9 @@ class ChangeMonitor:
 
     Args:
         detector: Makes a new change detector.
-        calibration: Frames to calibrate with.
+        calibration: Inputs to calibrate with.
         least: How far from normal the statistic has to be, more than 0.
-        max_block: The longest block, in frames: with longer ones alarms come too late to be of
+        max_block: The longest block, in inputs: with longer ones alarms come too late to be of
             use, with shorter ones more of them are false.
     """
 
@@ -113,7 +113,7 @@ class ChangeMonitor:
         self._normal: float | None = None
         self._before = 0.0
         self._settling = 0
-        self._said: float | None = None
+        self._reported: float | None = None
         self.since: datetime | None = None
         """When it left what is normal; None while it is normal."""
 
@@ -124,21 +124,21 @@ class ChangeMonitor:
 
     @property
     def block(self) -> int:
-        """Frames that are averaged into one value."""
+        """Inputs that are averaged into one value."""
         return self._block
 
     @property
     def mean(self) -> float | None:
-        """Mean of the last frames, at most some hundred; None before the first."""
+        """Mean of the last inputs, at most some hundred; None before the first."""
         recent = list(self._values)[-max(1, 100 // self._block) :] or self._first
         return float(np.mean(recent)) if recent else None
 
     def update(self, value: float, *, at: datetime) -> Change | None:
-        """Take the value of the next frame; a change, where there is one.
+        """Take the value of the next input; a change, where there is one.
 
         Args:
             value: Finite.
-            at: When the camera took the frame.
+            at: When the input was measured.
         """
         if self._detector is None:
             self._first.append(value)
@@ -202,29 +202,29 @@ class ChangeMonitor:
             self._detector.update(self._scaled(value))
 
     def _settled(self) -> Change | None:
-        """What the values since the last change say: another state, or twice as far away."""
+        """A change, where the last values have settled elsewhere, or twice as far away."""
         assert self._normal is not None
         after = float(np.mean(self._values))
         away = abs(after - self._normal)
         returned = False
-        if self._said is None:
+        if self._reported is None:
             if away < self._least:
                 return None
         else:
-            said = abs(self._said - self._normal)
-            returned = away < min(said / 2, _BACK * self._least)
-            if not returned and away < 2 * said:
+            reported = abs(self._reported - self._normal)
+            returned = away < min(reported / 2, _BACK * self._least)
+            if not returned and away < 2 * reported:
                 return None
         since = self._times[0]
         if returned:
-            self._said = self.since = None
+            self._reported = self.since = None
         else:
-            self._said = after
+            self._reported = after
             self.since = self.since or since
         return Change(
             before=self._before,
             after=after,
-            frames=len(self._values) * self._block,
+            count=len(self._values) * self._block,
             since=since,
             returned=returned,
         )

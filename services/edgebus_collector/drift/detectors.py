@@ -30,7 +30,7 @@ def make_detector(name: DetectorName, parameter: float | None = None) -> DriftDe
 
     Args:
         name: Which one.
-        parameter: Its own measure of how sure it has to be.
+        parameter: Its own measure of sensitivity.
 
     Raises:
         ValueError: The parameter makes no sense for it.

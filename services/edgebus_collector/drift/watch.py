@@ -1,160 +1,163 @@
-"""Watches the statistics of every camera of a node."""
+"""Drift watch over the statistics of every stream of a node."""
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Annotated, Self
 
+from cachetools import LRUCache
+from pydantic import Field, model_validator
+
+from edgebus.contracts import Drift, DriftState, Segment
+from edgebus.mining import Predicted, Statistic
+from edgebus.service import ServiceSettings
 from edgebus_collector.drift.changes import Change, ChangeMonitor
-from edgebus_detection.messages import Detections, Drift, DriftState
+from edgebus_collector.drift.detectors import DetectorName, check_parameter, make_detector
 
-if TYPE_CHECKING:
-    from river.base import DriftDetector
+__all__ = ["DriftSettings", "DriftWatch"]
 
-__all__ = ["DriftWatch", "Statistic"]
+_MAX_STREAMS = 256
+Positive = Annotated[float, Field(gt=0)]
 
-Statistic = Literal["confidence", "feature"]
 
-LEAST: Final[Mapping[Statistic, float]] = {"confidence": 0.1, "feature": 0.12}
-"""How far from normal a mean has to be, on the scale that is watched."""
+class DriftSettings(ServiceSettings):
+    """Watch for drift of the workload's statistics."""
 
-_MAX_CAMERAS = 256
+    statistics: Annotated[tuple[Segment, ...], Field(min_length=1)] | None = None
+    """Names of the statistics that are watched; null: all that the workload derives."""
+    method: DetectorName = "adwin"
+    """Change detector."""
+    parameter: Positive | None = None
+    """Sensitivity of the method: delta of ADWIN (0.0002), threshold of Page-Hinkley (25), alpha
+    of KSWIN (1e-7)."""
+    calibration: Annotated[int, Field(ge=30, le=100_000)] = 200
+    """Inputs of each stream after which it is known what is normal; anew for each model."""
+    max_block: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Inputs that are averaged at most, where neighbours are alike: longer blocks make fewer
+    false alarms, and later ones."""
+    min_change: dict[Segment, Positive] = Field(default_factory=dict)
+    """Distance from normal, by statistic, below which a change is sure but small and no drift;
+    the workload's by default. Of a logarithmic statistic x, of log(1 + x)."""
+    zero_if_absent: tuple[Segment, ...] = ()
+    """Statistics that are 0 where a prediction has none, such as the confidence of an empty one;
+    otherwise such a prediction does not count."""
+
+    @model_validator(mode="after")
+    def _parameter_fits(self) -> Self:
+        check_parameter(self.method, self.parameter)
+        return self
+
+    def check(self, known: Mapping[str, Statistic]) -> None:
+        """Compare the names of statistics with those that a workload has.
+
+        Raises:
+            ValueError: It has none, or one is not among them.
+        """
+        named = {*(self.statistics or ()), *self.min_change, *self.zero_if_absent}
+        if not known or named - known.keys():
+            msg = (
+                f"drift of {', '.join(sorted(named - known.keys())) or 'nothing'} cannot be "
+                f"watched; the workload derives: {', '.join(known) or 'no statistics'}"
+            )
+            raise ValueError(msg)
 
 
 @dataclass(slots=True)
-class _Camera:
+class _Stream:
     model: str
-    monitors: dict[Statistic, ChangeMonitor] = field(default_factory=dict)
+    monitors: dict[str, ChangeMonitor] = field(default_factory=dict)
 
 
 class DriftWatch:
-    """Looks at every answer of the model; no clock, no I/O.
+    """Monitors of every statistic of every stream; no clock, no I/O.
 
-    A camera's statistics are calibrated anew for each model that serves it: another model has
-    other confidences, and what it was released for is normal to it. Of more than 256 cameras, the
+    A stream's statistics are calibrated anew for each model that serves it: another model has
+    other confidences, and what it was released for is normal to it. Of more than 256 streams, the
     one that was silent longest is forgotten.
 
     Args:
-        detector: Makes a new change detector.
-        name: What the detector is called on the bus.
-        statistics: ``confidence``: mean score of a frame's boxes; ``feature``: logarithm of one
-            plus the distance that the detector reports.
-        calibration: Frames to calibrate with.
-        max_block: The longest block of frames that is averaged.
-        least: How far from normal the means have to be; `LEAST` for those that are not named.
-        empty: Whether a frame without boxes has confidence 0; otherwise it has none.
+        settings: What is watched, and how.
+        statistics: What the workload derives from a prediction, by name.
     """
 
-    def __init__(
-        self,
-        detector: Callable[[], DriftDetector],
-        *,
-        name: str,
-        statistics: Sequence[Statistic],
-        calibration: int,
-        max_block: int,
-        least: Mapping[Statistic, float],
-        empty: bool,
-    ) -> None:
-        self._make = detector
-        self._name = name
-        self._statistics = tuple(statistics)
-        self._calibration = calibration
-        self._max_block = max_block
-        self._least = dict(LEAST) | dict(least)
-        self._empty = empty
-        self._cameras: OrderedDict[str, _Camera] = OrderedDict()
+    def __init__(self, settings: DriftSettings, statistics: Mapping[str, Statistic]) -> None:
+        self._settings = settings
+        names = statistics if settings.statistics is None else settings.statistics
+        self._statistics = {name: statistics[name] for name in names}
+        self._streams: LRUCache[str, _Stream] = LRUCache(_MAX_STREAMS)
 
     @property
-    def cameras(self) -> dict[str, int]:
-        """Cameras that are watched, with the number of their statistics that have changed."""
-        return {name: len(self._away(name)) for name in self._cameras}
+    def streams(self) -> dict[str, int]:
+        """Streams that are watched, with the number of their statistics that have changed."""
+        return {name: len(_away(stream)) for name, stream in self._streams.items()}
 
-    @property
-    def drifted(self) -> tuple[str, ...]:
-        """Cameras with a statistic that is not what it was."""
-        return tuple(sorted(name for name in self._cameras if self._away(name)))
-
-    def state(self, camera: str) -> DriftState | None:
-        """What is known of a camera; None before its first answer."""
-        known = self._cameras.get(camera)
+    def state(self, stream: str) -> DriftState | None:
+        """State of a stream; None before its first prediction."""
+        known = self._streams.get(stream)
         if known is None:
             return None
         means = {name: monitor.mean for name, monitor in known.monitors.items()}
         since = [monitor.since for monitor in known.monitors.values() if monitor.since]
         return DriftState(
-            drifted=self._away(camera),
+            drifted=_away(known),
             since=min(since, default=None),
             means={name: mean for name, mean in means.items() if mean is not None},
         )
 
-    def look(self, detections: Detections, *, source: str) -> list[Drift]:
-        """Take the next answer; the changes that it reveals.
-
-        Args:
-            detections: The answer.
-            source: Identity of who says so.
-        """
-        camera = self._camera(detections.camera, detections.model.digest)
+    def update(self, prediction: Predicted) -> list[Drift]:
+        """Take the next prediction; the changes that it reveals."""
+        monitors = self._monitors(prediction)
         found: list[Drift] = []
-        for statistic in self._statistics:
-            value = self._value(statistic, detections)
+        for name, statistic in self._statistics.items():
+            value = statistic.value(prediction)
+            if value is None and name in self._settings.zero_if_absent:
+                value = 0.0
             if value is None:
                 continue
-            monitor = camera.monitors.get(statistic)
+            monitor = monitors.get(name)
             if monitor is None:
-                monitor = camera.monitors[statistic] = ChangeMonitor(
-                    self._make,
-                    calibration=self._calibration,
-                    max_block=self._max_block,
-                    least=self._least[statistic],
-                )
-            change = monitor.update(value, at=detections.captured)
+                monitor = monitors[name] = self._monitor(name, statistic)
+            scaled = math.log1p(value) if statistic.logarithmic else value
+            change = monitor.update(scaled, at=prediction.captured)
             if change is not None:
-                found.append(self._drift(detections, statistic, change, source=source))
+                found.append(self._drift(prediction, name, change))
         return found
 
-    def _camera(self, name: str, model: str) -> _Camera:
-        camera = self._cameras.get(name)
-        if camera is None or camera.model != model:
-            camera = self._cameras[name] = _Camera(model=model)
-        self._cameras.move_to_end(name)
-        if len(self._cameras) > _MAX_CAMERAS:
-            self._cameras.popitem(last=False)
-        return camera
+    def _monitors(self, prediction: Predicted) -> dict[str, ChangeMonitor]:
+        model = prediction.model.digest
+        stream = self._streams.get(prediction.stream)
+        if stream is None or stream.model != model:
+            stream = self._streams[prediction.stream] = _Stream(model=model)
+        return stream.monitors
 
-    def _away(self, camera: str) -> tuple[str, ...]:
-        monitors = self._cameras[camera].monitors
-        return tuple(name for name, monitor in monitors.items() if monitor.since is not None)
+    def _monitor(self, name: str, statistic: Statistic) -> ChangeMonitor:
+        settings = self._settings
+        return ChangeMonitor(
+            lambda: make_detector(settings.method, settings.parameter),
+            calibration=settings.calibration,
+            max_block=settings.max_block,
+            least=settings.min_change.get(name, statistic.min_change),
+        )
 
-    def _value(self, statistic: Statistic, detections: Detections) -> float | None:
-        if statistic == "feature":
-            return None if detections.feature is None else math.log1p(detections.feature)
-        scores = [box.score for box in detections.boxes if box.score is not None]
-        if not scores:
-            return 0.0 if self._empty else None
-        return sum(scores) / len(scores)
-
-    def _drift(
-        self, detections: Detections, statistic: Statistic, change: Change, *, source: str
-    ) -> Drift:
-        # The feature is watched on a logarithmic scale and told on its own.
-        plain = math.expm1 if statistic == "feature" else float
+    def _drift(self, prediction: Predicted, name: str, change: Change) -> Drift:
+        plain = math.expm1 if self._statistics[name].logarithmic else float
         return Drift(
-            source=source,
-            traceparent=detections.traceparent,
-            camera=detections.camera,
-            statistic=statistic,
-            detector=self._name,
+            traceparent=prediction.traceparent,
+            stream=prediction.stream,
+            statistic=name,
+            method=self._settings.method,
             before=plain(change.before),
             after=plain(change.after),
-            frames=change.frames,
-            frame=detections.frame,
-            index=detections.index,
+            count=change.count,
+            input=prediction.input,
+            index=prediction.index,
             since=change.since,
             returned=change.returned,
-            model=detections.model,
+            model=prediction.model,
         )
+
+
+def _away(stream: _Stream) -> tuple[str, ...]:
+    return tuple(name for name, monitor in stream.monitors.items() if monitor.since is not None)

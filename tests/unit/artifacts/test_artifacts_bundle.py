@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +21,14 @@ from edgebus.artifacts import (
     Limits,
     Manifest,
     ProbeSpec,
+    Store,
     derive_bundle,
     write_bundle,
 )
 from edgebus.artifacts.index import FileEntry
 from edgebus.artifacts.tensors import TensorFile, dump_tensors
+from edgebus.serving import HotSwap, ModelRefusedError
+from edgebus_detection.models import DetectionModel, detection_spec, input_spec
 
 
 @pytest.fixture
@@ -52,7 +56,7 @@ def test_a_bundle_reads_back_as_it_was_written(bundle):
 
     assert again.digest == bundle.digest
     assert again.manifest == bundle.manifest
-    assert again.manifest.classes == CLASSES
+    assert detection_spec(again.manifest).classes == CLASSES
     assert again.ref.version == 1
     assert set(again.tensors()) == {"stem.weight", "stem.bias", "head.weight", "head.bias"}
     assert not again.tensors()["stem.bias"].flags.writeable
@@ -239,25 +243,71 @@ def test_a_graph_that_is_no_graph_is_refused(bundle, data):
         Bundle.open(forge(bundle, "graph.onnx", data))
 
 
+def graphs(*, file="graph.onnx", inputs=None, outputs=None) -> dict[str, Any]:
+    """The manifest's graphs of the tiny bundle, changed."""
+    taken = {"name": "images", "dtype": "float32", "shape": [1, 3, 32, 32]} | (inputs or {})
+    made = {"name": "output", "dtype": "float32", "shape": [1, 7, 2, 2]} | (outputs or {})
+    return {"graphs": [{"file": file, "inputs": [taken], "outputs": [made]}]}
+
+
+def test_the_manifest_of_the_next_tests_is_the_true_one(bundle):
+    assert json.loads(bundle.manifest.encode())["graphs"] == graphs()["graphs"]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
-        {"classes": []},
-        {"classes": ["car", "car"]},
         {"version": 0},
         {"name": "a/b"},
         {"format": "bundle/2"},
-        {"input": {"name": "other", "height": 32, "width": 32}},
-        {"input": {"name": "images", "height": 64, "width": 32}},
-        {"input": {"name": "images", "height": 32, "width": 32, "std": [1, 0, 1]}},
-        {"outputs": [{"name": "output", "shape": [1, 8, 2, 2]}]},
+        graphs(inputs={"name": "other"}),
+        graphs(inputs={"shape": [1, 3, 64, 32]}),
+        graphs(inputs={"shape": [None, 3, 32, 32]}),
+        graphs(inputs={"dtype": "uint8"}),
+        graphs(inputs={"dtype": "float31"}),
+        graphs(outputs={"shape": [1, 8, 2, 2]}),
+        graphs(file="other.onnx"),
+        {"graphs": []},
+        {"graphs": [*graphs()["graphs"], graphs(file="head.onnx")["graphs"][0]]},
         {"metrics": {"map50": "nan"}},
+        {"workload": {"scale": float("inf")}},
     ],
 )
 def test_a_manifest_that_lies_is_refused(bundle, changes):
     fields = json.loads(bundle.manifest.encode()) | changes
-    with pytest.raises(BundleFormatError, match=r"manifest\.json"):
+    with pytest.raises((BundleFormatError, BundleFileMissingError), match=r"manifest|head\.onnx"):
         Bundle.open(forge(bundle, "manifest.json", json.dumps(fields).encode()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"classes": []}, "workload: classes"),
+        ({"classes": ["car", "car"]}, "classes named twice: car"),
+        ({"decoder": None}, "workload: decoder"),
+        ({"picture": {"std": [1, 0, 1]}}, "workload: picture"),
+        ({"picture": {"layout": "NHWC"}}, "is not one NHWC picture"),
+    ],
+)
+def test_a_lie_in_the_workloads_part_is_found_when_the_model_is_loaded(bundle, changes, named):
+    fields = json.loads(bundle.manifest.encode())
+    fields["workload"] |= changes
+    opened = Bundle.open(forge(bundle, "manifest.json", json.dumps(fields).encode()))
+    with pytest.raises(BundleFormatError, match=rf"manifest\.json.*{named}"):
+        DetectionModel.load(opened)
+
+
+def test_a_bundle_of_an_unknown_workload_opens_and_travels_and_cannot_serve(bundle, tmp_path):
+    fields = json.loads(bundle.manifest.encode()) | {"task": "weather", "workload": {"sky": [1]}}
+    opened = Bundle.open(forge(bundle, "manifest.json", json.dumps(fields).encode()))
+    store = Store(tmp_path / "store")
+    store.put_bundle(opened)
+    again = store.open_bundle(opened.digest)
+    assert again.manifest.workload == {"sky": [1]}
+    child = derive_bundle(again, small_update(again), out=tmp_path / "child")
+    assert child.manifest.task == "weather"
+    with pytest.raises(ModelRefusedError, match="no workload 'weather'"):
+        HotSwap().prepare(again)
 
 
 def test_a_probe_travels_with_its_bundle(bundle, tmp_path):
@@ -279,15 +329,25 @@ def test_the_manifest_round_trips():
     fields = {
         "name": "m",
         "version": 3,
-        "input": {"name": "x", "height": 32, "width": 64, "layout": "NHWC"},
-        "outputs": [{"name": "y", "shape": [1, 2]}],
-        "decoder": {"kind": "yolox"},
-        "classes": ["a"],
+        "task": "detection",
+        "graphs": [
+            {
+                "inputs": [{"name": "x", "shape": [None, 32, 64, 3]}],
+                "outputs": [{"name": "y", "dtype": "int64", "shape": []}],
+            }
+        ],
+        "workload": {
+            "picture": {"layout": "NHWC"},
+            "decoder": {"kind": "yolox"},
+            "classes": ["a"],
+        },
         "engine": {"opset": 11, "ir_version": 7},
     }
     manifest = Manifest.model_validate(fields)
     assert Manifest.decode(manifest.encode()) == manifest
-    assert manifest.input.shape == (1, 32, 64, 3)
+    assert manifest.inputs[0].shape == (None, 32, 64, 3)
+    assert manifest.outputs[0].shape == ()
+    assert input_spec(manifest).shape == (1, 32, 64, 3)
 
 
 class TestSafetensors:

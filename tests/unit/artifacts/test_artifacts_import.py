@@ -14,7 +14,7 @@ from edgebus.artifacts import (
     ImportRefusedError,
     UnsupportedOperatorError,
 )
-from edgebus_detection.models import COCO_CLASSES, import_onnx
+from edgebus_detection.models import COCO_CLASSES, detection_spec, import_onnx, input_spec
 
 
 def run(model: bytes | str, name: str, x: np.ndarray, bundle: Bundle | None = None) -> list:
@@ -41,8 +41,8 @@ def test_the_imported_graph_answers_as_the_file_did(tmp_path):
     # As a folder it is an ordinary ONNX model with external data.
     np.testing.assert_array_equal(run(str(tmp_path / "b" / "graph.onnx"), "images", x)[0], expected)
     onnx.checker.check_model(str(tmp_path / "b" / "graph.onnx"))
-    assert bundle.manifest.decoder.kind == "fastestdet"
-    assert bundle.manifest.input.std == (255, 255, 255)
+    assert detection_spec(bundle.manifest).decoder.kind == "fastestdet"
+    assert input_spec(bundle.manifest).std == (255, 255, 255)
     assert len(bundle.graph_bytes()) < 1500
 
 
@@ -189,18 +189,17 @@ def test_real_detectors(tmp_path, file, kind, count, anchor):
         pytest.skip("EDGEBUS_DATA is not set: no real detectors here")
     path = Path(folder) / "models" / f"{file}.onnx"
     bundle = import_onnx(path, name=kind, out=tmp_path / "b")
-    assert bundle.manifest.decoder.kind == kind
-    assert bundle.manifest.classes == COCO_CLASSES
-    assert bundle.manifest.input.anchor == anchor
+    assert detection_spec(bundle.manifest).decoder.kind == kind
+    assert detection_spec(bundle.manifest).classes == COCO_CLASSES
+    assert input_spec(bundle.manifest).anchor == anchor
     assert len(bundle.tensors()) == count
     source = ort.InferenceSession(str(path), _quiet())
-    x = np.random.default_rng(0).uniform(0, 255, bundle.manifest.input.shape).astype(np.float32)
-    x = (x - bundle.manifest.input.mean[0]) / bundle.manifest.input.std[0]
-    expected = source.run(None, {bundle.manifest.input.name: x})
+    spec = input_spec(bundle.manifest)
+    x = np.random.default_rng(0).uniform(0, 255, spec.shape).astype(np.float32)
+    x = (x - spec.mean[0]) / spec.std[0]
+    expected = source.run(None, {spec.name: x})
     # NanoDet lists its weights as inputs, so the runtime folds it differently: rounding.
-    for have, want in zip(
-        run(bundle.graph_bytes(), bundle.manifest.input.name, x, bundle), expected, strict=True
-    ):
+    for have, want in zip(run(bundle.graph_bytes(), spec.name, x, bundle), expected, strict=True):
         np.testing.assert_allclose(have, want, atol=2e-5)
 
 

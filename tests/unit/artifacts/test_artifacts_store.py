@@ -121,7 +121,7 @@ def test_the_quota_holds_and_nothing_half_is_left(tmp_path):
 
 def test_a_crash_leaves_no_half_blob(store):
     digest = store.put(b"hello")
-    leftover = blob_file(store, digest).with_name(f".{digest}.0123")
+    leftover = blob_file(store, digest).with_name(f".{digest}.0123.part")
     leftover.write_bytes(b"hel")
     again = Store(store.root)
     assert not leftover.exists()

@@ -29,16 +29,16 @@ def stream(*, home: int = 300, away: int = 100) -> Stream:
     moments = []
     for index in range(home + away):
         drifted = index >= home
-        low, feature = (0.4, 3.0) if drifted else (0.8, 0.7)
+        low, novelty = (0.4, 3.0) if drifted else (0.8, 0.7)
         plain = example(index=index, said=[box(score=float(rng.uniform(low, low + 0.15)))])
-        said = plain.detections.model_copy(update={"feature": float(rng.normal(feature, 0.1))})
+        said = plain.prediction.model_copy(update={"novelty": float(rng.normal(novelty, 0.1))})
         truth = GroundTruth(
-            source="s/n/camera", frame=plain.frame.record.id, camera=plain.camera, index=index,
+            source="s/n/camera", frame=plain.input.record.id, camera=plain.stream, index=index,
             captured=said.captured, width=said.width, height=said.height, boxes=(),
         )  # fmt: skip
         moments.append(
             Moment(
-                example=Example(frame=plain.frame, detections=said),
+                example=Example(input=plain.input, prediction=said),
                 truth=truth,
                 drifted=drifted,
                 wrong=1.0 if drifted else 0.0,
@@ -88,7 +88,7 @@ def test_labels_do_not_overlap() -> None:
 def test_a_change_that_is_there_is_noticed_and_none_that_is_not() -> None:
     found = measure_drift(stream(), stationary=1000)
     adwin = [row for row in found if row.detector == "adwin"]
-    assert {row.statistic for row in adwin} == {"confidence", "feature"}
+    assert {row.statistic for row in adwin} == {"confidence", "novelty"}
     for row in adwin:
         assert row.delay is not None
         assert row.delay <= 50

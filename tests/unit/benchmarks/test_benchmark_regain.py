@@ -19,7 +19,7 @@ from benchmarks._learning_regain_report import (
     seeds_table,
 )
 from benchmarks._learning_worlds import car_park_camera, infrared_split, make_world
-from edgebus_detection.messages import split_of
+from edgebus.contracts import split_of
 
 
 def outcome(

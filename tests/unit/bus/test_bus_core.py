@@ -21,15 +21,13 @@ from edgebus.bus import (
     RetryPolicy,
     Wait,
 )
-from edgebus.bus._backoff import Backoff
-from edgebus.bus._buffer import Buffer
-from edgebus.bus._dedup import SeenIds
-from edgebus.bus._letters import _text
-from edgebus.bus._links import client_id
+from edgebus.bus._consumer import SeenIds
+from edgebus.bus._dead_letters import _text
+from edgebus.bus._delivery import AckWindow
+from edgebus.bus._link import Backoff, TakeoverJudge, client_id
 from edgebus.bus._outbox import Outbox
-from edgebus.bus._takeover import ElderWatch, TakeoverJudge, is_elder
-from edgebus.bus._window import AckWindow
-from edgebus.contracts import Identity, ServiceState
+from edgebus.bus.queues import Buffer
+from edgebus.contracts import Identity
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -262,42 +260,6 @@ def test_a_bad_link_is_no_fight(kind: Literal["closed", "failed"]) -> None:
     for number in range(100):
         judge.connected(float(number))
         assert judge.lost(Loss(kind, "cut"), number + 0.5) is None
-
-
-def said(instance: str, *, session: int, word: str = "ready") -> ServiceState:
-    return ServiceState(
-        source="s/n/x", state=word, session=session, instance=instance, since=NOW, version="1"
-    )
-
-
-@pytest.mark.parametrize(
-    ("seen", "elder"),
-    [
-        (said("a", session=101), True),
-        (said("a", session=101, word="draining"), True),
-        (said("a", session=99), False),  # it was here before, and is dead
-        (said("a", session=101, word="offline"), True),  # thrown out for us, it will be back
-        (said("a", session=99, word="offline"), False),
-        (said("a", session=101, word="stopped"), False),
-        (said("b", session=101), False),  # ourselves
-        (said("c", session=101), False),  # younger: it gives up, not we
-    ],
-)
-def test_births_tell_an_older_process(seen: ServiceState, elder: bool) -> None:
-    assert is_elder(seen, own=said("b", session=100)) is elder
-
-
-def test_what_a_broker_kept_is_no_proof_of_life() -> None:
-    """A predecessor whose clock ran ahead left a session number that no honest clock exceeds."""
-    own = said("b", session=100)
-    watch = ElderWatch()
-    assert not watch.proves(said("a", session=900, word="offline"), own=own, retained=True)
-    assert not watch.proves(said("a", session=900), own=own, retained=False)
-    # It connects again, so it lives; what it says may also be kept by the broker by then.
-    assert watch.proves(said("a", session=901), own=own, retained=False)
-    assert watch.proves(said("a", session=901), own=own, retained=True)
-    # Where nothing was kept, what is said now is a sign of life.
-    assert ElderWatch().proves(said("a", session=900), own=own, retained=False)
 
 
 # Settings and names

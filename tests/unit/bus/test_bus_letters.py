@@ -21,7 +21,7 @@ from edgebus.bus import (
     RetryPolicy,
 )
 from edgebus.bus import _consumer as consumer_module
-from edgebus.bus._limiter import Limiter
+from edgebus.bus._dead_letters import Limiter
 from edgebus.contracts import DeadLetter, Identity, Metrics, RawBytes, Topic, topics
 
 ONCE = RetryPolicy(attempts=1)
@@ -86,7 +86,7 @@ async def until(bus: Bus, count: int) -> None:
 
 
 async def test_the_broker_keeps_the_last_letters_with_their_bytes() -> None:
-    async with site(letters_kept=4) as here:
+    async with site(dead_letters_retained=4) as here:
         await here.bus.subscribe(EVENTS.any(), nothing, name="events")
         await here.poison(*(f"no {n}".encode() for n in range(10)))
         await until(here.bus, 10)
@@ -100,7 +100,7 @@ async def test_the_broker_keeps_the_last_letters_with_their_bytes() -> None:
 
 
 async def test_a_payload_that_is_too_large_leaves_no_older_one_in_its_place() -> None:
-    async with site(letters_kept=1, letter_bytes=10) as here:
+    async with site(dead_letters_retained=1, dead_letter_bytes=10) as here:
         await here.bus.subscribe(EVENTS.any(), nothing, name="events")
         await here.poison(b"small", b"x" * 11)
         await until(here.bus, 2)
@@ -112,7 +112,7 @@ async def test_a_payload_that_is_too_large_leaves_no_older_one_in_its_place() ->
     assert payloads == {}
 
 
-@pytest.mark.parametrize("settings", [{"letters_kept": 0}, {"ephemeral": True}])
+@pytest.mark.parametrize("settings", [{"dead_letters_retained": 0}, {"ephemeral": True}])
 async def test_where_nothing_is_kept_letters_are_still_said(settings: dict[str, object]) -> None:
     heard: list[str] = []
 
@@ -137,7 +137,7 @@ async def test_a_flood_is_counted_and_the_next_letter_tells() -> None:
     async def read(event: Event[DeadLetter]) -> None:
         letters.append(event.payload)
 
-    async with site(letters_burst=3, letters_per_s=1.0) as here:
+    async with site(dead_letters_burst=3, dead_letters_per_s=1.0) as here:
         await here.sender.subscribe(topics.DEAD_LETTER.any(), read)
         await here.bus.subscribe(EVENTS.any(), nothing, name="events")
         await here.poison(*[b"no"] * 50)

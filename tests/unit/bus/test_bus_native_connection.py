@@ -36,7 +36,7 @@ from edgebus.mqtt import (
     Subscribe,
     encode_packet,
 )
-from edgebus.mqtt._writer import Writer
+from edgebus.mqtt._connection import Writer
 
 DEADLINE_S = 10.0
 

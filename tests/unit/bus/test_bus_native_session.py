@@ -24,8 +24,7 @@ from edgebus.mqtt import (
     Unsuback,
     Unsubscribe,
 )
-from edgebus.mqtt._keepalive import KeepAlive
-from edgebus.mqtt._session import Limits, Memory, Session
+from edgebus.mqtt._session import KeepAlive, Limits, Memory, Session
 
 
 class Wire:

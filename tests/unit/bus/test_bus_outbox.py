@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
 from edgebus.bus import (
     Bus,
+    BusClosedError,
     BusSettings,
     Event,
     MemoryBroker,
@@ -21,11 +23,10 @@ from edgebus.bus import (
     RequestTimeoutError,
 )
 from edgebus.bus import _journal as journal_module
-from edgebus.bus._journal import Journal
+from edgebus.bus._journal import Journal, OutboxFile, Stored
 from edgebus.bus._outbox import OVERFLOW, Outbox
-from edgebus.bus._outboxfile import OutboxFile, Stored
-from edgebus.bus.outbox import OutboxState
-from edgebus.contracts import Identity, Message, Reply, RetrainCommand, Topic, schema, topics
+from edgebus.bus.state import OutboxState
+from edgebus.contracts import Identity, Message, RetrainCommand, Topic, topics
 from edgebus.service.presence import Presence
 
 SENDER = Identity(site="s", node="p", service="x")
@@ -33,10 +34,9 @@ READER = Identity(site="s", node="r", service="x")
 FILE = "outbox.edgebus.s.p.x.sqlite"
 
 
-class Note(Message):
+class Note(Message, version=1):
     """A message for tests."""
 
-    schema_: Literal["note/1"] = schema("note/1")
     n: int
     text: str = ""
 
@@ -296,16 +296,21 @@ async def test_events_on_their_way_survive_a_crash(tmp_path: Path) -> None:
     broker, settings = MemoryBroker(), offline(tmp_path)
     async with Bus(MemoryTransport(broker), identity=SENDER, settings=settings) as bus:
         await bus.connected(5)
-        bus._core.publisher._pump = lambda: None  # type: ignore[method-assign] # the link stalls
-        sending = asyncio.create_task(bus.publish(EVENT.at(SENDER, kind="x"), note(1)))
-        await eventually(lambda: bus.stats.outbox_messages == 1)
-        journal = bus._core._journal
-        assert journal is not None
-        await eventually(lambda: not journal._adds)
+        broker.faults.stalled = True
+        log, address = tmp_path / f"{FILE}-wal", EVENT.at(SENDER, kind="x")
+        sending = asyncio.create_task(bus.publish(address, note(1)))
+        await eventually(lambda: log.is_file() and b'"n":1' in log.read_bytes())
+        # One write follows another: with the second on disk, the bus knows that the first one is.
+        late = asyncio.create_task(bus.publish(address, note(2)))
+        await eventually(lambda: b'"n":2' in log.read_bytes())
+        assert bus.stats.outbox_messages == 2
         assert not sending.done()
         await bus.crash()
         await sending
-    assert await restarted(broker, settings, 1) == [1]
+        with suppress(BusClosedError):
+            await late
+    broker.faults.stalled = False
+    assert await restarted(broker, settings, 2) == [1, 2]
 
 
 async def test_a_clean_end_keeps_what_could_not_be_sent(tmp_path: Path) -> None:
@@ -321,7 +326,7 @@ async def test_some_are_not_for_the_disk(tmp_path: Path) -> None:
         await bus.publish(PASSING.at(SENDER, kind="x"), note(1))
         command = RetrainCommand(source="s/p/x")
         with pytest.raises(RequestTimeoutError):
-            await bus.request(topics.CMD_RETRAIN.at(READER), command, reply=Reply, timeout=0.01)
+            await bus.request(topics.CMD_RETRAIN.at(READER), command, timeout=0.01)
         state = Presence(identity=SENDER, version="").message()
         await bus.publish(topics.SERVICE_STATE.at(SENDER), state)
         assert bus.stats.outbox_messages == 3

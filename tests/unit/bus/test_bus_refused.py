@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, Literal
 
 import pytest
 from structlog.testing import capture_logs
@@ -12,23 +10,19 @@ from structlog.testing import capture_logs
 from edgebus.bus import (
     Bus,
     BusSettings,
-    ConnectOptions,
     Event,
-    Loss,
     MemoryBroker,
-    Receiver,
     SubscribeRefusedError,
     _link,
 )
-from edgebus.contracts import Identity, Message, Qos, Topic, schema
+from edgebus.contracts import Identity, Message, Topic
 
 DEADLINE_S = 10.0
 
 
-class Note(Message):
+class Note(Message, version=1):
     """A message for tests."""
 
-    schema_: Literal["note/1"] = schema("note/1")
     n: int
 
 
@@ -38,46 +32,31 @@ IDENTITY = Identity(site="s", node="n", service="svc")
 
 
 class Strict:
-    """A transport to a broker that refuses filters with a word in them, so many times.
+    """A broker in memory that refuses filters with "wanted" in them, a number of times.
 
     Attributes:
         left: How often it still refuses.
         asked: How often it was asked for such a filter.
     """
 
-    packet_limit = None
-    url = "memory:"
-
-    def __init__(self, broker: MemoryBroker, word: str, left: int) -> None:
-        self._transport = broker.transport()
-        self.word = word
+    def __init__(self, left: int) -> None:
+        self.broker = MemoryBroker()
+        self.broker.faults.refuse = self._refuse
         self.left = left
         self.asked = 0
-        self._live: tuple[Any, Receiver] | None = None
 
-    async def connect(self, options: ConnectOptions, receiver: Receiver) -> Any:
-        connection = await self._transport.connect(options, receiver)
-        self._live = (connection, receiver)
-        subscribe = connection.subscribe
-        strict = self
-
-        async def refusing(filters: Sequence[tuple[str, Qos]]) -> None:
-            for name, _ in filters:
-                if strict.word in name:
-                    strict.asked += 1
-                    if strict.left > 0:
-                        strict.left -= 1
-                        raise SubscribeRefusedError(filter=name, reason="unspecified error")
-            await subscribe(filters)
-
-        connection.subscribe = refusing  # type: ignore[method-assign]
-        return connection
+    def _refuse(self, text: str) -> str | None:
+        if "wanted" not in text:
+            return None
+        self.asked += 1
+        if self.left <= 0:
+            return None
+        self.left -= 1
+        return "unspecified error"
 
     def cut(self) -> None:
-        assert self._live is not None
-        (connection, receiver), self._live = self._live, None
-        connection.abort()
-        receiver.lost(Loss("closed", "cut by the test"))
+        (client,) = self.broker.clients()
+        self.broker.cut(client)
 
 
 class Got:
@@ -99,10 +78,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_link, "_ASK_MAX_S", 0.01)
 
 
-def bus_on(transport: Strict) -> Bus:
-    return Bus(
-        transport, identity=IDENTITY, settings=BusSettings(backoff_first_s=0.001, ephemeral=True)
-    )
+def bus_on(strict: Strict) -> Bus:
+    settings = BusSettings(backoff_first_s=0.001, ephemeral=True)
+    return Bus(strict.broker.transport(), identity=IDENTITY, settings=settings)
 
 
 def note(n: int) -> Note:
@@ -110,7 +88,7 @@ def note(n: int) -> Note:
 
 
 async def test_one_that_is_refused_for_a_while_is_made_after_all() -> None:
-    strict, got = Strict(MemoryBroker(), "wanted", 3), Got()
+    strict, got = Strict(3), Got()
     async with bus_on(strict) as bus:
         await bus.subscribe(WANTED.any(site="s"), got)
         assert (strict.left, strict.asked) == (0, 4)
@@ -122,7 +100,7 @@ async def test_one_that_is_refused_for_good_is_an_error_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_link, "_INSIST_S", 0.02)
-    strict = Strict(MemoryBroker(), "wanted", 10**9)
+    strict = Strict(10**9)
     async with bus_on(strict) as bus:
         with capture_logs() as logs, pytest.raises(SubscribeRefusedError, match="unspecified"):
             await bus.subscribe(WANTED.any(site="s"), Got())
@@ -135,7 +113,7 @@ async def test_one_that_is_refused_for_good_is_an_error_and_leaves_nothing(
 
 
 async def test_after_a_reconnect_the_rest_goes_on_and_the_refused_one_follows() -> None:
-    strict, got, other = Strict(MemoryBroker(), "wanted", 0), Got(), Got()
+    strict, got, other = Strict(0), Got(), Got()
     async with bus_on(strict) as bus:
         await bus.subscribe(WANTED.any(site="s"), got)
         await bus.subscribe(OTHER.any(site="s"), other)

@@ -15,7 +15,7 @@ from edgebus_camera import Camera, CameraSettings
 from edgebus_camera.sources import PASS_PERIOD
 from edgebus_detection.emulation.street import Scene
 from edgebus_detection.messages import CAMERA_FRAME, CAMERA_TRUTH, Frame, GroundTruth
-from edgebus_detection.vision import decode_jpeg
+from edgebus_detection.vision import decode_picture
 
 
 def _cameras(**views: dict[str, object]) -> CameraSettings:
@@ -68,7 +68,7 @@ async def test_frames_come_with_their_truth_and_their_record() -> None:
         drawn = scene.render(record.index)
         assert list(told.boxes) == drawn.boxes
         assert told.condition == "day"
-        picture = decode_jpeg(seen.jpeg)
+        picture = decode_picture(seen.jpeg)
         assert np.abs(picture.astype(int) - drawn.image).mean() < 5
 
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edgebus.contracts import split_of
 from edgebus_camera.settings import ViewSettings
 from edgebus_camera.sources import (
     PASS_PERIOD,
@@ -19,8 +20,7 @@ from edgebus_camera.sources import (
     VideoSource,
     open_source,
 )
-from edgebus_detection.datasets import read_coco, read_mot, read_yolo
-from edgebus_detection.messages import split_of
+from edgebus_detection.datasets import read_mot
 
 FRAMES = 7
 
@@ -221,7 +221,8 @@ def test_an_export_comes_back_as_it_was_drawn(tmp_path: Path) -> None:
 
 
 def test_coco_leaves_out_crowds_and_what_is_outside(tmp_path: Path) -> None:
-    path = tmp_path / "truth.json"
+    cv2.imwrite(str(tmp_path / "a.jpg"), np.zeros((50, 100, 3), np.uint8))
+    path = tmp_path / "annotations.json"
     boxes = [
         {"image_id": 1, "category_id": 3, "bbox": [-10, 5, 30, 10]},
         {"image_id": 1, "category_id": 3, "bbox": [200, 5, 30, 10]},
@@ -233,15 +234,17 @@ def test_coco_leaves_out_crowds_and_what_is_outside(tmp_path: Path) -> None:
         "annotations": boxes,
     }
     path.write_text(json.dumps(document))
-    (box,) = read_coco(path)["a.jpg"]
+    frame = FolderSource(tmp_path, loop=True).read(0)
+    assert frame is not None
+    (box,) = frame.boxes or ()
     assert (box.x1, box.y1, box.x2, box.y2) == (0, 5, 20, 15)
     boxes[0]["category_id"] = 9
     path.write_text(json.dumps(document))
-    with pytest.raises(SourceError, match="9 is missing"):
-        read_coco(path)
+    with pytest.raises(SourceError, match=r"no such category.*9"):
+        FolderSource(tmp_path, loop=True)
     path.write_text("[1, 2]")
-    with pytest.raises(SourceError, match="no COCO file"):
-        read_coco(path)
+    with pytest.raises(SourceError, match="no COCO annotation file"):
+        FolderSource(tmp_path, loop=True)
 
 
 def test_mot_text_knows_only_the_frames_that_it_names(tmp_path: Path) -> None:
@@ -273,10 +276,10 @@ def test_wrong_mot_lines_are_named(tmp_path: Path, line: str, words: str) -> Non
 
 @pytest.mark.parametrize("line", ["0 0.5 0.5 0.1", "0 nan 0.5 0.1 0.1", "car 0.5 0.5 0.1 0.1"])
 def test_wrong_yolo_lines_are_named(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text(line)
+    cv2.imwrite(str(tmp_path / "a.jpg"), _picture(1))
+    (tmp_path / "a.txt").write_text(line)
     with pytest.raises(SourceError, match="line 1"):
-        read_yolo(path, names={0: "person"}, size=(100, 100))
+        FolderSource(tmp_path, loop=True, classes={0: "person"})
 
 
 class FakeCamera:

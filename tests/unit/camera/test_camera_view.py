@@ -12,7 +12,7 @@ from edgebus_camera.sources import SourceFrame, StreetSource, open_source
 from edgebus_camera.view import View
 from edgebus_detection.emulation.street import Scene
 from edgebus_detection.messages import Box
-from edgebus_detection.vision import decode_jpeg
+from edgebus_detection.vision import decode_picture
 
 DUSK = {"effect": "dusk", "start_s": 2, "to": 0.75}
 
@@ -23,18 +23,18 @@ def _street() -> SourceFrame:
 
 def test_a_shot_tells_what_was_done_to_it() -> None:
     view = View(ViewSettings.model_validate({"drift": [DUSK]}))
-    day, dusk = view.develop(_street(), time_s=1.9), view.develop(_street(), time_s=2.0)
+    day, dusk = view.encode(_street(), time_s=1.9), view.encode(_street(), time_s=2.0)
     assert (day.condition, dict(day.effects)) == ("day", {})
     assert (dusk.condition, dict(dusk.effects)) == ("dusk", {"dusk": 0.75})
-    assert decode_jpeg(dusk.jpeg).mean() < 0.6 * decode_jpeg(day.jpeg).mean()
+    assert decode_picture(dusk.jpeg).mean() < 0.6 * decode_picture(day.jpeg).mean()
     assert day.boxes == dusk.boxes == tuple(_street().boxes or ())
 
 
 def test_the_same_frame_becomes_the_same_file() -> None:
     settings = ViewSettings.model_validate({"drift": [DUSK]})
     assert (
-        View(settings).develop(_street(), time_s=9).jpeg
-        == View(settings).develop(_street(), time_s=9).jpeg
+        View(settings).encode(_street(), time_s=9).jpeg
+        == View(settings).encode(_street(), time_s=9).jpeg
     )
 
 
@@ -46,9 +46,9 @@ def test_the_same_frame_becomes_the_same_file() -> None:
 def test_boxes_are_scaled_with_the_picture(size: dict[str, int], expected: tuple[int, int]) -> None:
     box = Box(label="car", x1=80, y1=60, x2=160, y2=120)
     frame = SourceFrame(np.zeros((240, 320, 3), np.uint8), (box,), 0)
-    shot = View(ViewSettings(**size)).develop(frame, time_s=0)
+    shot = View(ViewSettings(**size)).encode(frame, time_s=0)
     assert (shot.width, shot.height) == expected
-    assert decode_jpeg(shot.jpeg).shape == (expected[1], expected[0], 3)
+    assert decode_picture(shot.jpeg).shape == (expected[1], expected[0], 3)
     assert shot.boxes is not None
     (scaled,) = shot.boxes
     assert scaled.x1 == pytest.approx(expected[0] / 4)
@@ -62,14 +62,14 @@ def test_boxes_outside_the_picture_are_clipped_or_left_out() -> None:
         Box(label="bus", x1=330, y1=10, x2=400, y2=50),
     )
     frame = SourceFrame(np.zeros((240, 320, 3), np.uint8), boxes, 0)
-    shot = View(ViewSettings()).develop(frame, time_s=0)
+    shot = View(ViewSettings()).encode(frame, time_s=0)
     assert shot.boxes is not None
     assert [(box.label, box.x2) for box in shot.boxes] == [("car", 320.0)]
 
 
 def test_what_nobody_knows_stays_unknown() -> None:
     frame = SourceFrame(np.zeros((240, 320, 3), np.uint8), None, 5)
-    shot = View(ViewSettings.model_validate({"drift": [DUSK]})).develop(frame, time_s=9)
+    shot = View(ViewSettings.model_validate({"drift": [DUSK]})).encode(frame, time_s=9)
     assert shot.boxes is None
     assert shot.index == 5
 
@@ -135,7 +135,7 @@ def test_real_videos_come_with_their_boxes(
         frame = source.read(slot)
         assert frame is not None
         if frame.boxes:
-            labelled.append(view.develop(frame, time_s=0))
+            labelled.append(view.encode(frame, time_s=0))
     source.close()
     assert source.fps is not None
     assert labelled

@@ -32,7 +32,7 @@ def edgebus(
 def test_help_teaches_and_needs_nothing_heavy() -> None:
     done = edgebus("--help")
     assert done.returncode == 0
-    for word in ("up", "run", "topics", "model", "schema", "services", "edgebus run camera"):
+    for word in ("up", "run", "topics", "model", "schema", "services", "edgebus run telemetry"):
         assert word in done.stdout
     code = (
         "import sys; sys.argv = ['edgebus', '--help']\n"
@@ -82,7 +82,7 @@ def test_debug_shows_the_traceback() -> None:
 
 def test_lists() -> None:
     topics = edgebus("topics", "list")
-    assert "{base}/{site}/{node}/detector/{camera}/detections" in topics.stdout
+    assert "{base}/{site}/{node}/{service}/{camera}/detections" in topics.stdout
     schemas = edgebus("schema", "list")
     assert "detections/1" in schemas.stdout
     assert edgebus("version").stdout.startswith("edgebus ")

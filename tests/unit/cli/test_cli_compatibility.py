@@ -15,9 +15,15 @@ from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
 from edgebus.cli.app import app
-from edgebus.schema.compatibility import Contracts, compare, refusals
-from edgebus.schema.files import schema_files
-from edgebus.schema.published import ContractsNotFoundError, current, published
+from edgebus.schema import (
+    Contracts,
+    ContractsNotFoundError,
+    compare,
+    current,
+    published,
+    refusals,
+    schema_files,
+)
 
 NOW = current()
 

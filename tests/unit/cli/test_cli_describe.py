@@ -6,7 +6,7 @@ import pytest
 
 from edgebus.contracts import ModelRef, topics, utc_now
 from edgebus.contracts.registry import topic_of
-from edgebus.inspect.describe import as_json, as_line, human_bytes
+from edgebus.inspect import as_json, as_line, human_bytes
 from edgebus_detection.messages import DETECTIONS, Box, Detections, Frame, FrameRecord
 
 NOW = utc_now()
@@ -90,7 +90,7 @@ def test_json_has_the_payload_and_the_circumstances() -> None:
     assert body["payload"]["boxes"][0]["label"] == "car"
     broken = json.loads(as_json(name, b"{}", {}))
     assert "payload" not in broken
-    assert "source: Field required" in broken["error"]
+    assert "frame: Field required" in broken["error"]
     frame = Frame.build(PLAIN_JPEG, FRAME)
     body = json.loads(as_json("edgebus/lab/pi/camera/front/frame", frame.encode(), {}))
     assert body["payload"]["camera"] == "front"

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from edgebus.contracts import ContractError, DeadLetter, Identity, topics
-from edgebus.inspect.letters import LetterNotFoundError, Pile, check_replayable
+from edgebus.inspect import DeadLetters, LetterNotFoundError, check_replayable
 
 SERVICE = Identity(site="lab", node="pi", service="detector")
 
@@ -33,7 +33,7 @@ def at(place: str, *, body: bool = False) -> str:
 
 def test_a_record_and_its_bytes_meet_in_any_order() -> None:
     for turned in (False, True):
-        pile = Pile()
+        pile = DeadLetters()
         record = letter(b"bytes")
         messages = [(at("3"), record.encode()), (at("3", body=True), b"bytes")]
         for topic, data in reversed(messages) if turned else messages:
@@ -44,7 +44,7 @@ def test_a_record_and_its_bytes_meet_in_any_order() -> None:
 
 
 def test_bytes_of_another_letter_are_not_taken_for_its_own() -> None:
-    pile = Pile()
+    pile = DeadLetters()
     pile.add(at("0"), letter(b"new").encode())
     pile.add(at("0", body=True), b"of the letter before")
     [found] = pile.letters()
@@ -54,7 +54,7 @@ def test_bytes_of_another_letter_are_not_taken_for_its_own() -> None:
 
 
 def test_a_recording_has_more_letters_than_the_ring() -> None:
-    pile = Pile()
+    pile = DeadLetters()
     for n in range(5):
         pile.add(at("0"), letter(b"%d" % n).encode())
         pile.add(at("0", body=True), b"%d" % n)
@@ -62,13 +62,13 @@ def test_a_recording_has_more_letters_than_the_ring() -> None:
 
 
 def test_an_empty_payload_is_one_too() -> None:
-    pile = Pile()
+    pile = DeadLetters()
     pile.add(at("0"), letter(b"").encode())
     assert check_replayable(pile.letters()[0]) == b""
 
 
 def test_cleared_and_foreign_and_broken_messages_do_no_harm() -> None:
-    pile = Pile()
+    pile = DeadLetters()
     pile.add(at("0"), b"")
     pile.add(at("1"), b"{broken")
     pile.add("zigbee/deadletter/1", b"x")
@@ -77,7 +77,7 @@ def test_cleared_and_foreign_and_broken_messages_do_no_harm() -> None:
 
 
 def test_letters_are_found_by_either_end_of_their_id() -> None:
-    pile = Pile()
+    pile = DeadLetters()
     records = [letter(b"%d" % n) for n in range(2)]
     for n, record in enumerate(records):
         pile.add(at(str(n)), record.encode())

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from edgebus.contracts import topics
-from edgebus.inspect.traffic import Traffic
+from edgebus.inspect import Traffic
 from edgebus_detection.messages import CAMERA_FRAME
 from recording_examples import DETECTOR, frame_message, later, state_message
 

@@ -4,16 +4,20 @@ import pytest
 
 from collector_examples import box, example
 from edgebus.contracts import PayloadError, utc_now
-from edgebus_collector.feedback import FeedbackRefusedError, resolve
-from edgebus_collector.history import History
+from edgebus_collector.history import FeedbackRefusedError, History, resolve
+from edgebus_detection import Detection
 from edgebus_detection.messages import Feedback
 
 
 def history(*examples, frames=10, size=10**7):
-    kept = History(frames=frames, size=size)
+    kept = History(inputs=frames, size=size)
     for one in examples:
         kept.add(one)
     return kept
+
+
+def meant(said, kept):
+    return resolve(said, kept, Detection().verdict)
 
 
 def feedback(verdict="wrong", camera="front", **fields):
@@ -43,15 +47,15 @@ def test_what_says_too_little_or_nonsense_is_no_feedback(data):
 
 def test_without_a_frame_the_newest_of_that_camera_is_meant():
     old, new, other = example(index=1), example(index=2), example(index=9, camera="back")
-    seen = resolve(feedback(), history(old, new, other))
+    seen = meant(feedback(), history(old, new, other))
     assert seen.example is new
     assert [verdict.verdict for verdict in seen.verdicts] == ["wrong"]
-    assert resolve(feedback(frame=old.frame.record.id), history(old, new)).example is old
+    assert meant(feedback(frame=old.input.record.id), history(old, new)).example is old
 
 
 def refusal(said, kept):
     with pytest.raises(FeedbackRefusedError) as caught:
-        resolve(said, kept)
+        meant(said, kept)
     return caught.value
 
 
@@ -60,9 +64,9 @@ def test_what_leads_nowhere_says_why():
     kept = history(one)
     assert refusal(feedback(camera="back"), kept).cause == "unknown"
     # The frame of another camera is not this camera's.
-    late = refusal(feedback(camera="back", frame=one.frame.record.id), kept)
+    late = refusal(feedback(camera="back", frame=one.input.record.id), kept)
     assert late.cause == "late"
-    assert "raise buffer.history_frames" in late.reason
+    assert "raise buffer.history_inputs" in late.reason
     wrong = refusal(feedback("wrong_box", box=1), kept)
     assert (wrong.cause, wrong.reason) == ("invalid", "box 1 of 1: they are counted from 0")
     outside = feedback("missed", at=box("person", x=150.0, size=30.0))
@@ -72,8 +76,8 @@ def test_what_leads_nowhere_says_why():
 
 def test_two_people_may_say_the_same_and_one_only_once():
     kept = history(example(said=[box(score=0.9)]))
-    resolve(feedback("wrong_box", box=0, source="anna"), kept)
-    seen = resolve(feedback("wrong_box", box=0, source="ben"), kept)
+    meant(feedback("wrong_box", box=0, source="anna"), kept)
+    seen = meant(feedback("wrong_box", box=0, source="ben"), kept)
     assert [verdict.by for verdict in seen.verdicts] == ["anna", "ben"]
     assert refusal(feedback("wrong_box", box=0, source="anna"), kept).cause == "repeated"
 
@@ -81,7 +85,7 @@ def test_two_people_may_say_the_same_and_one_only_once():
 def test_a_frame_does_not_remember_verdicts_without_end():
     kept = history(example())
     for number in range(16):
-        resolve(feedback(note=str(number)), kept)
+        meant(feedback(note=str(number)), kept)
     assert refusal(feedback(note="one more"), kept).cause == "repeated"
 
 
@@ -89,9 +93,9 @@ def test_the_history_is_bounded_in_frames_and_bytes():
     frames = [example(index=index) for index in range(6)]
     kept = history(*frames, frames=3)
     assert len(kept) == 3
-    assert kept.find("front", frames[2].frame.record.id) is None
-    assert kept.find("front", frames[3].frame.record.id) is not None
-    size = sum(len(one.frame.jpeg) for one in frames[-2:])
+    assert kept.find("front", frames[2].input.record.id) is None
+    assert kept.find("front", frames[3].input.record.id) is not None
+    size = sum(len(one.input.jpeg) for one in frames[-2:])
     back = example(index=7, camera="back")
     few = history(back, *frames, size=size)
     assert len(few) == 2

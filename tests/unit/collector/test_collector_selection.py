@@ -3,14 +3,15 @@ import numpy as np
 import pytest
 
 from collector_examples import box, detections, example, frame, picture, truth
-from edgebus_collector.budget import Budget, TokenBucket
+from edgebus.contracts import split_of
+from edgebus.mining.near_duplicates import NearDuplicates
+from edgebus_collector import CollectorSettings
+from edgebus_collector.budget import Budget, BudgetSettings, TokenBucket
 from edgebus_collector.joining import Joiner
-from edgebus_collector.samples import make_sample
 from edgebus_collector.selection import Choice, Selector, Suppressed, share_of
-from edgebus_detection.messages import Sample, split_of
-from edgebus_detection.mining.policies import PolicyChain, make_policies
-from edgebus_detection.vision import PictureUnreadableError, difference_hash
-from edgebus_detection.vision.near_duplicates import NearDuplicates
+from edgebus_detection import Detection
+from edgebus_detection.messages import Sample
+from edgebus_detection.vision import ImageError, difference_hash
 
 TRAIN = [index for index in range(400) if split_of("front", index) == "train"]
 HOLDOUT = [index for index in range(400) if split_of("front", index) == "holdout"]
@@ -18,11 +19,14 @@ HOLDOUT = [index for index in range(400) if split_of("front", index) == "holdout
 
 def selector(*, holdout_share=1.0, audit_share=0.0, per_minute=600.0, distance=-1):
     return Selector(
-        chain=PolicyChain(make_policies({"truth": {}})),
-        budget=Budget(samples_per_minute=per_minute, bytes_per_hour=1e9, holdout_share=0.25),
-        duplicates=NearDuplicates(distance=distance, memory=32),
-        holdout_share=holdout_share,
-        audit_share=audit_share,
+        CollectorSettings(
+            policies={"truth": {}},
+            budget={"samples_per_minute": per_minute, "bytes_per_hour": 1e9},
+            duplicate_distance=distance,
+            duplicate_memory=32,
+            holdout_share=holdout_share,
+            audit_share=audit_share,
+        )
     )
 
 
@@ -94,16 +98,20 @@ def test_the_hash_survives_noise_and_brightness_but_not_another_scene():
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff\xd9", picture()[:60]])
 def test_a_picture_that_cannot_be_decoded_says_so(data):
-    with pytest.raises(PictureUnreadableError, match=f"{len(data)} bytes cannot be decoded"):
+    with pytest.raises(ImageError, match=f"{len(data)} bytes: "):
         difference_hash(data)
 
 
+def make_budget(**settings):
+    return Budget(BudgetSettings(**settings))
+
+
 def take(budget, *, size=1, kind="train", camera="front", now=0):
-    return budget.take(size=size, kind=kind, camera=camera, now=now)
+    return budget.take(size=size, kind=kind, stream=camera, now=now)
 
 
 def test_the_budget_refills_with_time_and_keeps_the_held_out_share():
-    budget = Budget(samples_per_minute=8, bytes_per_hour=1e9, holdout_share=0.25)
+    budget = make_budget(samples_per_minute=8, bytes_per_hour=1e9, holdout_share=0.25)
     assert [take(budget, size=1, kind="train", now=0) for _ in range(7)] == [True] * 6 + [False]
     assert [take(budget, size=1, kind="holdout", now=0) for _ in range(3)] == [True] * 2 + [False]
     assert not take(budget, size=1, kind="train", now=9)
@@ -113,9 +121,9 @@ def test_the_budget_refills_with_time_and_keeps_the_held_out_share():
 
 
 def test_the_budget_counts_bytes_and_lets_a_large_picture_through_once():
-    budget = Budget(samples_per_minute=1e6, bytes_per_hour=4000, holdout_share=0.5)
+    budget = make_budget(samples_per_minute=1e6, bytes_per_hour=4000, holdout_share=0.5)
     assert budget.take(
-        size=1500, kind="train", camera="front", now=0
+        size=1500, kind="train", stream="front", now=0
     )  # 500 saved up: goes 1000 into debt
     assert not take(budget, size=1, kind="train", now=1000)
     assert take(budget, size=1, kind="train", now=1900)
@@ -153,42 +161,42 @@ def test_a_command_takes_the_next_frame_of_its_camera_without_budget():
 def test_a_sample_is_the_frames_picture_with_its_own_record():
     said, true = box(score=0.4), box("person")
     chosen = selector().decide(example(said=[said], true=[true], index=TRAIN[0]), now=0)
-    sample = make_sample(chosen, source="lab/pi-01/collector")
+    sample = Detection().sample(chosen.example, chosen.facts() | {"source": "lab/pi-01/collector"})
     back = Sample.decode(sample.encode())
     assert back.record == sample.record
     assert back.record.detections == (said,)
     assert back.record.truth == (true,)
-    assert back.record.frame == chosen.example.frame.record.id
+    assert back.record.input == chosen.example.input.record.id
     plain = cv2.imdecode(np.frombuffer(back.jpeg, np.uint8), cv2.IMREAD_COLOR)
-    frame_jpeg = np.frombuffer(chosen.example.frame.jpeg, np.uint8)
+    frame_jpeg = np.frombuffer(chosen.example.input.jpeg, np.uint8)
     assert (plain == cv2.imdecode(frame_jpeg, cv2.IMREAD_COLOR)).all()
 
 
 def joiner(frames=8, size=10**6):
-    return Joiner(frames=frames, size=size)
+    return Joiner(inputs=frames, size=size)
 
 
 def test_parts_join_in_any_order():
     of = frame()
     first = joiner()
     assert first.add_truth(truth(of)) == []
-    assert first.add_frame(of) == []
-    (done,) = first.add_detections(detections(of))
+    assert first.add_input(of) == []
+    (done,) = first.add_prediction(detections(of))
     assert done.truth is not None
     second = joiner()
     second.add_truth(truth(frame(index=9)))
-    assert second.add_detections(detections(of)) == []
-    assert second.add_frame(of) == []
+    assert second.add_prediction(detections(of)) == []
+    assert second.add_input(of) == []
     (late,) = second.add_truth(truth(of))
-    assert late.frame is of
+    assert late.input is of
     assert second.pending == 1
 
 
 def test_a_camera_without_truth_is_not_waited_for():
     of = frame()
     join = joiner()
-    join.add_frame(of)
-    (done,) = join.add_detections(detections(of))
+    join.add_input(of)
+    (done,) = join.add_prediction(detections(of))
     assert done.truth is None
     assert join.pending == 0
 
@@ -197,22 +205,22 @@ def test_a_lost_truth_delays_a_frame_but_does_not_lose_it():
     join = joiner(frames=3)
     join.add_truth(truth(frame(index=0)))
     of = frame(index=1)
-    join.add_frame(of)
-    assert join.add_detections(detections(of)) == []
-    done = [e for i in range(2, 6) for e in join.add_frame(frame(index=i))]
+    join.add_input(of)
+    assert join.add_prediction(detections(of)) == []
+    done = [e for i in range(2, 6) for e in join.add_input(frame(index=i))]
     assert [(e.index, e.truth) for e in done] == [(1, None)]
 
 
 def test_buffers_are_bounded_in_frames_and_bytes():
     join = joiner(frames=4)
     for index in range(10):
-        join.add_frame(frame(index=index))
+        join.add_input(frame(index=index))
     assert join.pending == 4
     assert join.expired == 6
     one = len(frame().jpeg)
     small = joiner(frames=100, size=3 * one)
     for _ in range(10):
-        small.add_frame(frame(index=0))
+        small.add_input(frame(index=0))
     assert small.pending <= 3
 
 
@@ -220,13 +228,13 @@ def test_a_frame_delivered_twice_is_counted_once():
     join = joiner(size=3 * len(frame().jpeg))
     of = frame()
     for _ in range(10):
-        join.add_frame(of)
+        join.add_input(of)
     assert join.pending == 1
     assert join.expired == 0
 
 
 def test_a_camera_that_floods_gets_its_share_and_no_more():
-    budget = Budget(samples_per_minute=60, bytes_per_hour=1e9, holdout_share=0.25)
+    budget = make_budget(samples_per_minute=60, bytes_per_hour=1e9, holdout_share=0.25)
     sent = {"flood": 0, "a": 0, "b": 0}
     for second in range(3600):
         # Twenty a second from one, one in ten seconds from each of the others.
@@ -242,7 +250,7 @@ def test_a_camera_that_floods_gets_its_share_and_no_more():
 
 
 def test_a_camera_that_is_alone_has_everything():
-    budget = Budget(samples_per_minute=60, bytes_per_hour=1e9, holdout_share=0.25)
+    budget = make_budget(samples_per_minute=60, bytes_per_hour=1e9, holdout_share=0.25)
     take(budget, camera="other", now=0)
     sent = sum(take(budget, now=second / 2) for second in range(2 * 7200))
     assert sent >= 0.9 * 45 * 120
@@ -254,7 +262,7 @@ def test_a_camera_that_is_alone_has_everything():
 
 def test_an_hourly_budget_is_spent_evenly_where_it_shall():
     def sent(**changes):
-        budget = Budget(
+        budget = make_budget(
             samples_per_minute=600,
             samples_per_hour=120,
             bytes_per_hour=1e9,
@@ -272,10 +280,10 @@ def test_an_hourly_budget_is_spent_evenly_where_it_shall():
 
 
 def test_the_audit_may_have_a_part_of_its_own():
-    shared = Budget(samples_per_minute=8, bytes_per_hour=1e9, holdout_share=0.25)
+    shared = make_budget(samples_per_minute=8, bytes_per_hour=1e9, holdout_share=0.25)
     assert sum(take(shared, kind="train") for _ in range(9)) == 6
     assert not take(shared, kind="audit")
-    apart = Budget(samples_per_minute=8, bytes_per_hour=1e9, holdout_share=0.25, audit_share=0.25)
+    apart = make_budget(samples_per_minute=8, bytes_per_hour=1e9, audit_share=0.25)
     assert sum(take(apart, kind="train") for _ in range(9)) == 4
     assert sum(take(apart, kind="audit") for _ in range(9)) == 2
 

@@ -5,7 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from collector_examples import MODEL, box, detections, frame, truth
-from edgebus.contracts import Reply, ServiceState, new_id, topics, utc_now
+from edgebus.contracts import CaptureCommand, ServiceState, new_id, split_of, topics, utc_now
+from edgebus.contracts.topics import CMD_CAPTURE, DRIFT
 from edgebus.service import ServiceFailedError
 from edgebus.service.testing import ServiceHarness
 from edgebus_collector import Collector, CollectorSettings, sending
@@ -13,16 +14,12 @@ from edgebus_collector.spool import Spool
 from edgebus_detection.messages import (
     CAMERA_FRAME,
     CAMERA_TRUTH,
-    CMD_CAPTURE,
     DETECTIONS,
-    DRIFT,
     FEEDBACK,
     SAMPLES,
-    CaptureCommand,
     Feedback,
     Frame,
     FrameRecord,
-    split_of,
 )
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
 from edgebus_detection.vision import encode_jpeg
@@ -53,7 +50,7 @@ async def test_a_missed_object_becomes_a_sample():
     async with harness() as h:
         of = await film(h, TRAIN[0], true=[box()])
         sample = (await h.expect(SAMPLES)).payload
-        assert sample.record.frame == of.record.id
+        assert sample.record.input == of.record.id
         assert sample.record.policy == "truth"
         assert sample.record.reason == "1 of 1 missed (car)"
         assert sample.record.source == "lab/pi-01/collector"
@@ -80,13 +77,13 @@ async def test_without_truth_the_expected_error_decides():
 
 async def test_a_command_takes_the_next_frame():
     async with harness(settings(policies={"truth": {}})) as h:
-        ask = CaptureCommand(source="lab/test/test", camera="front")
-        unknown = await h.request(CMD_CAPTURE, ask, reply=Reply)
+        ask = CaptureCommand(source="lab/test/test", stream="front")
+        unknown = await h.request(CMD_CAPTURE, ask)
         assert not unknown.ok
-        assert "no camera 'front' on this node; heard of: none yet" in unknown.detail
+        assert "no stream 'front' on this node; known: none yet" in unknown.detail
         await film(h, TRAIN[0], true=[])
-        ask = CaptureCommand(source="lab/test/test", camera="front")
-        reply = await h.request(CMD_CAPTURE, ask, reply=Reply)
+        ask = CaptureCommand(source="lab/test/test", stream="front")
+        reply = await h.request(CMD_CAPTURE, ask)
         assert reply.ok
         await film(h, TRAIN[1], true=[])
         record = (await h.expect(SAMPLES)).payload.record
@@ -118,7 +115,7 @@ async def test_samples_wait_for_a_receiver_and_survive_a_restart(tmp_path):
     async with harness(config, data_dir=tmp_path) as h:
         for index in TRAIN[:3]:
             await film(h, index, true=[box()])
-        await until(lambda: len(list(spool.glob("*.jpg"))) == 3, "the spool")
+        await until(lambda: len(list(spool.glob("*.sample"))) == 3, "the spool")
         assert h.received(SAMPLES) == []
     async with harness(config, data_dir=tmp_path) as h:
         address = topics.SERVICE_STATE.at(h.node("gpu"), service="retrainer")
@@ -129,7 +126,7 @@ async def test_samples_wait_for_a_receiver_and_survive_a_restart(tmp_path):
         await h.publish(address, retrainer_state("offline"))
         await until(lambda: not h.service._alive, "the receiver")
         await film(h, TRAIN[3], true=[box()])
-        await until(lambda: len(list(spool.glob("*.jpg"))) == 1, "the spool")
+        await until(lambda: len(list(spool.glob("*.sample"))) == 1, "the spool")
         assert h.received(SAMPLES) == []
 
 
@@ -147,7 +144,7 @@ async def test_a_full_spool_is_said_and_frames_are_still_looked_at(tmp_path):
 async def test_a_corrupt_spool_file_is_dropped_and_the_rest_is_sent(tmp_path):
     spool = tmp_path / "collector" / "spool"
     spool.mkdir(parents=True)
-    (spool / f"{new_id()}.jpg").write_bytes(b"\xff\xd8 cut")
+    (spool / f"{new_id()}.sample").write_bytes(b"\xff\xd8 cut")
     async with harness(data_dir=tmp_path) as h:
         await film(h, TRAIN[0], true=[box()])
         await h.expect(SAMPLES)
@@ -157,11 +154,11 @@ async def test_a_corrupt_spool_file_is_dropped_and_the_rest_is_sent(tmp_path):
 async def test_a_disk_that_cannot_be_read_for_a_while_costs_no_sample(tmp_path, monkeypatch):
     read, failed = sending._read, []
 
-    def unreadable(path):
+    def unreadable(path, kind):
         if len(failed) < 3:
             failed.append(path)
             raise OSError(errno.EMFILE, "Too many open files")
-        return read(path)
+        return read(path, kind)
 
     monkeypatch.setattr(sending, "_read", unreadable)
     monkeypatch.setattr(sending, "_REFUSED_REST_S", 0.01)
@@ -197,15 +194,15 @@ def test_a_typo_in_a_policy_is_a_settings_error_that_names_the_nearest():
         settings(policies={"trut": {}})
 
 
-def test_a_second_model_needs_a_policy_that_looks_at_it_and_the_other_way_round():
-    with pytest.raises(ValidationError, match=r"set second\.model to its path"):
+def test_a_reference_model_needs_a_policy_that_looks_at_it_and_the_other_way_round():
+    with pytest.raises(ValidationError, match=r"set reference_model\.model to its path"):
         settings(policies={"disagreement": {}})
-    with pytest.raises(ValidationError, match="add disagreement to policies"):
-        settings(second={"model": "teacher.onnx"})
+    with pytest.raises(ValidationError, match="add one, such as disagreement"):
+        settings(reference_model={"model": "teacher.onnx"})
 
 
 def test_shares_that_leave_nothing_for_hard_frames_are_refused():
-    with pytest.raises(ValidationError, match="leave nothing for hard frames"):
+    with pytest.raises(ValidationError, match="leave nothing for hard inputs"):
         settings(budget={"holdout_share": 0.6, "audit_share": 0.4})
 
 
@@ -220,7 +217,7 @@ async def test_what_an_operator_says_of_a_frame_becomes_a_sample():
         await until(lambda: len(h.service._history) == 2, "both frames")
         await speak(h, camera="front", verdict="label", box=0, label="van", frame=of.record.id)
         record = (await h.expect(SAMPLES)).payload.record
-        assert (record.policy, record.frame) == ("feedback", of.record.id)
+        assert (record.policy, record.input) == ("feedback", of.record.id)
         assert record.reason == "an operator says: label (van)"
         assert [(said.verdict, said.box, said.label) for said in record.feedback] == [
             ("label", 0, "van")
@@ -262,18 +259,18 @@ async def test_an_automation_that_runs_wild_is_bounded():
 
 async def test_a_camera_whose_people_refused_is_never_collected_from():
     config = settings(
-        camera={"consent": "given", "retention": "30d"}, cameras={"front": {"consent": "refused"}}
+        stream={"consent": "given", "retention": "30d"}, streams={"front": {"consent": "refused"}}
     )
     async with harness(config) as h:
         await film(h, TRAIN[0], true=[box()])
-        ask = CaptureCommand(source="lab/test/test", camera="front")
-        reply = await h.request(CMD_CAPTURE, ask, reply=Reply)
+        ask = CaptureCommand(source="lab/test/test", stream="front")
+        reply = await h.request(CMD_CAPTURE, ask)
         assert (reply.ok, "consent is 'refused'" in reply.detail) == (False, True)
         await speak(h, camera="front", verdict="wrong")
         index = next(i for i in range(400) if split_of("back", i) == "train")
         await film(h, index, true=[box()], camera="back")
         record = (await h.expect(SAMPLES)).payload.record
-        assert (record.camera, record.consent, record.retention) == ("back", "given", "30d")
+        assert (record.stream, record.consent, record.retention) == ("back", "given", "30d")
         assert h.received(SAMPLES) == []
 
 
@@ -286,7 +283,7 @@ async def test_drift_is_told_and_every_sample_says_so():
         for index, score in enumerate(scores):
             await film(h, index, said=[box(score=score)])
         drift = (await h.expect(DRIFT)).payload
-        assert (drift.camera, drift.statistic, drift.model) == ("front", "confidence", MODEL)
+        assert (drift.stream, drift.statistic, drift.model) == ("front", "confidence", MODEL)
         assert drift.before == pytest.approx(0.82, abs=0.02)
         assert drift.after == pytest.approx(0.3, abs=0.1)
         assert not drift.returned
@@ -294,9 +291,9 @@ async def test_drift_is_told_and_every_sample_says_so():
         late = await h.expect(SAMPLES, where=lambda event: event.payload.record.index > drift.index)
         assert late.payload.record.drift.drifted == ("confidence",)
         assert late.payload.record.drift.since == drift.since
-        assert late.payload.record.opinions == pytest.approx({"confidence": 0.7})
+        assert late.payload.record.policy_scores == pytest.approx({"confidence": 0.7})
         await until(
-            lambda: h.service.metrics.snapshot().gauges.get("drift.cameras") == 1, "the gauge"
+            lambda: h.service.metrics.snapshot().gauges.get("drift.streams") == 1, "the gauge"
         )
 
 
@@ -313,9 +310,9 @@ def red_square(index):
     return Frame.build(encode_jpeg(tiny_picture(), quality=95), record)
 
 
-async def test_a_second_model_finds_what_the_first_one_missed(tmp_path):
-    second = {"model": tiny_bundle(tmp_path / "second").path, "share": 1.0}
-    config = settings(policies={"confidence": {}, "disagreement": {}}, second=second)
+async def test_a_reference_model_finds_what_the_first_one_missed(tmp_path):
+    reference = {"model": tiny_bundle(tmp_path / "reference").path, "share": 1.0}
+    config = settings(policies={"confidence": {}, "disagreement": {}}, reference_model=reference)
     async with harness(config) as h:
         for index in (HOLDOUT[1], TRAIN[0]):
             of = red_square(index)
@@ -327,12 +324,14 @@ async def test_a_second_model_finds_what_the_first_one_missed(tmp_path):
         )
         record = sample.payload.record
         assert (record.index, record.split) == (TRAIN[0], "train")
-        assert record.reason == "the second model sees 2 more and denies 0 of 0"
-        assert h.service.metrics.snapshot().counters["second.count"] == 1
+        assert record.reason == "the reference model sees 2 more and denies 0 of 0"
+        assert h.service.metrics.snapshot().counters["reference.count"] == 1
 
 
-async def test_a_second_model_that_is_not_there_is_said_at_the_start(tmp_path):
-    config = settings(policies={"disagreement": {}}, second={"model": tmp_path / "gone.onnx"})
+async def test_a_reference_model_that_is_not_there_is_said_at_the_start(tmp_path):
+    config = settings(
+        policies={"disagreement": {}}, reference_model={"model": tmp_path / "gone.onnx"}
+    )
     with pytest.raises(ServiceFailedError, match=r"gone\.onnx"):
         async with harness(config):
             pass

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from edgebus.contracts import new_id
-from edgebus_collector.spool import Spool, SpoolFullError
+from edgebus_collector.spool import Spool, SpoolFullError, SpoolSettings
 
 
 def spool(folder, *, max_samples=100, max_bytes=10**6, overflow="drop_oldest"):
-    return Spool(folder, max_samples=max_samples, max_bytes=max_bytes, overflow=overflow)
+    return Spool(
+        folder, SpoolSettings(max_samples=max_samples, max_bytes=max_bytes, overflow=overflow)
+    )
 
 
 def test_the_oldest_goes_first_and_leaves_when_removed(tmp_path):
@@ -33,11 +35,11 @@ def test_a_new_process_finds_what_the_old_one_left(tmp_path):
     first = spool(tmp_path)
     for i in ids:
         first.put(i, b"x" * 10)
-    (tmp_path / "half.part").write_bytes(b"cut")
+    (tmp_path / ".half.part").write_bytes(b"cut")
     second = spool(tmp_path)
     assert (len(second), second.size) == (3, 30)
     assert second.oldest().id == ids[0]
-    assert not (tmp_path / "half.part").exists()
+    assert not (tmp_path / ".half.part").exists()
 
 
 def test_overflow_drops_the_oldest_and_says_which(tmp_path):
@@ -77,9 +79,8 @@ def test_putting_a_sample_again_replaces_it(tmp_path):
 def test_kill_minus_nine_leaves_whole_files_only(tmp_path):
     script = (
         "import sys, itertools, pathlib\n"
-        "from edgebus_collector.spool import Spool\n"
-        "s = Spool(pathlib.Path(sys.argv[1]), max_samples=10**6, max_bytes=10**9,"
-        " overflow='drop_oldest')\n"
+        "from edgebus_collector.spool import Spool, SpoolSettings\n"
+        "s = Spool(pathlib.Path(sys.argv[1]), SpoolSettings(max_samples=10**6))\n"
         "for i in itertools.count():\n"
         "    s.put(f'{i:09}', b'%09d' % i * 5000)\n"
         "    print(i, flush=True)\n"

@@ -13,8 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from edgebus.contracts import ModelRef, PayloadError, ServiceState, new_id, rfc3339, utc_now
-from edgebus_detection.messages import Box, Detections, Frame, FrameRecord, GroundTruth, split_of
+from edgebus.contracts import (
+    ModelRef,
+    PayloadError,
+    ServiceState,
+    new_id,
+    rfc3339,
+    split_of,
+    utc_now,
+)
+from edgebus_detection.messages import Box, Detections, Frame, FrameRecord, GroundTruth
 
 MODEL = ModelRef(name="street", version=1, digest="0" * 64)
 

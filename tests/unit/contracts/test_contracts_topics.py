@@ -18,8 +18,8 @@ def test_a_publisher_fills_its_own_prefix() -> None:
 
 
 def test_a_subscriber_leaves_the_rest_open() -> None:
-    assert str(DETECTIONS.any(site="lab")) == "edgebus/lab/+/detector/+/detections"
-    assert str(DETECTIONS.any(base="plant")) == "plant/+/+/detector/+/detections"
+    assert str(DETECTIONS.any(site="lab")) == "edgebus/lab/+/+/+/detections"
+    assert str(DETECTIONS.any(base="plant")) == "plant/+/+/+/+/detections"
 
 
 def test_a_missing_name_is_an_error_that_names_it() -> None:

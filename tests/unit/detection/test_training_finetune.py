@@ -6,17 +6,15 @@ import pytest
 import torch
 
 from edgebus.artifacts import apply_update
+from edgebus.training.finetune import NothingToTrainOnError, TrainingDivergedError
 from edgebus.training.graph import TorchGraph
-from edgebus_retrainer.training import (
+from edgebus_detection.training.yolox import (
     HeadMismatchError,
     LabelledImage,
-    NothingToTrainOnError,
-    TrainingDivergedError,
     YoloxHead,
     decode_boxes,
-    finetune,
 )
-from training_scenes import CLASSES, HEAD, SETTINGS, SIDE, network, prepare, scene, train
+from training_scenes import CLASSES, HEAD, SIDE, STILL, network, prepare, scene, train
 
 
 def test_it_learns_one_picture_by_heart():
@@ -27,7 +25,7 @@ def test_it_learns_one_picture_by_heart():
         [picture],
         steps=150,
         learning_rate=2e-3,
-        augment=SETTINGS.augment.model_copy(update={"flip": 0.0}),
+        augmentation=STILL.model_copy(update={"flip": 0.0}),
     )
     assert np.mean(result.losses[-5:]) < 0.2 * np.mean(result.losses[:5])
     tensor, _ = prepare(picture.load())
@@ -98,7 +96,7 @@ def test_every_step_is_reported_and_a_stop_is_obeyed():
         stop=lambda: len(seen) == 4,
     )
     assert [s.step for s in seen] == [1, 2, 3, 4]
-    assert all(s.steps == 60 and s.matched > 0 for s in seen)
+    assert all(s.steps == 60 and s.parts["matched"] > 0 for s in seen)
     assert seen[0].learning_rate < seen[3].learning_rate == pytest.approx(5e-3, rel=0.01)
     assert result.stopped
     assert result.steps == 4
@@ -123,9 +121,7 @@ def test_pictures_that_are_not_finite_are_an_error():
         return tensor * np.float32("nan"), place
 
     with pytest.raises(TrainingDivergedError, match="step 1"):
-        finetune(
-            TorchGraph(network()), head=HEAD, prepare=poisoned, new=[scene(0)], settings=SETTINGS
-        )
+        train(TorchGraph(network()), [scene(0)], prepare=poisoned)
 
 
 def test_empty_pictures_teach_silence():

@@ -6,14 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgebus_retrainer.training import (
-    AugmentSettings,
-    Batches,
-    LabelledImage,
-    NothingToTrainOnError,
-    UnreadableImageError,
-)
-from edgebus_retrainer.training._augment import Example, augment
+from edgebus.training.finetune import Batches, NothingToTrainOnError, UnreadableItemError
+from edgebus_detection.training import AugmentSettings
+from edgebus_detection.training.yolox import LabelledImage, YoloxHead, YoloxObjective
+from edgebus_detection.training.yolox.augment import Example, augment
 
 NONE = AugmentSettings(flip=0, scale=0, translate=0, brightness=0, contrast=0)
 WHITE = 250
@@ -49,8 +45,15 @@ def labelled(name="a", boxes=(), source=None, **more):
 
 
 def batches(new, replay=(), **changes):
-    options = {"size": 4, "replay_share": 0.5, "augmentation": NONE, "seed": 0} | changes
-    return Batches(new=new, replay=replay, prepare=prepare, **options)
+    augmentation = changes.pop("augmentation", NONE)
+    head = YoloxHead(height=60, width=80, classes=1)
+    objective = YoloxObjective(head=head, prepare=prepare, augmentation=augmentation)
+    options = {"size": 4, "replay_share": 0.5, "seed": 0} | changes
+    return Batches(new=new, replay=replay, objective=objective, **options)
+
+
+def inputs(batch):
+    return np.concatenate([row.inputs for row in batch.rows])
 
 
 def test_pictures_are_decoded_when_asked_for(tmp_path):
@@ -64,7 +67,7 @@ def test_pictures_are_decoded_when_asked_for(tmp_path):
 
 @pytest.mark.parametrize("data", [b"", b"no picture", b"\xff\xd8\xff\xe0broken"])
 def test_unreadable_pictures_are_named(data):
-    with pytest.raises(UnreadableImageError, match=f"'front/3': {len(data)} bytes"):
+    with pytest.raises(UnreadableItemError, match=f"'front/3': {len(data)} bytes"):
         labelled("front/3", source=data).load()
 
 
@@ -154,28 +157,28 @@ def test_batches_mix_new_and_replay():
     source = batches(new, [labelled(f"r{i}") for i in range(5)], size=8)
     for _ in range(3):
         batch = source.next()
-        assert batch.inputs.shape == (8, 3, 60, 80)
+        assert inputs(batch).shape == (8, 3, 60, 80)
         # Replay pictures are the ones without boxes here.
-        assert sum(len(boxes) == 0 for boxes in batch.boxes) == 4
+        assert sum(len(row.boxes) == 0 for row in batch.rows) == 4
 
 
 def test_an_odd_share_is_right_over_time():
     new, replay = [labelled("n", [(5, 5, 15, 15)])], [labelled("r")]
     source = batches(new, replay, size=3, replay_share=0.25)
-    drawn = [len(boxes) == 0 for _ in range(8) for boxes in source.next().boxes]
+    drawn = [len(row.boxes) == 0 for _ in range(8) for row in source.next().rows]
     assert sum(drawn) == 6
 
 
 def test_every_picture_comes_before_any_comes_twice():
     new = [labelled(f"n{i}", [(5, 5, 15 + i, 15)]) for i in range(8)]
     source = batches(new, replay_share=0.0)
-    widths = [boxes[0, 2] for _ in range(2) for boxes in source.next().boxes]
+    widths = [row.boxes[0, 2] for _ in range(2) for row in source.next().rows]
     assert sorted(widths) == [15 + i for i in range(8)]
 
 
 def test_one_side_may_be_missing():
-    assert batches([labelled()]).next().inputs.shape[0] == 4
-    assert batches([], [labelled()]).next().inputs.shape[0] == 4
+    assert len(batches([labelled()]).next().rows) == 4
+    assert len(batches([], [labelled()]).next().rows) == 4
 
 
 def test_equal_seeds_give_equal_batches():
@@ -183,8 +186,8 @@ def test_equal_seeds_give_equal_batches():
     first, second, other = (
         batches(images, augmentation=AugmentSettings(), seed=seed).next() for seed in (1, 1, 2)
     )
-    np.testing.assert_array_equal(first.inputs, second.inputs)
-    assert not np.array_equal(first.inputs, other.inputs)
+    np.testing.assert_array_equal(inputs(first), inputs(second))
+    assert not np.array_equal(inputs(first), inputs(other))
 
 
 def test_a_broken_picture_does_not_cost_the_run(tmp_path):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from edgebus_retrainer.training import Target, YoloxHead, decode_boxes, yolox_loss
-from edgebus_retrainer.training._assign import assign, pairwise_iou
+from edgebus_detection.training.yolox import Target, YoloxHead, decode_boxes, yolox_loss
+from edgebus_detection.training.yolox.assign import assign, pairwise_iou
 
 HEAD = YoloxHead(height=64, width=96, classes=3, strides=(8, 16, 32))
 ANCHORS = HEAD.anchors(torch.device("cpu"))
@@ -136,7 +136,7 @@ def test_a_box_outside_the_picture_takes_nothing():
 def test_empty_pictures_are_negatives():
     raw = quiet(2, objectness=0.0).requires_grad_()
     parts = yolox_loss(raw, [target(), target()], ANCHORS)
-    assert parts.matched == 0
+    assert parts.parts["matched"] == 0
     # ln 2 for each of the undecided predictions of a picture.
     assert float(parts.total.detach()) == pytest.approx(HEAD.predictions * 0.6931, rel=1e-3)
     parts.total.backward()
@@ -169,8 +169,8 @@ def test_a_true_box_in_an_ignore_region_is_still_learnt():
     raw = quiet(1, objectness=0.0).requires_grad_()
     parts = yolox_loss(raw, [target([box], [0], [(0.0, 0.0, 64.0, 64.0)])], ANCHORS)
     parts.total.backward()
-    assert parts.matched > 0
-    assert int((raw.grad[0, :, 4] < 0).sum()) == parts.matched
+    assert parts.parts["matched"] > 0
+    assert int((raw.grad[0, :, 4] < 0).sum()) == parts.parts["matched"]
 
 
 def test_a_perfect_answer_costs_next_to_nothing():
@@ -183,7 +183,7 @@ def test_a_perfect_answer_costs_next_to_nothing():
     rest = [cell for cell in range(HEAD.predictions) if cell not in good]
     raw[0, rest, 2:4] = -6.0
     parts = yolox_loss(raw, [target([box], [1])], ANCHORS)
-    assert parts.matched == len(good)
+    assert parts.parts["matched"] == len(good)
     assert float(parts.total) < 1e-2
     moved = raw.clone()
     moved[0, good, 0] += 0.5

@@ -4,17 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from edgebus.training.finetune import Batches
+from edgebus.training.finetune._run import frozen_copy
 from edgebus.training.graph import TorchGraph
-from edgebus_retrainer.training import (
-    Anchors,
-    AugmentSettings,
-    Batches,
-    LabelledImage,
-    Target,
-    yolox_loss,
-)
-from edgebus_retrainer.training._memory import frozen_copy, memory_loss, other_classes
-from training_scenes import CLASSES, network, prepare, scene, train
+from edgebus_detection.training.yolox import Anchors, LabelledImage, Target, yolox_loss
+from edgebus_detection.training.yolox.distillation import distillation_loss, other_classes
+from training_scenes import CLASSES, network, objective, prepare, scene, train
 
 
 def rows(*, objectness=(-6.0, 3.0), label=0):
@@ -28,20 +23,20 @@ def rows(*, objectness=(-6.0, 3.0), label=0):
 
 def test_what_has_not_changed_costs_nothing_and_what_was_seen_weighs_most():
     was = rows()
-    assert float(memory_loss(was, was)) == pytest.approx(0.0, abs=1e-6)
+    assert float(distillation_loss(was, was)) == pytest.approx(0.0, abs=1e-6)
     costs = []
     for number in (0, 1):
         moved = was.clone()
         moved[0, number, :4] += 1.0
-        costs.append(float(memory_loss(moved, was)))
+        costs.append(float(distillation_loss(moved, was)))
     assert costs[0] < 0.01 * costs[1]
-    assert float(memory_loss(rows(label=1), was)) > 1.0
-    assert float(memory_loss(rows(objectness=(3.0, 3.0)), was)) > 1.0
+    assert float(distillation_loss(rows(label=1), was)) > 1.0
+    assert float(distillation_loss(rows(objectness=(3.0, 3.0)), was)) > 1.0
 
 
 def test_no_picture_costs_nothing():
     none = rows()[:0]
-    assert float(memory_loss(none, none)) == 0.0
+    assert float(distillation_loss(none, none)) == 0.0
 
 
 def test_only_what_was_seen_of_other_classes_is_left_unsaid():
@@ -66,8 +61,7 @@ def test_where_labels_do_not_speak_of_it_nothing_is_called_background():
 def test_a_batch_says_which_of_its_pictures_are_earlier():
     sizes = {"new": 3, "replay": 5}
     groups = {name: [scene(i) for i in range(size)] for name, size in sizes.items()}
-    settings = {"size": 4, "replay_share": 0.5, "prepare": prepare, "seed": 0}
-    batch = Batches(**groups, **settings, augmentation=AugmentSettings()).next()
+    batch = Batches(**groups, objective=objective(), size=4, replay_share=0.5, seed=0).next()
     assert sorted(batch.earlier) == [False, False, True, True]
 
 
@@ -93,10 +87,10 @@ def test_it_goes_on_saying_of_earlier_pictures_what_it_said():
         for p in day
     ]  # fmt: skip
     changed = {}
-    for remember in (0.0, 1.0):
+    for weight in (0.0, 1.0):
         again = TorchGraph(model, known, scope="all")
-        train(again, dusk, bare, steps=60, replay_share=0.5, remember=remember)
-        changed[remember] = float(np.abs(answers(again, day)[..., 4] - said[..., 4]).mean())
+        train(again, dusk, bare, steps=60, replay_share=0.5, distillation_weight=weight)
+        changed[weight] = float(np.abs(answers(again, day)[..., 4] - said[..., 4]).mean())
     assert changed[1.0] < 0.3 * changed[0.0]
 
 

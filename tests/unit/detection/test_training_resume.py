@@ -5,8 +5,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from edgebus.training.finetune import CheckpointError, Checkpoints, Snapshot
 from edgebus.training.graph import TorchGraph
-from edgebus_retrainer.training import AugmentSettings, CheckpointError, Checkpoints, Snapshot
+from edgebus_detection.training import AugmentSettings
 from training_scenes import network, scene, train
 
 STEPS = 12
@@ -17,7 +18,7 @@ MANY = {
     "replay_share": 0.3,
     "balance": 0.8,
     "steps": STEPS,
-    "augment": AugmentSettings(),
+    "augmentation": AugmentSettings(),
     "validate_every": 0.25,
     "patience": None,
 }
@@ -146,7 +147,7 @@ def test_a_checkpoint_of_another_run_is_not_taken(store, change):
         run(store, until=5)
     result, seen = run(store, **change)
     assert seen[0] == 1
-    assert "other pictures, labels, weights or settings" in result.warnings[0]
+    assert "other items, labels, weights or settings" in result.warnings[0]
 
 
 def test_a_disk_that_takes_no_checkpoint_does_not_end_the_run(tmp_path):

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from edgebus.training.finetune import TrainingDivergedError
+from edgebus.training.finetune._average import WeightAverage
+from edgebus.training.finetune._batches import Batches, repeat_factors
+from edgebus.training.finetune._run import rate_at
 from edgebus.training.graph import TorchGraph
-from edgebus_retrainer.training import FinetuneSettings, TrainingDivergedError, alone, finetune
-from edgebus_retrainer.training._average import WeightAverage
-from edgebus_retrainer.training._batches import Batches, repeat_factors
-from edgebus_retrainer.training._settings import rate_at
-from training_scenes import HEAD, SETTINGS, network, prepare, scene, train
+from edgebus.training.settings import FinetuneSettings
+from training_scenes import network, objective, prepare, scene, train
 
 DAY = [scene(index) for index in range(24)]
 
@@ -85,15 +86,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run():
         return (tensor * np.float32("nan") if same else tensor), place
 
     with pytest.raises(TrainingDivergedError, match="step 6: loss nan"):
-        finetune(
-            TorchGraph(network()),
-            head=HEAD,
-            prepare=poisoned,
-            new=DAY,
-            validation=[poison],
-            settings=SETTINGS,
-            team=alone("cpu"),
-        )
+        train(TorchGraph(network()), DAY, prepare=poisoned, validation=[poison])
 
 
 def test_the_average_forgets_the_start_and_follows():
@@ -142,10 +135,10 @@ def labelled(*labels):
 
 
 def test_repeat_factors_are_those_of_the_paper():
-    images = [labelled(0)] * 6 + [labelled(0, 1)] * 2 + [labelled()] * 8
+    labels = [(0,)] * 6 + [(0, 1)] * 2 + [()] * 8
     # class 0 on 8 of 16, class 1 on 2 of 16; threshold one half
-    np.testing.assert_allclose(repeat_factors(images, 0.5), [1] * 6 + [2] * 2 + [1] * 8)
-    np.testing.assert_array_equal(repeat_factors(images, 0.0), np.ones(16))
+    np.testing.assert_allclose(repeat_factors(labels, 0.5), [1] * 6 + [2] * 2 + [1] * 8)
+    np.testing.assert_array_equal(repeat_factors(labels, 0.0), np.ones(16))
 
 
 def test_rare_classes_come_more_often_when_asked_for():
@@ -157,12 +150,11 @@ def test_rare_classes_come_more_often_when_asked_for():
             replay=(),
             size=8,
             replay_share=0.0,
-            prepare=prepare,
-            augmentation=SETTINGS.augment,
+            objective=objective(),
             seed=0,
             balance=balance,
         )
-        drawn = np.concatenate([np.concatenate(batches.next().labels) for _ in range(80)])
+        drawn = np.concatenate([row.labels for _ in range(80) for row in batches.next().rows])
         return float((drawn == 1).mean())
 
     assert share(0.0) == pytest.approx(2 / 32, abs=0.01)

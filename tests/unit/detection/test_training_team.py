@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import training_together
-from edgebus_retrainer.jobs import CHECKPOINT
-from edgebus_retrainer.runner import JobCrashedError, run_process
-from edgebus_retrainer.spec import Phase, StepDone
-from edgebus_retrainer.training import Batch, DeviceError, Team, join_team
+from edgebus.training.finetune import DeviceError, Team, join_team
+from edgebus.training.job_process import JobCrashedError, run_process
+from edgebus.training.job_spec import Phase, StepDone
+from edgebus.training.learning import CHECKPOINT
 from retrainer_jobs import TRAIN, job, make_world
 from training_together import run
 
@@ -91,25 +91,15 @@ async def test_a_job_on_two_devices_that_is_killed_goes_on_and_leaves_no_process
     assert not alive
 
 
-def batch_of(count):
-    none = np.zeros((0, 4), np.float32)
-    return Batch(
-        inputs=np.arange(count, dtype=np.float32).reshape(count, 1, 1, 1),
-        boxes=(none,) * count,
-        labels=(np.zeros(0, np.int64),) * count,
-        ignore=(none,) * count,
-    )
-
-
 def test_shares_are_a_batch_together():
-    shares = [Team(device=torch.device("cpu"), rank=r, size=3).share(batch_of(8)) for r in range(3)]
-    assert [len(share.boxes) for share in shares] == [3, 3, 2]
-    assert sorted(float(v) for share in shares for v in share.inputs.flat) == list(range(8))
+    shares = [Team(device=torch.device("cpu"), rank=r, size=3).share(range(8)) for r in range(3)]
+    assert [len(share) for share in shares] == [3, 3, 2]
+    assert sorted(row for share in shares for row in share) == list(range(8))
 
 
 def test_a_batch_that_is_too_small_to_share_is_refused():
     with pytest.raises(DeviceError, match=r"a batch of 2 .* 3 devices; raise train\.batch"):
-        Team(device=torch.device("cpu"), size=3).share(batch_of(2))
+        Team(device=torch.device("cpu"), size=3).share(range(2))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,29 +8,17 @@ from hypothesis import strategies as st
 from edgebus_detection.vision import (
     Detected,
     ImageError,
+    InputSpec,
     Placement,
     Preprocessor,
-    box_iou,
     clip_boxes,
+    iou,
     suppress,
 )
 
 
 def spec(**changes):
-    values = {
-        "name": "images",
-        "height": 96,
-        "width": 128,
-        "dtype": "float32",
-        "layout": "NCHW",
-        "color": "BGR",
-        "mean": (0.0, 0.0, 0.0),
-        "std": (1.0, 1.0, 1.0),
-        "pad_value": 114,
-        "anchor": "top-left",
-        "resize": "letterbox",
-    }
-    return SimpleNamespace(**values | changes)
+    return InputSpec.model_validate({"name": "images", "height": 96, "width": 128} | changes)
 
 
 def detected(boxes, scores, labels) -> Detected:
@@ -46,7 +32,7 @@ def detected(boxes, scores, labels) -> Detected:
 def test_overlap_of_known_boxes() -> None:
     first = np.array([[0, 0, 10, 10], [5, 5, 5, 5]], np.float32)
     second = np.array([[5, 0, 15, 10], [0, 0, 10, 10], [20, 20, 30, 30]], np.float32)
-    assert box_iou(first, second) == pytest.approx(np.array([[1 / 3, 1, 0], [0, 0, 0]]))
+    assert iou(first, second) == pytest.approx(np.array([[1 / 3, 1, 0], [0, 0, 0]]))
 
 
 def test_suppression_is_per_class_and_best_first() -> None:
@@ -124,8 +110,8 @@ def test_colour_order_normalisation_and_layout() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"color": "GRAY"}, "GRAY"),
-        ({"resize": "crop"}, "crop"),
+        ({"color": "GRAY"}, "color"),
+        ({"resize": "crop"}, "resize"),
         ({"std": (1, 0, 1)}, "std"),
         ({"mean": (1.0,)}, "mean"),
         ({"dtype": "uint8", "std": (255,) * 3}, "uint8"),

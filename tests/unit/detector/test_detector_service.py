@@ -130,7 +130,7 @@ async def test_a_frame_is_answered_with_everything_that_is_known(bundles) -> Non
         assert said.captured == one.record.captured
         stages = said.stages
         assert min(stages.decode_ms, stages.preprocess_ms, stages.inference_ms) > 0
-        assert counters(edge)["frames.answered"] == 1
+        assert counters(edge)["inputs.answered"] == 1
 
 
 async def test_without_a_model_it_says_so_and_waits(bundles, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ async def test_without_a_model_it_says_so_and_waits(bundles, tmp_path: Path) -> 
             await show(edge, frame(1))
             said = (await edge.expect(DETECTIONS)).payload
             assert said.index == 1
-            assert counters(edge)["frames.unserved"] == 1
+            assert counters(edge)["inputs.unserved"] == 1
 
 
 async def test_frames_flow_while_models_change(bundles, tmp_path: Path) -> None:
@@ -188,9 +188,9 @@ async def test_frames_flow_while_models_change(bundles, tmp_path: Path) -> None:
                 stop.set()
             await answered(sent[-1].record.index)
         counts = counters(edge)
-        assert "frames.failed" not in counts
-        assert counts["frames.answered"] == len(answers)
-        assert len(answers) + counts.get("frames.dropped", 0) == len(sent)
+        assert "inputs.failed" not in counts
+        assert counts["inputs.answered"] == len(answers)
+        assert len(answers) + counts.get("inputs.dropped", 0) == len(sent)
         # No frame was answered by an old model after a new one, nor out of order.
         versions = [version for version, _ in itertools.groupby(a.model.version for a in answers)]
         assert versions == [1, 2, 3, 1]
@@ -222,7 +222,7 @@ async def test_releases_of_others_are_none_of_its_business(bundles, tmp_path: Pa
         await cloud.release(cats, 9)
         await cloud.release(bundles[3], 1)
         await cloud.until("updated", 1)
-        assert edge.service.swap.current.ref.version == 3
+        assert edge.service.shared.serving.ref.version == 3
         said = {e.payload.sequence for e in edge.received(topics.MODEL_STATUS)}
         assert said <= {0, 1}
 
@@ -263,28 +263,28 @@ async def test_the_newest_frame_wins_and_drops_are_counted_per_camera(bundles) -
     async with harness(bundles[1]) as edge:
         service = cast("Detector", edge.service)
         gate = asyncio.Event()
-        model = service.swap.current.model
-        look = model.look
+        model = service.shared.serving.model
+        predict = model.predict
         loop = asyncio.get_running_loop()
 
         def slow(image):
             asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(10)
-            return look(image)
+            return predict(image)
 
-        model.look = slow
+        model.predict = slow
         await show(
             edge, *(frame(n) for n in range(6)), *(frame(n, camera="back") for n in range(3))
         )
         # Everything has arrived once the drops are counted: the first frame is in the worker, the
         # newest of each camera waits.
         async with asyncio.timeout(10):
-            while counters(edge).get("frames.dropped", 0) < 6:
+            while counters(edge).get("inputs.dropped", 0) < 6:
                 await asyncio.sleep(0.001)
         gate.set()
         answers = [(await edge.expect(DETECTIONS)).payload for _ in range(3)]
         seen = {(a.camera, a.index): a.dropped for a in answers}
         assert seen == {("front", 0): 4, ("front", 5): 4, ("back", 2): 2}
-        assert counters(edge)["frames.answered"] == 3
+        assert counters(edge)["inputs.answered"] == 3
 
 
 async def test_it_watches_its_own_node_unless_told_otherwise(bundles) -> None:
@@ -310,9 +310,9 @@ async def test_a_model_that_fails_on_its_first_frame_is_taken_back(bundles, tmp_
         async with distributor(edge, tmp_path, bundles[2]) as cloud:
             await cloud.release(bundles[2], 1)
             await cloud.until("updated", 1)
-            engine = service.swap.current.model.engine
+            engine = service.shared.serving.model.engine
             run = engine.run
-            engine.run = lambda tensor: [output * np.nan for output in run(tensor)]
+            engine.run = lambda inputs: {name: out * np.nan for name, out in run(inputs).items()}
             await show(edge, frame(3))
             said = (await edge.expect(DETECTIONS)).payload
             assert (said.index, said.model.version) == (3, 1)  # the frame was not lost
@@ -345,7 +345,7 @@ async def test_a_bundle_that_has_gone_stops_no_restart(bundles, tmp_path: Path) 
         pass
     gone = DetectorSettings(bundle=tmp_path / "gone", engine=ONE)
     async with ServiceHarness(Detector, gone, data_dir=tmp_path) as edge:
-        assert cast("Detector", edge.service).swap.current.ref.version == 1
+        assert cast("Detector", edge.service).shared.serving.ref.version == 1
         await show(edge, frame(3))
         assert (await edge.expect(DETECTIONS)).payload.index == 3
 
@@ -420,12 +420,12 @@ async def test_where_an_own_model_fails_the_shared_one_answers(bundles, tmp_path
             def broken(image):
                 raise EngineError(engine="onnxruntime", reason="NaN")
 
-            service.cameras.serving("front").model.look = broken
+            service.streams.get("front").serving.model.predict = broken
             said = await answer(edge, "front", 1)
             assert said.model.digest == bundles[1].digest
             failed = await own_status(edge, "failed")
             assert failed.serving is None
-            assert failed.error.startswith("taken back on its frame 1")
+            assert failed.error.startswith("taken back on its input 1")
             assert counters(edge)["model.taken_back"] == 1
             # The next version is another chance.
             after = own_bundle(bundles[1], tmp_path, version=5)

@@ -16,12 +16,10 @@ from edgebus.contracts import (
     GateReport,
     Identity,
     ModelListCommand,
-    ModelListReply,
     ModelRef,
     ModelStatus,
     PublishCommand,
     Release,
-    Reply,
     RollbackCommand,
     RolloutStatus,
     topics,
@@ -292,7 +290,7 @@ async def test_a_newer_candidate_overtakes_one_that_does_not_come_in(cloud, tmp_
     harness = await cloud.start(publish=(first.path,))
     retrainer = await cloud.bus(RETRAINER)  # it serves nothing yet
     await publish_candidate(retrainer, cloud.candidate(second))
-    await harness.expect(topics.ARTIFACT_WANTS)
+    await harness.expect(topics.BLOCK_REQUEST)
     await publish_candidate(retrainer, cloud.candidate(third))
     cloud.serve(ArtifactProvider(retrainer, RETRAINER, cloud.retrained, settle=0.02))
     await harness.expect(
@@ -308,13 +306,11 @@ async def test_publish_list_and_roll_back(cloud, tmp_path):
     for bundle in (first, second):
         async with person(cloud, bundle) as ref:
             command = PublishCommand(source="lab/laptop/cli", bundle=ref)
-            reply = await harness.request(topics.CMD_PUBLISH, command, reply=Reply)
+            reply = await harness.request(topics.CMD_PUBLISH, command)
             assert reply.ok, reply.detail
     await harness.expect(topics.ROLLOUT, where=converged(2, 1))
 
-    listing = await harness.request(
-        topics.CMD_MODELS, ModelListCommand(source="lab/laptop/cli"), reply=ModelListReply
-    )
+    listing = await harness.request(topics.CMD_MODELS, ModelListCommand(source="lab/laptop/cli"))
     assert [(e.bundle.model.version, e.channels) for e in listing.models] == [
         (2, ("stable",)),
         (1, ()),
@@ -323,7 +319,7 @@ async def test_publish_list_and_roll_back(cloud, tmp_path):
 
     received = edge.received
     back = RollbackCommand(source="lab/laptop/cli", model="tiny")
-    reply = await harness.request(topics.CMD_ROLLBACK, back, reply=Reply)
+    reply = await harness.request(topics.CMD_ROLLBACK, back)
     assert reply.detail == "tiny version 1 is released to stable (#3)"
     await harness.expect(topics.ROLLOUT, where=converged(1, 1))
     assert edge.serving == first.ref
@@ -335,7 +331,7 @@ async def test_publish_list_and_roll_back(cloud, tmp_path):
         (back.model_copy(update={"model": "huge"}), "nothing of huge"),
     ):
         fresh = RollbackCommand(source="x", model=refused.model, version=refused.version)
-        reply = await harness.request(topics.CMD_ROLLBACK, fresh, reply=Reply)
+        reply = await harness.request(topics.CMD_ROLLBACK, fresh)
         assert not reply.ok
         assert words in reply.detail
 
@@ -347,7 +343,7 @@ async def test_a_published_bundle_that_cannot_be_taken_is_answered(cloud, tmp_pa
 
     async def refused(ref: BundleRef) -> str:
         command = PublishCommand(source="lab/laptop/cli", bundle=ref)
-        reply = await harness.request(topics.CMD_PUBLISH, command, reply=Reply)
+        reply = await harness.request(topics.CMD_PUBLISH, command)
         assert not reply.ok
         return reply.detail
 
@@ -392,7 +388,7 @@ async def test_old_versions_leave_the_disk(cloud, tmp_path):
     harness.service._collect_garbage()
     assert set(harness.service.store.bundles()) == {bundles[3].digest, bundles[4].digest}
     gone = RollbackCommand(source="x", model="tiny", version=1)
-    reply = await harness.request(topics.CMD_ROLLBACK, gone, reply=Reply)
+    reply = await harness.request(topics.CMD_ROLLBACK, gone)
     assert "no longer on the disk" in reply.detail
 
 

@@ -32,17 +32,17 @@ from edgebus.contracts import (
     rfc3339,
     utc_now,
 )
-from edgebus.inspect.describe import as_json, as_line
+from edgebus.inspect import as_json, as_line
+from edgebus.mining.near_duplicates import NearDuplicates
 from edgebus.service import ServiceSettings, SettingsError, load_settings
-from edgebus.service.lock import folder_lock
+from edgebus.service.identity import folder_lock
 from edgebus.service.yamltext import YamlTextError, read_yaml
-from edgebus.topology.topology import Topology, TopologyError
+from edgebus.topology import Topology, TopologyError
 from edgebus.transfer import BlockSender
 from edgebus_collector.joining import Joiner
 from edgebus_detection.messages import Frame, FrameRecord
 from edgebus_detection.models.testing import tiny_bundle, tiny_onnx
 from edgebus_detection.vision import encode_jpeg
-from edgebus_detection.vision.near_duplicates import NearDuplicates
 
 PLAIN = encode_jpeg(np.full((48, 64, 3), 90, np.uint8))
 
@@ -228,7 +228,7 @@ def test_half_a_surrogate_pair_can_be_shown() -> None:
         ("site: !!bool maybe", "does not fit its type"),
         ("site: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
         ("? {a: b}\n: c", "a key is a list or a mapping"),
-        ("site: lab\nsite: lab", "'site' is said twice (line 2, column 1)"),
+        ("site: lab\nsite: lab", "'site' is there twice (line 2, column 1)"),
         ("site: lab\0", "#x0000"),
         ("password: hunter2\n\tsite: x", "line 2, column 1"),
     ],
@@ -266,7 +266,7 @@ def test_aliases_that_save_typing_are_welcome() -> None:
 def test_a_topology_says_a_key_once(tmp_path: Path) -> None:
     path = tmp_path / "t.yaml"
     path.write_text("nodes:\n  a: {camera: {}}\n  a: {detector: {}}\n")
-    with pytest.raises(TopologyError, match=r"'a' is said twice \(line 3, column 3\)"):
+    with pytest.raises(TopologyError, match=r"'a' is there twice \(line 3, column 3\)"):
         Topology.load(path)
 
 
@@ -352,11 +352,11 @@ def test_every_test_that_the_page_names_is_there() -> None:
 
 
 def test_cameras_that_are_only_names_do_not_fill_the_memory() -> None:
-    joiner = Joiner(frames=4, size=10**6)
+    joiner = Joiner(inputs=4, size=10**6)
     frames = [record().model_copy(update={"camera": f"c{number}"}) for number in range(1000)]
     for item in frames:
-        joiner.add_frame(Frame.build(PLAIN, item))
-    assert len(joiner.cameras) == joiner.pending == 256
+        joiner.add_input(Frame.build(PLAIN, item))
+    assert len(joiner.streams) == joiner.pending == 256
     assert joiner.expired == 1000 - 256
     same = NearDuplicates(distance=0, memory=2)
     value = np.zeros(4, np.uint64)

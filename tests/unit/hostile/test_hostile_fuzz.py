@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from edgebus.contracts import Message, PayloadError
-from edgebus.schema.files import all_messages
+from edgebus.contracts.registry import all_messages
 from tests.soak.making import Maker
 from tests.soak.on_artifacts import artifact_targets
 from tests.soak.on_files import file_targets

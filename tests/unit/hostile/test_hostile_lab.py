@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgebus.cli import main
-from edgebus.topology.checking import check_services
-from edgebus.topology.topology import Topology, TopologyError
+from edgebus.topology import Topology, TopologyError, check_services
 
 ASSETS = Path(__file__).parents[3] / "workloads" / "edgebus_detection" / "lab" / "assets"
 

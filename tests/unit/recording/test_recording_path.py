@@ -23,7 +23,7 @@ from edgebus.contracts import (
     topics,
 )
 from edgebus.contracts.trace import begin_trace, continue_trace
-from edgebus.inspect import FrameNotFoundError, Hop, follow
+from edgebus.inspect.path import Hop, InputNotFoundError, follow
 from edgebus.recording import Recording, RecordingWriter
 from edgebus_detection.messages import (
     CAMERA_FRAME,
@@ -88,8 +88,8 @@ class Story:
             time=later(0.2),
             source=COLLECTOR.source,
             traceparent=continue_trace(record.traceparent),
-            frame=record.id,
-            camera="front",
+            input=record.id,
+            stream="front",
             index=record.index,
             captured=record.captured,
             width=64,
@@ -199,7 +199,7 @@ def test_a_frame_is_found_by_either_end_of_its_id(tmp_path: Path) -> None:
     identifier = story.frames[0].record.id
     assert follow(recording, identifier[-10:].upper()).body["id"] == identifier
     for wanted in ("", "nothing", identifier[:4]):
-        with pytest.raises(FrameNotFoundError):
+        with pytest.raises(InputNotFoundError):
             follow(recording, wanted)
 
 

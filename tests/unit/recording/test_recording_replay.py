@@ -13,7 +13,7 @@ import pytest
 from edgebus.bus import Bus, BusSettings, MemoryBroker, MemoryTransport, RawMessage
 from edgebus.contracts import Identity, topics
 from edgebus.recording import MappingError, PrefixMap, Recorded, ReplayOptions, replay
-from edgebus.recording._fresh import Freshener
+from edgebus.recording._ids import IdRewriter
 from edgebus_detection.messages import CAMERA_FRAME, DETECTIONS, Frame
 from recording_examples import (
     CAMERA,
@@ -217,7 +217,7 @@ async def test_fresh_messages_are_new_and_still_belong_together() -> None:
 def test_an_identifier_moves_in_time() -> None:
     old = frame(0).record.id
     hour = timedelta(hours=1)
-    one = Freshener(origin=START, start=START + hour, speed=1, salt=b"1")
+    one = IdRewriter(origin=START, start=START + hour, speed=1, salt=b"1")
     assert one.identifier(old) == one.identifier(old)
     assert int(one.identifier(old).replace("-", "")[:12], 16) == (
         int(old.replace("-", "")[:12], 16) + 3_600_000
@@ -227,7 +227,7 @@ def test_an_identifier_moves_in_time() -> None:
 
 
 def test_what_is_no_message_is_not_touched() -> None:
-    fresh = Freshener(origin=START, start=START, speed=2, salt=b"")
+    fresh = IdRewriter(origin=START, start=START, speed=2, salt=b"")
     for data in (b"", b"\xff\xd8 no picture", b"{broken", b"[1]", bytes(range(256))):
         assert fresh.payload(FRAMES, data) == data
         assert fresh.payload("third/party", data) == data

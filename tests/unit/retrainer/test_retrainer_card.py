@@ -5,7 +5,9 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from edgebus.artifacts import Bundle
-from edgebus_retrainer.jobs import CARD, ModelCard, draw_curves, run_job
+from edgebus.training.job import CARD, run_job
+from edgebus_detection.training.card import ModelCard
+from edgebus_detection.training.curves import draw_curves
 from retrainer_jobs import TRAIN, job, make_world
 
 
@@ -37,10 +39,10 @@ def test_an_accepted_version_has_a_card(world, tmp_path):
     assert text.startswith("# tiny v7: accepted\n")
     assert "| new | 24 | 24 | truth 24 | lab/pi-01/collector/front 24 |" in text
     assert f"`{weights[:16]}`" in text
-    after = outcome.gate.domains[0].map50_after
+    after = outcome.gate.domains[0].decision.after
     assert f"| mAP50 | 0.000 | {after:.3f} | +{after:.3f} | 24 |" in text
     assert "**new domain**, 12 pictures, labels: truth; gain in mAP50 +" in text
-    assert "None were set aside to say when to stop: there were too few." in text
+    assert "None were set aside for early stopping: there were too few." in text
     assert "![Loss per step](curves.svg)" in text
     # Every table has as many cells in each row as in its head.
     for block in text.split("\n\n"):
@@ -60,7 +62,7 @@ def test_a_refused_candidate_has_one_too(world, tmp_path):
 
 def test_pictures_that_were_set_aside_are_on_it(world, tmp_path):
     settings = TRAIN.model_copy(
-        update={"validation_share": 0.5, "validation_min_images": 1, "patience": None}
+        update={"validation_share": 0.5, "validation_min_items": 1, "patience": None}
     )
     run(job(world, tmp_path, settings=settings))
     card = ModelCard.model_validate_json((tmp_path / CARD / "card.json").read_bytes())

@@ -1,6 +1,6 @@
 from datetime import UTC, datetime
 
-from edgebus_detection.messages import Drift, DriftState
+from edgebus.contracts import Drift, DriftState
 from edgebus_retrainer.drifts import Drifts
 from retrainer_samples import MODEL, sample
 
@@ -10,13 +10,13 @@ NOW = datetime(2026, 5, 4, tzinfo=UTC)
 def drift(statistic="confidence", *, camera="front", node="pi-01", model=MODEL, returned=False):
     return Drift(
         source=f"lab/{node}/collector",
-        camera=camera,
+        stream=camera,
         statistic=statistic,
-        detector="adwin",
+        method="adwin",
         before=0.8,
         after=0.4,
-        frames=30,
-        frame="frame-1",
+        count=30,
+        input="frame-1",
         index=1,
         since=NOW,
         returned=returned,
@@ -36,12 +36,12 @@ def test_confidence_counts_where_nothing_better_is_watched():
     assert drifts.any(MODEL)
     drifts.look_at(watched("confidence"))
     assert drifts.any(MODEL)
-    # It turns out that this camera's collector watches the feature too, which says nothing.
-    drifts.look_at(watched("confidence", "feature"))
+    # It turns out that this camera's collector watches novelty too, which says nothing.
+    drifts.look_at(watched("confidence", "novelty"))
     assert not drifts.any(MODEL)
-    assert drifts.hear(drift("feature"))
+    assert drifts.hear(drift("novelty"))
     assert drifts.any(MODEL)
-    assert not drifts.hear(drift("feature", returned=True))
+    assert not drifts.hear(drift("novelty", returned=True))
     assert not drifts.any(MODEL)
     # Another camera's collector is another matter.
     assert drifts.hear(drift(camera="side"))
@@ -51,7 +51,7 @@ def test_confidence_counts_where_nothing_better_is_watched():
 
 def test_any_statistic_may_be_told_to_count():
     drifts = Drifts(by="any")
-    drifts.look_at(watched("confidence", "feature"))
+    drifts.look_at(watched("confidence", "novelty"))
     assert drifts.hear(drift())
     assert drifts.any(MODEL)
 

@@ -1,10 +1,14 @@
 """The bootstrap and the calibration, against slow and plain versions of themselves."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
+from edgebus.training.gate import Measured, gain_interval
 from edgebus_detection.metrics import Matches, average_precision
-from edgebus_retrainer.gate import calibration_error, gain_interval, resampled_ap
+from edgebus_detection.metrics.calibration import calibration_error
+from edgebus_detection.metrics.resampling import resampled_ap
 
 
 def pictures(count=30, *, quality=0.7, seed=0, classes=3):
@@ -56,7 +60,17 @@ def test_a_class_that_is_not_drawn_does_not_count():
 
 def interval(before, after, **changes):
     return gain_interval(
-        before, after, **({"confidence": 0.9, "resamples": 300, "seed": 0} | changes)
+        *(
+            Measured(
+                items=len(matches),
+                labels=0,
+                deciding="mAP50",
+                figures={},
+                resample=partial(resampled_ap, matches),
+            )
+            for matches in (before, after)
+        ),
+        **({"confidence": 0.9, "resamples": 300, "seed": 0} | changes),
     )
 
 
@@ -94,9 +108,9 @@ def test_it_covers_the_true_gain_about_as_often_as_it_says():
 
 
 def test_it_is_of_the_same_pictures():
-    with pytest.raises(ValueError, match="3 pictures before and 4 after"):
+    with pytest.raises(ValueError, match="3 items before and 4 after"):
         interval(pictures(3), pictures(4))
-    with pytest.raises(ValueError, match="0 pictures"):
+    with pytest.raises(ValueError, match="0 items"):
         interval([], [])
 
 

@@ -10,19 +10,21 @@ import numpy as np
 import pytest
 
 from edgebus.artifacts import Bundle
+from edgebus.contracts import StoredSample
+from edgebus.files import write_file
 from edgebus.serving import EngineSettings
+from edgebus.training.job import run_job
+from edgebus.training.job_process import JobCrashedError, run_process
+from edgebus.training.job_spec import Phase, StepDone
+from edgebus.training.settings import GateSettings
+from edgebus.workload import UntrainableError
+from edgebus_detection.datasets.material import TeacherMissingError, UnknownClassError, prepare
 from edgebus_detection.metrics import MapResult, Matches
+from edgebus_detection.metrics.measuring import figures_of
 from edgebus_detection.models import DetectionModel
-from edgebus_detection.vision import decode_jpeg
-from edgebus_retrainer.files import write_atomically
-from edgebus_retrainer.gate import Measured
-from edgebus_retrainer.jobs import UntrainableError, run_job
-from edgebus_retrainer.jobs import _candidates as candidates_module
-from edgebus_retrainer.material import TeacherMissingError, UnknownClassError, prepare
-from edgebus_retrainer.runner import JobCrashedError, run_process
-from edgebus_retrainer.settings import GateSettings, LabelSettings
-from edgebus_retrainer.spec import Phase, SampleFile, StepDone
-from retrainer_jobs import GATE, TRAIN, files, job, make_world
+from edgebus_detection.training import DetectionTraining, trainer
+from edgebus_detection.vision import decode_picture
+from retrainer_jobs import TRAIN, files, job, make_world
 from retrainer_samples import DUSK, jpeg_of, sample
 
 
@@ -37,7 +39,7 @@ def run(spec, events=None):
 
 def boxes_at_dusk(bundle):
     model = DetectionModel.load(bundle, EngineSettings(threads=1))
-    picture = decode_jpeg(jpeg_of(5, light=DUSK)[0])
+    picture = decode_picture(jpeg_of(5, light=DUSK)[0])
     return len(model.detect(picture, threshold=0.02)[0])
 
 
@@ -46,10 +48,10 @@ def test_a_job_brings_back_what_dusk_took(world, tmp_path):
     outcome = run(job(world, tmp_path), events)
     assert outcome.outcome == "accepted", outcome.reason
     new, old = outcome.gate.domains
-    assert (new.labels, old.labels) == ("truth", "day")
-    assert new.map50_before < 0.2
-    assert new.map50_after > 0.9
-    assert old.map50_after >= old.map50_before - 0.02
+    assert (new.labelled_by, old.labelled_by) == ("truth", "day")
+    assert new.decision.before < 0.2
+    assert new.decision.after > 0.9
+    assert old.decision.after >= old.decision.before - 0.02
     assert (outcome.samples, outcome.replay) == (24, 60)
     assert 0 < outcome.update_bytes < 4096
     assert list(outcome.seconds) == ["preparing", "training", "evaluating", "publishing"]
@@ -60,7 +62,7 @@ def test_a_job_brings_back_what_dusk_took(world, tmp_path):
     assert bundle.manifest.trained_on.samples == 24
     assert bundle.manifest.trained_on.job == "job-1"
     assert bundle.manifest.trained_on.datasets == ("day",)
-    assert bundle.manifest.metrics["map50_new"] == new.map50_after
+    assert bundle.manifest.metrics["mAP50_new"] == new.decision.after
     assert bundle.manifest.probe is not None
     assert boxes_at_dusk(base) == 0
     assert boxes_at_dusk(bundle) == 2
@@ -73,7 +75,7 @@ def test_a_job_brings_back_what_dusk_took(world, tmp_path):
 
 def test_the_same_job_gives_the_same_weights(world, tmp_path):
     few = TRAIN.model_copy(update={"steps": 8})
-    gate = GateSettings(min_images=4, tolerance=1.0)
+    gate = GateSettings(min_items=4, tolerance=1.0)
     digests = set()
     for name in ("a", "b"):
         outcome = run(job(world, tmp_path / name, settings=few, gate=gate))
@@ -110,22 +112,20 @@ def test_one_that_forgets_is_tried_half_way(world, tmp_path, monkeypatch):
             Matches(np.float32([1 - i / 40]), np.array([0]), hits[i : i + 1], np.array([0]))
             for i in range(20)
         )
-        result = MapResult(map50=map50, map=map50 / 2, per_class={}, images=12, boxes=24)
-        return Measured(
-            result=result, matches=matches, boxes_of={}, calibration=None, cameras=("a",) * 20
-        )
+        result = MapResult(map50=map50, map=map50 / 2, per_class={}, images=20, boxes=24)
+        return figures_of(result, matches, boxes_of={}, streams=("a",) * 20)
 
     # new and old domain, for: the incumbent, the whole way, half of it, a quarter
     figures = [found(value) for value in (0.5, 0.9, 0.9, 0.6, 0.8, 0.8, 0.7, 0.89)]
     measured = iter(figures)
-    monkeypatch.setattr(candidates_module, "measure", lambda *_, **__: next(measured))
-    gate = GateSettings(min_images=4, interpolate=(0.5, 0.25, 0.1))
+    monkeypatch.setattr(trainer, "measure", lambda *_, **__: next(measured))
+    gate = GateSettings(min_items=4, interpolate=(0.5, 0.25, 0.1))
     outcome = run(job(world, tmp_path / "a", gate=gate))
     assert outcome.outcome == "accepted"
     assert "0.25 of the way from the old weights to the new" in outcome.reason
     assert next(measured, None) is None
     measured = iter([*figures[:4], *figures[4:6]])
-    whole_way = GateSettings(min_images=4, interpolate=(0.5,))
+    whole_way = GateSettings(min_items=4, interpolate=(0.5,))
     refused = run(job(world, tmp_path / "b", gate=whole_way))
     assert refused.outcome == "refused"
     assert "old domain: mAP50 0.900 -> 0.800" in refused.reason
@@ -139,7 +139,7 @@ def test_one_that_forgets_is_tried_half_way(world, tmp_path, monkeypatch):
 
 def test_too_few_held_out_pictures_are_said_before_training(world, tmp_path):
     events = []
-    outcome = run(job(world, tmp_path, new_holdout=(), gate=GateSettings(min_images=4)), events)
+    outcome = run(job(world, tmp_path, new_holdout=(), gate=GateSettings(min_items=4)), events)
     assert outcome.outcome == "skipped"
     assert "of the new domain: 0, 4 are needed" in outcome.reason
     assert not outcome.gate.passed
@@ -151,10 +151,11 @@ def test_too_few_held_out_pictures_are_said_before_training(world, tmp_path):
 def test_classes_of_few_boxes_are_measured_in_neither_domain(world, tmp_path):
     # 20 of the folder's 80 pictures are held out, with a box of each class.
     for min_boxes, labelled, ignored in ((20, 40, 0), (21, 0, 40)):
-        spec = job(world, tmp_path, gate=GATE.model_copy(update={"min_boxes": min_boxes}))
+        spec = job(world, tmp_path, options={"min_measured_boxes": min_boxes})
         manifest = Bundle.open(spec.base).manifest
         material = prepare(
             spec,
+            DetectionTraining.model_validate(spec.options),
             manifest,
             teacher=None,
             enough=lambda new, old: True,
@@ -167,7 +168,7 @@ def test_classes_of_few_boxes_are_measured_in_neither_domain(world, tmp_path):
 
 
 def test_without_an_old_domain_it_passes_only_if_allowed(world, tmp_path):
-    gate = GateSettings(min_images=4, require_old=False)
+    gate = GateSettings(min_items=4, require_old=False)
     outcome = run(job(world, tmp_path, replay=None, gate=gate))
     assert outcome.outcome == "accepted"
     assert [domain.name for domain in outcome.gate.domains] == ["new"]
@@ -177,7 +178,7 @@ def test_earlier_held_out_samples_are_an_old_domain(world, tmp_path):
     day = files(world, [sample(index) for index in range(200, 212)])
     earlier = files(world, [sample(index) for index in range(300, 306)])
     outcome = run(job(world, tmp_path, replay=None, old_holdout=day, replay_samples=earlier))
-    assert outcome.gate.domains[1].images == 12
+    assert outcome.gate.domains[1].items == 12
     assert outcome.replay == 6
 
 
@@ -186,23 +187,23 @@ def test_a_teacher_labels_what_has_no_truth(world, tmp_path):
         run(job(world, tmp_path, truth=False))
     # A model that sees at dusk: the outcome of the first job.
     taught = run(job(world, tmp_path / "teacher")).bundle
-    labels = LabelSettings(teacher=taught, reject=0.01, accept=0.02)
-    outcome = run(job(world, tmp_path / "pupil", truth=False, labels=labels))
+    labels = {"teacher": str(taught), "reject": 0.01, "accept": 0.02}
+    outcome = run(job(world, tmp_path / "pupil", truth=False, options={"labels": labels}))
     assert outcome.outcome == "accepted", outcome.reason
-    assert outcome.gate.domains[0].map50_after > 0.9
-    assert outcome.gate.domains[0].labels == "teacher"
+    assert outcome.gate.domains[0].decision.after > 0.9
+    assert outcome.gate.domains[0].labelled_by == "teacher"
 
 
 def test_a_class_that_the_model_does_not_have_is_named(world, tmp_path):
     with pytest.raises(UnknownClassError, match="no perso; did you mean 'person'"):
-        run(job(world, tmp_path, labels=LabelSettings(classes=("car", "perso"))))
+        run(job(world, tmp_path, options={"labels": {"classes": ["car", "perso"]}}))
 
 
 def test_missing_and_corrupt_pictures_are_left_out_and_named(world, tmp_path):
     good = job(world, tmp_path)
-    gone = SampleFile(id="gone", path=tmp_path / "gone.jpg")
-    cut = SampleFile(id="cut", path=tmp_path / "cut.jpg")
-    write_atomically(cut.path, good.train[0].path.read_bytes()[:500])
+    gone = StoredSample(id="gone", path=tmp_path / "gone.jpg")
+    cut = StoredSample(id="cut", path=tmp_path / "cut.jpg")
+    write_file(cut.path, good.train[0].path.read_bytes()[:500])
     few = TRAIN.model_copy(update={"steps": 2})
     spec = good.model_copy(update={"train": (gone, cut, *good.train), "settings": few})
     outcome = run(spec)
@@ -287,7 +288,7 @@ def _worker(pids):
     for pid in pids:
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
-                if b"edgebus_retrainer.worker" in file.read():
+                if b"edgebus.training.worker" in file.read():
                     return pid
         except OSError:
             continue
@@ -300,7 +301,7 @@ def test_a_job_ends_with_its_parent(world, tmp_path):
     path.write_text(spec.model_dump_json())
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     child = subprocess.Popen(
-        [sys.executable, "-m", "edgebus_retrainer.worker", str(path)],
+        [sys.executable, "-m", "edgebus.training.worker", str(path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,
@@ -313,4 +314,7 @@ def test_a_job_ends_with_its_parent(world, tmp_path):
 
 
 def test_dusk_is_what_the_pictures_say():
-    assert np.mean(decode_jpeg(jpeg_of(0, light=DUSK)[0])) < np.mean(decode_jpeg(jpeg_of(0)[0])) / 2
+    assert (
+        np.mean(decode_picture(jpeg_of(0, light=DUSK)[0]))
+        < np.mean(decode_picture(jpeg_of(0)[0])) / 2
+    )

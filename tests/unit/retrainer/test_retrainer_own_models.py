@@ -8,16 +8,17 @@ from pydantic import ValidationError
 
 from edgebus.artifacts import Bundle, Store, Update, derive_bundle
 from edgebus.contracts import GateReport, Release, shared_model, stream_model, topics
+from edgebus.samples import open_database
 from edgebus.service.testing import ServiceHarness
+from edgebus.training import job as job_module
+from edgebus.training.job import run_job
+from edgebus.training.job_spec import JobOutcome
+from edgebus.training.learning import Learnt
 from edgebus.transfer import ArtifactProvider, reference
 from edgebus_detection.messages import SAMPLES, Sample
 from edgebus_retrainer import Retrainer, RetrainerSettings, campaign
-from edgebus_retrainer.jobs import _job, run_job
-from edgebus_retrainer.jobs._learning import Learnt
 from edgebus_retrainer.journal import JobJournal
-from edgebus_retrainer.samples import open_database
-from edgebus_retrainer.settings import SpecialiseSettings
-from edgebus_retrainer.spec import JobOutcome
+from edgebus_retrainer.settings import StreamModelSettings
 from retrainer_jobs import files, job, make_world
 from retrainer_samples import DUSK, jpeg_of, sample
 
@@ -39,7 +40,8 @@ def nudge(bundle, folder, *, by=1e-3, **changes):
 def learns(monkeypatch, *, by):
     """Replace the training by a change of the weights."""
 
-    def learn(_spec, base, *_args, **_options):
+    def learn(trainer, *_args, **_options):
+        base = trainer.base
         name = next(name for name in base.tensors() if name.endswith("bias"))
         return Learnt(
             update=Update(replace={name: base.tensors()[name] - np.float32(by)}),
@@ -50,7 +52,7 @@ def learns(monkeypatch, *, by):
             resumed_at=0,
         )
 
-    monkeypatch.setattr(_job, "learn", learn)
+    monkeypatch.setattr(job_module, "learn", learn)
 
 
 def own_job(world, folder, **changes):
@@ -73,7 +75,7 @@ def test_it_has_to_beat_what_the_camera_has_and_not_the_shared_model(world, tmp_
     assert (made.manifest.name, made.manifest.version) == (OWN, 7)
     assert made.manifest.parent == base.digest
     new = outcome.gate.domains[0]
-    assert (new.map50_before, new.map50_after) == (0, 1)
+    assert (new.decision.before, new.decision.after) == (0, 1)
     # The same against the shared model is no gain.
     outcome = run(own_job(world, tmp_path / "two"))
     assert outcome.outcome == "refused"
@@ -104,23 +106,21 @@ def test_names():
 
 
 def test_settings_that_cannot_be_are_refused_by_name(tmp_path):
-    with pytest.raises(ValidationError, match="is a camera's own: name the shared one, 'street'"):
+    with pytest.raises(ValidationError, match="is a stream's own: name the shared one, 'street'"):
         RetrainerSettings(model="street@pi-01.front")
-    with pytest.raises(ValidationError, match=r"specialise\.min_samples"):
-        RetrainerSettings(model="street", specialise={"min_samples": 0})
-    with pytest.raises(ValidationError, match=r"specialise\.cameras"):
-        RetrainerSettings(model="street", specialise={"cameras": ["a/b"]})
-    with pytest.raises(ValidationError, match=r"specialise\.per"):
-        RetrainerSettings(model="street", specialise={"per": "site"})
+    with pytest.raises(ValidationError, match=r"stream_models\.min_samples"):
+        RetrainerSettings(model="street", stream_models={"min_samples": 0})
+    with pytest.raises(ValidationError, match=r"stream_models\.streams"):
+        RetrainerSettings(model="street", stream_models={"streams": ["a/b"]})
 
 
 def test_cameras_are_chosen_by_name_with_or_without_their_node():
-    chosen = SpecialiseSettings(cameras=("front", "pi-02.gate"))
+    chosen = StreamModelSettings(streams=("front", "pi-02.gate"))
     assert chosen.takes("pi-01.front")
     assert chosen.takes("pi-02.front")
     assert chosen.takes("pi-02.gate")
     assert not chosen.takes("pi-01.gate")
-    assert SpecialiseSettings().takes("pi-01.gate")
+    assert StreamModelSettings().takes("pi-01.gate")
 
 
 class AtOnce:
@@ -156,8 +156,8 @@ def settings(world, **changes):
         "bundle": world / "base",
         "new_domain": "everything",
         "trigger": {"min_samples": None, "release_wait_s": 0},
-        "specialise": {"min_samples": 4},
-        "gate": {"min_images": 1, "require_old": False},
+        "stream_models": {"min_samples": 4},
+        "gate": {"min_items": 1, "require_old": False},
         "tick_s": 0.05,
     }
     return RetrainerSettings(**(fields | changes))
@@ -166,13 +166,15 @@ def settings(world, **changes):
 async def send(h, index, *, camera="front", node="pi-01", **options):
     one = sample(index, light=DUSK, **options)
     source = h.node(node, "collector")
-    record = one.record.model_copy(update={"source": source.source, "camera": camera})
+    record = one.record.model_copy(update={"source": source.source, "stream": camera})
     jpeg, _ = jpeg_of(index, light=DUSK)
     await h.publish(SAMPLES.at(source), Sample.build(jpeg, record))
 
 
 async def test_each_camera_has_a_number_of_its_own(world, tmp_path, jobs):
-    config = settings(world, specialise={"min_samples": 4, "max_models": 2, "cooldown_samples": 2})
+    config = settings(
+        world, stream_models={"min_samples": 4, "max_models": 2, "cooldown_samples": 2}
+    )
     async with ServiceHarness(Retrainer, config, node="gpu", data_dir=tmp_path) as h:
         for camera in ("front", "side", "third"):
             await send(h, 900, camera=camera, split="holdout")

@@ -7,9 +7,10 @@ import psutil
 import pytest
 
 from edgebus.artifacts import Bundle
-from edgebus_retrainer.jobs import CHECKPOINT, run_job
-from edgebus_retrainer.runner import JobCrashedError, run_process
-from edgebus_retrainer.spec import StepDone
+from edgebus.training.job import run_job
+from edgebus.training.job_process import JobCrashedError, run_process
+from edgebus.training.job_spec import StepDone
+from edgebus.training.learning import CHECKPOINT
 from retrainer_jobs import GATE, TRAIN, job, make_world
 
 LONG = TRAIN.model_copy(update={"steps": 300, "checkpoint_steps": 20})

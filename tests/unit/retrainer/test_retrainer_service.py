@@ -11,17 +11,26 @@ import numpy as np
 import pytest
 
 from edgebus.artifacts import Bundle, Store, Update, derive_bundle
-from edgebus.contracts import ModelRef, Release, Reply, RetrainCommand, topics, utc_now
+from edgebus.contracts import (
+    Drift,
+    ModelRef,
+    Release,
+    RetrainCommand,
+    operator,
+    split_of,
+    topics,
+    utc_now,
+)
+from edgebus.contracts.topics import DRIFT
+from edgebus.samples import LabelBook, SampleFiles, SampleStore, open_database
 from edgebus.service import ServiceFailedError
 from edgebus.service.testing import ServiceHarness
 from edgebus.transfer import ArtifactFetcher, ArtifactProvider, reference
-from edgebus_detection.messages import DRIFT, SAMPLES, Drift, Sample, split_of
+from edgebus.workload import load_workload
+from edgebus_detection.messages import SAMPLES, BoxLabels, Sample, SourcedBox
 from edgebus_detection.models.testing import tiny_bundle
 from edgebus_retrainer import Retrainer, RetrainerSettings
-from edgebus_retrainer.claims import Claim, LabelSet, operator
-from edgebus_retrainer.files import PictureStore
 from edgebus_retrainer.journal import JobJournal
-from edgebus_retrainer.samples import LabelBook, SampleStore, open_database
 from retrainer_samples import DUSK, sample, square, write_day
 
 ASK = RetrainCommand(source="lab/test/test")
@@ -42,7 +51,8 @@ def settings(world, **changes):
         "bundle": world / "base",
         "replay": world / "day",
         "train": {"steps": 120, "batch": 4, "learning_rate": 0.1, "threads": 1, "nice": 0},
-        "gate": {"min_images": 4, "leak_distance": -1},
+        "gate": {"min_items": 4},
+        "options": {"leak_distance": -1},
         "trigger": {"min_samples": 12},
         "tick_s": 0.05,
     }
@@ -99,13 +109,13 @@ async def test_enough_samples_become_a_candidate(world, tmp_path):
 def drift(version=1, **fields):
     return Drift(
         source="test/pi-01/collector",
-        camera="front",
+        stream="front",
         statistic="confidence",
-        detector="adwin",
+        method="adwin",
         before=0.8,
         after=0.4,
-        frames=30,
-        frame="frame-1",
+        count=30,
+        input="frame-1",
         index=1,
         since=utc_now(),
         model=ModelRef(name="tiny", version=version, digest="a" * 64),
@@ -116,7 +126,7 @@ def drift(version=1, **fields):
 async def test_a_drift_starts_a_job_on_fewer_samples(world, tmp_path):
     config = settings(world, trigger={"min_samples": 100, "drift_samples": 12})
     async with harness(config, data_dir=tmp_path) as h:
-        here = DRIFT.at(h.node("pi-01"), camera="front")
+        here = DRIFT.at(h.node("pi-01"), stream="front")
         await send(h, *at_dusk(HOLDOUT[:8]), *at_dusk(TRAIN[:11]))
         await status_with(h, untrained=11, needed=100)
         await h.publish(here, drift())
@@ -147,18 +157,18 @@ async def test_redelivered_and_broken_samples(world, tmp_path):
 
 async def test_too_few_held_out_samples_hold_a_job_back_but_not_a_command(world, tmp_path):
     async with harness(settings(world), data_dir=tmp_path) as h:
-        reply = await h.request(topics.CMD_RETRAIN, ASK, reply=Reply)
+        reply = await h.request(topics.CMD_RETRAIN, ASK)
         assert not reply.ok
         assert "no untrained sample of tiny" in reply.detail
         await send(h, *at_dusk(TRAIN[:12]))
         status = await status_with(h, untrained=12)
         assert status.trigger == "waits for held-out samples: 0 of 4"
         ask = RetrainCommand(source="lab/test/test")
-        reply = await h.request(topics.CMD_RETRAIN, ask, reply=Reply)
+        reply = await h.request(topics.CMD_RETRAIN, ask)
         assert reply.ok, reply.detail
         result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
         assert (result.outcome, result.trigger) == ("skipped", "command")
-        assert "too few held-out pictures" in result.reason
+        assert "too few held-out items" in result.reason
         # What was too little to measure on is waited for, not more of what is to be learnt.
         await send(h, *at_dusk(HOLDOUT[:3], truth=False))
         status = await status_with(h, trigger="waits for held-out samples: 3 of 4")
@@ -167,13 +177,14 @@ async def test_too_few_held_out_samples_hold_a_job_back_but_not_a_command(world,
 
 def by_hand():
     truth = square("car", 1, 1)
-    claim = Claim(box=truth, by=operator("ann"))
-    return LabelSet(claims=(claim,), by=operator("ann"), time=utc_now())
+    claim = SourcedBox(box=truth, by=operator("ann"))
+    return BoxLabels(labels=(claim,), by=operator("ann"), time=utc_now())
 
 
 async def test_held_out_samples_that_turn_out_to_be_empty_are_not_counted_again(world, tmp_path):
-    teacher = {"teacher": world / "base", "source": "teacher", "reject": 0.2}
-    async with harness(settings(world, labels=teacher), data_dir=tmp_path) as h:
+    teacher = {"teacher": str(world / "base"), "source": "teacher", "reject": 0.2}
+    options = {"labels": teacher, "leak_distance": -1}
+    async with harness(settings(world, options=options), data_dir=tmp_path) as h:
         # The teacher sees nothing at dusk: what may have had boxes turns out to have none.
         await send(h, *at_dusk(HOLDOUT[:5], truth=False), *at_dusk(TRAIN[:12], truth=False))
         result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
@@ -185,7 +196,8 @@ async def test_held_out_samples_that_turn_out_to_be_empty_are_not_counted_again(
         engine = open_database(tmp_path / "retrainer" / "samples.db")
         kept = SampleStore(
             engine,
-            PictureStore(tmp_path / "retrainer" / "pictures"),
+            SampleFiles(tmp_path / "retrainer" / "samples"),
+            load_workload("detection"),
             max_samples=99,
             max_bytes=9**9,
         )
@@ -201,15 +213,14 @@ async def test_held_out_samples_that_turn_out_to_be_empty_are_not_counted_again(
 
 
 async def test_after_a_refusal_further_samples_are_waited_for(world, tmp_path):
-    gate = {"min_images": 4, "min_gain": 1.0}
+    gate = {"min_items": 4, "min_gain": 1.0}
     train = {"steps": 2, "batch": 4, "threads": 1}
     async with harness(settings(world, gate=gate, train=train), data_dir=tmp_path) as h:
         await send(h, *at_dusk(HOLDOUT[:8]), *at_dusk(TRAIN[:12]))
         result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
         assert result.outcome == "refused"
         assert "a gain of at least 1.000 is needed" in result.reason
-        status = await status_with(h, needed=32)
-        assert status.trigger == "waits for untrained samples: 12 of 32"
+        await status_with(h, needed=32, trigger="waits for untrained samples: 12 of 32")
 
 
 async def test_it_follows_releases_and_never_reuses_a_version(world, tmp_path):
@@ -223,7 +234,7 @@ async def test_it_follows_releases_and_never_reuses_a_version(world, tmp_path):
     config = settings(world, bundle=None, model="tiny")
     async with harness(config, data_dir=tmp_path / "data") as h:
         await status_with(h, trigger="waits for a first version of tiny")
-        reply = await h.request(topics.CMD_RETRAIN, ASK, reply=Reply)
+        reply = await h.request(topics.CMD_RETRAIN, ASK)
         assert "release one first" in reply.detail
         provider = ArtifactProvider(h.bus, h.bus.identity, shelf)
         serving = asyncio.create_task(provider.run())
@@ -308,7 +319,7 @@ def kill_worker(folder):
                 words = file.read().split(b"\0")
         except OSError:
             continue
-        if b"edgebus_retrainer.worker" in words and any(str(folder).encode() in w for w in words):
+        if b"edgebus.training.worker" in words and any(str(folder).encode() in w for w in words):
             os.kill(int(entry), signal.SIGKILL)
             return
     raise AssertionError("no worker runs")
@@ -321,7 +332,7 @@ async def test_old_results_are_cleared_from_the_bus(world, tmp_path):
         await status_with(h, untrained=2)
         for _ in range(3):
             ask = RetrainCommand(source="lab/test/test")
-            assert (await h.request(topics.CMD_RETRAIN, ask, reply=Reply)).ok
+            assert (await h.request(topics.CMD_RETRAIN, ask)).ok
             await h.expect(topics.TRAINING_RESULT, timeout=60)
         retained = [name for name in h.broker.retained if name.endswith("/result")]
         assert len(retained) == 1
@@ -339,8 +350,8 @@ def test_settings_that_contradict_each_other_are_refused(world):
     with pytest.raises(ValueError, match="needs to know its model"):
         RetrainerSettings()
     with pytest.raises(ValueError, match=r"reject 0\.5 is above"):
-        settings(world, labels={"reject": 0.5})
+        settings(world, options={"labels": {"reject": 0.5}})
     with pytest.raises(ValueError, match="needs a teacher"):
-        settings(world, labels={"source": "teacher"})
+        settings(world, options={"labels": {"source": "teacher"}})
     assert json.loads(settings(world).model_dump_json())["trigger"]["cooldown_samples"] == 20
     assert utc_now().tzinfo is not None

@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgebus.contracts import DomainReport
+from edgebus.training.gate import decide, domain_report, forgets_too_much, too_few
+from edgebus.training.settings import GateSettings
 from edgebus_detection.metrics import MapResult, Matches
-from edgebus_retrainer.gate import GateRules, Measured, decide, domain_report, goes_too_far, too_few
+from edgebus_detection.metrics.measuring import figures_of
 from edgebus_retrainer.triggers import Facts, Rules, needed, reason, trigger, waits_for
+from retrainer_jobs import domain
 
 
 def what_starts(facts, **rules):
@@ -150,58 +152,46 @@ def test_the_thresholds_of_the_first_loop(rules, jobs, left):
     assert count_jobs(rules, arrivals) == (jobs, left)
 
 
-def domain(name, before, after, images=50):
-    return DomainReport(
-        name=name,
-        images=images,
-        boxes=100,
-        map50_before=before,
-        map50_after=after,
-        map_before=before / 2,
-        map_after=after / 2,
-    )
-
-
 def test_a_candidate_that_gains_and_remembers_passes():
-    gate = decide([domain("new", 0.5, 0.9), domain("old", 0.9, 0.89)], GateRules())
+    gate = decide([domain("new", 0.5, 0.9), domain("old", 0.9, 0.89)], GateSettings())
     assert gate.passed
     assert gate.reasons == ()
-    assert not goes_too_far(gate, GateRules())
+    assert not forgets_too_much(gate, GateSettings())
 
 
 def test_one_that_is_not_better_is_refused_with_its_figures():
-    gate = decide([domain("new", 0.5, 0.5), domain("old", 0.9, 0.9)], GateRules())
+    gate = decide([domain("new", 0.5, 0.5), domain("old", 0.9, 0.9)], GateSettings())
     assert not gate.passed
     assert "mAP50 0.500 -> 0.500 (+0.000)" in gate.reasons[0]
-    better = decide([domain("new", 0.5, 0.52), domain("old", 0.9, 0.9)], GateRules(min_gain=0.05))
+    better = decide(
+        [domain("new", 0.5, 0.52), domain("old", 0.9, 0.9)], GateSettings(min_gain=0.05)
+    )
     assert "a gain of at least 0.050 is needed" in better.reasons[0]
 
 
 def test_one_that_forgets_is_refused_and_may_be_interpolated():
-    gate = decide([domain("new", 0.5, 0.9), domain("old", 0.9, 0.8)], GateRules())
+    gate = decide([domain("new", 0.5, 0.9), domain("old", 0.9, 0.8)], GateSettings())
     assert not gate.passed
     assert "old domain: mAP50 0.900 -> 0.800 (-0.100)" in gate.reasons[0]
-    assert goes_too_far(gate, GateRules())
-    worse = decide([domain("new", 0.5, 0.4), domain("old", 0.9, 0.8)], GateRules())
+    assert forgets_too_much(gate, GateSettings())
+    worse = decide([domain("new", 0.5, 0.4), domain("old", 0.9, 0.8)], GateSettings())
     assert len(worse.reasons) == 2
-    assert not goes_too_far(worse, GateRules())
+    assert not forgets_too_much(worse, GateSettings())
 
 
 def test_too_few_pictures_decide_nothing():
-    gate = decide([domain("new", 0.5, 0.9, images=3), domain("old", 0.9, 0.9)], GateRules())
-    assert "too few held-out pictures with boxes of the new domain: 3, 10" in gate.reasons[0]
-    without_old = decide([domain("new", 0.5, 0.9)], GateRules())
+    gate = decide([domain("new", 0.5, 0.9, items=3), domain("old", 0.9, 0.9)], GateSettings())
+    assert "too few held-out items with labels of the new domain: 3, 10" in gate.reasons[0]
+    without_old = decide([domain("new", 0.5, 0.9)], GateSettings())
     assert "replay folder" in without_old.reasons[0]
-    assert decide([domain("new", 0.5, 0.9)], GateRules(require_old=False)).passed
-    assert too_few("old", 3, GateRules(require_old=False)) is not None
+    assert decide([domain("new", 0.5, 0.9)], GateSettings(require_old=False)).passed
+    assert too_few("old", 3, GateSettings(require_old=False)) is not None
 
 
 def test_rounding_above_one_is_still_a_fraction():
     result = MapResult(map50=1.0000001, map=0.5, per_class={"car": 1.0000001}, images=1, boxes=1)
     seen = Matches(np.float32([0.9]), np.array([0]), np.array([True]), np.array([0]))
-    measured = Measured(
-        result=result, matches=(seen,), boxes_of={"car": 1}, calibration=0.1, cameras=("a",)
-    )
-    report = domain_report("new", measured, measured, GateRules())
-    assert report.map50_after == 1.0
-    assert report.per_class_after == {"car": 1.0}
+    measured = figures_of(result, (seen,), boxes_of={"car": 1}, streams=("a",))
+    report = domain_report("new", measured, measured, GateSettings())
+    assert report.decision.after == 1.0
+    assert report.groups["class"]["car"].after == 1.0

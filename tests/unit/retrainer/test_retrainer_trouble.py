@@ -10,9 +10,10 @@ import psutil
 import pytest
 
 from edgebus.artifacts import Bundle
+from edgebus.training.job import run_job
+from edgebus.training.job_spec import JobOutcome, read_event
+from edgebus.training.learning import CHECKPOINT
 from edgebus_detection.messages import Box
-from edgebus_retrainer.jobs import CHECKPOINT, run_job
-from edgebus_retrainer.spec import JobOutcome, read_event
 from retrainer_jobs import TRAIN, files, job, make_world
 from retrainer_samples import DUSK, sample, write_day
 
@@ -29,7 +30,7 @@ def run(spec):
 _LIMITED = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-command = [sys.executable, "-m", "edgebus_retrainer.worker", sys.argv[2]]
+command = [sys.executable, "-m", "edgebus.training.worker", sys.argv[2]]
 os.execv(sys.executable, command)
 """
 
@@ -89,7 +90,7 @@ def test_pictures_that_vanish_during_a_job_are_left_out_and_named(world, tmp_pat
             file.path.write_bytes(each.jpeg)
     assert outcome.outcome == "accepted"
     assert sorted(outcome.unusable) == sorted(
-        f"picture {file.id} cannot be decoded" for file in spec.train[:2]
+        f"{file.id} cannot be decoded" for file in spec.train[:2]
     )
 
 
@@ -130,9 +131,10 @@ def test_boxes_that_cannot_be_and_classes_that_are_not_known_teach_nothing(world
 
 def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
     # Pictures of 7 MB when decoded: a cache of them would be seen at once.
+    from edgebus.training.finetune import alone, finetune
     from edgebus.training.graph import TorchGraph
-    from edgebus_retrainer.training import LabelledImage, alone, finetune
-    from training_scenes import HEAD, SETTINGS, SIDE, Same, network
+    from edgebus_detection.training.yolox import LabelledImage
+    from training_scenes import SETTINGS, SIDE, Same, network, objective
 
     def prepare(image):
         small = cv2.resize(image, (SIDE, SIDE))
@@ -150,8 +152,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
         seen = []
         finetune(
             TorchGraph(network()),
-            head=HEAD,
-            prepare=prepare,
+            objective=objective(prepare=prepare),
             new=images[:count],
             settings=SETTINGS.model_copy(update={"steps": steps, "batch": 4}),
             team=alone("cpu"),

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgebus.cli.asyncapi_page import asyncapi_page
-from edgebus.schema.files import asyncapi_document
+from edgebus.schema import asyncapi_document, asyncapi_page
 
 VOID = {"meta", "input", "br", "link", "img"}
 

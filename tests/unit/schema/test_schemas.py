@@ -21,7 +21,7 @@ from edgebus.contracts import (
     utc_now,
 )
 from edgebus.contracts.registry import all_messages, all_topics
-from edgebus.schema.files import asyncapi_document, schema_documents
+from edgebus.schema import asyncapi_document, schema_documents
 from edgebus_detection.messages import Box, Detections
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -25,9 +25,9 @@ from edgebus.service import (
     on,
 )
 from edgebus.service.declare import declarations_of
-from edgebus.service.lock import folder_lock
+from edgebus.service.identity import folder_lock, judge
 from edgebus.service.log import configure_logging
-from edgebus.service.presence import Presence, judge
+from edgebus.service.presence import Presence
 from edgebus.service.settings import LogSettings
 from edgebus.service.vitals import Vitals, bus_figures
 from edgebus_detection.messages import CAMERA_FRAME, SAMPLES
@@ -67,7 +67,7 @@ def test_what_is_not_finite_is_not_sent() -> None:
     metrics = MetricsRegistry()
     metrics.gauge("map", 0.5)
     metrics.gauge("map", float("nan"))
-    message = Vitals(source="lab/pi/x", metrics=metrics).message(session=1, stats=BusStats())
+    message = Vitals(metrics).message(session=1, stats=BusStats())
     assert "map" not in message.gauges
     assert message.rss_bytes > 1_000_000
 
@@ -146,7 +146,7 @@ def test_what_was_said_before_the_own_start_is_history() -> None:
 
 def test_a_folder_has_one_process(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from edgebus.service.lock import folder_lock\n"
+        "import sys; from pathlib import Path; from edgebus.service.identity import folder_lock\n"
         "with folder_lock(Path(sys.argv[1]), identity='lab/pi/camera'):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
 from edgebus.bus import OutboxFileError
 from edgebus.bus import _journal as journal_module
-from edgebus.bus._outboxfile import OutboxFile
-from edgebus.contracts import Message, Topic, schema
+from edgebus.bus._journal import OutboxFile
+from edgebus.contracts import Message, Topic
 from edgebus.service import Service, ServiceSettings
 from edgebus.service.testing import ServiceHarness
 
 FILE = "outbox.edgebus.lab.pi-01.notary.sqlite"
 
 
-class Note(Message):
+class Note(Message, version=1):
     """A message for tests."""
 
-    schema_: Literal["note/1"] = schema("note/1")
     n: int
 
 
@@ -36,15 +35,14 @@ class Notary(Service[NotarySettings]):
     """Publishes notes."""
 
     name = "notary"
+    publishes = (NOTE,)
 
     async def note(self, n: int) -> None:
-        await self.bus.publish(NOTE.at(self.identity), Note(source=self.identity.source, n=n))
+        await self.publish(NOTE, Note(n=n))
 
 
 def harness(folder: Path, **node: Any) -> ServiceHarness[NotarySettings]:
-    return ServiceHarness(
-        Notary, NotarySettings(), data_dir=folder, also=[NOTE], drain_s=0.0, **node
-    )
+    return ServiceHarness(Notary, NotarySettings(), data_dir=folder, drain_s=0.0, **node)
 
 
 async def note(one: ServiceHarness[NotarySettings], n: int) -> None:

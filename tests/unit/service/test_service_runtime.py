@@ -1,19 +1,19 @@
 """A service's life on the in-memory broker."""
 
 import asyncio
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
 from edgebus.bus import Event, MemoryBroker, MemoryTransport
 from edgebus.contracts import (
     Command,
+    CommandTopic,
     Message,
     Reply,
     ServiceState,
     Topic,
     new_id,
-    schema,
     topics,
     utc_now,
 )
@@ -33,22 +33,20 @@ from edgebus.service.testing import ServiceHarness
 from edgebus_detection.messages import CAMERA_TRUTH, GroundTruth
 
 
-class Tally(Message):
+class Tally(Message, version=1):
     """How many were seen."""
 
-    schema_: Literal["tally/1"] = schema("tally/1")
     count: int
 
 
-class AddCommand(Command):
+class AddCommand(Command, version=1, name="add"):
     """Add a number."""
 
-    schema_: Literal["add/1"] = schema("add/1")
     number: int
 
 
 TALLY = Topic("{node}/{service}/tally", Tally, qos=1, doc="A tally.")
-CMD_ADD = Topic("{node}/{service}/cmd/add", AddCommand, qos=1, doc="Add a number.")
+CMD_ADD = CommandTopic("{node}/{service}/cmd/add", AddCommand, reply=Reply, doc="Add a number.")
 
 
 class CounterSettings(ServiceSettings):
@@ -61,6 +59,7 @@ class Counter(Service[CounterSettings]):
     """Counts truths."""
 
     name = "counter"
+    publishes = (TALLY,)
 
     async def start(self) -> None:
         if self.settings.fail_start:
@@ -87,19 +86,16 @@ class Counter(Service[CounterSettings]):
     async def see(self, event: Event[GroundTruth]) -> None:
         await self.gate.wait()
         self.count += 1
-        tally = Tally(source=self.identity.source, count=self.count)
-        await self.bus.publish(TALLY.at(self.identity), tally)
+        await self.publish(TALLY, Tally(count=self.count))
 
     @command(CMD_ADD)
-    async def add(self, event: Event[AddCommand]) -> Reply:
-        number = event.payload.number
+    async def add(self, asked: AddCommand) -> Reply:
+        number = asked.number
         if number < 0:
             msg = f"cannot add {number}; give a positive number"
             raise CommandRefusedError(msg)
         self.count += 100 // number
-        return Reply(
-            source=self.identity.source, request=event.payload.id, ok=True, detail=str(self.count)
-        )
+        return Reply(ok=True, detail=str(self.count))
 
     @every(seconds="pace_s")
     async def tick(self) -> None:
@@ -110,7 +106,7 @@ class Counter(Service[CounterSettings]):
 
 
 def harness(**more: Any) -> ServiceHarness[CounterSettings]:
-    return ServiceHarness(Counter, also=[TALLY], **more)
+    return ServiceHarness(Counter, **more)
 
 
 def truth(camera: str = "front") -> GroundTruth:
@@ -165,7 +161,7 @@ async def test_a_command_is_answered_also_when_it_fails() -> None:
             (100, True, "3"),
         ):
             asked = AddCommand(source="lab/test/test", number=number)
-            reply = await one.request(CMD_ADD, asked, reply=Reply)
+            reply = await one.request(CMD_ADD, asked)
             assert (reply.ok, reply.detail, reply.request) == (ok, detail, asked.id)
 
 
@@ -190,7 +186,7 @@ async def test_degraded_and_ready_again() -> None:
         assert (await one.wait_for_state("degraded")).reason == "camera is away"
         await one.service.set_state("ready")
         assert (await one.wait_for_state("ready")).reason == ""
-        with pytest.raises(ValueError, match="runtime's to say"):
+        with pytest.raises(ValueError, match="runtime's to set"):
             await one.service.set_state("stopped")
 
 
@@ -245,7 +241,7 @@ async def test_a_handler_that_fails_makes_a_dead_letter_and_the_service_goes_on(
     async with harness() as one:
         broken = CAMERA_TRUTH.at(one.node("pi-01"), camera="front")
         await one.bus.publish(
-            Topic("{node}/camera/{camera}/truth", Tally, qos=1, doc="Not a truth.").at(
+            Topic("{node}/{service}/{camera}/truth", Tally, qos=1, doc="Not a truth.").at(
                 one.node("pi-01"), camera="front"
             ),
             Tally(source="lab/pi-01/camera", count=1),

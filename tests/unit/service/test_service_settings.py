@@ -146,7 +146,7 @@ def test_secrets_are_not_printed(tmp_path: Path) -> None:
     [
         ("- a\n- b\n", "holds a list"),
         ("site: [", "is no YAML"),
-        ("site: a\nsite: b\n", "key 'site' is said twice"),
+        ("site: a\nsite: b\n", "key 'site' is there twice"),
         ("seen: 5\n", "seen .*valid dictionary"),
         ("node: a/b\n", "node .*holds '/'"),
         ('node: "a\\u0007"\n', "control character"),

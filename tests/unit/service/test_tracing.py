@@ -15,14 +15,16 @@ from hypothesis import strategies as st
 from collector_examples import box, picture, truth
 from collector_examples import detections as collector_detections
 from collector_examples import frame as collector_frame
-from edgebus.contracts import Metrics, ModelRef, new_id
+from edgebus.contracts import Metrics, ModelRef, new_id, split_of
 from edgebus.contracts.trace import begin_trace, continue_trace, trace_of
+from edgebus.mqtt._decoder import Parser
 from edgebus.mqtt._encoder import PublishEncoder
 from edgebus.mqtt._packets import Publish
-from edgebus.mqtt._parser import Parser
+from edgebus.samples import SampleFiles, SampleStore, open_database
 from edgebus.service import Tracer
 from edgebus.service.testing import ServiceHarness
 from edgebus.serving import EngineSettings
+from edgebus.workload import load_workload
 from edgebus_camera import Camera, CameraSettings
 from edgebus_collector import Collector, CollectorSettings
 from edgebus_detection.messages import (
@@ -36,13 +38,10 @@ from edgebus_detection.messages import (
     GroundTruth,
     Sample,
     SampleRecord,
-    split_of,
 )
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
 from edgebus_detection.vision import encode_jpeg
 from edgebus_detector import Detector, DetectorSettings
-from edgebus_retrainer.campaign import _traces
-from edgebus_retrainer.spec import SampleFile
 
 EXAMPLE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 FORM = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -182,13 +181,20 @@ async def test_a_sample_continues_the_trace_of_its_detections() -> None:
 
 def test_a_job_names_the_traces_of_its_samples(tmp_path: Path) -> None:
     now = datetime.now(UTC)
-    files = []
+    store = SampleStore(
+        open_database(tmp_path / "samples.db"),
+        SampleFiles(tmp_path / "samples"),
+        load_workload("detection"),
+        max_samples=10,
+        max_bytes=10**9,
+    )
+    ids = [new_id()]
     for number in range(3):
         record = SampleRecord(
             source="lab/pi-01/collector",
             traceparent=begin_trace(new_id()) if number else None,
-            frame=new_id(),
-            camera="front",
+            input=new_id(),
+            stream="front",
             index=number,
             captured=now,
             width=160,
@@ -200,11 +206,9 @@ def test_a_job_names_the_traces_of_its_samples(tmp_path: Path) -> None:
             model=ModelRef(name="street", version=1, digest="a" * 64),
             detections=(),
         )
-        path = tmp_path / f"{number}.jpg"
-        path.write_bytes(Sample.build(picture(number), record).encode())
-        files.append(SampleFile(id=record.id, path=path))
-    gone = SampleFile(id=new_id(), path=tmp_path / "gone.jpg")
-    found = _traces((*files, gone))
+        store.add(Sample.build(picture(number), record), received=now)
+        ids.append(record.id)
+    found = store.traces(ids)
     assert len(found) == 2
     assert all(FORM.fullmatch(text) for text in found)
 

@@ -12,12 +12,13 @@ import pytest
 
 from artifact_examples import small_update
 from edgebus.artifacts import Bundle, BundleFileMissingError, Draft, derive_bundle
-from edgebus.serving import EngineError, EngineSettings, HotSwap
+from edgebus.serving import EngineError, EngineSettings, HotSwap, ModelRefusedError
 from edgebus_detection.models import (
     DetectionModel,
     Novelty,
     NoveltyError,
     add_novelty,
+    detection_spec,
     make_novelty,
 )
 from edgebus_detection.models.testing import tiny_bundle
@@ -51,11 +52,11 @@ def bundle(plain, tmp_path_factory) -> Bundle:
 
 
 def distances(model, pictures):
-    return np.array([model.look(picture).novelty for picture in pictures])
+    return np.array([model.predict(picture).novelty for picture in pictures])
 
 
 def test_pictures_like_the_reference_are_near_and_others_are_far(bundle):
-    assert bundle.manifest.novelty.pictures == 120
+    assert detection_spec(bundle.manifest).novelty.pictures == 120
     model = DetectionModel.load(bundle, ONE)
     like = distances(model, scenes(1, 200))
     # Its unit is the 95th percentile of pictures like these, none of which it was fitted to.
@@ -67,27 +68,27 @@ def test_pictures_like_the_reference_are_near_and_others_are_far(bundle):
 
 def test_the_boxes_are_the_same_with_and_without(bundle, plain):
     for picture in scenes(3, 5):
-        look = DetectionModel.load(bundle, ONE).look(picture)
+        look = DetectionModel.load(bundle, ONE).predict(picture)
         found, _ = DetectionModel.load(plain, ONE).detect(picture)
         np.testing.assert_array_equal(look.found.boxes, found.boxes)
-        assert DetectionModel.load(plain, ONE).look(picture).novelty is None
+        assert DetectionModel.load(plain, ONE).predict(picture).novelty is None
 
 
 def test_it_goes_from_version_to_version_unchanged(bundle, tmp_path):
     child = derive_bundle(bundle, small_update(bundle), out=tmp_path / "child")
-    assert child.novelty() == bundle.novelty()
-    assert child.manifest.novelty == bundle.manifest.novelty
+    assert child.files["novelty.onnx"] == bundle.files["novelty.onnx"]
+    assert detection_spec(child.manifest).novelty == detection_spec(bundle.manifest).novelty
     again = Bundle.open(tmp_path / "child")
     picture = scenes(4, 1)[0]
-    before, after = (DetectionModel.load(b, ONE).look(picture).novelty for b in (bundle, again))
+    before, after = (DetectionModel.load(b, ONE).predict(picture).novelty for b in (bundle, again))
     assert after == before
 
 
 def test_the_detectors_swap_loads_it_where_it_shall(bundle):
     for wanted in (True, False):
-        swap = HotSwap(ONE, novelty=wanted)
+        swap = HotSwap(ONE, options={"novelty": wanted})
         swap.switch(swap.prepare(bundle))
-        look = swap.current.model.look(scenes(5, 1)[0])
+        look = swap.current.model.predict(scenes(5, 1)[0])
         assert (look.novelty is not None) == wanted
 
 
@@ -114,7 +115,7 @@ def test_a_graph_without_convolution_has_no_first_layer(plain):
 
 @pytest.mark.parametrize("spoil", ["noise", "another graph", "nan", "external"])
 def test_what_is_no_novelty_graph_never_serves(bundle, spoil):
-    model = onnx.load_model_from_string(bundle.novelty())
+    model = onnx.load_model_from_string(bundle.files["novelty.onnx"])
     centre = next(t for t in model.graph.initializer if t.name == "novelty.centre")
     if spoil == "noise":
         data = b"\x08no graph"
@@ -139,8 +140,11 @@ def test_a_manifest_that_promises_it_needs_the_file(bundle):
     index = bundle.index.model_copy(
         update={"files": tuple(f for f in bundle.index.files if f.path != "novelty.onnx")}
     )
+    lacking = Bundle.assemble(index.encode(), lambda name, _: files.get(name))
     with pytest.raises(BundleFileMissingError, match=r"novelty\.onnx"):
-        Bundle.assemble(index.encode(), lambda name, _: files.get(name))
+        DetectionModel.load(lacking, ONE)
+    with pytest.raises(ModelRefusedError, match=r"novelty\.onnx"):
+        HotSwap(ONE).prepare(lacking)
 
 
 @pytest.mark.skipif("EDGEBUS_DATA" not in os.environ, reason="EDGEBUS_DATA is not set")
@@ -182,7 +186,7 @@ def test_a_person_teaches_a_bundle_what_it_knows_by_one_command(plain, tmp_path)
     done = edgebus("model", "novelty", plain.path, folder, "--out", tmp_path / "made")
     assert done.returncode == 0, done.stderr
     assert "left out" in done.stderr
-    assert Bundle.open(tmp_path / "made").manifest.novelty.pictures == 30
+    assert detection_spec(Bundle.open(tmp_path / "made").manifest).novelty.pictures == 30
     few = tmp_path / "few"
     few.mkdir()
     done = edgebus("model", "novelty", plain.path, few, "--out", tmp_path / "none")

@@ -11,7 +11,7 @@ import pytest
 from edgebus.serving import EngineSettings, OrtEngine, make_probe, run_probe
 from edgebus_detection.metrics import mean_average_precision
 from edgebus_detection.models import DetectionModel, import_onnx
-from edgebus_detection.vision import Detected, Truth, decode_jpeg
+from edgebus_detection.vision import Detected, Truth, decode_picture
 
 DATA = os.environ.get("EDGEBUS_DATA")
 pytestmark = pytest.mark.skipif(DATA is None, reason="EDGEBUS_DATA is not set")
@@ -25,7 +25,7 @@ def pictures() -> list[tuple[np.ndarray, Truth]]:
     root = Path(DATA or "") / "datasets" / "coco128"
     found = []
     for path in sorted((root / "images" / "val2017").glob("*.jpg")):
-        image = decode_jpeg(path.read_bytes())
+        image = decode_picture(path.read_bytes())
         labels = root / "labels" / "val2017" / f"{path.stem}.txt"
         rows = labels.read_text().split("\n") if labels.exists() else []
         table = np.array([row.split() for row in rows if row], np.float32).reshape(-1, 5)

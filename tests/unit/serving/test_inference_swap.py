@@ -17,9 +17,9 @@ from edgebus.serving import (
     OrtEngine,
     ProbeError,
     make_probe,
-    probe_picture,
     run_probe,
 )
+from edgebus_detection.models import probe_picture
 from edgebus_detection.models.testing import tiny_bundle, tiny_picture
 
 ONE = EngineSettings(threads=1)
@@ -39,8 +39,9 @@ class Wrapped:
         self._spoil = spoil
         self.name = self._engine.name
 
-    def run(self, tensor):
-        return [self._spoil(output.copy()) for output in self._engine.run(tensor)]
+    def run(self, inputs):
+        outputs = self._engine.run(inputs)
+        return {name: self._spoil(output.copy()) for name, output in outputs.items()}
 
 
 def spoiled(spoil, *, only: int = 2):
@@ -144,8 +145,8 @@ def test_a_candidate_that_fails_never_serves(bundles, spoil, stage) -> None:
 
 def test_an_unknown_decoder_is_refused_on_load(bundles) -> None:
     first = bundles[0]
-    decoder = first.manifest.decoder.model_copy(update={"kind": "ssd"})
-    manifest = first.manifest.model_copy(update={"decoder": decoder})
+    workload = first.manifest.workload | {"decoder": {"kind": "ssd"}}
+    manifest = first.manifest.model_copy(update={"workload": workload})
     with pytest.raises(ModelRefusedError, match="no decoder 'ssd'"):
         HotSwap(ONE).prepare(dataclasses.replace(first, manifest=manifest))
 
@@ -153,11 +154,15 @@ def test_an_unknown_decoder_is_refused_on_load(bundles) -> None:
 def test_every_frame_is_answered_by_one_whole_model_while_models_change(tmp_path: Path) -> None:
     # Each version finds the red square with another certainty, so that a score tells its model.
     bundles = [tiny_bundle(tmp_path / f"v{n}", version=n, gain=0.02 + n / 400) for n in (1, 2)]
-    swap = HotSwap(ONE, threshold=0.1)
+    low = {"threshold": 0.1}
+    swap = HotSwap(ONE, options=low)
     swap.switch(swap.prepare(bundles[0]))
     picture = tiny_picture(blue=None)
     scores = {
-        bundle.digest: HotSwap(ONE, threshold=0.1).prepare(bundle).model.detect(picture)[0].scores
+        bundle.digest: HotSwap(ONE, options={"threshold": 0.1})
+        .prepare(bundle)
+        .model.detect(picture)[0]
+        .scores
         for bundle in bundles
     }
     assert not np.array_equal(*scores.values())

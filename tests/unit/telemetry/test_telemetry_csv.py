@@ -1,17 +1,11 @@
 from __future__ import annotations
 
-import csv
-from datetime import timedelta, timezone
 from pathlib import Path
 
 import pytest
 
-from edgebus.contracts import Metrics
-from edgebus_telemetry import rows
 from edgebus_telemetry.csvfiles import CsvTable
-from lab_story import answer, at, born, status
 
-WHO = {"site": "demo", "node": "edge-1", "service": "detector", "camera": "north"}
 HEADER = b"a,b\n"
 
 
@@ -82,55 +76,3 @@ def test_line_breaks_in_a_value_do_not_tear_a_row(tmp_path: Path) -> None:
 def test_a_row_of_the_wrong_width_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="table t has 2 columns, the row has 1"):
         table(tmp_path).add(("1",))
-
-
-def test_every_row_fits_its_table_and_the_clock_is_utc() -> None:
-    # A clock of another zone must not show up in the files.
-    heard = at(9).astimezone(timezone(timedelta(hours=5)))
-    metrics = Metrics(
-        source="demo/edge-1/detector",
-        session=1,
-        uptime_s=1,
-        counters={"frames": 3},
-        gauges={"fps": 7.5},
-        cpu_percent=12.3456,
-    )
-    made = {
-        "detections": [rows.detection_row(heard, WHO, answer("north", 8))],
-        "states": [rows.state_row(heard, WHO, born(1))],
-        "metrics": rows.metrics_row(heard, WHO, metrics),
-        "models": [rows.model_row(heard, WHO, status(2))],
-    }
-    for name, found in made.items():
-        for row in found:
-            assert len(row) == len(rows.TABLES[name]), name
-            assert row[0] == "2026-11-22T10:00:09.000000Z"
-    detection = dict(zip(rows.TABLES["detections"], made["detections"][0], strict=True))
-    stamps = [detection[name] for name in ("captured", "sent", "received", "detected", "heard")]
-    assert stamps == sorted(stamps)
-    assert detection["labels"] == "car:1 person:1"
-    values = [dict(zip(rows.TABLES["metrics"], row, strict=True)) for row in made["metrics"]]
-    assert [(v["name"], v["kind"], v["value"]) for v in values] == [
-        ("frames", "counter", "3"),
-        ("fps", "gauge", "7.5"),
-    ]
-    assert values[0]["cpu_percent"] == "12.346"
-
-
-def test_metrics_without_counters_still_tell_cpu_and_memory() -> None:
-    metrics = Metrics(source="demo/edge-1/detector", session=1, uptime_s=1, rss_bytes=5)
-    found = rows.metrics_row(at(0), WHO, metrics)
-    assert len(found) == 1
-    assert dict(zip(rows.TABLES["metrics"], found[0], strict=True))["rss_bytes"] == "5"
-
-
-def test_rows_are_read_back_by_a_csv_reader(tmp_path: Path) -> None:
-    target = CsvTable(
-        tmp_path, "detections", rows.TABLES["detections"], max_bytes=1_000_000, keep=2
-    )
-    for index in range(5):
-        target.add(rows.detection_row(at(index), WHO, answer("north", index)))
-    target.write(target.take())
-    with target.path.open(newline="") as file:
-        read = list(csv.DictReader(file))
-    assert [row["index"] for row in read] == ["0", "1", "2", "3", "4"]

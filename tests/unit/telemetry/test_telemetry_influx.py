@@ -2,17 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgebus.contracts import Metrics
 from edgebus_telemetry.influx import (
     InfluxAwayError,
     InfluxWriter,
     PointBuffer,
     PointsRefusedError,
 )
-from edgebus_telemetry.points import Point, detection_point, metrics_point, model_point, state_point
-from lab_story import answer, at, born, status
-
-WHO = {"site": "demo", "node": "edge-1", "service": "detector"}
+from edgebus_telemetry.series import Point
+from lab_story import at
 
 
 def point(number: int) -> Point:
@@ -121,34 +118,3 @@ def test_points_put_back_are_the_first_to_go() -> None:
     points.put_back(taken)
     assert points.dropped == 1
     assert [p.fields["number"] for p in points.take(10)] == [1, 2, 3]
-
-
-def test_a_detection_tells_where_its_time_went() -> None:
-    made = detection_point(WHO, answer("north", 8, late_s=0.02))
-    assert made.time == answer("north", 8, late_s=0.02).detected
-    assert made.tags["camera"] == "north"
-    assert made.fields["send_ms"] == 3.0
-    assert made.fields["transport_ms"] == 1.0
-    assert made.fields["process_ms"] == 20.0
-    assert made.fields["latency_ms"] == 24.0
-
-
-def test_field_types_never_depend_on_the_value() -> None:
-    def types(**values: float) -> dict[str, type]:
-        metrics = Metrics(
-            source="a/b/c", session=1, uptime_s=values["u"], gauges={"g": values["g"]}
-        )
-        return {name: type(value) for name, value in metrics_point(WHO, metrics).fields.items()}
-
-    assert types(u=1, g=2) == types(u=1.5, g=2.5)
-
-
-def test_a_will_counts_from_when_it_was_heard() -> None:
-    will = born(1).model_copy(update={"state": "offline"})
-    assert state_point(WHO, at(50), will).time == at(50)
-    assert state_point(WHO, at(50), born(1)).time == at(1)
-
-
-def test_an_edge_without_a_model_has_no_version() -> None:
-    assert "version" not in model_point(WHO, status(1, serving=None)).fields
-    assert model_point(WHO, status(1)).fields["version"] == 1

@@ -1,4 +1,4 @@
-"""How strong each drift effect is at a moment: a script over time."""
+"""Strength of each drift effect over time: a script of steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class DriftStep(BaseModel):
     """One change of one effect.
 
     Attributes:
-        effect: What changes.
+        effect: Its name.
         start_s: When the change begins, in seconds from the first frame.
         ramp_s: How long it takes; 0 is at once.
         to: Strength at its end, 0 to 1.

@@ -1,4 +1,4 @@
-"""Drift of the picture: what the world, the mounting and the sensor do to it over the months.
+"""Drift effects on pictures: weather, light, mounting and sensor.
 
 Every effect takes a strength from 0 (nothing) to 1 and is a pure function of picture, strength,
 seed and frame number. Only `moved` changes where things are; it moves the boxes along.
@@ -49,7 +49,7 @@ class _Sheets:
 
 
 class Effects:
-    """Applies effects to the frames of one camera.
+    """Drift effects for the frames of one camera.
 
     Args:
         seed: Decides the noise, and which way a moved camera looks.
@@ -72,10 +72,10 @@ class Effects:
 
         Args:
             image: ``[h, w, 3]`` uint8 BGR; not changed.
-            boxes: What is in it.
+            boxes: Its ground truth.
             strengths: 0 to 1 by effect; effects that are absent are off.
             index: Frame number.
-            lights: What shines in the dark, where the source knows it.
+            lights: The lights of the dark scene, where the source knows them.
 
         Returns:
             The new picture and the boxes in it. Boxes that have left it are left out.

@@ -1,1 +1,1 @@
-"""Runs of detection topologies: what is measured, shown and reported."""
+"""Runs of detection topologies: measures, views, pictures and reports."""

@@ -1,43 +1,41 @@
-"""`edgebus up`: a whole topology on this machine, with a view and a report."""
+"""`edgebus up` with options for the user's own cameras and models."""
 
-import asyncio
-import re
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from edgebus.lab.run import Finished, Run, View, make_run_folder
-from edgebus.lab.supervisor import log_end
+from edgebus.lab.cli import (
+    Out,
+    Plain,
+    RunOptions,
+    Seconds,
+    Settings,
+    TopologyFile,
+    WorkloadName,
+    echo,
+    load_topology,
+    start,
+)
+from edgebus.lab.run import make_run_folder
 from edgebus.service.log import configure_logging
 from edgebus.service.settings import LogSettings
-from edgebus.topology.checking import check_services
-from edgebus.topology.topology import Topology, TopologyError
-from edgebus_detection.lab.compose import Sources, check_files, compose, override, why_not_learning
+from edgebus.topology import TopologyError
+from edgebus_detection.lab.compose import Sources, check_files, compose, why_not_learning
+from edgebus_detection.lab.lab import ASSETS, DetectionLab
 from edgebus_detection.lab.reference_pictures import with_reference
-from edgebus_detection.lab.run_state import Tracker
-from edgebus_detection.lab.summary_table import closing_table
-from edgebus_detection.lab.user_models import Models, bring
-from edgebus_detection.lab.view import LiveView, PlainView
+from edgebus_detection.lab.user_models import UserModels, open_models
 
-__all__ = ["app", "up"]
+__all__ = ["up"]
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-_ASSETS = Path(__file__).parent / "assets"
 _OWN = "Your own cameras"
 
 
-@app.command(context_settings={"help_option_names": ["-h", "--help"]})
-def _up(
-    topology: Annotated[
-        Path | None, typer.Argument(help="A topology file; the demo without one.")
-    ] = None,
+def up(
+    topology: TopologyFile = None,
     *,
     source: Annotated[
         list[str] | None,
@@ -50,7 +48,7 @@ def _up(
     model: Annotated[
         Path | None,
         typer.Option(
-            help="What the edges serve first: an ONNX file or a bundle's folder; "
+            help="The edges' first model: an ONNX file or a bundle's folder; "
             "the demo's model without.",
             rich_help_panel=_OWN,
         ),
@@ -58,15 +56,15 @@ def _up(
     teacher: Annotated[
         Path | None,
         typer.Option(
-            help="A larger model that labels what was collected: an ONNX file or a bundle.",
+            help="A larger model that labels the samples: an ONNX file or a bundle.",
             rich_help_panel=_OWN,
         ),
     ] = None,
     classes: Annotated[
         str | None,
         typer.Option(
-            help="What the cameras are there for, for example person,bicycle,car: nothing else is "
-            "learnt or measured. All classes of the model without.",
+            help="Classes to detect, for example person,bicycle,car: nothing else is learnt or "
+            "measured. All classes of the model without.",
             rich_help_panel=_OWN,
         ),
     ] = None,
@@ -96,21 +94,11 @@ def _up(
         bool,
         typer.Option("--forever", help="Run until Ctrl-C, loop after loop.", rich_help_panel=_OWN),
     ] = False,
-    out: Annotated[Path, typer.Option(help="Where the run's folder is made.")] = Path("runs"),
-    seconds: Annotated[
-        float | None, typer.Option(min=1, help="Run for this long, whatever happens.")
-    ] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live view.")] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            "-s",
-            metavar="KEY=VALUE",
-            help="A setting: detector.threshold=0.3 on every node, edge-1.camera.retry_cap_s=9 "
-            "on one, until.timeout_s=600; repeatable.",
-        ),
-    ] = None,
+    workload: WorkloadName = None,
+    out: Out = Path("runs"),
+    seconds: Seconds = None,
+    plain: Plain = False,
+    settings: Settings = None,
 ) -> None:
     """Run a whole topology on this machine and watch it: nodes, services, broker, report.
 
@@ -126,44 +114,10 @@ def _up(
 
         edgebus up topology.yaml --set until.timeout_s=600
     """
-    if topology is not None and source:
-        problem = "give a topology file or --source, not both"
-        raise TopologyError(source="command line", problems=[problem])
-    if source:
-        check_files(source, truths=truth or (), replay=replay)
-        with TemporaryDirectory(prefix="edgebus-") as scratch:
-            imports = Path(scratch)
-            counted = [name.strip() for name in (classes or "").split(",") if name.strip()]
-            brought = _quietly_bring(
-                model or _ASSETS / "street-day", teacher, imports, classes=counted
-            )
-            # Not before: a mistake on the command line leaves no folder behind.
-            folder = make_run_folder(out, name="own")
-            for bundle in ("model", "teacher"):
-                if (imports / bundle).exists():
-                    shutil.move(imports / bundle, folder / bundle)
-        brought = brought.moved(imports, folder)
-        given = Sources(
-            sources=source,
-            model=brought.served,
-            model_name=brought.name,
-            model_classes=brought.classes,
-            untrainable=brought.untrainable,
-            teacher=brought.teacher,
-            classes=counted,
-            replay=replay,
-            truths=truth or (),
-            fps=fps,
-            seconds=seconds,
-            forever=forever,
-            min_samples=samples,
-        )
-        if obstacle := why_not_learning(given):
-            _echo(f"serving only: {obstacle}")
-        else:
-            given = replace(given, model=_quietly_refer(given, folder))
-        chosen = compose(given, name="own")
-    else:
+    options = RunOptions(
+        workload=workload, out=out, seconds=seconds, plain=plain, settings=settings or ()
+    )
+    if not source:
         _only_with_source(
             model=model,
             teacher=teacher,
@@ -173,79 +127,59 @@ def _up(
             fps=fps,
             forever=forever,
         )
-        chosen = Topology.load(topology or _ASSETS / "demo.yaml")
-        folder = None
-    pairs = list(settings or ())
-    if seconds is not None:
-        pairs.append(f"until={{seconds: {seconds}}}")
-    chosen = override(chosen, pairs)
-    check_services(chosen, source="command line" if topology is None else str(topology))
-    if folder is None:
-        folder = make_run_folder(out, name=chosen.name)
-    finished = _run(chosen, folder, plain=plain)
-    _tell(finished, folder)
-    until = chosen.until
-    unclosed = until is not None and until.loop == "closed" and not finished.summary.closed
-    if unclosed or finished.failed:
-        raise typer.Exit(1)
+        start(load_topology(topology, DetectionLab()), options, source=topology)
+        return
+    if topology is not None:
+        problem = "give a topology file or --source, not both"
+        raise TopologyError(source="command line", problems=[problem])
+    check_files(source, truths=truth or (), replay=replay)
+    wanted = [name.strip() for name in (classes or "").split(",") if name.strip()]
+    models, folder = _import_models(model or ASSETS / "street-day", teacher, out, classes=wanted)
+    given = Sources(
+        sources=source,
+        models=models,
+        classes=wanted,
+        replay=replay,
+        truths=truth or (),
+        fps=fps,
+        forever=forever,
+        min_samples=samples,
+    )
+    if obstacle := why_not_learning(given):
+        echo(f"serving only: {obstacle}")
+    else:
+        served = _add_reference(given, folder)
+        given = replace(given, models=replace(models, served=served))
+    start(compose(given, name="own"), options, folder=folder)
 
 
-def up(arguments: list[str]) -> None:
-    """Run the command with these arguments, as `edgebus up` does."""
-    app(args=arguments, prog_name="edgebus up", standalone_mode=False)
+def _import_models(
+    model: Path, teacher: Path | None, out: Path, *, classes: list[str]
+) -> tuple[UserModels, Path]:
+    """The models in the run's folder, which is made once they are known to be good."""
+    with TemporaryDirectory(prefix="edgebus-") as scratch:
+        imports = Path(scratch)
+        with (imports / "import.log").open("w") as log:
+            configure_logging(LogSettings(), stream=log)
+            models = open_models(model, teacher=teacher, folder=imports, echo=echo, classes=classes)
+        # Not before: a mistake on the command line leaves no folder behind.
+        folder = make_run_folder(out, name="own")
+        for bundle in ("model", "teacher"):
+            if (imports / bundle).exists():
+                shutil.move(imports / bundle, folder / bundle)
+    return models.moved(imports, folder), folder
 
 
-def _run(topology: Topology, folder: Path, *, plain: bool) -> Finished:
-    console = Console(highlight=False)
-
-    def make_view(tracker: Tracker, title: str) -> View:
-        if plain or not console.is_terminal:
-            return PlainView(tracker, echo=_echo)
-        return LiveView(tracker, title=title, console=console)
-
-    _echo(f"run folder {folder}")
-    with (folder / "lab.log").open("a") as log:
-        # Its own log lines would tear the view.
-        configure_logging(LogSettings(), stream=log)
-        return asyncio.run(Run(topology, folder=folder, make_view=make_view, echo=_echo).go())
-
-
-def _quietly_bring(
-    model: Path, teacher: Path | None, folder: Path, *, classes: list[str]
-) -> Models:
-    with (folder / "import.log").open("w") as log:
-        configure_logging(LogSettings(), stream=log)
-        return bring(model, teacher=teacher, folder=folder, echo=_echo, classes=classes)
-
-
-def _quietly_refer(given: Sources, folder: Path) -> Path:
+def _add_reference(given: Sources, folder: Path) -> Path:
     with (folder / "lab.log").open("a") as log:
         configure_logging(LogSettings(), stream=log)
         return with_reference(
-            given.model,
+            given.models.served,
             sources=given.sources,
             replay=given.replay,
             folder=folder / "model",
-            echo=_echo,
+            echo=echo,
         )
-
-
-def _echo(text: str) -> None:
-    Console(highlight=False).print(text, markup=False, soft_wrap=True)
-
-
-def _tell(finished: Finished, folder: Path) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=110)
-    console.print(closing_table(finished.summary, finished.rounds))
-    console.print(f"report: {finished.files[0]}", markup=False, soft_wrap=True)
-    if finished.summary.closed or not finished.summary.outcome.startswith("the loop is not closed"):
-        return
-    for log in sorted((folder / "logs").glob("*-*.log")):
-        last = log_end(log, lines=1, limit=200)
-        if re.search(r"error|Traceback|failed", last, re.IGNORECASE):
-            sys.stderr.write(f"{log.name}: {last}\n")
 
 
 def _only_with_source(**options: object) -> None:

@@ -1,60 +1,45 @@
-"""A topology from the command line: sources, a model, a teacher; and settings over any topology."""
+"""A topology from the command line: sources, a model, a teacher."""
 
 from __future__ import annotations
 
-import copy
-import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
+from edgebus.topology import Topology, TopologyError, Tree
+from edgebus_detection.lab.user_models import UserModels
 
-from edgebus.topology.topology import Topology, TopologyError, Tree
-
-__all__ = ["Sources", "check_files", "compose", "override", "why_not_learning"]
+__all__ = ["Sources", "check_files", "compose", "why_not_learning"]
 
 _FIRST_JOB = 150
 _MEASURED = 480
 """Frames of each camera that the new model answers before the end: a pass of most recordings."""
 _PATIENCE_S = 1800.0
-"""A recording whose candidates are all refused has nothing more to tell after this long."""
+"""Seconds after which a recording ends whose candidates are all refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """What the user brought.
+    """Sources and models of the command line.
 
     Attributes:
         sources: Videos, folders, lists of both, addresses of cameras or numbers of USB cameras.
-        model: Folder of the bundle that the edges serve first.
-        model_name: The bundle's name.
-        model_classes: Its classes, in order: what the numbers in a folder's labels mean where no
-            `data.yaml` says so.
-        untrainable: Why that model cannot be trained further; empty where it can.
-        teacher: Larger model that labels, an ONNX file or a bundle's folder.
-        classes: What labels may say; everything else is ignored. Empty: all classes of the model.
-        replay: Labelled pictures of what the model must not forget.
+        models: The bundles that the edges serve first and that labels.
+        classes: Classes of the labels; others are ignored. Empty: all classes of the model.
+        replay: Labelled pictures that the model must not forget.
         truths: Files with true boxes of the sources, in the same order.
         fps: Frames per second of every camera; the source's own by default.
-        seconds: Run for this long instead of until the loop is closed.
         forever: Run until Ctrl-C.
         min_samples: Samples that start a training job.
     """
 
     sources: Sequence[str]
-    model: Path
-    model_name: str
-    model_classes: Sequence[str] = ()
-    untrainable: str = ""
-    teacher: Path | None = None
+    models: UserModels
     classes: Sequence[str] = ()
     replay: Path | None = None
     truths: Sequence[Path] = ()
     fps: float | None = None
-    seconds: float | None = None
     forever: bool = False
     min_samples: int = _FIRST_JOB
 
@@ -85,12 +70,12 @@ def check_files(
 
 def why_not_learning(given: Sources) -> str:
     """Why this run can only serve, with the way out; empty where the loop can close."""
-    if given.untrainable:
-        return f"{given.model_name} cannot be trained ({given.untrainable})"
+    if given.models.untrainable:
+        return f"{given.models.name} cannot be trained ({given.models.untrainable})"
     unlabelled = [
         source for number, source in enumerate(given.sources) if not _labelled(given, number)
     ]
-    if given.teacher is None and len(unlabelled) == len(given.sources):
+    if given.models.teacher is None and len(unlabelled) == len(given.sources):
         return (
             f"nobody can label what {unlabelled[0]} shows; give --teacher, a larger model, "
             "or --truth"
@@ -110,7 +95,7 @@ def compose(given: Sources, *, name: str) -> Topology:
     for number, source in enumerate(given.sources):
         nodes[f"edge-{number + 1}"] = _edge(given, number, source, learns=learns)
     nodes["cloud"] = {
-        "distributor": {"publish": [str(given.model.resolve())]},
+        "distributor": {"publish": [str(given.models.served.resolve())]},
         "telemetry": {"csv": {"folder": "{run}/csv"}},
     }
     if learns:
@@ -123,10 +108,8 @@ def compose(given: Sources, *, name: str) -> Topology:
         # A detector and a trainer on the same few cores: nobody may take threads for itself.
         "environment": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     }
-    if given.seconds is not None:
-        tree["until"] = {"seconds": given.seconds}
-    elif learns and not given.forever and not any(is_live(source) for source in given.sources):
-        tree["until"] = {"loop": "closed", "after_frames": _MEASURED, "timeout_s": _PATIENCE_S}
+    if learns and not given.forever and not any(is_live(source) for source in given.sources):
+        tree["until"] = {"loop": "closed", "after_inputs": _MEASURED, "timeout_s": _PATIENCE_S}
     return Topology.parse(tree, source="command line")
 
 
@@ -136,11 +119,12 @@ def _edge(given: Sources, number: int, source: str, *, learns: bool) -> Tree:
         view["fps"] = given.fps
     if number < len(given.truths):
         view["truth"] = str(given.truths[number].resolve())
-    if given.model_classes and _is_folder(source) and not _names_classes(Path(source)):
-        view["classes"] = list(given.model_classes)
+    # For a folder whose labels are numbers, which mean the model's classes.
+    if given.models.classes and _is_folder(source) and not _names_classes(Path(source)):
+        view["classes"] = list(given.models.classes)
     services: Tree = {
         "camera": {"cameras": {camera_name(source, number, given.sources): view}},
-        "detector": {"bundle": str(given.model.resolve())},
+        "detector": {"bundle": str(given.models.served.resolve())},
     }
     if learns:
         services["collector"] = _collector(source, labelled=_labelled(given, number))
@@ -159,7 +143,7 @@ def _collector(source: str, *, labelled: bool) -> Tree:
         # Without truth no policy knows what was missed. Strange pictures and doubt are hints, and
         # a tenth of the frames that raise neither shows what the model is blind to. (`expected`,
         # the default, finds more per sample, and spends its few over days.)
-        settings["policies"] = {"feature": {}, "confidence": {}, "margin": {}}
+        settings["policies"] = {"novelty": {}, "confidence": {}, "margin": {}}
         settings["combine"] = "any"
         settings["audit_share"] = 0.1
     if not is_live(source):
@@ -170,17 +154,17 @@ def _collector(source: str, *, labelled: bool) -> Tree:
 
 def _retrainer(given: Sources) -> Tree:
     retrainer: Tree = {
-        "model": given.model_name,
-        "bundle": str(given.model.resolve()),
+        "model": given.models.name,
+        "bundle": str(given.models.served.resolve()),
         # The model was made elsewhere: there is no old domain in what these cameras show.
         "new_domain": "everything",
         "trigger": _trigger(given),
-        "labels": {},
+        "options": {"labels": {}},
     }
-    if given.teacher is not None:
-        retrainer["labels"]["teacher"] = str(given.teacher.resolve())
+    if given.models.teacher is not None:
+        retrainer["options"]["labels"]["teacher"] = str(given.models.teacher.resolve())
     if given.classes:
-        retrainer["labels"]["classes"] = list(given.classes)
+        retrainer["options"]["labels"]["classes"] = list(given.classes)
     if given.replay is not None:
         retrainer["replay"] = str(given.replay.resolve())
     else:
@@ -190,7 +174,7 @@ def _retrainer(given: Sources) -> Tree:
 
 
 def _trigger(given: Sources) -> Tree:
-    # The user has said how many: a drift does not start a job on fewer.
+    # The user has set the number: a drift does not start a job on fewer.
     trigger: Tree = {"min_samples": given.min_samples, "drift_samples": given.min_samples}
     if not any(is_live(source) for source in given.sources):
         # A short recording may never have so many samples to give.
@@ -199,7 +183,7 @@ def _trigger(given: Sources) -> Tree:
 
 
 def _labelled(given: Sources, number: int) -> bool:
-    """Whether a source may know what is really in its pictures."""
+    """Whether a source may bring ground truth."""
     source = given.sources[number]
     return number < len(given.truths) or source == "scene" or _is_folder(source)
 
@@ -209,7 +193,7 @@ def _is_folder(source: str) -> bool:
 
 
 def _names_classes(folder: Path) -> bool:
-    """Whether a data set says what its class numbers mean, in the folder or above it."""
+    """Whether a data set names its classes, in the folder or above it."""
     places = (folder, *folder.resolve().parents[:3])
     return any((place / "data.yaml").is_file() for place in places)
 
@@ -231,60 +215,3 @@ def camera_name(source: str, number: int, sources: Sequence[str]) -> str:
 
 def _absolute(source: str) -> str:
     return source if source == "scene" else str(Path(source).resolve())
-
-
-def override(topology: Topology, pairs: Iterable[str], *, known: Sequence[str] = ()) -> Topology:
-    """Apply ``key=value`` pairs.
-
-    A key is dotted and begins with a field of the topology (``until.timeout_s``), a node
-    (``edge-1.camera.fps``) or a service, which means it on every node (``detector.threshold``).
-
-    Args:
-        topology: To start from.
-        pairs: From the command line; values are YAML.
-        known: Names of the installed services, for the error message.
-
-    Raises:
-        TopologyError: A pair is no pair, or nothing has its name.
-    """
-    tree: Tree = copy.deepcopy(topology.model_dump(exclude_unset=True))
-    nodes: dict[str, Tree] = tree["nodes"]
-    problems: list[str] = []
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        path = key.strip().split(".")
-        if not equals or not all(path):
-            problems.append(f"--set {pair!r} is not KEY=VALUE")
-            continue
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        services = sorted({name for parts in nodes.values() for name in parts})
-        if path[0] in nodes and len(path) > 1:
-            targets = [nodes[path[0]]]
-            path = path[1:]
-        elif path[0] in services and len(path) > 1:
-            targets = [parts for parts in nodes.values() if path[0] in parts]
-        elif path[0] in Topology.model_fields:
-            targets = [tree]
-        else:
-            names = [*nodes, *services, *Topology.model_fields]
-            near = difflib.get_close_matches(path[0], [*names, *known], n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
-            problems.append(f"--set {key}: this topology has no {path[0]}; {hint}")
-            continue
-        for target in targets:
-            _put(target, path, value)
-    if problems:
-        raise TopologyError(source="command line", problems=problems)
-    return Topology.parse(tree, source="command line")
-
-
-def _put(tree: Tree, path: Sequence[str], value: Any) -> None:
-    for part in path[:-1]:
-        below = tree.get(part)
-        if not isinstance(below, dict):
-            below = tree[part] = {}
-        tree = below
-    tree[path[-1]] = value

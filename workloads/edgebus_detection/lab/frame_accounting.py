@@ -1,9 +1,9 @@
-"""Frame accounting: which frames failed, which were passed over, which were answered torn.
+"""Frame accounting: failed, dropped and torn frames, as plain functions over the messages.
 
-Plain functions over what was on the bus. A detector's life is one connection of one process: it
+A detector's life is one connection of one process: it
 begins with a birth (`ServiceState` with a new instance or session) and ends with the next. Within
 a life every frame between its first and its last answer must be answered, or counted as dropped
-by the detector itself. What lies between two lives nobody could have answered.
+by the detector itself. Frames between two lives could not be answered by anybody.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edgebus.contracts import ModelStatus, ServiceState
 from edgebus_detection.lab.frames import FrameEntry
 from edgebus_detection.messages import Detections
 
-__all__ = ["Account", "Life", "Serving", "account", "lives_of", "serving_of"]
+__all__ = ["FrameCounts", "Life", "Serving", "count_frames", "lives_of", "serving_of"]
 
 _IN_FLIGHT = timedelta(seconds=2)
 """Frames younger than this at the end may still be under way."""
@@ -42,8 +42,8 @@ class Serving:
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """The books of one camera; see `edgebus_detection.lab.summary.Frames`."""
+class FrameCounts:
+    """Frame counts of one camera; see `edgebus_detection.lab.summary.Frames`."""
 
     total: int
     answered: int
@@ -90,15 +90,15 @@ def serving_of(statuses: Sequence[ModelStatus]) -> list[Serving]:
     return found
 
 
-def account(
+def count_frames(
     frames: Sequence[FrameEntry],
     *,
     lives: Sequence[Life],
     servings: Sequence[Serving],
     end: datetime,
     dead_letters: int = 0,
-) -> Account:
-    """The books of one camera.
+) -> FrameCounts:
+    """Count the frames of one camera.
 
     Args:
         frames: Its frames.
@@ -107,7 +107,8 @@ def account(
         end: When the observation ended.
         dead_letters: Frames of this camera that the detector could not handle.
     """
-    ordered = sorted(frames, key=lambda frame: frame.captured)
+    sent = [frame for frame in frames if frame.sent or frame.answer is not None]
+    ordered = sorted(sent, key=lambda frame: frame.captured)
     births = [life.born for life in lives]
     grouped: dict[int, list[Detections]] = {}
     for frame in ordered:
@@ -141,7 +142,7 @@ def account(
         for frame in ordered
     )
     silent = len(ordered) - answered
-    return Account(
+    return FrameCounts(
         total=len(ordered),
         answered=answered,
         dropped=dropped,

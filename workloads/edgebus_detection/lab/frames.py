@@ -1,17 +1,18 @@
-"""What the bus said of every frame of one camera."""
+"""The frames of one camera: truth, detections, latency and rolling accuracy."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from edgebus_detection.messages import Box, Detections, FrameRecord, GroundTruth, split_of
+from edgebus.contracts import split_of
+from edgebus.lab import StreamState
+from edgebus_detection.messages import Box, Detections, FrameRecord, GroundTruth
 from edgebus_detection.metrics import RollingAp
 from edgebus_detection.vision import Detected, Truth
 
-__all__ = ["ROLLING_WINDOW", "CameraTrack", "FrameEntry", "LabelBook", "severity_of"]
+__all__ = ["ROLLING_WINDOW", "CameraFrames", "ClassNumbers", "FrameEntry", "severity_of"]
 
 _MAX_FRAMES = 20_000
 """Frames remembered per camera; 40 minutes at 8 fps. Older ones leave the figures."""
@@ -21,21 +22,22 @@ ROLLING_WINDOW = 48
 
 
 def severity_of(effects: Mapping[str, float]) -> float:
-    """How far the scripted drift is: the strength of its strongest effect."""
+    """Strength of the scripted drift: that of its strongest effect, from 0 to 1."""
     return max(effects.values(), default=0.0)
 
 
 @dataclass(slots=True)
 class FrameEntry:
-    """One frame, as far as it is known.
+    """One frame of a camera.
 
     Attributes:
         id: Its id.
         index: Number of the frame in its camera.
         captured: When the camera took it.
-        truth: What is really in it, where somebody knows.
+        truth: Ground truth, where it is known.
         answer: The first detections that came for it.
-        other_answers: Detections that came for it again.
+        torn: Detections of two different models came for it.
+        sent: It was on the bus. A camera that dies between the two has published its truth only.
     """
 
     id: str
@@ -43,8 +45,8 @@ class FrameEntry:
     captured: datetime
     truth: GroundTruth | None = None
     answer: Detections | None = None
-    other_answers: int = 0
     torn: bool = False
+    sent: bool = True
 
     @property
     def held_out(self) -> bool:
@@ -56,7 +58,7 @@ class FrameEntry:
         )
 
 
-class LabelBook:
+class ClassNumbers:
     """Class names as numbers, in the order in which they were first seen."""
 
     def __init__(self) -> None:
@@ -86,48 +88,33 @@ class LabelBook:
         return Truth(found.boxes, found.labels)
 
 
-@dataclass(slots=True)
-class CameraTrack:
-    """Everything about one camera.
+@dataclass
+class CameraFrames(StreamState):
+    """The frames of one camera.
 
     Attributes:
-        node: Its node.
-        name: Its name on that node.
+        classes: Numbers of the class names.
         frames: Frames by id, in the order in which they were first seen.
-        total: Frames seen, forgotten ones included.
-        latencies: Milliseconds from capture to boxes of the newest answers.
         rolling: AP50 over the newest frames, all splits: a frame is answered before anybody can
             train on it, so this is test-then-train (prequential) accuracy.
     """
 
-    node: str
-    name: str
-    book: LabelBook
+    classes: ClassNumbers = field(default_factory=ClassNumbers)
     frames: dict[str, FrameEntry] = field(default_factory=dict)
-    total: int = 0
-    answered: int = 0
     frame_bytes: int = 0
     condition: str = ""
     effects: dict[str, float] = field(default_factory=dict)
-    version: int | None = None
     dropped: int = 0
-    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=200))
-    answer_times: deque[datetime] = field(default_factory=lambda: deque(maxlen=200))
     rolling: RollingAp = field(default_factory=lambda: RollingAp(window=ROLLING_WINDOW))
     history: list[tuple[datetime, float, int]] = field(default_factory=list)
 
-    @property
-    def key(self) -> str:
-        """``node/camera``."""
-        return f"{self.node}/{self.name}"
-
-    def frame(self, record: FrameRecord, size: int) -> None:
-        """A frame was on the bus."""
-        self._entry(record.id, record.index, record.captured)
+    def add_frame(self, record: FrameRecord, size: int) -> None:
+        """Add a frame that was on the bus."""
+        self._entry(record.id, record.index, record.captured).sent = True
         self.frame_bytes += size
 
-    def truth(self, truth: GroundTruth) -> None:
-        """What is in a frame."""
+    def add_truth(self, truth: GroundTruth) -> None:
+        """Add the ground truth of a frame."""
         entry = self._entry(truth.frame, truth.index, truth.captured)
         entry.truth = truth
         self.condition = truth.condition
@@ -135,51 +122,41 @@ class CameraTrack:
         if entry.answer is not None:
             self._measure(entry)
 
-    def answer(self, answer: Detections) -> bool:
-        """Detections for a frame.
+    def add_answer(self, answer: Detections) -> bool:
+        """Add the detections of a frame.
 
         Returns:
-            Whether it is the first answer for it.
+            Whether it is the first answer of another version.
         """
         entry = self._entry(answer.frame, answer.index, answer.captured)
         if entry.answer is not None:
-            entry.other_answers += 1
             entry.torn |= entry.answer.model.digest != answer.model.digest
             return False
         entry.answer = answer
-        self.answered += 1
-        self.version = answer.model.version
         self.dropped = answer.dropped
-        self.latencies.append((answer.detected - answer.captured).total_seconds() * 1e3)
-        self.answer_times.append(answer.detected)
+        swapped = self.count_prediction(
+            answer.model.version, captured=answer.captured, predicted=answer.detected
+        )
         if entry.truth is not None:
             self._measure(entry)
-        return True
-
-    def fps(self, now: datetime, *, window_s: float = 5.0) -> float:
-        """Answered frames per second of late."""
-        recent = sum((now - time).total_seconds() <= window_s for time in self.answer_times)
-        return recent / window_s
-
-    def latency_ms(self, share: float = 0.5, *, newest: int = 50) -> float | None:
-        """A quantile of the newest latencies, in milliseconds."""
-        values = sorted(list(self.latencies)[-newest:])
-        return values[int(share * (len(values) - 1))] if values else None
+        return swapped
 
     def _entry(self, identifier: str, index: int, captured: datetime) -> FrameEntry:
         entry = self.frames.get(identifier)
         if entry is None:
-            entry = self.frames[identifier] = FrameEntry(identifier, index, captured)
-            self.total += 1
+            entry = self.frames[identifier] = FrameEntry(identifier, index, captured, sent=False)
+            self.count_input(captured)
             if len(self.frames) > _MAX_FRAMES:
                 del self.frames[next(iter(self.frames))]
         return entry
 
     def _measure(self, entry: FrameEntry) -> None:
-        """Take a frame with truth and answer into the rolling accuracy."""
+        """Add a frame with truth and detections to the rolling accuracy."""
         if entry.truth is None or entry.answer is None:
             return
-        self.rolling.add(self.book.detected(entry.answer.boxes), self.book.truth(entry.truth.boxes))
+        self.rolling.add(
+            self.classes.detected(entry.answer.boxes), self.classes.truth(entry.truth.boxes)
+        )
         if len(self.rolling) >= 12 and self.answered % 4 == 0 and self.rolling.value is not None:
             self.history.append(
                 (entry.answer.detected, self.rolling.value, entry.answer.model.version)

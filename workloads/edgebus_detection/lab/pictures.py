@@ -11,21 +11,21 @@ from typing import cast
 
 import numpy as np
 
-from edgebus_detection.lab.frames import CameraTrack, FrameEntry, severity_of
+from edgebus.contracts import split_of
+from edgebus_detection.lab.frames import CameraFrames, FrameEntry, severity_of
 from edgebus_detection.lab.measure import PHASES, Phase, phase_of
-from edgebus_detection.lab.run_state import Tracker
-from edgebus_detection.messages import split_of
+from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.vision import (
     Image,
     ImageError,
     Style,
     caption,
-    decode_jpeg,
+    decode_picture,
     draw_boxes,
     encode_jpeg,
 )
 
-__all__ = ["PictureKeeper", "Shot", "Twin", "write_pictures"]
+__all__ = ["PictureKeeper", "PicturePair", "SavedPicture", "write_pictures"]
 
 _WAITING = 64
 """Pictures kept per camera until their detections come."""
@@ -33,7 +33,7 @@ _SCORE = 0.4
 """Detections below this are not drawn."""
 _FIRST_PASS = 20_000
 """Pictures of a camera's first pass that are recognised later."""
-_TWINS = 3
+_PAIRS = 3
 """Pictures of a camera that are shown twice."""
 _APART = 20
 """Frames between two of them at least, so that they show different moments."""
@@ -42,13 +42,13 @@ _TITLES: dict[Phase, str] = {
     "after_drift": "after drift, old model",
     "after_loop": "after the loop, new model",
 }
-_TWIN_TITLES: dict[Phase, str] = {"after_drift": "old model", "after_loop": "new model"}
+_PAIR_TITLES: dict[Phase, str] = {"after_drift": "old model", "after_loop": "new model"}
 
 Cell = tuple[Phase, FrameEntry, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class SavedPicture:
     """One kept picture."""
 
     camera: str
@@ -58,7 +58,7 @@ class Shot:
 
 
 @dataclass(frozen=True, slots=True)
-class Twin:
+class PicturePair:
     """The same picture, answered by the first model and by a later one."""
 
     before: FrameEntry
@@ -68,7 +68,7 @@ class Twin:
 
 
 class PictureKeeper:
-    """Keeps pictures that show what changed, all of them held out from training.
+    """A store of before-and-after pictures, all of them held out from training.
 
     Per camera, version and severity of drift it is the picture with the most objects. Where a
     recording repeats, it is also pictures that both the first model and a later one answered. The
@@ -80,17 +80,17 @@ class PictureKeeper:
         self._waiting: dict[str, OrderedDict[str, bytes]] = {}
         self._best: dict[tuple[str, int, int], tuple[int, FrameEntry, bytes]] = {}
         self._first_pass: dict[str, dict[bytes, FrameEntry]] = {}
-        self._twins: dict[str, list[Twin]] = {}
+        self._pairs: dict[str, list[PicturePair]] = {}
 
-    def frame(self, camera: str, identifier: str, jpeg: bytes) -> None:
-        """A picture came; its detections follow."""
+    def add_frame(self, camera: str, identifier: str, jpeg: bytes) -> None:
+        """Keep a picture until its detections come."""
         waiting = self._waiting.setdefault(camera, OrderedDict())
         waiting[identifier] = jpeg
         if len(waiting) > _WAITING:
             waiting.popitem(last=False)
 
-    def answered(self, camera: CameraTrack, identifier: str) -> None:
-        """The detections of a picture came."""
+    def add_answer(self, camera: CameraFrames, identifier: str) -> None:
+        """Keep a picture, or forget it, now that its detections came."""
         jpeg = self._waiting.get(camera.key, OrderedDict()).pop(identifier, None)
         entry = camera.frames.get(identifier)
         if jpeg is None or entry is None or entry.answer is None:
@@ -106,18 +106,18 @@ class PictureKeeper:
             self._best[key] = (objects, entry, jpeg)
         self._compare(camera, entry, jpeg)
 
-    def twins(self, camera: str) -> list[Twin]:
+    def pairs(self, camera: str) -> list[PicturePair]:
         """Pictures that two versions answered, in the order of the recording."""
-        return sorted(self._twins.get(camera, ()), key=lambda twin: twin.before.index)
+        return sorted(self._pairs.get(camera, ()), key=lambda pair: pair.before.index)
 
-    def choose(self, tracker: Tracker) -> dict[tuple[str, Phase], tuple[FrameEntry, bytes]]:
+    def choose(self, state: DetectionState) -> dict[tuple[str, Phase], tuple[FrameEntry, bytes]]:
         """The kept picture of each camera and phase; of several versions, the newest."""
         chosen: dict[tuple[str, Phase], tuple[FrameEntry, bytes]] = {}
         for (key, _version, _severity), (_, entry, jpeg) in sorted(
             self._best.items(), key=lambda item: item[0]
         ):
-            camera = tracker.cameras.get(key)
-            first = tracker.first_version(camera) if camera else None
+            camera = state.cameras.get(key)
+            first = camera.first_version if camera else None
             if camera is None or first is None or entry.answer is None:
                 continue
             phase: Phase | None
@@ -131,7 +131,7 @@ class PictureKeeper:
                 chosen[key, phase] = (entry, jpeg)
         return chosen
 
-    def _compare(self, camera: CameraTrack, entry: FrameEntry, jpeg: bytes) -> None:
+    def _compare(self, camera: CameraFrames, entry: FrameEntry, jpeg: bytes) -> None:
         """Look whether another version answered the same picture before."""
         if entry.answer is None:
             return
@@ -144,60 +144,62 @@ class PictureKeeper:
             return
         if entry.answer.model.version <= before.answer.model.version:
             return
-        twins = self._twins.setdefault(camera.key, [])
-        twin = Twin(before, entry, jpeg, _objects(before) + _objects(entry))
-        near = [t for t in twins if abs(t.before.index - before.index) < _APART]
-        if any(other.objects > twin.objects for other in near):
+        pairs = self._pairs.setdefault(camera.key, [])
+        pair = PicturePair(before, entry, jpeg, _objects(before) + _objects(entry))
+        near = [t for t in pairs if abs(t.before.index - before.index) < _APART]
+        if any(other.objects > pair.objects for other in near):
             return
-        kept = sorted([t for t in twins if t not in near] + [twin], key=lambda t: -t.objects)
-        self._twins[camera.key] = kept[:_TWINS]
+        kept = sorted([t for t in pairs if t not in near] + [pair], key=lambda t: -t.objects)
+        self._pairs[camera.key] = kept[:_PAIRS]
 
 
-def write_pictures(keeper: PictureKeeper, tracker: Tracker, folder: Path) -> list[Shot]:
-    """Draw detections (and, thin, what is really there) on the kept pictures.
+def write_pictures(
+    keeper: PictureKeeper, state: DetectionState, folder: Path
+) -> list[SavedPicture]:
+    """Draw detections (and, thin, the ground truth) on the kept pictures.
 
     Returns:
         The single pictures, by camera and phase; beside them lies one picture per row.
     """
-    chosen = keeper.choose(tracker)
-    shots: list[Shot] = []
+    chosen = keeper.choose(state)
+    saved: list[SavedPicture] = []
     for camera in sorted({key for key, _ in chosen}):
-        # Scripted drift has more to tell than two versions: what it was like before.
-        twins = [] if (camera, "before_drift") in chosen else keeper.twins(camera)
+        # A scripted run has a picture from before the drift too.
+        pairs = [] if (camera, "before_drift") in chosen else keeper.pairs(camera)
         rows: list[list[Cell]] = [
-            [("after_drift", twin.before, twin.jpeg), ("after_loop", twin.after, twin.jpeg)]
-            for twin in twins
+            [("after_drift", pair.before, pair.jpeg), ("after_loop", pair.after, pair.jpeg)]
+            for pair in pairs
         ]
-        if not twins:
+        if not pairs:
             phases = [phase for phase in PHASES if (camera, phase) in chosen]
             rows = [[(phase, *chosen[camera, phase]) for phase in phases]]
         for number, cells in enumerate(rows):
-            shots += _write_row(folder, camera, number, cells, twins=bool(twins))
-    return shots
+            saved += _write_row(folder, camera, number, cells, pairs=bool(pairs))
+    return saved
 
 
 def _write_row(
-    folder: Path, camera: str, number: int, cells: Sequence[Cell], *, twins: bool
-) -> list[Shot]:
-    titles = _TWIN_TITLES if twins else _TITLES
+    folder: Path, camera: str, number: int, cells: Sequence[Cell], *, pairs: bool
+) -> list[SavedPicture]:
+    titles = _PAIR_TITLES if pairs else _TITLES
     suffix = f"-{number + 1}" if number else ""
     name = camera.replace("/", "-")
-    shots: list[Shot] = []
+    saved: list[SavedPicture] = []
     row: list[Image] = []
     for phase, entry, jpeg in cells:
         try:
-            drawn = _annotate(entry, decode_jpeg(jpeg), titles[phase], camera)
-        except ImageError:  # a broken frame is no picture; its dead letter tells of it
+            drawn = _annotate(entry, decode_picture(jpeg), titles[phase], camera)
+        except ImageError:  # a broken frame is reported as a dead letter
             continue
         path = folder / f"{name}-{phase.replace('_', '-')}{suffix}.jpg"
         folder.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_jpeg(drawn, quality=90))
-        shots.append(Shot(camera, phase, path, number))
+        saved.append(SavedPicture(camera, phase, path, number))
         row.append(drawn)
     if len(row) > 1 and len({image.shape for image in row}) == 1:
         joined = cast("Image", np.concatenate(row, axis=1))
         (folder / f"{name}-row{suffix}.jpg").write_bytes(encode_jpeg(joined, quality=90))
-    return shots
+    return saved
 
 
 def _annotate(entry: FrameEntry, image: Image, title: str, camera: str) -> Image:

@@ -6,52 +6,41 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgebus_detection.lab.frames import ROLLING_WINDOW, CameraTrack
-from edgebus_detection.lab.run_state import Tracker
-from edgebus_detection.lab.summary import Summary
+from edgebus.lab.round_report import figure_at
+from edgebus_detection.lab.frames import ROLLING_WINDOW, CameraFrames
+from edgebus_detection.lab.state import DetectionState
+from edgebus_detection.lab.summary import DetectionSummary
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import
     from matplotlib.axes import Axes
 
 __all__ = ["plot_map"]
 
-# Okabe and Ito's colours, told apart by colour-blind people too.
+# Okabe and Ito's colours, distinct for colour-blind people too.
 _VERSIONS = ("#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 _DRIFT, _TRAINING, _INK = "#E69F00", "#999999", "#333333"
 
 
-def plot_map(tracker: Tracker, summary: Summary, path: Path) -> Path | None:
+def plot_map(state: DetectionState, summary: DetectionSummary, path: Path) -> Path | None:
     """Draw the rolling AP50 of every camera.
 
     Returns:
         The file, or None where no camera has ground truth.
     """
-    cameras = [camera for _, camera in sorted(tracker.cameras.items()) if camera.history]
+    cameras = [camera for _, camera in sorted(state.cameras.items()) if camera.history]
     if not cameras:
         return None
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    start = summary.started
-    figure, axes = plt.subplots(
-        len(cameras), 1, sharex=True, squeeze=False, figsize=(9.6, 1.0 + 2.3 * len(cameras))
-    )
-    try:
+    size = (9.6, 1.0 + 2.3 * len(cameras))
+    with figure_at(path, len(cameras), 1, sharex=True, figsize=size) as (figure, axes):
         for axis, camera in zip(axes[:, 0], cameras, strict=True):
-            _draw_camera(axis, camera, tracker, start)
+            _draw_camera(axis, camera, state, summary.started)
         axes[-1, 0].set_xlabel("seconds since the start of the run", color=_INK)
         figure.align_ylabels()
         figure.tight_layout()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
-    finally:
-        plt.close(figure)
     return path
 
 
-def _draw_camera(axis: Axes, camera: CameraTrack, tracker: Tracker, start: datetime) -> None:
+def _draw_camera(axis: Axes, camera: CameraFrames, state: DetectionState, start: datetime) -> None:
     history = sorted(camera.history)
     first = history[0][2]
     begin = None
@@ -72,7 +61,7 @@ def _draw_camera(axis: Axes, camera: CameraTrack, tracker: Tracker, start: datet
         end = _at(history[-1][0], start)
         axis.axvspan(_at(ramp[1], start), end, color=_DRIFT, alpha=0.08, lw=0)
         _write(axis, _at(ramp[0], start), "drift", _DRIFT, y=1.04)
-    for result in tracker.results.values():
+    for result in state.results.values():
         axis.axvspan(
             _at(result.started, start), _at(result.time, start), 0, 0.05, color=_TRAINING, lw=0
         )
@@ -101,8 +90,8 @@ def _write(axis: Axes, x: float, text: str, color: str, *, y: float = 0.94) -> N
     )
 
 
-def _ramp(camera: CameraTrack) -> tuple[datetime, datetime] | None:
-    """When the scripted effects began, and when they reached their final strength."""
+def _ramp(camera: CameraFrames) -> tuple[datetime, datetime] | None:
+    """Begin and end of the scripted effects' ramp."""
     steps = [
         (frame.captured, max(frame.truth.effects.values(), default=0.0))
         for frame in camera.frames.values()
@@ -115,7 +104,7 @@ def _ramp(camera: CameraTrack) -> tuple[datetime, datetime] | None:
     return begin, full
 
 
-def _swaps(camera: CameraTrack) -> list[tuple[datetime, int]]:
+def _swaps(camera: CameraFrames) -> list[tuple[datetime, int]]:
     found: list[tuple[datetime, int]] = []
     before: int | None = None
     for frame in camera.frames.values():

@@ -1,4 +1,4 @@
-"""What is normal at the user's cameras: the reference that a run puts into the model."""
+"""Reference pictures for novelty: the normal view of the user's cameras, put into the model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["FIRST_FRAMES", "with_reference"]
 
 FIRST_FRAMES = 200
-"""Of each recording: what a camera shows first is what it is set up for."""
-
-_PICTURES = frozenset({".jpg", ".jpeg"})
+"""Frames of each recording that count as normal: a camera is set up for what it shows first."""
 
 
 def with_reference(
@@ -31,7 +30,7 @@ def with_reference(
     folder: Path,
     echo: Callable[[str], None],
 ) -> Path:
-    """The model with a reference of normal pictures, so that `feature` is measured and drift told.
+    """The model with a reference of normal pictures, so that novelty and drift are measured.
 
     A reference that the bundle brings stays. Otherwise it is made of the first frames of the
     recordings, since a picture is strange or not for a camera; where all cameras are live, of the
@@ -42,17 +41,17 @@ def with_reference(
         sources: As given by the user.
         replay: Pictures that the model must not forget.
         folder: Where the new bundle is written.
-        echo: Told of what the reference is made, or why there is none.
+        echo: Prints a line: of which pictures the reference is, or why there is none.
 
     Returns:
         Folder of the bundle to serve.
     """
     from edgebus.artifacts import Bundle
     from edgebus.serving import InferenceError
-    from edgebus_detection.models import add_novelty
+    from edgebus_detection.models import add_novelty, detection_spec
 
     bundle = Bundle.open(model)
-    if bundle.manifest.novelty is not None:
+    if detection_spec(bundle.manifest).novelty is not None:
         return model
     recordings = [source for source in sources if not is_live(source)]
     with TemporaryDirectory(prefix="edgebus-") as scratch:
@@ -76,26 +75,26 @@ def with_reference(
         if folder.exists():
             shutil.rmtree(folder)
         shutil.move(place / "bundle", folder)
-    assert made.manifest.novelty is not None
-    echo(f"normal is what {made.manifest.novelty.pictures} pictures show: {what}")
+    novelty = detection_spec(made.manifest).novelty
+    assert novelty is not None
+    echo(f"normal is what {novelty.pictures} pictures show: {what}")
     return folder
 
 
 def _first_frames(source: str, *, out: Path) -> Path:
-    """Written by the camera's own tool; nothing where it fails, the camera will say why."""
+    """Written by the camera's own tool; nothing where it fails, the camera reports why."""
     command = [sys.executable, "-m", "edgebus_camera", "frames", source, "--out", str(out)]
     subprocess.run([*command, "--count", str(FIRST_FRAMES)], capture_output=True, check=False)
     return out
 
 
 def _pictures(folders: Sequence[Path]) -> Iterator[Image]:
-    from edgebus_detection.vision import ImageError, decode_jpeg
+    from edgebus_detection.datasets.picture import PICTURES
+    from edgebus_detection.vision import ImageError, read_picture
 
     for folder in folders:
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PICTURES)
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
         # Spread over a large folder; a recording has no more than this.
         for path in paths[:: max(1, len(paths) // FIRST_FRAMES)][:FIRST_FRAMES]:
-            try:
-                yield decode_jpeg(path.read_bytes())
-            except (ImageError, OSError):
-                continue  # a damaged picture is no reason not to start
+            with suppress(ImageError):  # a damaged picture is no reason not to start
+                yield read_picture(path)

@@ -1,35 +1,26 @@
-"""What a run found, as `summary.json`; its JSON Schema is `schemas/summary.json`."""
+"""The result of a detection run as `summary.json`; its JSON Schema is `schemas/summary.json`."""
 
-from typing import Annotated, Literal
+from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated
 
-from edgebus.contracts import GateReport, Timestamp
+from pydantic import Field
+
+from edgebus.lab import Bytes, Count, Summary, SummaryPart
 
 __all__ = [
-    "Bytes",
     "CameraSummary",
-    "EdgeSummary",
-    "Edges",
+    "DetectionBytes",
+    "DetectionSummary",
     "Frames",
     "Latency",
     "MapFigures",
-    "ModelSummary",
-    "Seconds",
-    "Summary",
-    "TrainingSummary",
-    "summary_schema",
 ]
 
-Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class MapFigures(_Part):
+class MapFigures(SummaryPart):
     """Accuracy on held-out frames, in the three phases of a closed loop.
 
     Absent where there was no such phase, or no ground truth on the bus.
@@ -52,8 +43,8 @@ class MapFigures(_Part):
     )
 
 
-class Frames(_Part):
-    """Where the frames went."""
+class Frames(SummaryPart):
+    """Counts of frames."""
 
     total: Count = Field(default=0, description="Seen on the bus.")
     answered: Count = 0
@@ -79,7 +70,7 @@ class Frames(_Part):
     held_out: Count = Field(default=0, description="Answered, with ground truth, never trained on.")
 
 
-class Latency(_Part):
+class Latency(SummaryPart):
     """From capture to boxes, in milliseconds, over all answered frames."""
 
     p50_ms: float | None = None
@@ -87,81 +78,13 @@ class Latency(_Part):
     max_ms: float | None = None
 
 
-class Bytes(_Part):
+class DetectionBytes(Bytes):
     """Payload bytes on the bus."""
 
-    up: Count = Field(default=0, description="Samples, from the edges to the cloud.")
-    down: Count = Field(
-        default=0, description="Model blocks, from the distributor to the edges, as published."
-    )
     frames: Count = Field(default=0, description="Frames; in a fleet they stay on their host.")
 
 
-class Seconds(_Part):
-    """Where the time of the loop went; absent stages were not reached."""
-
-    total: float = Field(ge=0, description="The run, from its start to its end.")
-    until_drift: float | None = Field(
-        default=None, description="First frame to the first effect that is seen."
-    )
-    collecting: float | None = Field(
-        default=None, description="Drift (or the first frame) to the start of the training job."
-    )
-    training: float | None = Field(default=None, description="Start to result of that job.")
-    releasing: float | None = Field(default=None, description="Result to release.")
-    delivering: float | None = Field(
-        default=None, description="Release until every edge serves the new version."
-    )
-    measuring: float | None = Field(default=None, description="From there to the end of the run.")
-
-
-class ModelSummary(_Part):
-    """The model of the run."""
-
-    name: str
-    first_version: int
-    last_version: int
-    update_bytes: Count = Field(
-        default=0, description="Of the accepted weight update, as the retrainer says."
-    )
-    bundle_bytes: Count = Field(default=0, description="Of all files of the released bundle.")
-
-
-class TrainingSummary(_Part):
-    """One training job."""
-
-    job: str
-    outcome: Literal["accepted", "refused", "failed", "skipped"]
-    reason: str
-    trigger: str
-    samples: Count
-    replay: Count
-    update_bytes: Count
-    seconds: dict[str, float]
-    gate: GateReport | None
-
-
-class EdgeSummary(_Part):
-    """One edge's model at the end."""
-
-    edge: str = Field(description="node/service")
-    version: int | None = None
-    state: str
-    converged: bool = Field(description="Serves the last release.")
-    received_bytes: Count = Field(
-        default=0, description="Model blocks received over the run, as the edge counted them."
-    )
-    swap_ms: float | None = Field(default=None, description="Of the last switch.")
-
-
-class Edges(_Part):
-    """The roll-out, over all edges."""
-
-    total: Count = 0
-    converged: Count = 0
-
-
-class CameraSummary(_Part):
+class CameraSummary(SummaryPart):
     """The same figures for one camera."""
 
     camera: str = Field(description="node/camera")
@@ -170,24 +93,14 @@ class CameraSummary(_Part):
     frames: Frames = Frames()
     latency: Latency = Latency()
     fps: float | None = Field(default=None, description="Answered frames per second.")
-    bytes: Bytes = Bytes()
+    bytes: DetectionBytes = DetectionBytes()
     versions: tuple[int, ...] = Field(default=(), description="Versions that answered, in order.")
 
 
-class Summary(_Part):
-    """The result of one run of `edgebus up`."""
+class DetectionSummary(Summary):
+    """The result of one run of `edgebus up` with cameras and detectors."""
 
-    schema_: Literal["summary/1"] = Field(
-        default="summary/1", alias="schema", description="Schema name and major version."
-    )
-    name: str = Field(description="Name of the topology.")
-    started: Timestamp
-    finished: Timestamp
-    closed: bool = Field(
-        description="Every edge ended on a retrained version and was measured on it."
-    )
-    outcome: str = Field(description="How the run ended, in words.")
-    model: ModelSummary | None = None
+    bytes: DetectionBytes = DetectionBytes()
     map: MapFigures = Field(
         default=MapFigures(),
         description="COCO mAP (mean over IoU .50:.95) on held-out frames of all cameras.",
@@ -195,37 +108,4 @@ class Summary(_Part):
     map50: MapFigures = Field(default=MapFigures(), description="The same at IoU .50.")
     frames: Frames = Frames()
     latency: Latency = Latency()
-    edges: Edges = Edges()
-    bytes: Bytes = Bytes()
-    seconds: Seconds
     cameras: tuple[CameraSummary, ...] = ()
-    nodes: tuple[EdgeSummary, ...] = ()
-    trainings: tuple[TrainingSummary, ...] = ()
-    dead_letters: Count = Field(default=0, description="Messages nobody could handle.")
-    restarts: Count = Field(
-        default=0, description="Services that the broker said to be offline, then came back."
-    )
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True
-    )
-
-    @property
-    def judged(self) -> TrainingSummary | None:
-        """The job whose gate tells most of the loop: the last accepted one, else the last."""
-        measured = [job for job in self.trainings if job.gate is not None and job.gate.domains]
-        accepted = [job for job in measured if job.outcome == "accepted"]
-        candidates = accepted or measured
-        return candidates[-1] if candidates else None
-
-    def to_json(self) -> str:
-        """Indented JSON; figures that do not exist are null."""
-        return self.model_dump_json(by_alias=True, indent=2) + "\n"
-
-
-def summary_schema() -> dict[str, object]:
-    """JSON Schema (2020-12) of `summary.json`."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Summary.model_json_schema(by_alias=True, mode="serialization"),
-    }

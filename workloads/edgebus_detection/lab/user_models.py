@@ -1,4 +1,4 @@
-"""The models that a user brings to a run: read and checked before anything is started."""
+"""The user's own models: read and checked before anything is started."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgebus.topology.topology import TopologyError
+from edgebus.topology import TopologyError
 
 if TYPE_CHECKING:
     from edgebus.artifacts import Bundle
 
-__all__ = ["Models", "bring", "model_name"]
+__all__ = ["UserModels", "model_name", "open_models"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Models:
+class UserModels:
     """Bundles on disk.
 
     Attributes:
@@ -35,7 +35,7 @@ class Models:
     teacher: Path | None = None
     untrainable: str = ""
 
-    def moved(self, old: Path, new: Path) -> Models:
+    def moved(self, old: Path, new: Path) -> UserModels:
         """The same after everything in the folder `old` was moved to `new`."""
 
         def place(path: Path) -> Path:
@@ -45,28 +45,30 @@ class Models:
         return replace(self, served=place(self.served), teacher=teacher)
 
 
-def bring(
+def open_models(
     model: Path,
     *,
     teacher: Path | None,
     folder: Path,
     echo: Callable[[str], None],
     classes: Sequence[str] = (),
-) -> Models:
+) -> UserModels:
     """Open bundles, and turn ONNX files into such.
 
     Args:
-        model: What the edges serve first, a bundle's folder or an ONNX file.
-        teacher: What labels, likewise.
+        model: The edges' first model, a bundle's folder or an ONNX file.
+        teacher: The larger model that labels, likewise.
         folder: Where ONNX files become bundles.
-        echo: Told what was found, for people.
-        classes: Classes that labels may say; each has to be one of the model's.
+        echo: Prints a line about each model.
+        classes: Classes of the labels; each has to be one of the model's.
 
     Raises:
         TopologyError: A path does not exist, the model lacks one of the classes, or the teacher
             knows no class of the model.
-        ArtifactError: A file is no model that can be served; the error says why.
+        ArtifactError: A file is no model that can be served; the error gives the reason.
     """
+    from edgebus_detection.models import detection_spec
+
     missing = [
         f"--{what} {path}: no such file or folder"
         for what, path in (("model", model), ("teacher", teacher))
@@ -75,23 +77,25 @@ def bring(
     if missing:
         raise TopologyError(source="command line", problems=missing)
     served = _open(model, folder / "model", trainable=True)
-    echo(f"model {_words(served)}")
-    _check_classes(classes, served.manifest.classes)
-    models = Models(
+    echo(f"model {_describe(served)}")
+    known = detection_spec(served.manifest).classes
+    _check_classes(classes, known)
+    models = UserModels(
         served=_place(model, folder / "model"),
         name=served.manifest.name,
-        classes=tuple(served.manifest.classes),
+        classes=known,
         untrainable=_untrainable(served),
     )
     if teacher is None:
         return models
     labelling = _open(teacher, folder / "teacher", trainable=False)
-    common = set(labelling.manifest.classes) & set(served.manifest.classes)
-    echo(f"teacher {_words(labelling)}, {len(common)} of them the model's")
+    teaches = detection_spec(labelling.manifest).classes
+    common = set(teaches) & set(known)
+    echo(f"teacher {_describe(labelling)}, {len(common)} of them the model's")
     if not common:
         problem = (
             f"--teacher {teacher}: knows none of the model's classes "
-            f"({_some(served.manifest.classes)}); it knows {_some(labelling.manifest.classes)}"
+            f"({_shorten(known)}); it knows {_shorten(teaches)}"
         )
         raise TopologyError(source="command line", problems=[problem])
     return replace(models, teacher=_place(teacher, folder / "teacher"))
@@ -102,7 +106,7 @@ def _check_classes(classes: Sequence[str], known: Sequence[str]) -> None:
     for name in classes:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {_some(known)}"
+            hint = f"did you mean {near[0]}?" if near else f"it has {_shorten(known)}"
             problems.append(f"--classes {name}: the model has no such class; {hint}")
     if problems:
         raise TopologyError(source="command line", problems=problems)
@@ -135,26 +139,30 @@ def _open(path: Path, out: Path, *, trainable: bool) -> Bundle:
 
 
 def _untrainable(bundle: Bundle) -> str:
-    from edgebus_detection.models import TRAINABLE_HEADS
+    from edgebus_detection.models import TRAINABLE_HEADS, detection_spec
 
     manifest = bundle.manifest
     if not manifest.trainable:
         return manifest.trainable_reason or "its graph has operators that torch has no rule for"
-    if manifest.decoder.kind not in TRAINABLE_HEADS:
+    kind = detection_spec(manifest).decoder.kind
+    if kind not in TRAINABLE_HEADS:
         known = ", ".join(sorted(TRAINABLE_HEADS))
-        return f"there is no loss for {manifest.decoder.kind} heads, only for {known}"
+        return f"there is no loss for {kind} heads, only for {known}"
     return ""
 
 
-def _words(bundle: Bundle) -> str:
+def _describe(bundle: Bundle) -> str:
+    from edgebus_detection.models import detection_spec, input_spec
+
     manifest = bundle.manifest
+    spec, picture = detection_spec(manifest), input_spec(manifest)
     megabytes = sum(file.size for file in bundle.index.files) / 1e6
     return (
-        f"{manifest.name} v{manifest.version}: {manifest.decoder.kind} head, "
-        f"{manifest.input.width} x {manifest.input.height}, {megabytes:.1f} MB, "
-        f"{len(manifest.classes)} classes"
+        f"{manifest.name} v{manifest.version}: {spec.decoder.kind} head, "
+        f"{picture.width} x {picture.height}, {megabytes:.1f} MB, "
+        f"{len(spec.classes)} classes"
     )
 
 
-def _some(names: Sequence[str], *, most: int = 5) -> str:
+def _shorten(names: Sequence[str], *, most: int = 5) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")

@@ -1,47 +1,34 @@
 """Messages of the detection workload: frames, boxes, samples, feedback."""
 
-from edgebus_detection.messages.boxes import Box
-from edgebus_detection.messages.commands import CaptureCommand
+from edgebus_detection.messages.boxes import Box, BoxLabels, SourcedBox
 from edgebus_detection.messages.feedback import Feedback, Opinion, Verdict
 from edgebus_detection.messages.jpeg import JpegPayload, PictureRecord
 from edgebus_detection.messages.topics import (
     CAMERA_FRAME,
     CAMERA_TRUTH,
-    CMD_CAPTURE,
     DETECTIONS,
-    DRIFT,
     FEEDBACK,
     SAMPLES,
 )
 from edgebus_detection.messages.vision import (
-    Consent,
     Detections,
-    Drift,
-    DriftState,
     Frame,
     FrameRecord,
     GroundTruth,
     Sample,
     SampleRecord,
-    Split,
     StageTimes,
-    split_of,
 )
 
 __all__ = [
     "CAMERA_FRAME",
     "CAMERA_TRUTH",
-    "CMD_CAPTURE",
     "DETECTIONS",
-    "DRIFT",
     "FEEDBACK",
     "SAMPLES",
     "Box",
-    "CaptureCommand",
-    "Consent",
+    "BoxLabels",
     "Detections",
-    "Drift",
-    "DriftState",
     "Feedback",
     "Frame",
     "FrameRecord",
@@ -51,8 +38,7 @@ __all__ = [
     "PictureRecord",
     "Sample",
     "SampleRecord",
-    "Split",
+    "SourcedBox",
     "StageTimes",
     "Verdict",
-    "split_of",
 ]

@@ -1,4 +1,4 @@
-"""Labelled rectangles."""
+"""Labelled rectangles, and their provenance."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from edgebus.contracts.labels import LabelSet, Provenance
 from edgebus.contracts.payload import Record
 
-__all__ = ["Box"]
+__all__ = ["Box", "BoxLabels", "SourcedBox"]
 
 Pixels = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -37,3 +38,24 @@ class Box(Record):
             msg = f"box ({self.x1}, {self.y1}, {self.x2}, {self.y2}) has no area"
             raise ValueError(msg)
         return self
+
+
+class SourcedBox(Record):
+    """A box and its provenance: ``truth``, ``teacher:<digest>`` or ``operator:<who>``.
+
+    An operator who left a teacher's box as it was has agreed with it; it stays the teacher's.
+    """
+
+    box: Box
+    by: Provenance
+
+
+class BoxLabels(LabelSet):
+    """All boxes of one picture, as an operator set them."""
+
+    labels: tuple[SourcedBox, ...]
+
+    @classmethod
+    def of(cls, labels: LabelSet) -> Self:
+        """The label set of a store, its boxes read."""
+        return cls.model_validate(labels.model_dump())

@@ -1,4 +1,4 @@
-"""What operators say of a model's answers: from a phone, Home Assistant or a console."""
+"""Feedback of operators on a model's answers: from a phone, Home Assistant or a console."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from edgebus.contracts import samples
 from edgebus.contracts.names import Segment
-from edgebus.contracts.payload import Count, Message, Record, Timestamp, schema
+from edgebus.contracts.payload import Count, Message, Record
 from edgebus_detection.messages.boxes import Box
 
 __all__ = ["Feedback", "Opinion", "Verdict"]
@@ -15,8 +16,8 @@ __all__ = ["Feedback", "Opinion", "Verdict"]
 Opinion = Literal["wrong", "wrong_box", "missed", "label"]
 
 
-class _Said(Record):
-    """What was said, without of what. Everything but the verdict may be left out."""
+class _Opinion(Record):
+    """An opinion, without its object. Everything but the verdict may be left out."""
 
     verdict: Opinion = Field(
         description="wrong: something is; wrong_box: a box has nothing in it; missed: an object "
@@ -34,36 +35,40 @@ class _Said(Record):
     note: Annotated[str, Field(max_length=500)] = Field(default="", description="In words.")
 
 
-class Verdict(_Said):
-    """What one operator said of one frame, as a sample's record keeps it."""
+class Verdict(_Opinion, samples.Verdict):
+    """Verdict of one operator on one frame, as a sample's record keeps it."""
 
-    by: str = Field(description="Who said it: the feedback's source.")
-    time: Timestamp = Field(description="When it was said.")
+    @property
+    def summary(self) -> str:
+        """The verdict in a few words, with the class where one was named."""
+        return self.verdict.replace("_", " ") + (f" ({self.label})" if self.label else "")
 
 
-class Feedback(Message, _Said):
+class Feedback(Message, _Opinion, version=1):
     """An operator says what was wrong with a frame; the frame becomes a sample.
 
     Only `camera` and `verdict` have to be given. Without `frame`, the newest frame of that camera
     is meant that has been answered.
     """
 
-    schema_: Literal["feedback/1"] = schema("feedback/1")
-    source: str = Field(default="operator", description="Who says so.")
+    source: str = Field(default="operator", description="The person.")
     camera: Segment
     node: Segment | None = Field(
         default=None, description="The camera's node, where several nodes have one of that name."
     )
     frame: str | None = Field(default=None, description="id of the frame.")
 
-    def said(self) -> Verdict:
-        """What was said, for the record of the sample."""
-        return Verdict(
-            verdict=self.verdict,
-            box=self.box,
-            label=self.label,
-            at=self.at,
-            note=self.note,
-            by=self.source,
-            time=self.time,
-        )
+    @property
+    def stream(self) -> str:
+        """The camera."""
+        return self.camera
+
+    @property
+    def input(self) -> str | None:
+        """The frame's id."""
+        return self.frame
+
+    def to_verdict(self) -> Verdict:
+        """The verdict for the record of the sample."""
+        fields = {name: getattr(self, name) for name in _Opinion.model_fields}
+        return Verdict(by=self.source, time=self.time, **fields)

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, NamedTuple, Self, TypeVar, cast
 from pydantic import Field
 
 from edgebus.contracts.errors import PayloadError
-from edgebus.contracts.payload import Message, RecordPayload
+from edgebus.contracts.payload import Message, RecordPayload, Wrapper
 
 __all__ = ["JpegPayload", "PictureRecord", "Side"]
 
@@ -55,6 +55,10 @@ class JpegPayload(RecordPayload[R]):
     """
 
     content_type: ClassVar[str] = "image/jpeg"
+    format_name: ClassVar[str] = "JPEG"
+    format_doc: ClassVar[str] = (
+        "A plain JPEG file. Its first comment segment (COM) holds a JSON record."
+    )
     record_type: ClassVar[type[PictureRecord]]
 
     jpeg: bytes
@@ -80,6 +84,13 @@ class JpegPayload(RecordPayload[R]):
         segment = b"\xff\xfe" + struct.pack(">H", len(body) + 2) + body
         plain = _without_comments(jpeg, segments)
         return cls(jpeg=_SOI + segment + plain[2:], record=record)
+
+    @classmethod
+    def recorded_as(cls) -> Wrapper:
+        """As foxglove.CompressedImage."""
+        from edgebus_detection.messages.recorded import AsCompressedImage
+
+        return AsCompressedImage()
 
     def with_record(self, record: R) -> Self:
         """The same picture around another record.

@@ -3,61 +3,46 @@
 from typing import Final
 
 from edgebus.contracts import Topic
-from edgebus_detection.messages.commands import CaptureCommand
 from edgebus_detection.messages.feedback import Feedback
-from edgebus_detection.messages.vision import Detections, Drift, Frame, GroundTruth, Sample
+from edgebus_detection.messages.vision import Detections, Frame, GroundTruth, Sample
 
 __all__ = [
     "CAMERA_FRAME",
     "CAMERA_TRUTH",
-    "CMD_CAPTURE",
     "DETECTIONS",
-    "DRIFT",
     "FEEDBACK",
     "SAMPLES",
 ]
 
 CAMERA_FRAME: Final = Topic(
-    "{node}/camera/{camera}/frame",
+    "{node}/{service}/{camera}/frame",
     Frame,
     qos=0,
     doc="A picture: plain JPEG with its record in a comment segment.",
 )
 CAMERA_TRUTH: Final = Topic(
-    "{node}/camera/{camera}/truth",
+    "{node}/{service}/{camera}/truth",
     GroundTruth,
     qos=0,
     doc="What is really in a frame; from emulated cameras only, sent before the frame.",
 )
 DETECTIONS: Final = Topic(
-    "{node}/detector/{camera}/detections",
+    "{node}/{service}/{camera}/detections",
     Detections,
     qos=0,
     doc="What the model on this node saw in a frame.",
 )
 SAMPLES: Final = Topic(
-    "{node}/collector/samples",
+    "{node}/{service}/samples/detection",
     Sample,
     qos=1,
     durable=False,  # the collector has its own spool
     doc="A hard example: JPEG with its record in a comment segment.",
 )
-DRIFT: Final = Topic(
-    "{node}/collector/{camera}/drift",
-    Drift,
-    qos=1,
-    doc="The model's answers on a camera, or its pictures, are no longer what they were.",
-)
 FEEDBACK: Final = Topic(
-    "{node}/operator/feedback",
+    "{node}/{service}/feedback",
     Feedback,
     qos=1,
     durable=False,  # it comes from people's devices, which do not keep it either
     doc="An operator says that the model was wrong about a frame; {node} is the operator's own.",
-)
-CMD_CAPTURE: Final = Topic(
-    "{node}/collector/cmd/capture",
-    CaptureCommand,
-    qos=1,
-    doc="Send the next frame of a camera as a sample.",
 )

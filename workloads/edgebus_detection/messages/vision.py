@@ -1,54 +1,30 @@
-"""What cameras, detectors and collectors say."""
+"""Frames, their ground truth, detections and samples."""
 
 from __future__ import annotations
 
-import hashlib
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from edgebus.contracts import samples
 from edgebus.contracts.models import ModelRef
 from edgebus.contracts.names import Segment
-from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp, schema
+from edgebus.contracts.payload import Count, Message, Record, Timestamp
 from edgebus_detection.messages.boxes import Box
 from edgebus_detection.messages.feedback import Verdict
 from edgebus_detection.messages.jpeg import JpegPayload, PictureRecord, Side
 
 __all__ = [
-    "Consent",
     "Detections",
-    "Drift",
-    "DriftState",
     "Frame",
     "FrameRecord",
     "GroundTruth",
     "Sample",
     "SampleRecord",
-    "Split",
     "StageTimes",
-    "split_of",
 ]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Split = Literal["train", "holdout"]
-Consent = Literal["unstated", "given", "refused"]
-
-
-def split_of(camera: str, index: int, *, block: int = 20, every: int = 4) -> Split:
-    """Whether a frame may be trained on, the same answer everywhere on the bus.
-
-    Whole blocks of consecutive frames are held out, not single frames: neighbours in a video are
-    near-duplicates, and training on one leaks the other.
-
-    Args:
-        camera: Name of the camera; cameras hold out different blocks.
-        index: Frame number, from 0.
-        block: Frames per block.
-        every: One block in this many is held out.
-    """
-    digest = hashlib.sha256(camera.encode()).digest()
-    offset = int.from_bytes(digest[:4], "big") % every
-    return "holdout" if (index // block + offset) % every == every - 1 else "train"
 
 
 def _inside(boxes: tuple[Box, ...], width: int, height: int) -> None:
@@ -62,13 +38,22 @@ def _inside(boxes: tuple[Box, ...], width: int, height: int) -> None:
             raise ValueError(msg)
 
 
-class FrameRecord(PictureRecord):
+class FrameRecord(PictureRecord, version=1, name="frame"):
     """The record inside a frame's JPEG. `time` is when the frame was sent."""
 
-    schema_: Literal["frame/1"] = schema("frame/1")
     camera: Segment
     index: Count = Field(description="Frame number of this camera, from 0.")
     captured: Timestamp = Field(description="When the camera took it.")
+
+    @property
+    def stream(self) -> str:
+        """The camera."""
+        return self.camera
+
+    @property
+    def input(self) -> str:
+        """The frame's own id."""
+        return self.id
 
 
 class Frame(JpegPayload[FrameRecord]):
@@ -77,21 +62,26 @@ class Frame(JpegPayload[FrameRecord]):
     record_type: ClassVar[type[PictureRecord]] = FrameRecord
 
 
-class GroundTruth(Message):
-    """What is really in a frame; only emulated cameras and labelled data know it."""
+class FrameBoxes(Message):
+    """The boxes of one frame, and which frame that is."""
 
-    schema_: Literal["truth/1"] = schema("truth/1")
     frame: str = Field(description="id of the frame.")
     camera: Segment
     index: Count
-    captured: Timestamp
+    captured: Timestamp = Field(description="When the camera took the frame.")
     width: Side
     height: Side
     boxes: tuple[Box, ...]
-    condition: str = Field(default="normal", description="Name of the scripted condition.")
-    effects: dict[str, Fraction] = Field(
-        default_factory=dict, description="Strength of each scripted drift effect, 0 to 1."
-    )
+
+    @property
+    def stream(self) -> str:
+        """The camera."""
+        return self.camera
+
+    @property
+    def input(self) -> str:
+        """The frame's id."""
+        return self.frame
 
     @model_validator(mode="after")
     def _boxes_inside(self) -> Self:
@@ -99,8 +89,17 @@ class GroundTruth(Message):
         return self
 
 
+class GroundTruth(FrameBoxes, version=1, name="truth"):
+    """Ground truth of a frame; only emulated cameras and labelled data know it."""
+
+    condition: str = Field(default="normal", description="Name of the scripted condition.")
+    effects: dict[str, Fraction] = Field(
+        default_factory=dict, description="Strength of each scripted drift effect, 0 to 1."
+    )
+
+
 class StageTimes(Record):
-    """Where the milliseconds of one detection went."""
+    """Milliseconds of the stages of one detection."""
 
     decode_ms: float = Field(default=0.0, ge=0)
     preprocess_ms: float = Field(default=0.0, ge=0)
@@ -108,21 +107,13 @@ class StageTimes(Record):
     postprocess_ms: float = Field(default=0.0, ge=0)
 
 
-class Detections(Message):
-    """What a model saw in a frame.
+class Detections(FrameBoxes, version=1):
+    """Objects that a model saw in a frame.
 
     The clock stamps are in this order for every frame: captured, sent, received, detected.
     """
 
-    schema_: Literal["detections/1"] = schema("detections/1")
-    frame: str = Field(description="id of the frame.")
-    camera: Segment
-    index: Count
-    width: Side
-    height: Side
-    boxes: tuple[Box, ...]
     model: ModelRef = Field(description="The one model that answered this frame.")
-    captured: Timestamp = Field(description="When the camera took the frame.")
     sent: Timestamp = Field(description="When the camera sent it.")
     received: Timestamp = Field(description="When the detector had it.")
     detected: Timestamp = Field(description="When the boxes were there.")
@@ -130,7 +121,7 @@ class Detections(Message):
     dropped: Count = Field(
         default=0, description="Frames of this camera that were dropped for newer ones so far."
     )
-    feature: float | None = Field(
+    novelty: float | None = Field(
         default=None,
         ge=0,
         description="How unlike the model's reference pictures this one looks to its first layers: "
@@ -138,85 +129,16 @@ class Detections(Message):
         "the bundle has no reference.",
     )
 
-    @model_validator(mode="after")
-    def _boxes_inside(self) -> Self:
-        _inside(self.boxes, self.width, self.height)
-        return self
 
+class SampleRecord(PictureRecord, samples.SampleRecord, version=1, name="sample"):
+    """The record in a sample's JPEG, with what the model saw and what is really there."""
 
-class DriftState(Record):
-    """Whether a camera's pictures, or the model's answers to them, are what they were."""
-
-    drifted: tuple[Segment, ...] = Field(
-        default=(), description="Statistics that have changed and not come back; empty: stable."
-    )
-    since: Timestamp | None = Field(
-        default=None, description="When the first of these changes began, by the camera's clock."
-    )
-    means: dict[str, float] = Field(
-        default_factory=dict, description="Recent mean of each watched statistic."
-    )
-
-
-class Drift(Message):
-    """A statistic of one camera has changed: a reason to look, and to retrain.
-
-    `returned` tells the two directions apart: away from what was normal when the model began to
-    serve, or back to it.
-    """
-
-    schema_: Literal["drift/1"] = schema("drift/1")
-    camera: Segment
-    statistic: Segment = Field(
-        description="What has changed: confidence (mean score of a frame's boxes) or feature."
-    )
-    detector: Segment = Field(description="What noticed it: adwin, page-hinkley, kswin.")
-    before: float = Field(description="Mean before the change.")
-    after: float = Field(description="Mean since the change.")
-    frames: Ordinal = Field(description="Frames since the change, of which `after` is the mean.")
-    frame: str = Field(description="id of the frame at which it was noticed.")
-    index: Count = Field(description="Number of that frame.")
-    since: Timestamp = Field(description="When the change began, by the camera's clock.")
-    returned: bool = Field(
-        default=False, description="The statistic is back to normal: no reason to retrain."
-    )
-    model: ModelRef = Field(description="The model that served then.")
-
-
-class SampleRecord(PictureRecord):
-    """The record in a sample's JPEG: the frame, what was said of it, why it was collected."""
-
-    schema_: Literal["sample/1"] = schema("sample/1")
-    frame: str = Field(description="id of the frame.")
-    camera: Segment
-    index: Count
-    captured: Timestamp
-    split: Split = Field(description="Held-out samples are measured on, never trained on.")
-    policy: str = Field(description="The policy that chose it.")
-    reason: str = Field(description="What was wrong, in words.")
-    score: float = Field(description="How wrong: higher is worse, comparable within a policy.")
-    model: ModelRef = Field(description="The model whose detections these are.")
     detections: tuple[Box, ...]
     truth: tuple[Box, ...] | None = Field(
         default=None, description="Ground truth, where the camera knows it."
     )
-    opinions: dict[str, float] = Field(
-        default_factory=dict, description="Score of every policy that could tell, by its name."
-    )
-    feature: float | None = Field(
-        default=None, ge=0, description="As in the detections: how unlike the reference it looks."
-    )
-    drift: DriftState | None = Field(
-        default=None, description="Of its camera at that time; absent where nobody watched."
-    )
     feedback: tuple[Verdict, ...] = Field(
-        default=(), description="What operators said of this frame."
-    )
-    consent: Consent = Field(
-        default="unstated", description="What the persons in front of this camera agreed to."
-    )
-    retention: Segment = Field(
-        default="standard", description="Name of the class that says how long it may be kept."
+        default=(), description="Verdicts of operators on this frame."
     )
 
     @model_validator(mode="after")

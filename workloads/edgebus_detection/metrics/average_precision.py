@@ -1,4 +1,4 @@
-"""How good detections are: a cheap average precision for live views, COCO's for reports."""
+"""Accuracy of detections: a cheap average precision for live views, COCO's for reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgebus_detection.vision.boxes import Detected, Truth, box_coverage, box_iou
+from edgebus_detection.vision import Detected, Truth, coverage, pair
+from edgebus_detection.vision import iou as overlaps
 
 __all__ = [
     "MapResult",
@@ -24,7 +25,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """The detections of one picture, each a hit or a false alarm; ignored ones are gone.
+    """Detections of one picture, each a hit or a false alarm; ignored ones are left out.
 
     Attributes:
         scores: float32 [n].
@@ -47,17 +48,14 @@ def match(detected: Detected, truth: Truth, *, iou: float = 0.5) -> Matches:
     """
     order = np.argsort(-detected.scores, kind="stable")
     boxes, labels = detected.boxes[order], detected.labels[order]
-    overlap = box_iou(boxes, truth.boxes)
+    overlap = overlaps(boxes, truth.boxes)
     overlap[labels[:, None] != truth.labels[None]] = -1
     hits = np.zeros(len(order), np.bool_)
-    for row in range(len(order)) if len(truth.labels) else ():
-        best = int(overlap[row].argmax())
-        if overlap[row, best] >= iou:
-            hits[row] = True
-            overlap[:, best] = -1
+    for row, _ in pair(overlap, min_iou=iou, rank=np.arange(len(order))[:, None]):
+        hits[row] = True
     counted = np.ones(len(order), np.bool_)
     if len(truth.ignore):
-        counted = hits | (box_coverage(boxes, truth.ignore).max(axis=1, initial=0) < iou)
+        counted = hits | (coverage(boxes, truth.ignore).max(axis=1, initial=0) < iou)
     return Matches(
         detected.scores[order][counted], labels[counted], hits[counted], truth.labels.copy()
     )

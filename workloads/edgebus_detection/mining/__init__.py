@@ -1,12 +1,11 @@
-"""Mining: which frames the model got wrong."""
+"""Mining of frames that the model got wrong: examples, policies, tracking, the reference model."""
 
-from edgebus_detection.mining.examples import Example, Judgement
-from edgebus_detection.mining.policies import Policy, PolicyError, PolicySettings
+from typing import TypeAlias
 
-__all__ = [
-    "Example",
-    "Judgement",
-    "Policy",
-    "PolicyError",
-    "PolicySettings",
-]
+from edgebus import mining
+from edgebus_detection.messages import Detections, Frame, GroundTruth
+
+__all__ = ["Example"]
+
+Example: TypeAlias = mining.Example[Frame, Detections, GroundTruth]
+"""One frame with everything that is known of it."""

@@ -1,4 +1,4 @@
-"""Which box of a frame is which of the frame before: association by overlap.
+"""Tracking of boxes from frame to frame: association by overlap.
 
 Not a library's: of the maintained trackers, `trackers` and `supervision` bring a second OpenCV,
 boxmot is under the AGPL, and norfair (which needs filterpy, unmaintained since 2018) excludes the
@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from edgebus_detection.messages import Box
-from edgebus_detection.vision.matching import iou
+from edgebus_detection.vision import corners, iou
 
 __all__ = ["Step", "Track", "Tracker"]
 
@@ -35,7 +33,7 @@ class Track:
     velocity: tuple[float, float, float, float] = field(default=(0.0, 0.0, 0.0, 0.0))
 
     def expected(self, *, steps: int) -> Box:
-        """Where it should be so many frames after it was last seen, moving on as it did."""
+        """Its place a number of frames after it was last seen, moving on as it did."""
         x1, y1, x2, y2 = (
             max(0.0, side + steps * speed)
             for side, speed in zip(sides(self.box), self.velocity, strict=True)
@@ -48,7 +46,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What became of the tracks in one frame.
+    """Changes of the tracks in one frame.
 
     Attributes:
         lost: Tracks that were in the frame before and are not in this one.
@@ -62,7 +60,7 @@ class Step:
 
 
 class Tracker:
-    """Follows the boxes of one camera.
+    """Tracker of the boxes of one camera.
 
     Boxes and tracks are paired so that the sum of their overlaps is largest (the assignment
     problem; Kuhn 1955, by `scipy.optimize.linear_sum_assignment`), a track being where constant
@@ -116,7 +114,7 @@ class Tracker:
         from scipy.optimize import linear_sum_assignment
 
         places = [track.expected(steps=track.missing + 1) for track in self._tracks]
-        overlap = np.array([[iou(place, box) for box in boxes] for place in places])
+        overlap = iou(corners(places), corners(boxes))
         rows, columns = linear_sum_assignment(overlap, maximize=True)
         return {
             id(self._tracks[row]): boxes[column]

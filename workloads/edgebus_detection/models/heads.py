@@ -1,4 +1,4 @@
-"""The detector heads that are known, by the shapes of their outputs.
+"""Known detection heads, by the shapes of their outputs.
 
 Pre-processing is that of the networks' authors: YOLOX (0.2 and later, raw head), FastestDet,
 NanoDet (first release, GFL head) and YOLOv8.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from edgebus.artifacts.manifest import DecoderSpec
+from edgebus_detection.vision.spec import DecoderSpec
 
 __all__ = ["COCO_CLASSES", "HEADS", "TRAINABLE_HEADS", "Head", "recognise"]
 

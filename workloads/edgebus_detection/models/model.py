@@ -1,17 +1,18 @@
-"""A detector: a bundle, an engine, and the steps before and after it."""
+"""The detection model: a bundle, an engine, and the steps before and after it."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Protocol
 
-from edgebus.artifacts import Array, Bundle, Manifest, ModelSource
-from edgebus.contracts import ModelRef
-from edgebus.serving.engine import Engine, EngineSettings, OrtEngine
-from edgebus.serving.errors import EngineError
+import numpy as np
+
+from edgebus.artifacts import Array, Bundle, Manifest
+from edgebus.serving import Engine, EngineError, EngineSettings, NamedSource, OrtEngine
+from edgebus.serving.probe import seeded_bytes
 from edgebus_detection.messages import StageTimes
 from edgebus_detection.models.novelty import Novelty
+from edgebus_detection.models.spec import detection_spec, input_spec
 from edgebus_detection.vision import (
     Detected,
     Image,
@@ -22,29 +23,24 @@ from edgebus_detection.vision import (
     suppress,
 )
 
-__all__ = ["DetectionModel", "Look", "NamedSource"]
+__all__ = ["DetectionModel", "Prediction", "probe_picture"]
 
-
-class NamedSource(ModelSource, Protocol):
-    """A model source with a digest; `edgebus.artifacts.Bundle` is one."""
-
-    @property
-    def ref(self) -> ModelRef:
-        """Name, version and digest."""
-        ...
+_TILES = 13
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What a model makes of a picture.
+class Prediction:
+    """A model's answer to a picture.
 
     Attributes:
         found: The boxes, in pixels of the picture.
+        classes: Names of the labels.
         stages: Where the time went.
-        novelty: How unlike the reference pictures it is; None where the bundle cannot tell.
+        novelty: How unlike the reference pictures it is; None where the bundle has no measure.
     """
 
     found: Detected
+    classes: tuple[str, ...]
     stages: StageTimes
     novelty: float | None
 
@@ -57,7 +53,7 @@ class DetectionModel:
         ref: Name, version and digest, with the engine that runs it.
         classes: Names of the labels.
         engine: What runs the graph.
-        novelty: What tells strange pictures, or None.
+        novelty: What measures novelty, or None.
     """
 
     def __init__(
@@ -68,7 +64,7 @@ class DetectionModel:
         threshold: float | None = None,
         nms_iou: float | None = None,
         limit: int = 300,
-        novelty: Novelty | None = None,
+        novelty: bool = True,
     ) -> None:
         """Put a model together.
 
@@ -78,26 +74,27 @@ class DetectionModel:
             threshold: Lowest score that is kept; the manifest's by default.
             nms_iou: Overlap of one class that is suppressed; the manifest's by default.
             limit: Most boxes per picture.
-            novelty: The bundle's, loaded.
+            novelty: Load what measures novelty, where the bundle has it.
 
         Raises:
             ValueError: The manifest names an unknown decoder or an impossible input.
+            BundleFormatError: The manifest's detection part is missing or wrong.
+            EngineError: The novelty graph cannot be loaded.
         """
         manifest = source.manifest
+        spec, picture = detection_spec(manifest), input_spec(manifest)
         self.manifest: Manifest = manifest
         self.ref = source.ref.model_copy(update={"engine": engine.name})
-        self.classes = manifest.classes
+        self.classes = spec.classes
         self.engine = engine
-        self.novelty = novelty
-        self.threshold = manifest.decoder.score_threshold if threshold is None else threshold
-        self.nms_iou = manifest.decoder.nms_iou if nms_iou is None else nms_iou
+        self.novelty = Novelty.of(source) if novelty and isinstance(source, Bundle) else None
+        self.threshold = spec.decoder.score_threshold if threshold is None else threshold
+        self.nms_iou = spec.decoder.nms_iou if nms_iou is None else nms_iou
         self._limit = limit
-        self._preprocessor = Preprocessor(manifest.input)
+        self._input = picture.name
+        self._preprocessor = Preprocessor(picture)
         self._decoder = make_decoder(
-            manifest.decoder,
-            height=manifest.input.height,
-            width=manifest.input.width,
-            classes=len(manifest.classes),
+            spec.decoder, height=picture.height, width=picture.width, classes=len(spec.classes)
         )
 
     @classmethod
@@ -115,9 +112,7 @@ class DetectionModel:
             EngineError: The runtime refuses it.
             ValueError: The manifest names an unknown decoder or an impossible input.
         """
-        engine = OrtEngine(source, settings)
-        novelty = Novelty.of(source) if isinstance(source, Bundle) else None
-        return cls(source, engine, threshold=threshold, nms_iou=nms_iou, novelty=novelty)
+        return cls(source, OrtEngine(source, settings), threshold=threshold, nms_iou=nms_iou)
 
     def detect(
         self, image: Image, *, threshold: float | None = None
@@ -136,19 +131,25 @@ class DetectionModel:
             EngineError: The runtime fails, or the outputs are NaN, infinite or misshapen; the
                 text says the model's digest.
         """
-        look = self._look(image, threshold=threshold, novelty=None)
-        return look.found, look.stages
+        answer = self._predict(image, threshold=threshold, novelty=None)
+        return answer.found, answer.stages
 
-    def look(self, image: Image) -> Look:
-        """As `detect`, and how strange the picture is, where the bundle can tell."""
-        return self._look(image, threshold=None, novelty=self.novelty)
+    def predict(self, image: Image, /) -> Prediction:
+        """As `detect`, and the picture's novelty, where the bundle measures it."""
+        return self._predict(image, threshold=None, novelty=self.novelty)
 
-    def _look(self, image: Image, *, threshold: float | None, novelty: Novelty | None) -> Look:
+    def warm_up(self) -> None:
+        """Answer the probe's picture."""
+        self.predict(probe_picture(self.manifest, seed=0))
+
+    def _predict(
+        self, image: Image, *, threshold: float | None, novelty: Novelty | None
+    ) -> Prediction:
         began = time.perf_counter()
         tensor, placement = self._preprocessor.prepare(image)
         prepared = time.perf_counter()
-        strange = None if novelty is None else novelty.of_input(tensor)
-        outputs = self.engine.run(tensor)
+        distance = None if novelty is None else novelty.of_input(tensor)
+        outputs = self._run(tensor)
         ran = time.perf_counter()
         try:
             raw = self._decoder.decode(
@@ -169,12 +170,35 @@ class DetectionModel:
             inference_ms=_ms(prepared, ran),
             postprocess_ms=_ms(ran, done),
         )
-        return Look(found, stages, strange)
+        return Prediction(found, self.classes, stages, distance)
 
     def raw(self, image: Image) -> list[Array]:
         """The engine's outputs for a picture, as they are."""
         tensor, _ = self._preprocessor.prepare(image)
-        return list(self.engine.run(tensor))
+        return self._run(tensor)
+
+    def _run(self, tensor: Array) -> list[Array]:
+        outputs = self.engine.run({self._input: tensor})
+        return [np.asarray(outputs[item.name], np.float32) for item in self.manifest.outputs]
+
+
+def probe_picture(manifest: Manifest, *, seed: int) -> Image:
+    """A picture of the model's own input size, the same on every machine and in every version.
+
+    A mosaic of coloured tiles with fine grain on it: no random generator or interpolation that
+    could change with a library.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    spec = input_spec(manifest)
+    height, width = spec.height, spec.width
+    tall, wide = -(-height // _TILES), -(-width // _TILES)
+    tiles = seeded_bytes(f"tiles {seed}", (tall, wide, 3))
+    picture = tiles.repeat(_TILES, axis=0).repeat(_TILES, axis=1)[:height, :width]
+    grain = seeded_bytes(f"grain {seed}", (height, width, 3)) >> 4
+    mixed: Image = (picture - (picture >> 3) + grain // 2).astype(np.uint8)
+    return mixed
 
 
 def _ms(start: float, end: float) -> float:

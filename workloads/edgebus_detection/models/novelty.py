@@ -1,4 +1,4 @@
-"""How unlike the pictures that a model knows is this one? A small graph in the bundle answers.
+"""Novelty: how unlike the pictures that a model knows a picture is, by a small graph in the bundle.
 
 The graph is the model's own first layers up to the first convolution, frozen, and a Mahalanobis
 distance behind them (Lee et al. 2018, *A Simple Unified Framework for Detecting Out-of-Distribution
@@ -29,13 +29,14 @@ from edgebus.artifacts import (
     Array,
     Bundle,
     BundleError,
+    BundleFileMissingError,
     ModelSource,
-    NoveltySpec,
     inspect_graph,
     write_bundle,
 )
 from edgebus.serving.engine import ORT_ERRORS, first_line
 from edgebus.serving.errors import EngineError, InferenceError
+from edgebus_detection.models.spec import NoveltySpec, detection_spec, input_spec
 from edgebus_detection.vision import Image, Preprocessor
 
 __all__ = ["Novelty", "NoveltyError", "add_novelty", "make_novelty"]
@@ -90,9 +91,14 @@ class Novelty:
 
         Raises:
             EngineError: It cannot be loaded.
+            BundleFileMissingError: The manifest names it, and the bundle has no such file.
         """
-        data = bundle.novelty()
-        return None if data is None else cls(data)
+        spec = detection_spec(bundle.manifest).novelty
+        if spec is None:
+            return None
+        if spec.file not in bundle.files:
+            raise BundleFileMissingError(file=spec.file, where="the bundle")
+        return cls(bundle.files[spec.file])
 
     def of_input(self, tensor: Array) -> float:
         """The distance of a picture, as the model's input; 1 is the reference's 95th percentile.
@@ -128,7 +134,7 @@ def make_novelty(source: ModelSource, pictures: Iterable[Image]) -> tuple[Novelt
     stem = _stem(source)
     session = _session(_with_outputs(stem, ["mean", "spread"]).SerializeToString())
     name = session.get_inputs()[0].name
-    preprocessor = Preprocessor(source.manifest.input)
+    preprocessor = Preprocessor(input_spec(source.manifest))
     rows = []
     for picture in pictures:
         tensor, _ = preprocessor.prepare(picture)
@@ -164,13 +170,15 @@ def add_novelty(bundle: Bundle, pictures: Iterable[Image], *, out: Path | str) -
     """
     from edgebus.serving.probe import make_probe
 
+    spec, graph = make_novelty(bundle, pictures)
+    workload = bundle.manifest.workload | {"novelty": spec.model_dump(mode="json")}
     return write_bundle(
         out,
-        manifest=bundle.manifest,
+        manifest=bundle.manifest.model_copy(update={"workload": workload}),
         graph=bundle.graph_bytes(),
         weights=bundle.weights.data,
         probe=make_probe if bundle.manifest.probe is not None else None,
-        novelty=make_novelty(bundle, pictures),
+        files={spec.file: graph},
     )
 
 
@@ -214,7 +222,7 @@ def _stem(source: ModelSource) -> onnx.ModelProto:
         helper.make_node("Log", ["novelty.safe"], ["novelty.log"]),
         helper.make_node("Mul", ["novelty.log", "novelty.half"], ["spread"]),
     ]
-    name = source.manifest.input.name
+    name = source.manifest.inputs[0].name
     inputs = [item for item in model.graph.input if item.name == name]
     graph = helper.make_graph(nodes, "novelty", inputs, [], constants)
     return helper.make_model(

@@ -1,7 +1,8 @@
-"""From any ONNX detector to a bundle."""
+"""Import of ONNX detection models as bundles."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,14 +16,36 @@ from edgebus.artifacts.bundle import Bundle, Limits
 from edgebus.artifacts.errors import ImportRefusedError, UnsupportedOperatorError
 from edgebus.artifacts.graph import GraphFacts, PortFacts, inspect_graph
 from edgebus.artifacts.index import WEIGHTS, sha256
-from edgebus.artifacts.manifest import EngineRequirements, InputSpec, Manifest, OutputSpec
+from edgebus.artifacts.manifest import EngineRequirements, TensorSpec
 from edgebus.artifacts.split import fold_half_weights, split_weights
-from edgebus.artifacts.tensors import TensorFile
+from edgebus.artifacts.tensors import DTYPES, TensorFile
 from edgebus.artifacts.write import ProbeMaker, write_bundle
 from edgebus.contracts import explain, utc_now
 from edgebus_detection.models.heads import COCO_CLASSES, HEADS, Head, recognise
+from edgebus_detection.models.spec import detection_manifest
+from edgebus_detection.vision import InputSpec
 
-__all__ = ["import_onnx"]
+__all__ = ["import_onnx", "open_bundle"]
+
+
+def open_bundle(path: Path, *, imports: Path) -> Bundle:
+    """Open a bundle's folder, or an ONNX file, which becomes a bundle once.
+
+    Args:
+        path: Either of the two.
+        imports: Folder of the bundles that ONNX files become.
+
+    Raises:
+        BundleError: It is no bundle.
+        OSError: The file is not there.
+        ImportRefusedError: The ONNX file has a head that is not known.
+    """
+    if path.is_dir():
+        return Bundle.open(path)
+    folder = imports / hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    if not folder.exists():
+        import_onnx(path, name="imported", out=folder, serve_only=True)
+    return Bundle.open(folder)
 
 
 def import_onnx(
@@ -77,6 +100,7 @@ def import_onnx(
     facts = inspect_graph(graph)
     port = _only_input(source, facts)
     outputs = tuple(_closed(source, "output", port) for port in facts.outputs)
+    types = [DTYPES[port.dtype].name for port in facts.outputs]
     layout, height, width = _picture(source, port)
     kind, head, count = _head(
         source, decoder, facts, size=(height, width), outputs=tuple(shape for _, shape in outputs)
@@ -89,11 +113,14 @@ def import_onnx(
         "dtype": "uint8" if port.dtype == "U8" else "float32",
     }
     try:
-        manifest = Manifest(
+        manifest = detection_manifest(
             name=name,
             version=version,
-            input=InputSpec.model_validate(fields | head.input | (input_overrides or {})),
-            outputs=tuple(OutputSpec(name=label, shape=shape) for label, shape in outputs),
+            picture=InputSpec.model_validate(fields | head.input | (input_overrides or {})),
+            outputs=[
+                TensorSpec.model_validate({"name": label, "dtype": dtype, "shape": shape})
+                for (label, shape), dtype in zip(outputs, types, strict=True)
+            ],
             decoder=head.decoder,
             classes=_classes(source, kind, classes, count),
             engine=EngineRequirements(

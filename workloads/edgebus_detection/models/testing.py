@@ -1,4 +1,4 @@
-"""A model small enough to understand, for tests and guides.
+"""A minimal detection model for tests and guides.
 
 It finds red and blue squares: one convolution measures the mean colour of each cell of 8 x 8
 pixels, and says so in the form of a YOLOX head.
@@ -16,17 +16,15 @@ from onnx import TensorProto, helper, numpy_helper
 from edgebus.artifacts import (
     Array,
     Bundle,
-    DecoderSpec,
     EngineRequirements,
-    InputSpec,
-    Manifest,
-    OutputSpec,
+    TensorSpec,
     write_bundle,
 )
 from edgebus.artifacts.graph import declare_external
 from edgebus.artifacts.tensors import TensorFile, dump_tensors
 from edgebus.serving.probe import make_probe
-from edgebus_detection.vision import Image
+from edgebus_detection.models.spec import detection_manifest
+from edgebus_detection.vision import DecoderSpec, Image, InputSpec
 
 __all__ = ["TINY_CLASSES", "tiny_bundle", "tiny_onnx", "tiny_picture", "tiny_tensors"]
 
@@ -114,11 +112,11 @@ def tiny_bundle(
     weights = dump_tensors(tiny_tensors(gain=gain))
     declare_external(model, TensorFile.parse(weights, file="weights.safetensors"))
     cells = (height // _CELL) * (width // _CELL)
-    manifest = Manifest(
+    manifest = detection_manifest(
         name=name,
         version=version,
-        input=InputSpec(name="images", height=height, width=width),
-        outputs=(OutputSpec(name="output", shape=(1, cells, 7)),),
+        picture=InputSpec(name="images", height=height, width=width),
+        outputs=(TensorSpec(name="output", shape=(1, cells, 7)),),
         decoder=DecoderSpec(kind="yolox", strides=(_CELL,), score_threshold=0.3),
         classes=TINY_CLASSES,
         engine=EngineRequirements(opset=13, ir_version=8),

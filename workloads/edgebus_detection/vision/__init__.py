@@ -1,40 +1,58 @@
 """Pictures, boxes and how good they are: numpy and OpenCV only."""
 
-from edgebus_detection.vision.boxes import Boxes, Detected, Truth, box_iou, clip_boxes, suppress
-from edgebus_detection.vision.decoders import DECODERS, Decoder, DecoderLike, make_decoder
+from edgebus_detection.vision.boxes import (
+    Boxes,
+    Detected,
+    Truth,
+    clip_boxes,
+    coverage,
+    iou,
+    suppress,
+)
+from edgebus_detection.vision.conversions import corners, to_boxes, to_detected, to_truth
+from edgebus_detection.vision.decoders import DECODERS, Decoder, make_decoder
 from edgebus_detection.vision.draw import Style, caption, draw_boxes
 from edgebus_detection.vision.errors import ImageError, OutputError, VisionError
-from edgebus_detection.vision.hashing import Hash, PictureUnreadableError, difference_hash
-from edgebus_detection.vision.images import Image, decode_jpeg, encode_jpeg
-from edgebus_detection.vision.labels import to_boxes, to_detected, to_truth
-from edgebus_detection.vision.preprocess import InputLike, Placement, Preprocessor, Tensor
+from edgebus_detection.vision.hashing import Hash, difference_hash
+from edgebus_detection.vision.images import Grey, Image, decode_picture, encode_jpeg, read_picture
+from edgebus_detection.vision.matching import Matching, match_boxes, pair, pair_boxes
+from edgebus_detection.vision.preprocess import Placement, Preprocessor, Tensor
+from edgebus_detection.vision.spec import DecoderSpec, InputSpec, PictureSpec
 
 __all__ = [
     "DECODERS",
     "Boxes",
     "Decoder",
-    "DecoderLike",
+    "DecoderSpec",
     "Detected",
+    "Grey",
     "Hash",
     "Image",
     "ImageError",
-    "InputLike",
+    "InputSpec",
+    "Matching",
     "OutputError",
-    "PictureUnreadableError",
+    "PictureSpec",
     "Placement",
     "Preprocessor",
     "Style",
     "Tensor",
     "Truth",
     "VisionError",
-    "box_iou",
     "caption",
     "clip_boxes",
-    "decode_jpeg",
+    "corners",
+    "coverage",
+    "decode_picture",
     "difference_hash",
     "draw_boxes",
     "encode_jpeg",
+    "iou",
     "make_decoder",
+    "match_boxes",
+    "pair",
+    "pair_boxes",
+    "read_picture",
     "suppress",
     "to_boxes",
     "to_detected",

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Boxes", "Detected", "Truth", "box_coverage", "box_iou", "clip_boxes", "suppress"]
+__all__ = ["Boxes", "Detected", "Truth", "clip_boxes", "coverage", "iou", "suppress"]
 
 Boxes: TypeAlias = npt.NDArray[np.float32]
 """float32 [n, 4]: x1, y1, x2, y2 in pixels, origin top left, bottom right exclusive."""
@@ -23,7 +23,7 @@ def _no_boxes() -> Boxes:
 
 @dataclass(frozen=True, slots=True)
 class Detected:
-    """What a model saw in one picture.
+    """Boxes that a model predicted in one picture.
 
     Attributes:
         boxes: float32 [n, 4], x1 y1 x2 y2 in pixels.
@@ -63,12 +63,12 @@ class Detected:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What is really in one picture.
+    """True boxes of one picture.
 
     Attributes:
         boxes: float32 [n, 4], x1 y1 x2 y2 in pixels.
         labels: int64 [n].
-        ignore: float32 [m, 4]: whatever is detected there counts neither for nor against.
+        ignore: float32 [m, 4]: detections there count neither for nor against.
     """
 
     boxes: Boxes
@@ -85,7 +85,7 @@ class Truth:
             raise ValueError(msg)
 
 
-def box_iou(first: Boxes, second: Boxes) -> npt.NDArray[np.float32]:
+def iou(first: Boxes, second: Boxes) -> npt.NDArray[np.float32]:
     """Intersection over union of every pair.
 
     Args:
@@ -103,7 +103,7 @@ def box_iou(first: Boxes, second: Boxes) -> npt.NDArray[np.float32]:
     return ratio
 
 
-def box_coverage(boxes: Boxes, regions: Boxes) -> npt.NDArray[np.float32]:
+def coverage(boxes: Boxes, regions: Boxes) -> npt.NDArray[np.float32]:
     """The share of each box that lies in each region: float32 [n, m]."""
     inter = _intersection(boxes, regions)
     area = np.broadcast_to(_area(boxes)[:, None], inter.shape)

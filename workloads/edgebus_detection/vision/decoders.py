@@ -7,34 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from edgebus_detection.vision.boxes import Detected
 from edgebus_detection.vision.errors import OutputError
+from edgebus_detection.vision.spec import DecoderSpec
 
-__all__ = ["DECODERS", "Decoder", "DecoderLike", "make_decoder"]
+__all__ = ["DECODERS", "Decoder", "make_decoder"]
 
 Array: TypeAlias = npt.NDArray[np.float32]
 
 # exp() of more overflows what any picture needs; such boxes are clipped to the picture anyway.
 _MAX_LOG_SIZE = 20.0
-
-
-class DecoderLike(Protocol):
-    """How to read a head; `edgebus.artifacts.DecoderSpec` is one."""
-
-    @property
-    def kind(self) -> str:
-        """A key of `DECODERS`."""
-        ...
-
-    @property
-    def strides(self) -> Sequence[int]:
-        """Input pixels per grid cell, one per level of the head."""
-        ...
 
 
 class Decoder:
@@ -240,7 +227,7 @@ DECODERS: Final[Mapping[str, type[Decoder]]] = {
 """Every decoder by its kind, as manifests name it."""
 
 
-def make_decoder(spec: DecoderLike, *, height: int, width: int, classes: int) -> Decoder:
+def make_decoder(spec: DecoderSpec, *, height: int, width: int, classes: int) -> Decoder:
     """The decoder that a manifest names.
 
     Raises:

@@ -1,6 +1,8 @@
-"""What can go wrong between bytes and boxes."""
+"""Errors between bytes and boxes."""
 
 from __future__ import annotations
+
+from edgebus.mining import InputUnreadableError
 
 __all__ = ["ImageError", "OutputError", "VisionError"]
 
@@ -9,7 +11,7 @@ class VisionError(ValueError):
     """A picture or a model's output cannot be used; the base of this package's errors."""
 
 
-class ImageError(VisionError):
+class ImageError(VisionError, InputUnreadableError):
     """Bytes or an array are no picture.
 
     Attributes:

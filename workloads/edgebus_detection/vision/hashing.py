@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-__all__ = ["Hash", "PictureUnreadableError", "difference_hash"]
+from edgebus.mining import Fingerprint
+from edgebus_detection.vision.images import decode_grey
 
-Hash: TypeAlias = npt.NDArray[np.uint64]
-"""uint64 [4]: 256 bits. Two differ in `np.bitwise_count(a ^ b).sum()` of them."""
+__all__ = ["Hash", "difference_hash"]
+
+Hash: TypeAlias = Fingerprint
+"""uint64 [4]: 256 bits."""
 
 _SIDE = 16
-
-
-class PictureUnreadableError(ValueError):
-    """A JPEG has a good frame around picture data that cannot be decoded.
-
-    Attributes:
-        size: Bytes of the file.
-    """
-
-    def __init__(self, *, size: int) -> None:
-        super().__init__(f"JPEG of {size} bytes cannot be decoded; the picture data is corrupt")
-        self.size = size
 
 
 def difference_hash(jpeg: bytes) -> Hash:
@@ -39,12 +29,9 @@ def difference_hash(jpeg: bytes) -> Hash:
         jpeg: The file; any format that OpenCV reads will do.
 
     Raises:
-        PictureUnreadableError: The picture cannot be decoded.
+        ImageError: The picture cannot be decoded.
     """
-    data = np.frombuffer(jpeg, dtype=np.uint8)
-    grey: Any = cv2.imdecode(data, cv2.IMREAD_REDUCED_GRAYSCALE_2) if data.size else None
-    if grey is None:
-        raise PictureUnreadableError(size=len(jpeg))
+    grey = decode_grey(jpeg)
     cells = cv2.resize(grey, (_SIDE + 1, _SIDE), interpolation=cv2.INTER_AREA).astype(np.int16)
     bits = cells[:, 1:] > cells[:, :-1]
     return np.packbits(bits.reshape(-1)).view(np.uint64)

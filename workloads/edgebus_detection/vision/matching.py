@@ -1,18 +1,59 @@
-"""Which detections are right: boxes matched to ground truth by overlap."""
+"""Matching of boxes by overlap: predictions to true boxes, and one source's boxes to another's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from edgebus_detection.messages import Box
+from edgebus_detection.vision.boxes import iou
+from edgebus_detection.vision.conversions import corners
 
-__all__ = ["Matching", "iou", "match"]
+__all__ = ["Matching", "match_boxes", "pair", "pair_boxes"]
+
+
+def pair(
+    overlap: npt.NDArray[np.float32], *, min_iou: float, rank: npt.NDArray[Any]
+) -> list[tuple[int, int]]:
+    """Pairs of a row and a column, each at most once: of the lowest rank first, then the best.
+
+    Args:
+        overlap: IoU [n, m]; what must not be paired is below `min_iou`.
+        min_iou: Least overlap of a pair.
+        rank: Precedence of each pair, [n, m] or of a shape that broadcasts to it.
+    """
+    rows, columns = np.nonzero(overlap >= min_iou)
+    ranks = np.broadcast_to(rank, overlap.shape)[rows, columns]
+    order = np.lexsort((-overlap[rows, columns], ranks))
+    pairs: list[tuple[int, int]] = []
+    used: tuple[set[int], set[int]] = set(), set()
+    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+        if row not in used[0] and column not in used[1]:
+            used[0].add(row)
+            used[1].add(column)
+            pairs.append((row, column))
+    return pairs
+
+
+def pair_boxes(
+    first: Sequence[Box], second: Sequence[Box], *, min_iou: float = 0.5
+) -> list[tuple[int, int]]:
+    """Boxes of the same object: pairs of indices, each box at most once.
+
+    Same classes first, the best overlap first; what is left is paired whatever its class.
+    """
+    if not first or not second:
+        return []
+    return pair(iou(corners(first), corners(second)), min_iou=min_iou, rank=_differ(first, second))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matching:
-    """The outcome of matching detections to truth.
+    """Detections matched to true boxes.
 
     Attributes:
         hits: Detections that match a true box of their class.
@@ -25,17 +66,7 @@ class Matching:
     false_alarms: tuple[Box, ...]
 
 
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes, 0 to 1 (Jaccard index)."""
-    width = min(a.x2, b.x2) - max(a.x1, b.x1)
-    height = min(a.y2, b.y2) - max(a.y1, b.y1)
-    if width <= 0 or height <= 0:
-        return 0.0
-    shared = width * height
-    return shared / (_area(a) + _area(b) - shared)
-
-
-def match(detections: Sequence[Box], truth: Sequence[Box], *, min_iou: float) -> Matching:
+def match_boxes(detections: Sequence[Box], truth: Sequence[Box], *, min_iou: float) -> Matching:
     """Match each detection to the best free true box of its class.
 
     Greedy, the surest detection first, as in the Pascal VOC protocol (Everingham et al. 2010,
@@ -46,23 +77,20 @@ def match(detections: Sequence[Box], truth: Sequence[Box], *, min_iou: float) ->
         truth: True boxes.
         min_iou: Overlap below this is no match.
     """
-    free = list(truth)
-    hits: list[Box] = []
-    false_alarms: list[Box] = []
-    for box in sorted(detections, key=lambda b: 1.0 if b.score is None else b.score, reverse=True):
-        best = max(
-            (other for other in free if other.label == box.label),
-            key=lambda other: iou(box, other),
-            default=None,
-        )
-        if best is None or iou(box, best) < min_iou:
-            false_alarms.append(box)
-        else:
-            # By identity: two equal boxes are two objects.
-            free = [other for other in free if other is not best]
-            hits.append(box)
-    return Matching(hits=tuple(hits), misses=tuple(free), false_alarms=tuple(false_alarms))
+    surest = sorted(detections, key=lambda b: 1.0 if b.score is None else b.score, reverse=True)
+    pairs: list[tuple[int, int]] = []
+    if surest and truth:
+        overlap = iou(corners(surest), corners(truth))
+        overlap[_differ(surest, truth)] = -1
+        pairs = pair(overlap, min_iou=min_iou, rank=np.arange(len(surest))[:, None])
+    hit, found = {row for row, _ in pairs}, {column for _, column in pairs}
+    return Matching(
+        hits=tuple(box for n, box in enumerate(surest) if n in hit),
+        misses=tuple(box for n, box in enumerate(truth) if n not in found),
+        false_alarms=tuple(box for n, box in enumerate(surest) if n not in hit),
+    )
 
 
-def _area(box: Box) -> float:
-    return (box.x2 - box.x1) * (box.y2 - box.y1)
+def _differ(first: Sequence[Box], second: Sequence[Box]) -> npt.NDArray[np.bool_]:
+    """Difference of the classes of each pair, [n, m]."""
+    return np.array([[a.label != b.label for b in second] for a in first])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -12,74 +11,12 @@ import numpy.typing as npt
 
 from edgebus_detection.vision.boxes import Boxes
 from edgebus_detection.vision.images import Image, check_image
+from edgebus_detection.vision.spec import InputSpec
 
-__all__ = ["InputLike", "Placement", "Preprocessor", "Tensor"]
+__all__ = ["Placement", "Preprocessor", "Tensor"]
 
 Tensor: TypeAlias = npt.NDArray[Any]
 """float32 or uint8, [1, 3, H, W] or [1, H, W, 3]."""
-
-
-class InputLike(Protocol):
-    """What a picture must look like for a model; `edgebus.artifacts.InputSpec` is one.
-
-    `mean` and `std` are on the scale 0..255, one per channel in the order of `color`:
-    the tensor is ``(pixel - mean) / std``.
-    """
-
-    @property
-    def name(self) -> str:
-        """Name of the graph's input."""
-        ...
-
-    @property
-    def height(self) -> int:
-        """Rows of the input."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """Columns of the input."""
-        ...
-
-    @property
-    def dtype(self) -> str:
-        """``float32`` or ``uint8``."""
-        ...
-
-    @property
-    def layout(self) -> str:
-        """``NCHW`` or ``NHWC``."""
-        ...
-
-    @property
-    def color(self) -> str:
-        """``BGR`` or ``RGB``."""
-        ...
-
-    @property
-    def mean(self) -> Sequence[float]:
-        """Subtracted, per channel."""
-        ...
-
-    @property
-    def std(self) -> Sequence[float]:
-        """Divided by, per channel."""
-        ...
-
-    @property
-    def pad_value(self) -> int:
-        """Grey of the border, 0..255."""
-        ...
-
-    @property
-    def anchor(self) -> str:
-        """Where the picture lies in a letterbox: ``top-left`` or ``center``."""
-        ...
-
-    @property
-    def resize(self) -> str:
-        """``letterbox`` keeps the aspect ratio, ``stretch`` does not."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,26 +53,13 @@ class Placement:
 class Preprocessor:
     """Resizes, pads, orders and normalises pictures for one model."""
 
-    def __init__(self, spec: InputLike) -> None:
+    def __init__(self, spec: InputSpec) -> None:
         """Read what the model asks for.
 
         Raises:
-            ValueError: The specification asks for something unknown; it is named.
+            ValueError: The specification contradicts itself.
         """
-        for what, value, known in (
-            ("dtype", spec.dtype, ("float32", "uint8")),
-            ("layout", spec.layout, ("NCHW", "NHWC")),
-            ("color", spec.color, ("BGR", "RGB")),
-            ("anchor", spec.anchor, ("top-left", "center")),
-            ("resize", spec.resize, ("letterbox", "stretch")),
-        ):
-            if value not in known:
-                msg = f"input {spec.name}: {what} {value!r} is not one of {', '.join(known)}"
-                raise ValueError(msg)
         mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
-        if mean.shape != (3,) or std.shape != (3,) or not np.all(std):
-            msg = f"input {spec.name}: mean {spec.mean} and std {spec.std} need 3 values, std not 0"
-            raise ValueError(msg)
         neutral = not mean.any() and np.all(std == 1)
         if spec.dtype == "uint8" and not neutral:
             msg = f"input {spec.name}: a uint8 input takes plain pixels (mean 0, std 1)"

@@ -1,4 +1,4 @@
-"""What does not move: sky, houses, road, pavements, and the things that stand on them."""
+"""The still background: sky, houses, road, pavements, and the props that stand on them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Backdrop:
 
     Attributes:
         image: ``[h, w, 3]`` uint8 BGR by day.
-        glow: ``[h, w, 3]`` uint8: what its windows emit in the dark.
+        glow: ``[h, w, 3]`` uint8: the light of its windows in the dark.
     """
 
     image: Image
@@ -45,7 +45,7 @@ def draw_backdrop(layout: Layout, *, size: tuple[int, int], scale: float) -> Bac
     """Draw the empty street.
 
     Args:
-        layout: What is where.
+        layout: Of the view.
         size: Width and height in pixels.
         scale: Pixels per scene unit.
     """

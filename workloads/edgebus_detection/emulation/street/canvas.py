@@ -35,9 +35,9 @@ class Sprite:
 
     Attributes:
         colour: ``[h, w, 3]`` uint8, already multiplied by its coverage.
-        keep: ``[h, w, 3]`` uint8; how much of what lies below shows through, 255 is all.
+        keep: ``[h, w, 3]`` uint8; the share of the picture below that shows through, 255 is all.
         mask: ``[h, w]`` bool, the object itself: without its shadow.
-        glow: ``[h, w, 3]`` uint8, what it emits in the dark; None when nothing.
+        glow: ``[h, w, 3]`` uint8, its light in the dark; None without.
         anchor: Pixel inside the sprite that stands on the ground: (x, y).
         area: Number of pixels in `mask`.
     """
@@ -130,7 +130,7 @@ class Canvas:
         return self._shrink(self._colour)
 
     def glowing(self) -> Image:
-        """What was drawn with `glow`, ``[h, w, 3]`` uint8."""
+        """The parts drawn with `glow`, ``[h, w, 3]`` uint8."""
         if self._glow is None:
             return np.zeros((self.size[1], self.size[0], 3), np.uint8)
         return self._shrink(self._glow)

@@ -39,7 +39,7 @@ _TAIL: Final[Bgr] = (30, 30, 230)
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What makes one passer-by look different from the next.
+    """The look of one passer-by.
 
     Attributes:
         look: Seed of its colours and proportions.

@@ -1,4 +1,4 @@
-"""Where everything stands and drives in one camera's view: decided once, by its seed."""
+"""The layout of one camera's view, drawn once from its seed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Track:
 
     Attributes:
         name: Unique in the layout.
-        kind: What moves on it.
+        kind: Of the figures on it.
         ground: y of the feet or wheels, in units.
         direction: 1 to the right, -1 to the left.
         speed: Mean speed in units per second.
@@ -46,7 +46,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Prop:
-    """Something that stands on the street and hides what passes behind it."""
+    """A prop on the street, in front of whatever passes behind it."""
 
     kind: Literal["tree", "lamp", "sign"]
     x: float
@@ -66,8 +66,8 @@ class Layout:
         cycle: Line between the near lane and the cycle lane.
         near_kerb: Lower edge of the road.
         crossing: x of the zebra crossing, or None.
-        tracks: What moves.
-        props: What stands.
+        tracks: Lines that figures move along.
+        props: Trees, lamps and signs.
         look: Seed of everything that is only decoration.
     """
 
@@ -84,7 +84,7 @@ class Layout:
 
 
 def scale_at(ground: float, layout: Layout) -> float:
-    """How large things are that stand at a y: 0.62 at the far pavement, 1.24 at the near edge."""
+    """Scale of figures that stand at a y: 0.62 at the far pavement, 1.24 at the near edge."""
     depth = (ground - layout.facade) / (HEIGHT - layout.facade)
     return 0.62 + 0.62 * depth
 

@@ -1,4 +1,4 @@
-"""Puts backdrop, props and passers-by together, and tells what is visible of whom."""
+"""The scene: backdrop, props and passers-by in one picture, with the box of every visible one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SceneFrame(NamedTuple):
 
     Attributes:
         image: ``[h, w, 3]`` uint8 BGR.
-        boxes: What is visible, farthest first: the box of the visible part.
+        boxes: Of the visible parts, farthest first.
         condition: Always ``day``; dusk and weather come from the effects.
     """
 
@@ -42,7 +42,7 @@ class SceneFrame(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lights:
-    """What shines in the dark; for `dusk` in `edgebus_detection.emulation.effects`.
+    """Lights of a dark scene; for `dusk` in `edgebus_detection.emulation.effects`.
 
     Attributes:
         glow: ``[h, w, 3]`` uint8 BGR: windows, lamps and head lights, to be added.
@@ -118,7 +118,7 @@ class Scene:
         return SceneFrame(self._expose(image, index), boxes, "day")
 
     def lights(self, index: int) -> Lights:
-        """What shines in a frame when it gets dark."""
+        """The lights of a frame in the dark."""
         lamps = self._lamps or self._light_lamps()
         self._lamps = lamps
         glow = self._backdrop.glow.copy()
@@ -205,7 +205,7 @@ class Scene:
 
 
 def _visible(owners: npt.NDArray[np.uint8], number: int, item: _Placed) -> Box | None:
-    """The box of what is visible of an object, or None when that is too little."""
+    """The box of an object's visible part, or None when that is too small."""
     if item.label is None:
         return None
     seen = owners[item.window] == number

@@ -1,4 +1,4 @@
-"""Who is where at a moment: a pure function of the layout and the time."""
+"""Positions of all figures at a moment: a pure function of the layout and the time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Passer:
         label: Its class.
         x: Where its anchor is, in units.
         ground: y of its anchor, in units.
-        figure: What it looks like now.
+        figure: Its sprite now.
         draw: Draws it.
     """
 

@@ -1,24 +1,20 @@
-"""Policies: which frames was the model wrong about? Small plug-ins, one formula each."""
+"""Policies of detection, one formula each; named in the group ``edgebus.policies.detection``."""
 
-from edgebus_detection.mining.policies.base import (
-    Policy,
-    PolicyError,
-    PolicySettings,
-    find_policies,
-    make_policies,
-)
-from edgebus_detection.mining.policies.chain import Combination, PolicyChain, Ruling
-from edgebus_detection.mining.policies.confidence import ConfidencePolicy, ConfidenceSettings
 from edgebus_detection.mining.policies.disagreement import DisagreementPolicy, DisagreementSettings
-from edgebus_detection.mining.policies.entropy import EntropyPolicy, EntropySettings
 from edgebus_detection.mining.policies.expected import ExpectedPolicy, ExpectedSettings
-from edgebus_detection.mining.policies.feature import FeaturePolicy, FeatureSettings
-from edgebus_detection.mining.policies.margin import MarginPolicy, MarginSettings
+from edgebus_detection.mining.policies.novelty import NoveltyPolicy, NoveltySettings
 from edgebus_detection.mining.policies.temporal import TemporalPolicy, TemporalSettings
 from edgebus_detection.mining.policies.truth import TruthPolicy, TruthSettings
+from edgebus_detection.mining.policies.uncertainty import (
+    ConfidencePolicy,
+    ConfidenceSettings,
+    EntropyPolicy,
+    EntropySettings,
+    MarginPolicy,
+    MarginSettings,
+)
 
 __all__ = [
-    "Combination",
     "ConfidencePolicy",
     "ConfidenceSettings",
     "DisagreementPolicy",
@@ -27,19 +23,12 @@ __all__ = [
     "EntropySettings",
     "ExpectedPolicy",
     "ExpectedSettings",
-    "FeaturePolicy",
-    "FeatureSettings",
     "MarginPolicy",
     "MarginSettings",
-    "Policy",
-    "PolicyChain",
-    "PolicyError",
-    "PolicySettings",
-    "Ruling",
+    "NoveltyPolicy",
+    "NoveltySettings",
     "TemporalPolicy",
     "TemporalSettings",
     "TruthPolicy",
     "TruthSettings",
-    "find_policies",
-    "make_policies",
 ]

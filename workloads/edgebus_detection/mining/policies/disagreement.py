@@ -1,13 +1,18 @@
-"""Disagreement: a second model sees something else."""
+"""Disagreement: a reference model sees something else."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import Field
 
+from edgebus.mining import Judgement, Policy, PolicySettings
 from edgebus_detection.messages import Box
-from edgebus_detection.mining.examples import Example, Judgement
-from edgebus_detection.mining.policies.base import Policy, PolicySettings
-from edgebus_detection.vision.matching import match
+from edgebus_detection.mining import Example
+from edgebus_detection.vision import match_boxes, to_boxes
+
+if TYPE_CHECKING:
+    from edgebus_detection.models import Prediction
 
 __all__ = ["DisagreementPolicy", "DisagreementSettings"]
 
@@ -16,17 +21,17 @@ class DisagreementSettings(PolicySettings):
     """Settings of the disagreement policy."""
 
     score_threshold: float = Field(
-        default=0.3, ge=0, le=1, description="Detections below it count as not said."
+        default=0.3, ge=0, le=1, description="Detections below this score do not count."
     )
     accept: float = Field(
-        default=0.5, ge=0, le=1, description="What the second model is so sure of is there."
+        default=0.5, ge=0, le=1, description="Reference boxes from this score on are there."
     )
     reject: float = Field(
-        default=0.15, ge=0, le=1, description="What it gives less than this is not there."
+        default=0.15, ge=0, le=1, description="Reference boxes below this score are not there."
     )
     min_iou: float = Field(default=0.5, gt=0, le=1, description="Overlap of the same object.")
     classes: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="Only these count; all classes without."
+        default=None, min_length=1, description="Classes that count; all where there are none."
     )
     min_score: float = Field(
         default=0.25, ge=0, lt=1, description="More disagreement than this makes a frame hard."
@@ -34,44 +39,45 @@ class DisagreementSettings(PolicySettings):
 
 
 class DisagreementPolicy(Policy[DisagreementSettings]):
-    """The model and a second one do not see the same.
+    """The model and a reference model do not see the same.
 
-    Of the second model's boxes those of at least `accept` are sure, those below `reject` nothing,
-    and those between neither confirm nor deny. With hits H, misses M (sure boxes that the model
-    has not) and false alarms F (detections that no box of at least `reject` confirms)::
+    Of the reference model's boxes those of at least `accept` are sure, those below `reject`
+    nothing, and those between neither confirm nor deny. With hits H, misses M (sure boxes that the
+    model has not) and false alarms F (detections that no box of at least `reject` confirms)::
 
         score = 1 - |H| / (|H| + |M| + |F|);  wrong iff score > min_score
 
     Query by committee (Seung, Opper and Sompolinsky 1992) with a committee of two, one of them
-    better or at least different. The collector asks the second model about a share of the frames
-    only (`second.share`); about the others this policy cannot tell.
+    better or at least different. The collector asks the reference model about a share of the
+    frames only (`reference_model.share`); about the others this policy cannot tell.
     """
 
     name = "disagreement"
     settings_type = DisagreementSettings
-    needs_second = True
+    needs_reference = True
 
     def judge(self, example: Example) -> Judgement | None:
-        """How much they differ; None where the second model was not asked."""
-        if example.second is None:
+        """How much they differ; None where the reference model was not asked."""
+        if example.reference is None:
             return None
         settings = self.settings
         said = [
             box
-            for box in self._counted(example.detections.boxes)
+            for box in self._counted(example.prediction.boxes)
             if _of(box) >= settings.score_threshold
         ]
-        second = self._counted(example.second)
-        sure = [box for box in second if _of(box) >= settings.accept]
-        perhaps = [box for box in second if settings.reject <= _of(box) < settings.accept]
-        matching = match(said, sure, min_iou=settings.min_iou)
-        denied = match(matching.false_alarms, perhaps, min_iou=settings.min_iou).false_alarms
+        answer: Prediction = example.reference
+        reference = self._counted(to_boxes(answer.found, answer.classes))
+        sure = [box for box in reference if _of(box) >= settings.accept]
+        perhaps = [box for box in reference if settings.reject <= _of(box) < settings.accept]
+        matching = match_boxes(said, sure, min_iou=settings.min_iou)
+        denied = match_boxes(matching.false_alarms, perhaps, min_iou=settings.min_iou).false_alarms
         errors = len(matching.misses) + len(denied)
         score = errors / (len(matching.hits) + errors) if errors else 0.0
         return Judgement(
             wrong=score > settings.min_score,
             score=score,
-            reason=f"the second model sees {len(matching.misses)} more and "
+            reason=f"the reference model sees {len(matching.misses)} more and "
             f"denies {len(denied)} of {len(said)}",
         )
 

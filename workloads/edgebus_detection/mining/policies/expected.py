@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Self
 
+from cachetools import LRUCache
 from pydantic import Field, model_validator
 
+from edgebus.mining import Judgement, Policy, PolicySettings
 from edgebus_detection.messages import Detections
-from edgebus_detection.mining.examples import Example, Judgement
-from edgebus_detection.mining.policies.base import Policy, PolicySettings
+from edgebus_detection.mining import Example
 
 __all__ = ["ExpectedPolicy", "ExpectedSettings", "expected_error"]
 
@@ -26,22 +26,25 @@ class ExpectedSettings(PolicySettings):
         default=0.3,
         gt=0,
         lt=1,
-        description="Boxes from it on are said, those from half of it on are doubts.",
+        description="Boxes from this score on count as found, from half of it on as doubts.",
     )
     unseen: float = Field(
         default=1.0, ge=0, description="Objects, at most, that may be there without any box."
     )
     share: float = Field(
-        default=0.05, gt=0, le=1, description="Of a camera's frames, so many may be sent."
+        default=0.05, gt=0, le=1, description="Share of a camera's frames that may be sent."
     )
     saved: float = Field(
-        default=100.0, ge=1, description="Of these, so many can be saved up for worse days."
+        default=100.0, ge=1, description="Most of these that can be saved up for worse days."
     )
     low: float = Field(
-        default=0.5, ge=0, le=1, description="A frame is wrong from here on when all is saved up."
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Error from which on a frame is wrong when all is saved up.",
     )
     high: float = Field(
-        default=0.8, ge=0, le=1, description="A frame is wrong from here on when nothing is."
+        default=0.8, ge=0, le=1, description="Error of a wrong frame when nothing is."
     )
 
     @model_validator(mode="after")
@@ -92,19 +95,19 @@ class ExpectedPolicy(Policy[ExpectedSettings]):
 
     def __init__(self, settings: ExpectedSettings) -> None:
         super().__init__(settings)
-        self._cameras: OrderedDict[str, _Camera] = OrderedDict()
+        self._cameras: LRUCache[str, _Camera] = LRUCache(_MAX_CAMERAS)
 
     def judge(self, example: Example) -> Judgement:
         """How much is expected to be wrong; of any frame it can tell."""
         settings = self.settings
-        camera = self._camera(example.camera)
+        camera = self._camera(example.stream)
         camera.tokens = min(settings.saved, camera.tokens + settings.share)
         error = expected_error(
-            example.detections,
+            example.prediction,
             score_threshold=settings.score_threshold,
             unseen=min(settings.unseen, camera.objects),
         )
-        said = sum(s for s in _scores(example.detections) if s >= settings.score_threshold)
+        said = sum(s for s in _scores(example.prediction) if s >= settings.score_threshold)
         camera.frames = min(camera.frames + 1, _USUAL_FRAMES)
         camera.objects += (said - camera.objects) / camera.frames
         bar = settings.high - (settings.high - settings.low) * math.sqrt(
@@ -120,15 +123,11 @@ class ExpectedPolicy(Policy[ExpectedSettings]):
 
     def taken(self, example: Example) -> None:
         """A sample costs a token, whichever policy chose it."""
-        camera = self._camera(example.camera)
+        camera = self._camera(example.stream)
         camera.tokens = max(0.0, camera.tokens - 1)
 
     def _camera(self, name: str) -> _Camera:
-        known = self._cameras.setdefault(name, _Camera())
-        self._cameras.move_to_end(name)
-        if len(self._cameras) > _MAX_CAMERAS:
-            self._cameras.popitem(last=False)
-        return known
+        return self._cameras.setdefault(name, _Camera())
 
 
 def expected_error(detections: Detections, *, score_threshold: float, unseen: float) -> float:

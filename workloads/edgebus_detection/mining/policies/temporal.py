@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Literal
 
+from cachetools import LRUCache
 from pydantic import Field
 
+from edgebus.mining import Judgement, Policy, PolicySettings
 from edgebus_detection.messages import Box
-from edgebus_detection.mining.examples import Example, Judgement
-from edgebus_detection.mining.policies.base import Policy, PolicySettings
+from edgebus_detection.mining import Example
 from edgebus_detection.mining.tracking import Track, Tracker
 
 __all__ = ["TemporalPolicy", "TemporalSettings"]
@@ -24,7 +24,7 @@ class TemporalSettings(PolicySettings):
     """Settings of the temporal policy."""
 
     score_threshold: float = Field(
-        default=0.3, ge=0, le=1, description="Detections below it count as not said."
+        default=0.3, ge=0, le=1, description="Detections below this score do not count."
     )
     min_iou: float = Field(
         default=0.3, gt=0, le=1, description="Overlap of one object in neighbouring frames."
@@ -42,12 +42,12 @@ class TemporalSettings(PolicySettings):
         description="Share of the picture at each edge where objects come and go.",
     )
     max_gap: int = Field(
-        default=5, ge=1, description="Frames of which the detector left out more start anew."
+        default=5, ge=1, description="Tracks start anew after a gap of more frames than this."
     )
     kinds: tuple[Kind, ...] = Field(
         default=("vanished", "relabelled"), min_length=1, description="What counts."
     )
-    min_events: int = Field(default=1, ge=1, description="So many of them make a frame hard.")
+    min_events: int = Field(default=1, ge=1, description="Number of events that make a frame hard.")
 
 
 @dataclass(slots=True)
@@ -79,20 +79,20 @@ class TemporalPolicy(Policy[TemporalSettings]):
 
     def __init__(self, settings: TemporalSettings) -> None:
         super().__init__(settings)
-        self._cameras: OrderedDict[str, _Camera] = OrderedDict()
+        self._cameras: LRUCache[str, _Camera] = LRUCache(_MAX_CAMERAS)
 
     def judge(self, example: Example) -> Judgement | None:
         """What happened to the tracks; None for the first frame, and after a gap."""
         boxes = [
             box
-            for box in example.detections.boxes
+            for box in example.prediction.boxes
             if box.score is None or box.score >= self.settings.score_threshold
         ]
         camera, fresh = self._camera(example)
         step = camera.tracker.step(boxes)
         if fresh:
             return None
-        width, height = example.detections.width, example.detections.height
+        width, height = example.prediction.width, example.prediction.height
         least = self.settings.min_seen
         events: dict[Kind, list[str]] = {
             "vanished": [
@@ -118,8 +118,8 @@ class TemporalPolicy(Policy[TemporalSettings]):
 
     def _camera(self, example: Example) -> tuple[_Camera, bool]:
         """A camera's tracks, and whether they begin with this frame."""
-        known = self._cameras.get(example.camera)
-        model = example.detections.model.digest
+        known = self._cameras.get(example.stream)
+        model = example.prediction.model.digest
         fresh = (
             known is None
             or known.model != model  # another model sees other boxes
@@ -127,11 +127,8 @@ class TemporalPolicy(Policy[TemporalSettings]):
         )
         if known is None or fresh:
             tracker = Tracker(min_iou=self.settings.min_iou, patience=self.settings.patience)
-            known = self._cameras[example.camera] = _Camera(tracker, example.index, model)
+            known = self._cameras[example.stream] = _Camera(tracker, example.index, model)
         known.index = example.index
-        self._cameras.move_to_end(example.camera)
-        if len(self._cameras) > _MAX_CAMERAS:
-            self._cameras.popitem(last=False)
         return known, fresh
 
     def _inside(self, box: Box, width: int, height: int) -> bool:

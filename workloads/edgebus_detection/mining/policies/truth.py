@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from edgebus.mining import Judgement, Policy, PolicySettings
 from edgebus_detection.messages import Box
-from edgebus_detection.mining.examples import Example, Judgement
-from edgebus_detection.mining.policies.base import Policy, PolicySettings
-from edgebus_detection.vision.matching import match
+from edgebus_detection.mining import Example
+from edgebus_detection.vision import match_boxes
 
 __all__ = ["TruthPolicy", "TruthSettings"]
 
@@ -24,14 +24,14 @@ class TruthSettings(PolicySettings):
         description="match: overlap and class must be right; multiset: only the class names.",
     )
     score_threshold: float = Field(
-        default=0.3, ge=0, le=1, description="Detections below it count as not said."
+        default=0.3, ge=0, le=1, description="Detections below this score do not count."
     )
     min_iou: float = Field(default=0.5, gt=0, le=1, description="Overlap of a right detection.")
     classes: tuple[str, ...] | None = Field(
         default=None,
         min_length=1,
-        description="Only these count, said or true: what a model cannot know is no mistake of it. "
-        "All classes without.",
+        description="Classes that count: what a model cannot know is no mistake of it. All where "
+        "there are none.",
     )
     min_score: float = Field(
         default=0.0, ge=0, lt=1, description="Frames that are not more wrong than this are right."
@@ -61,7 +61,7 @@ class TruthPolicy(Policy[TruthSettings]):
             return None
         said = [
             box
-            for box in self._known(example.detections.boxes)
+            for box in self._known(example.prediction.boxes)
             if box.score is None or box.score >= self.settings.score_threshold
         ]
         true = self._known(example.truth.boxes)
@@ -70,7 +70,7 @@ class TruthPolicy(Policy[TruthSettings]):
             hits = (names & true_names).total()
             misses, alarms = true_names - names, names - true_names
         else:
-            matching = match(said, true, min_iou=self.settings.min_iou)
+            matching = match_boxes(said, true, min_iou=self.settings.min_iou)
             hits = len(matching.hits)
             misses, alarms = _names(matching.misses), _names(matching.false_alarms)
         errors = misses.total() + alarms.total()

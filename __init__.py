@@ -1,7 +1,0 @@
-"""TODO ."""
-
-from nats_cluster import EmbeddedCluster
-
-__all__ = [
-    "EmbeddedCluster",
-]

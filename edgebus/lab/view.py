@@ -1,0 +1,340 @@
+"""The terminal: live view, plain lines, and the table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from edgebus.contracts import TrainingProgress, utc_now
+from edgebus.lab.report import human_size
+from edgebus.lab.round_report import round_summary
+from edgebus.lab.rounds import Round
+from edgebus.lab.run_state import RunEvent, RunState
+from edgebus.lab.summary import Summary
+
+__all__ = [
+    "Lines",
+    "LiveView",
+    "PlainView",
+    "Streams",
+    "render",
+    "stage_of",
+    "stream_lines",
+    "stream_table",
+    "summary_table",
+]
+
+Streams = Callable[[datetime], RenderableType]
+"""Draws the middle of the view, a row per stream or edge, as it is now."""
+
+Lines = Callable[[datetime], Iterable[str]]
+"""The same as lines of text."""
+
+_STAGES = ("watch", "drift", "collect", "train", "release", "converge")
+_EVENTS = 8
+_STYLES = {
+    "drift": "yellow",
+    "release": "magenta",
+    "swap": "green",
+    "updated": "green",
+    "converged": "bold green",
+    "training": "blue",
+    "failed": "bold red",
+    "deadletter": "red",
+}
+
+
+def stage_of(state: RunState) -> int:
+    """Index of the loop's stage that the run is in; ``len(_STAGES)`` when it is closed."""
+    later = state.later_version is not None
+    if later and state.edges and all(state.converged(e) for e in state.edges.values()):
+        return 6
+    if later:
+        return 5
+    if state.accepted:
+        return 4
+    if state.progress is not None:
+        return 3
+    if state.drift_at is not None:
+        return 2 if state.samples else 1
+    # By day some samples are drawn by share; where drift is not known they are its only sign.
+    return 2 if state.samples and not state.drift_is_known else 0
+
+
+def render(
+    state: RunState, streams: RenderableType, *, title: str, elapsed: timedelta
+) -> RenderableType:
+    """The whole view.
+
+    Args:
+        state: Of the run.
+        streams: The middle of the view.
+        title: Name of the run.
+        elapsed: Since its start.
+    """
+    minutes, seconds = divmod(int(elapsed.total_seconds()), 60)
+    head = Table.grid(expand=True)
+    head.add_column()
+    head.add_column(justify="right")
+    head.add_row(
+        Text.assemble(("EdgeBus ", "bold"), (title, "cyan")), Text(f"{minutes}:{seconds:02d}")
+    )
+    parts = [head, _stage_line(stage_of(state)), streams, _loop(state)]
+    recent = sorted(state.events, key=lambda event: event.time)[-_EVENTS:]
+    lines = [_event(event) for event in recent]
+    lines += [Text("")] * (_EVENTS - len(lines))
+    return Padding(Group(*parts, Text(""), *lines), (0, 1))
+
+
+def _stage_line(current: int) -> Text:
+    line = Text()
+    for number, name in enumerate(_STAGES):
+        if number:
+            line.append(" ─ ", "dim")
+        if number < current:
+            line.append(f"✓ {name}", "green")
+        elif number == current:
+            line.append(f"● {name}", "bold yellow")
+        else:
+            line.append(f"○ {name}", "dim")
+    return line
+
+
+def stream_table(state: RunState, now: datetime) -> RenderableType:
+    """A row per stream, where streams are observed, and a row per service."""
+    if not state.streams:
+        return _services(state)
+    table = Table.grid(expand=True, padding=(0, 2))
+    table.show_header = True
+    table.add_column("stream", no_wrap=True)
+    for name in ("inputs", "rate", "latency", "samples", "model"):
+        table.add_column(name, no_wrap=True, justify="right")
+    for key, stream in sorted(state.streams.items()):
+        latency = stream.latency_ms()
+        table.add_row(
+            key,
+            str(stream.total),
+            f"{stream.rate(now):.1f}/s",
+            "" if latency is None else f"{latency:.0f} ms",
+            str(state.samples.get(key, 0)),
+            "" if stream.version is None else f"v{stream.version}",
+        )
+    return Group(table, Text(""), _services(state))
+
+
+def _services(state: RunState) -> RenderableType:
+    table = Table.grid(expand=True, padding=(0, 2))
+    table.show_header = True
+    for name in ("service", "state", "model", "delivery"):
+        table.add_column(name, no_wrap=True)
+    for name in ("received", "switch"):
+        table.add_column(name, no_wrap=True, justify="right")
+    names = sorted({*state.services, *state.edges})
+    if not names:
+        table.add_row(Text("waiting for the first service", "dim"))
+    for name in names:
+        row = [name, state.services[name][-1].state if name in state.services else ""]
+        if (edge := state.edges.get(name)) is not None:
+            now = edge.now
+            row += [
+                "none" if now.serving is None else f"{now.serving.name} v{now.serving.version}",
+                now.state,
+                human_size(edge.received_bytes),
+                "" if now.swap_ms is None else f"{now.swap_ms:.1f} ms",
+            ]
+        table.add_row(*row)
+    return table
+
+
+def stream_lines(state: RunState, now: datetime) -> Iterable[str]:
+    """A line per stream, and one per service that serves a model."""
+    for key, stream in sorted(state.streams.items()):
+        latency = stream.latency_ms()
+        parts = [f"{stream.rate(now):.1f}/s"]
+        parts += [] if latency is None else [f"{latency:.0f} ms"]
+        parts += [] if stream.version is None else [f"v{stream.version}"]
+        yield f"{key}: {', '.join([*parts, f'{state.samples.get(key, 0)} samples'])}"
+    for name, edge in sorted(state.edges.items()):
+        serving = edge.now.serving
+        model = "no model" if serving is None else f"{serving.name} v{serving.version}"
+        yield f"{name}: {model}, {edge.now.state}"
+
+
+def _loop(state: RunState) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(width=10, style="bold")
+    grid.add_column(width=24)
+    grid.add_column()
+    grid.add_row("samples", *_samples(state))
+    grid.add_row("training", *_training(state))
+    grid.add_row("roll-out", *_rollout(state))
+    return grid
+
+
+def _samples(state: RunState) -> tuple[RenderableType, RenderableType]:
+    sent = sum(state.samples.values())
+    size = human_size(sum(state.sample_bytes.values()))
+    store = state.store
+    if store is None or store.needed is None:
+        return _bar(0), Text(f"{sent} collected, {size}", "dim" if not sent else "")
+    text = f"{store.untrained} of {store.needed} to train on; {sent} collected, {size}"
+    return _bar(store.untrained / max(1, store.needed)), Text(text)
+
+
+def _training(state: RunState) -> tuple[RenderableType, RenderableType]:
+    progress = state.progress
+    if progress is not None:
+        loss = f", loss {progress.loss:.2f}" if progress.loss is not None else ""
+        left = f", {progress.remaining_s:.0f} s left" if progress.remaining_s is not None else ""
+        return _bar(progress.step / max(1, progress.steps)), Text(f"{_step(progress)}{loss}{left}")
+    if not state.results:
+        waits = state.store.trigger if state.store is not None else "waits for samples"
+        return _bar(0), Text(waits, "dim")
+    last = max(state.results.values(), key=lambda result: result.time)
+    style = "green" if last.outcome == "accepted" else "red"
+    return _bar(1), Text(f"{last.outcome}: {last.reason}", style, overflow="ellipsis", no_wrap=True)
+
+
+def _rollout(state: RunState) -> tuple[RenderableType, RenderableType]:
+    release = state.release
+    if release is None or not state.edges:
+        return _bar(0), Text("nothing released", "dim")
+    text = Text(f"v{release.bundle.model.version}: ")
+    shares: list[float] = []
+    for name, edge in sorted(state.edges.items()):
+        done = state.converged(edge)
+        shares.append(1.0 if done else edge.now.progress)
+        shown = "serves" if done else edge.now.state
+        style = "green" if done else "red" if shown == "failed" else "yellow"
+        text.append(f"{name.partition('/')[0]} {shown}  ", style)
+    return _bar(sum(shares) / len(shares)), text
+
+
+def _bar(share: float) -> ProgressBar:
+    return ProgressBar(
+        total=1.0,
+        completed=min(1.0, max(0.0, share)),
+        width=24,
+        complete_style="yellow",
+        finished_style="green",
+    )
+
+
+def _event(event: RunEvent) -> Text:
+    return Text.assemble(
+        (event.time.strftime("%H:%M:%S "), "dim"),
+        (f"{event.source:<20.20} ", "cyan"),
+        (event.text, _STYLES.get(event.kind, "")),
+        overflow="ellipsis",
+        no_wrap=True,
+    )
+
+
+class LiveView:
+    """Redraws the view a few times a second, on an alternate screen."""
+
+    def __init__(self, state: RunState, streams: Streams, *, title: str, console: Console) -> None:
+        self._state, self._streams, self._title = state, streams, title
+        self._started = utc_now()
+        self._live = Live(console=console, screen=True, auto_refresh=False, redirect_stderr=False)
+
+    def __enter__(self) -> LiveView:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.__exit__(None, None, None)
+
+    def show(self, event: RunEvent) -> None:
+        """Events are part of the view."""
+
+    def refresh(self) -> None:
+        """Draw it as it is now."""
+        now = utc_now()
+        streams, elapsed = self._streams(now), now - self._started
+        view = render(self._state, streams, title=self._title, elapsed=elapsed)
+        self._live.update(view, refresh=True)
+
+
+class PlainView:
+    """One line per event, and one per stream every ten seconds, for logs and pipes."""
+
+    def __init__(
+        self,
+        state: RunState,
+        lines: Lines,
+        *,
+        echo: Callable[[str], None],
+        every_s: float = 10.0,
+    ) -> None:
+        self._state, self._lines, self._echo = state, lines, echo
+        self._every = timedelta(seconds=every_s)
+        self._last = utc_now()
+
+    def __enter__(self) -> PlainView:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, event: RunEvent) -> None:
+        """Print an event."""
+        self._echo(f"{event.time.strftime('%H:%M:%S')} {event.source}: {event.text}")
+
+    def refresh(self) -> None:
+        """Print the state of the streams and of the training, when it is time."""
+        now = utc_now()
+        if now - self._last < self._every:
+            return
+        self._last = now
+        lines = list(self._lines(now))
+        if self._state.progress is not None:
+            lines.append(f"training: {_step(self._state.progress)}")
+        for text in lines:
+            self._echo(f"{now.strftime('%H:%M:%S')} {text}")
+
+
+def _step(progress: TrainingProgress) -> str:
+    """The phase, and how far it is once it has begun to count."""
+    return (
+        f"{progress.phase} {progress.step}/{progress.steps}" if progress.steps else progress.phase
+    )
+
+
+def summary_table(
+    summary: Summary,
+    rounds: Sequence[Round] = (),
+    *,
+    above: Sequence[RenderableType] = (),
+    rows: Mapping[str, str] | None = None,
+) -> RenderableType:
+    """Outcome, edges, bytes, time and rounds of a run.
+
+    Args:
+        summary: Its figures.
+        rounds: Its rounds of learning.
+        above: A workload's own tables.
+        rows: A workload's own rows, by name.
+    """
+    seconds = summary.seconds
+    stages = [f"{name} {value:.0f} s" for name, value in seconds.stages.items()]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column()
+    grid.add_row("outcome", Text(summary.outcome, "bold green" if summary.closed else "bold red"))
+    grid.add_row("edges", f"{summary.edges.converged} of {summary.edges.total} on the last release")
+    for name, text in (rows or {}).items():
+        grid.add_row(name, text)
+    grid.add_row(
+        "bytes", f"{human_size(summary.bytes.up)} up, {human_size(summary.bytes.down)} down"
+    )
+    grid.add_row("seconds", f"{seconds.total:.0f}: " + ", ".join(stages))
+    for one in rounds:
+        grid.add_row("round", round_summary(one))
+    return Group(*above, grid)

@@ -1,0 +1,41 @@
+"""Samples of any workload that a service stores: payloads as files, facts and labels in SQLite."""
+
+from edgebus.samples.catalog import Catalog, Entry, NoStoreError, Query
+from edgebus.samples.database import StoreVersionError, open_database
+from edgebus.samples.files import SampleFiles
+from edgebus.samples.label_book import (
+    LabelBook,
+    SampleUnknownError,
+)
+from edgebus.samples.onset import onset
+from edgebus.samples.store import (
+    Counts,
+    SampleKind,
+    SampleStore,
+    edge_of,
+    row_of,
+    stream_id,
+)
+from edgebus.samples.tables import JobRow, SampleRow, UseRow
+
+__all__ = [
+    "Catalog",
+    "Counts",
+    "Entry",
+    "JobRow",
+    "LabelBook",
+    "NoStoreError",
+    "Query",
+    "SampleFiles",
+    "SampleKind",
+    "SampleRow",
+    "SampleStore",
+    "SampleUnknownError",
+    "StoreVersionError",
+    "UseRow",
+    "edge_of",
+    "onset",
+    "open_database",
+    "row_of",
+    "stream_id",
+]

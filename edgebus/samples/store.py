@@ -1,0 +1,418 @@
+"""The sample store: payloads by digest in files, facts in SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal, Protocol
+
+from sqlalchemy import ColumnElement, Engine, func, select, true
+from sqlalchemy.orm import Session
+
+from edgebus.contracts import Collected, Payload, SampleRecord, Split, StoredSample, shared_model
+from edgebus.samples.files import SampleFiles
+from edgebus.samples.label_book import newest_labels
+from edgebus.samples.onset import onset
+from edgebus.samples.tables import LabelRow, SampleRow, UseRow, from_micros, micros
+
+__all__ = [
+    "Counts",
+    "SampleKind",
+    "SampleStore",
+    "edge_of",
+    "record_of",
+    "row_of",
+    "stream_id",
+]
+
+Added = Literal["added", "duplicate"]
+
+AUDIT = "audit"
+"""The policy name of samples that collectors drew by share, easy ones included."""
+
+_ERROR = (SampleRow.split == "train") & (SampleRow.policy != AUDIT)
+"""Samples that show what the model got wrong."""
+
+_ERRORS = 5000  # newest samples that decide when the new domain began
+
+
+class SampleKind(Protocol):
+    """A workload's part in the store; every `Workload` fits."""
+
+    @property
+    def sample_suffix(self) -> str:
+        """Suffix of their files."""
+
+    def count_truths(self, record: Any) -> int | None:
+        """Number of labels that its source gave a sample; None where the truth is unknown."""
+
+    def check_sample(self, sample: Any) -> None:
+        """Refuse a sample that cannot be trained on, with `SampleRefusedError`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Contents of the store, of one model."""
+
+    samples: int
+    train: int
+    holdout: int
+    untrained: int
+    untrained_per_edge: dict[str, int]
+    bytes: int
+    per_stream: dict[str, int]
+    per_policy: dict[str, int]
+
+
+class SampleStore:
+    """Samples of every model, once each, within a quota.
+
+    A shared model learns from every stream whose answers it, or an own model made from it, gave.
+    The name of a stream's own model (`stream_model`) stands for the samples of that stream alone.
+    The own one is trained from the shared one each time, so all of its stream's samples are new to
+    it, whichever job has used them.
+
+    Methods do disk I/O and block; one thread at a time.
+
+    Args:
+        engine: From `open_database`.
+        files: The payloads.
+        kind: The workload that the samples are of.
+        max_samples: The most samples; the least useful go first.
+        max_bytes: The most bytes of payloads.
+        everything_new: Whether all that the streams show is the new domain.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        files: SampleFiles,
+        kind: SampleKind,
+        *,
+        max_samples: int,
+        max_bytes: int,
+        everything_new: bool = False,
+    ) -> None:
+        self._engine = engine
+        self._files = files
+        self._kind = kind
+        self._max_samples = max_samples
+        self._max_bytes = max_bytes
+        self._everything_new = everything_new
+        self.evicted = 0
+        """Samples that went to stay within the quota."""
+
+    def add(self, sample: Payload, *, received: datetime) -> Added:
+        """Store a sample; adding it again changes nothing. It is on disk afterwards.
+
+        Args:
+            sample: A `SampleRecord`, or bytes with one inside.
+            received: When this host had it.
+
+        Raises:
+            SampleRefusedError: The workload has no use for it.
+            OSError: The disk is full or broken.
+        """
+        record = record_of(sample)
+        with Session(self._engine) as session:
+            if session.get(SampleRow, record.id) is not None:
+                return "duplicate"
+        self._kind.check_sample(sample)
+        # The file first: a crash in between leaves a file without a row, which the redelivered
+        # sample finds again by its digest.
+        data = sample.encode()
+        file = self._files.put(data, suffix=self._kind.sample_suffix)
+        with Session(self._engine) as session, session.begin():
+            truths = self._kind.count_truths(record)
+            session.add(row_of(record, truths=truths, file=file, size=len(data), received=received))
+        self._enforce_quota(keep=record.id)
+        return "added"
+
+    def counts(self, model: str) -> Counts:
+        """Contents of the store, of one model."""
+        mine = _mine(model)
+        with Session(self._engine) as session:
+            splits = dict(_counts(session, SampleRow.split, mine))
+            untrained: dict[str, int] = {}
+            for source, count in _counts(session, SampleRow.source, mine & _untrained(model)):
+                untrained[edge_of(source)] = untrained.get(edge_of(source), 0) + count
+            size = session.scalar(select(func.coalesce(func.sum(SampleRow.size), 0)).where(mine))
+            return Counts(
+                samples=sum(splits.values()),
+                train=splits.get("train", 0),
+                holdout=splits.get("holdout", 0),
+                untrained=sum(untrained.values()),
+                untrained_per_edge=untrained,
+                bytes=size or 0,
+                per_stream=dict(_counts(session, SampleRow.stream, mine)),
+                per_policy=dict(_counts(session, SampleRow.policy, mine)),
+            )
+
+    def untrained_per_stream(self, model: str) -> dict[str, int]:
+        """Untrained samples of each stream, by its `stream_id`, as its own model would count them.
+
+        Args:
+            model: Name of the shared model.
+        """
+        own = SampleRow.stream_id, func.count(SampleRow.id)
+        used = (UseRow.sample == SampleRow.id) & (UseRow.model == model + "@" + SampleRow.stream_id)
+        query = select(*own).outerjoin(UseRow, used).where(_mine(model), _ERROR)
+        query = query.where(UseRow.sample.is_(None)).group_by(SampleRow.stream_id)
+        with Session(self._engine) as session:
+            return {str(stream): int(count) for stream, count in session.execute(query)}
+
+    def fresh(self, model: str, *, since: datetime, limit: int) -> list[StoredSample]:
+        """The newest samples to learn from, oldest first.
+
+        Those that no accepted job has used; audited ones, which the model got right, only where
+        they show the new domain.
+        """
+        captured = SampleRow.captured >= micros(since)
+        condition = _unknown(model) & (captured | (SampleRow.policy != AUDIT))
+        return self._pool(model, "train", condition, limit=limit)
+
+    def earlier(self, model: str, *, before: datetime, limit: int) -> list[StoredSample]:
+        """The newest samples to replay, oldest first: what the model knew, or has learnt.
+
+        Those of accepted jobs, and audited ones from before the new domain.
+        """
+        audited = (SampleRow.policy == AUDIT) & (SampleRow.captured < micros(before))
+        return self._pool(model, "train", ~_unknown(model) | audited, limit=limit)
+
+    def holdout(
+        self,
+        model: str,
+        *,
+        since: datetime | None = None,
+        before: datetime | None = None,
+        limit: int,
+    ) -> list[StoredSample]:
+        """The newest held-out samples that were captured in an interval, oldest first."""
+        return self._pool(model, "holdout", _captured(since, before), limit=limit)
+
+    def new_domain_since(self, model: str) -> datetime | None:
+        """Start of the domain that the untrained samples show; None without any.
+
+        That is the `onset` of errors, or the first sample where everything is new.
+        """
+        mine = _mine(model)
+        errors = (
+            select(SampleRow.captured)
+            .where(mine, _ERROR, _unknown(model))
+            .order_by(SampleRow.captured.desc())
+            .limit(_ERRORS)
+        )
+        with Session(self._engine) as session:
+            origin = session.scalar(select(func.min(SampleRow.captured)).where(mine)) or 0
+            times = [(captured - origin) / 1e6 for captured in session.scalars(errors)][::-1]
+        since = 0.0 if self._everything_new and times else onset(times, origin=0.0)
+        return None if since is None else from_micros(origin) + timedelta(seconds=since)
+
+    def measurable(
+        self, model: str, *, since: datetime | None = None, before: datetime | None = None
+    ) -> int:
+        """Held-out samples of an interval that have labels, or may get some."""
+        with Session(self._engine) as session:
+            count = session.scalar(
+                select(func.count()).where(
+                    _mine(model),
+                    SampleRow.split == "holdout",
+                    SampleRow.truths.is_(None) | (SampleRow.truths > 0),
+                    _captured(since, before),
+                )
+            )
+            return count or 0
+
+    def collected(self, ids: Sequence[str]) -> Collected | None:
+        """Times at which some samples were taken, sent and received; None where none is here."""
+        mine = SampleRow.id.in_(ids)
+        with Session(self._engine) as session:
+            first = session.scalar(select(func.min(SampleRow.captured)).where(mine))
+            last = session.scalars(
+                select(SampleRow).where(mine).order_by(SampleRow.received.desc()).limit(1)
+            ).first()
+            if first is None or last is None:
+                return None
+            return Collected(
+                first_captured=from_micros(first),
+                last_captured=from_micros(last.captured),
+                last_sent=from_micros(last.sent),
+                last_source=last.source,
+                last_received=from_micros(last.received),
+            )
+
+    def traces(self, ids: Sequence[str], *, limit: int = 256) -> tuple[str, ...]:
+        """Trace contexts of some samples, of the newest where there are many."""
+        traced = SampleRow.id.in_(ids) & SampleRow.traceparent.is_not(None)
+        query = select(SampleRow.traceparent).where(traced).order_by(SampleRow.captured.desc())
+        with Session(self._engine) as session:
+            return tuple(str(each) for each in session.scalars(query.limit(limit)))[::-1]
+
+    def measurable_news(self, model: str, *, since: datetime) -> int:
+        """Held-out samples that were received or labelled since a time.
+
+        Args:
+            model: Name of the model.
+            since: By this host's clock. A label set counts if it is newer and not empty.
+        """
+        held_out = _mine(model) & (SampleRow.split == "holdout")
+        came = SampleRow.received > micros(since)
+        with Session(self._engine) as session:
+            may_have_labels = SampleRow.truths.is_(None) | (SampleRow.truths > 0)
+            new = select(func.count()).where(held_out, came, may_have_labels)
+            labelled = select(LabelRow.sample).distinct()
+            older = select(SampleRow.id).where(held_out, ~came, SampleRow.id.in_(labelled))
+            sets = newest_labels(session, session.scalars(older))
+            relabelled = sum(each.time > since and bool(each.labels) for each in sets.values())
+            return (session.scalar(new) or 0) + relabelled
+
+    def all(self, model: str) -> list[StoredSample]:
+        """Every sample of a model, oldest first."""
+        with Session(self._engine) as session:
+            query = select(SampleRow).where(_mine(model))
+            rows = session.scalars(query.order_by(SampleRow.captured, SampleRow.id))
+            return self._stored(session, list(rows))
+
+    def _pool(
+        self, model: str, split: Split, condition: ColumnElement[bool], *, limit: int
+    ) -> list[StoredSample]:
+        query = (
+            select(SampleRow)
+            .where(_mine(model), SampleRow.split == split, condition)
+            .order_by(SampleRow.captured.desc(), SampleRow.id.desc())
+            .limit(limit)
+        )
+        with Session(self._engine) as session:
+            return self._stored(session, list(session.scalars(query))[::-1])
+
+    def _stored(self, session: Session, rows: Sequence[SampleRow]) -> list[StoredSample]:
+        labels = newest_labels(session, [row.id for row in rows])
+        return [
+            StoredSample(id=row.id, path=self._files.path(row.file), labels=labels.get(row.id))
+            for row in rows
+        ]
+
+    def _enforce_quota(self, *, keep: str) -> None:
+        """Evict: trained-on samples first, then held-out ones, then the rest; oldest first.
+
+        Labels of an operator cost somebody's time, so samples with them go last of all.
+        """
+        with Session(self._engine) as session:
+            total, size = session.execute(
+                select(func.count(), func.coalesce(func.sum(SampleRow.size), 0)).select_from(
+                    SampleRow
+                )
+            ).one()
+            over_samples, over_bytes = total - self._max_samples, size - self._max_bytes
+            if over_samples <= 0 and over_bytes <= 0:
+                return
+            candidates = session.scalars(
+                select(SampleRow)
+                .where(SampleRow.id != keep)
+                .order_by(
+                    SampleRow.id.in_(select(LabelRow.sample)),
+                    SampleRow.job.is_(None),
+                    SampleRow.split == "train",
+                    SampleRow.captured,
+                )
+            )
+            gone: list[str] = []
+            for row in candidates:
+                if over_samples <= 0 and over_bytes <= 0:
+                    break
+                over_samples -= 1
+                over_bytes -= row.size
+                gone.append(row.file)
+                session.delete(row)
+            session.commit()
+            self.evicted += len(gone)
+            for file in _unused(session, gone):
+                self._files.remove(file)
+
+
+def record_of(sample: Any) -> SampleRecord:
+    """The record of a sample: what it carries inside, or itself."""
+    record: SampleRecord = getattr(sample, "record", sample)
+    return record
+
+
+def row_of(
+    record: SampleRecord, *, truths: int | None, file: str, size: int, received: datetime
+) -> SampleRow:
+    """The row of a sample whose payload is stored."""
+    return SampleRow(
+        id=record.id,
+        received=micros(received),
+        captured=micros(record.captured),
+        sent=micros(record.time),
+        source=record.source,
+        traceparent=record.traceparent,
+        stream=record.stream,
+        stream_id=stream_id(record.source, record.stream),
+        input_index=record.index,
+        model=record.model.name,
+        split=record.split,
+        policy=record.policy,
+        reason=record.reason,
+        score=record.score,
+        truths=truths,
+        file=file,
+        size=size,
+        job=None,
+    )
+
+
+def edge_of(source: str) -> str:
+    """The node of a collector, ``site/node/collector``."""
+    parts = source.split("/")
+    return parts[1] if len(parts) > 1 else source
+
+
+def stream_id(source: str, stream: str) -> str:
+    """Node and stream, ``node.stream``, as in the name of that stream's own model."""
+    return f"{edge_of(source)}.{stream}"
+
+
+def _mine(model: str) -> ColumnElement[bool]:
+    """Samples that a model learns from and is measured on."""
+    shared, own_stream = shared_model(model)
+    # All that begins with "shared@", as a range, which the index serves: "A" comes after "@".
+    own = (SampleRow.model >= f"{shared}@") & (SampleRow.model < f"{shared}A")
+    family = (SampleRow.model == shared) | own
+    return family & (SampleRow.stream_id == own_stream) if own_stream else family
+
+
+def _unknown(model: str) -> ColumnElement[bool]:
+    """Samples that the weights which are trained further have not seen."""
+    return true() if shared_model(model)[1] else SampleRow.job.is_(None)
+
+
+def _untrained(model: str) -> ColumnElement[bool]:
+    """Samples that show what is wrong and that no accepted job of this model has used."""
+    if not shared_model(model)[1]:
+        return _ERROR & SampleRow.job.is_(None)
+    used = select(UseRow.sample).where(UseRow.model == model)
+    return _ERROR & SampleRow.id.not_in(used)
+
+
+def _captured(since: datetime | None, before: datetime | None) -> ColumnElement[bool]:
+    condition: ColumnElement[bool] = true()
+    if since is not None:
+        condition &= SampleRow.captured >= micros(since)
+    if before is not None:
+        condition &= SampleRow.captured < micros(before)
+    return condition
+
+
+def _unused(session: Session, files: Sequence[str]) -> list[str]:
+    return [
+        file
+        for file in dict.fromkeys(files)
+        if session.scalar(select(func.count()).where(SampleRow.file == file)) == 0
+    ]
+
+
+def _counts(session: Session, column: Any, condition: ColumnElement[bool]) -> list[tuple[str, int]]:
+    rows = session.execute(select(column, func.count()).where(condition).group_by(column))
+    return [(str(name), int(count)) for name, count in rows]

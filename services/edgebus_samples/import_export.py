@@ -1,0 +1,139 @@
+"""`edgebus samples export|import`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgebus.contracts import utc_now
+from edgebus_detection.datasets import (
+    ExportPicture,
+    Style,
+    read_dataset,
+    write_dataset,
+)
+from edgebus_samples.details import DetailQuery, PictureCatalog, SampleDetail, picture_of
+from edgebus_samples.importing import import_dataset
+from edgebus_samples.label import AnyClass, Who
+from edgebus_samples.options import Accept, Data, choosing, report_unreadable
+
+__all__ = ["export", "import_"]
+
+
+class Format(StrEnum):
+    """Formats of a data set."""
+
+    COCO = "coco"
+    YOLO = "yolo"
+    LABELSTUDIO = "labelstudio"
+
+
+class Include(StrEnum):
+    """Samples to export."""
+
+    LABELLED = "labelled"
+    TEACHER = "teacher"
+    ALL = "all"
+
+
+_STYLES: dict[Format, Style] = {
+    Format.COCO: "coco",
+    Format.YOLO: "yolo",
+    Format.LABELSTUDIO: "labelstudio",
+}
+
+
+@choosing
+def export(
+    *,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not exist.")],
+    style: Annotated[Format, typer.Option(help="Format of the labels.")] = Format.COCO,
+    include: Annotated[
+        Include,
+        typer.Option(
+            help="Samples that truth or an operator has labelled; those that a teacher has, too; "
+            "or all."
+        ),
+    ] = Include.LABELLED,
+    query: DetailQuery,
+    every: Annotated[
+        bool,
+        typer.Option("--every/--distinct", help="Or one of each 20 consecutive frames only."),
+    ] = True,
+    limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="Most samples.")] = None,
+    accept: Accept = 0.4,
+) -> None:
+    """Write samples with their labels and provenance for another tool; pictures are copied.
+
+    Example: edgebus samples export --data /var/lib/edgebus/retrainer --style labelstudio
+    --include all --out to-label
+    """
+    catalog = PictureCatalog(data, accept=accept)
+    query = replace(query, distinct=not every)
+    unreadable: list[str] = []
+    details = catalog.details(query, limit=limit, unreadable=unreadable)
+    # All classes of the model, so that a labelling tool offers those that were missed, too.
+    chosen = _exported(details, include, unreadable)
+    written = write_dataset(chosen, out, style=_STYLES[style], classes=catalog.classes() or ())
+    report_unreadable(unreadable)
+    print(f"{written} samples in {out}")
+
+
+def import_(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A data set's folder or JSON.")],
+    *,
+    data: Data,
+    who: Who,
+    style: Annotated[
+        Format | None, typer.Option(help="Format; by what lies there by default.")
+    ] = None,
+    confirm: Annotated[
+        bool,
+        typer.Option(
+            "--confirm", help="Somebody has looked at every picture, at unchanged ones, too."
+        ),
+    ] = False,
+    any_class: AnyClass = False,
+) -> None:
+    """Take over labels that a person has corrected in another tool: all of them, or none.
+
+    Pictures are told by the sample's id in their names, so leave these as they were exported.
+
+    Example: edgebus samples import to-label --data /var/lib/edgebus/retrainer --who ann
+    """
+    catalog = PictureCatalog(data)
+    pictures, wrong = read_dataset(path, style=None if style is None else _STYLES[style])
+    report = import_dataset(
+        catalog,
+        pictures,
+        wrong=wrong,
+        who=who,
+        time=utc_now(),
+        classes=None if any_class else catalog.classes(),
+        confirm=confirm,
+    )
+    print(
+        f"{len(report.changed)} samples labelled by operator:{who}, {len(report.unchanged)} "
+        f"unchanged, {len(report.added)} new in the store"
+    )
+    if report.unchanged and not confirm:
+        print("unchanged ones are nobody's word; if you have looked at all of them: --confirm")
+
+
+def _exported(
+    details: Iterator[SampleDetail], include: Include, left_out: list[str]
+) -> Iterator[ExportPicture]:
+    sources = {"operator", "truth"} | ({"teacher"} if include is Include.TEACHER else set())
+    for detail in details:
+        if detail.record.consent == "refused":
+            left_out.append(f"sample {detail.entry.id}: the persons in it have refused")
+            continue
+        picture = picture_of(detail)
+        if include is Include.ALL or picture.source in sources:
+            yield picture

@@ -1,0 +1,208 @@
+"""Import of a data set's labels into the store: all of them, or none and a list of errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+from edgebus.contracts import TRUTH, PayloadError, SampleRefusedError, operator
+from edgebus.samples import SampleUnknownError
+from edgebus_detection.datasets import DatasetPicture, ImpossibleBoxError, checked_box
+from edgebus_detection.labels import BoxesRefusedError, unknown_class
+from edgebus_detection.labels.check import check_picture
+from edgebus_detection.messages import BoxLabels, Sample, SourcedBox
+from edgebus_detection.vision import pair_boxes
+from edgebus_samples.details import PictureCatalog, SampleUnreadableError
+
+__all__ = ["ImportReport", "import_dataset"]
+
+_SAME_IOU = 0.99
+"""Least overlap of a box that was not moved; formats round."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportReport:
+    """Outcome of an import.
+
+    Attributes:
+        changed: Ids of samples that have new labels now.
+        unchanged: Ids of samples whose labels are what they were.
+        added: Ids of samples that were not in the store.
+    """
+
+    changed: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    added: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """Labels of a sample before the import.
+
+    `boxes` is None where it has none. `settled` means by truth or an operator.
+    """
+
+    boxes: tuple[SourcedBox, ...] | None
+    settled: bool
+    size: tuple[int, int]
+
+
+def import_dataset(
+    catalog: PictureCatalog,
+    pictures: Sequence[DatasetPicture],
+    *,
+    wrong: Sequence[str] = (),
+    who: str,
+    time: datetime,
+    classes: Sequence[str] | None,
+    confirm: bool = False,
+) -> ImportReport:
+    """Take over a person's changes.
+
+    A picture whose boxes are what they were says nothing new, unless somebody has looked at
+    it: a task that was submitted, or `confirm`. A box that was left as it was keeps its
+    provenance; every other one is the operator's. Samples that the store lacks are taken from
+    the data set's own pictures, which hold their records.
+
+    Args:
+        catalog: The store.
+        pictures: From `read_dataset`.
+        wrong: Errors of the data set itself.
+        who: The operator.
+        time: When.
+        classes: Those that a box may have; None: any.
+        confirm: Somebody has looked at every picture.
+
+    Raises:
+        BoxesRefusedError: Something is wrong; nothing was written.
+    """
+    reasons = list(wrong)
+    sets: dict[str, BoxLabels | None] = {}
+    added: dict[str, Sample] = {}
+    unchanged: list[str] = []
+    seen: set[str] = set()
+    for picture in pictures:
+        known, fresh = _known(catalog, picture, reasons)
+        sample = picture.sample
+        if known is None or sample is None:
+            continue
+        if sample in seen:
+            reasons.append(f"{picture.where}: sample {sample} a second time")
+            continue
+        seen.add(sample)
+        boxes = _sourced(picture, known, operator(who), classes, reasons, trust=fresh is not None)
+        if fresh is not None:
+            added[sample] = fresh
+        if _is_unchanged(boxes, known, picture, confirm, fresh is not None):
+            unchanged.append(sample)
+        else:
+            sets[sample] = BoxLabels(labels=boxes, by=operator(who), time=time)
+    if reasons:
+        raise BoxesRefusedError(reasons)
+    catalog.add(list(added.values()), sets, received=time)
+    return ImportReport(changed=tuple(sets), unchanged=tuple(unchanged), added=tuple(added))
+
+
+def _known(
+    catalog: PictureCatalog, picture: DatasetPicture, reasons: list[str]
+) -> tuple[_Known | None, Sample | None]:
+    """Labels of a picture in the store; and its sample, where it has to be added first."""
+    if picture.sample is None:
+        reasons.append(
+            f"{picture.where}: {picture.name!r} holds no sample's id; pictures of other "
+            "sources are no samples: give them to retrainer.replay as a folder"
+        )
+        return None, None
+    try:
+        detail = catalog.read(catalog.find(picture.sample))
+    except SampleUnknownError:
+        return _from_file(picture, reasons)
+    except SampleUnreadableError as error:
+        reasons.append(f"{picture.where}: {error}")
+        return None, None
+    found = detail.merged
+    return (
+        _Known(
+            boxes=None if found is None else found.sourced,
+            settled=found is not None and found.source != "teacher",
+            size=(detail.record.width, detail.record.height),
+        ),
+        None,
+    )
+
+
+def _from_file(picture: DatasetPicture, reasons: list[str]) -> tuple[_Known | None, Sample | None]:
+    where = f"{picture.where}: sample {picture.sample} is not in the store"
+    if picture.file is None:
+        reasons.append(f"{where} (evicted?), nor is its picture in the data set")
+        return None, None
+    try:
+        sample = Sample.decode(picture.file.read_bytes())
+        check_picture(sample)
+    except (OSError, PayloadError, SampleRefusedError) as error:
+        reasons.append(f"{where}, and its picture holds no sample: {error}")
+        return None, None
+    record = sample.record
+    if record.id != picture.sample:
+        reasons.append(f"{where}, and its picture is of sample {record.id}")
+        return None, None
+    truth = record.truth
+    boxes = None if truth is None else tuple(SourcedBox(box=box, by=TRUTH) for box in truth)
+    size = record.width, record.height
+    return _Known(boxes=boxes, settled=truth is not None, size=size), sample
+
+
+def _sourced(
+    picture: DatasetPicture,
+    known: _Known,
+    by: str,
+    classes: Sequence[str] | None,
+    reasons: list[str],
+    *,
+    trust: bool,
+) -> tuple[SourcedBox, ...]:
+    """The boxes of a picture; what the data set says of their provenance counts if `trust`."""
+    made: list[SourcedBox] = []
+    for box in picture.boxes:
+        if classes is not None and box.label not in classes:
+            reasons.append(f"{box.where}: {unknown_class(box.label, classes)}")
+            continue
+        if box.crowd:
+            reasons.append(f"{box.where}: a crowd is no object; draw its members or delete it")
+            continue
+        x1, y1, x2, y2 = box.pixels(known.size)
+        corners = round(x1, 2), round(y1, 2), round(x2, 2), round(y2, 2)
+        try:
+            good = checked_box(box.label, corners, size=known.size, where=partial(str, box.where))
+        except (ImpossibleBoxError, ValueError) as error:
+            reasons.append(str(error))
+            continue
+        made.append(SourcedBox(box=good, by=box.by if trust and box.by is not None else by))
+    old = known.boxes or ()
+    boxes = [each.box for each in made]
+    for mine, theirs in pair_boxes(boxes, [each.box for each in old], min_iou=_SAME_IOU):
+        if boxes[mine].label == old[theirs].box.label:
+            # Untouched: exactly what it was, score and all.
+            made[mine] = old[theirs]
+    return tuple(made)
+
+
+def _is_unchanged(
+    boxes: tuple[SourcedBox, ...],
+    known: _Known,
+    picture: DatasetPicture,
+    confirm: bool,
+    fresh: bool,
+) -> bool:
+    if confirm:
+        return False
+    old = known.boxes
+    if old is None:
+        # It has no labels so far, and a picture without boxes may just not be done yet; nor is a
+        # teacher's answer that came along with its picture news.
+        news = [each for each in boxes if not (fresh and each.by.startswith("teacher:"))]
+        return not news and not picture.confirmed
+    same = len(old) == len(boxes) and all(each in old for each in boxes)
+    return same and (known.settled or not picture.confirmed)

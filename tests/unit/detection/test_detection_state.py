@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from edgebus.lab import RunEvent, check_end, waiting_for
+from edgebus.lab.view import render, stage_of
+from edgebus.topology import Topology, Until
+from edgebus_detection.lab.state import DetectionState
+from edgebus_detection.lab.view import camera_lines, camera_table, detection_table, sparkline
+from lab_story import NEW, OLD, START, answer, at, born, play_story, record, status, truth
+
+TOPOLOGY = Topology.parse(
+    {
+        "nodes": {"edge-1": {"detector": {}, "camera": {}}, "edge-2": {"detector": {}}},
+        "until": {"loop": "closed", "after_inputs": 100, "timeout_s": 200},
+    },
+    source="test",
+)
+UNTIL = Until(loop="closed", after_inputs=100)
+
+
+def test_the_story_is_told_once_in_order() -> None:
+    lines: list[RunEvent] = []
+    play_story(DetectionState(on_event=lines.append))
+    kinds = [line.kind for line in lines if line.kind != "state"]
+    assert kinds == [
+        "drift",
+        "drift",
+        "sample",
+        "training",
+        "training",
+        "release",
+        "swap",
+        "swap",
+        "updated",
+        "updated",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "stage", "words"),
+    [
+        (1, 0, "0 samples collected"),
+        (35, 1, "0 samples collected"),
+        (50, 2, "40 samples collected"),
+        (70, 3, "training, training 80 of 200"),
+        (82, 4, "a candidate was accepted and is not released yet"),
+        (84, 5, "version 2 is released, but edge-1/detector is idle, edge-2/detector is idle"),
+        (90, 6, "measuring version 2: edge-1/north 40, edge-2/south 40 of 100 inputs"),
+        (120, 6, ""),
+    ],
+)
+def test_stages_and_what_is_waited_for(seconds: int, stage: int, words: str) -> None:
+    state = play_story(DetectionState(), seconds=seconds)
+    assert stage_of(state) == stage
+    assert waiting_for(state, TOPOLOGY, UNTIL) == words
+
+
+def test_before_anything_is_said() -> None:
+    state = DetectionState()
+    assert "edge-1/detector, edge-2/detector" in waiting_for(state, TOPOLOGY, UNTIL)
+    for node in ("edge-1", "edge-2"):
+        state.on_model_status(node, "detector", status(0, node=node, serving=None))
+    assert waiting_for(state, TOPOLOGY, UNTIL) == "waiting for the first input"
+    state.on_frame("edge-1", record("north", 0), size=1)
+    assert waiting_for(state, TOPOLOGY, UNTIL) == "waiting for the first prediction"
+
+
+def test_a_run_ends_closed_or_by_its_time() -> None:
+    closed = check_end(play_story(DetectionState()), TOPOLOGY, elapsed_s=100)
+    assert (closed.over, closed.closed) == (True, True)
+    open_ = play_story(DetectionState(), seconds=50)
+    assert not check_end(open_, TOPOLOGY, elapsed_s=199).over
+    late = check_end(open_, TOPOLOGY, elapsed_s=200)
+    assert (late.over, late.closed) == (True, False)
+    assert late.outcome == "the loop is not closed after 200 s: 40 samples collected"
+    endless = TOPOLOGY.model_copy(update={"until": None})
+    assert not check_end(play_story(DetectionState()), endless, elapsed_s=1e9).over
+    timed = TOPOLOGY.model_copy(update={"until": Until(seconds=5)})
+    assert check_end(open_, timed, elapsed_s=5).over
+
+
+def test_retained_messages_that_come_again_change_nothing() -> None:
+    lines: list[RunEvent] = []
+    state = DetectionState(on_event=lines.append)
+    for message in (status(1), status(2, state="downloading", target=NEW, received=5)):
+        state.on_model_status("edge-1", "detector", message)
+        state.on_model_status("edge-1", "detector", message)
+    birth = born(1)
+    state.on_state("edge-1", "detector", birth)
+    state.on_state("edge-1", "detector", birth)
+    assert len(state.edges["edge-1/detector"].statuses) == 2
+    assert len(lines) == 1
+    assert state.restarts == 0
+
+
+def test_bytes_received_add_up_over_targets() -> None:
+    state = DetectionState()
+    for number, received in enumerate((0, 10, 30, 0, 5)):
+        state.on_model_status("edge-1", "detector", status(number, received=received))
+    assert state.edges["edge-1/detector"].received_bytes == 35
+
+
+def test_a_new_process_is_a_restart_and_a_reconnect_is_none() -> None:
+    state = DetectionState()
+    for number, (instance, session) in enumerate((("a", 1), ("a", 2), ("b", 3))):
+        state.on_state("edge-1", "detector", born(number, instance=instance, session=session))
+    assert state.restarts == 1
+
+
+def test_answer_before_truth_is_measured_all_the_same() -> None:
+    state = DetectionState()
+    for index in range(40):
+        state.on_detections("edge-1", answer("north", index))
+        state.on_truth("edge-1", truth("north", index))
+    camera = state.cameras["edge-1/north"]
+    assert camera.rolling.value == pytest.approx(1.0)
+    assert camera.total == camera.answered == 40
+
+
+def test_a_frame_answered_twice_is_counted_once_and_torn_by_another_model() -> None:
+    state = DetectionState()
+    camera = state.camera("edge-1", "north")
+    state.on_detections("edge-1", answer("north", 0))
+    state.on_detections("edge-1", answer("north", 0))
+    frame = next(iter(camera.frames.values()))
+    assert (camera.answered, frame.torn) == (1, False)
+    state.on_detections("edge-1", answer("north", 0, model=NEW))
+    assert frame.torn
+    assert frame.answer is not None
+    assert frame.answer.model == OLD
+
+
+def test_every_stage_can_be_drawn() -> None:
+    from rich.console import Console
+
+    for seconds in (0, 20, 50, 70, 84, 120):
+        state = play_story(DetectionState(), seconds=seconds)
+        console = Console(width=80, record=True, file=io.StringIO())
+        now = at(seconds)
+        console.print(render(state, camera_table(state, now), title="demo", elapsed=now - START))
+        text = console.export_text()
+        assert "roll-out" in text
+        assert max(map(len, text.splitlines())) <= 80
+        if seconds:
+            assert "edge-1/north" in text
+            assert any("8.0 fps" in line for line in camera_lines(state, now))
+
+
+def test_sparkline() -> None:
+    assert sparkline([0, 0.5, 1, 2, -1]) == "▁▅██▁"
+    assert sparkline([0] * 100, width=7) == "▁" * 7
+
+
+def test_detection_table_tells_the_figures() -> None:
+    from rich.console import Console
+
+    from edgebus_detection.lab.measure import build_summary
+
+    summary = build_summary(
+        play_story(DetectionState()),
+        name="demo",
+        started=at(-5),
+        finished=at(120),
+        closed=True,
+        outcome="done",
+    )
+    console = Console(width=110, record=True, file=io.StringIO())
+    console.print(detection_table(summary))
+    text = console.export_text()
+    for words in ("before drift", "edge-2/south", "0 failed, 0 torn", "760.0 kB up", "125:"):
+        assert words in text

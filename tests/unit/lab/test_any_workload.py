@@ -1,0 +1,246 @@
+"""What `edgebus up` shows of a workload that brings no view of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import lab_story
+from edgebus.bus import Bus
+from edgebus.bus.memory import MemoryBroker, MemoryTransport
+from edgebus.contracts import (
+    BundleRef,
+    Drift,
+    GateReport,
+    Identity,
+    ModelRef,
+    ModelStatus,
+    Release,
+    SampleRecord,
+    ServiceState,
+    TrainingResult,
+    topics,
+)
+from edgebus.lab import Lab, check_end, load_lab
+from edgebus.lab.cli import load_topology, make_command
+from edgebus.lab.view import render
+from edgebus.topology import Topology, TopologyError
+from edgebus.workload import Workload, WorkloadUnknownError, load_workload
+from edgebus_detection.messages import CAMERA_FRAME, DETECTIONS, SAMPLES, Frame, Sample
+from lab_story import at, picture
+
+OLD = ModelRef(name="load", version=1, digest="1" * 64, engine="test")
+NEW = ModelRef(name="load", version=2, digest="2" * 64, engine="test")
+TOPOLOGY = Topology.parse(
+    {"nodes": {"home": {"server": {}}}, "until": {"loop": "closed", "timeout_s": 60}},
+    source="test",
+)
+
+
+def serves(model: ModelRef, seconds: float, state: str = "idle") -> ModelStatus:
+    return ModelStatus(
+        time=at(seconds),
+        source="demo/home/server",
+        serving=model,
+        since=at(seconds),
+        state=state,  # type: ignore[arg-type]
+        received_bytes=4_000 if model is NEW else 0,
+    )
+
+
+def alive(service: str) -> ServiceState:
+    return ServiceState(
+        time=at(0),
+        source=f"demo/home/{service}",
+        state="ready",
+        session=1,
+        instance="a",
+        since=at(0),
+        version="0",
+    )
+
+
+def sample(index: int) -> SampleRecord:
+    return SampleRecord(
+        time=at(5),
+        source="demo/home/collector",
+        stream="meter",
+        input=f"i{index}",
+        index=index,
+        captured=at(4),
+        split="train",
+        policy="error",
+        reason="far off",
+        score=1.0,
+        model=OLD,
+    )
+
+
+def learn(lab: Lab) -> None:
+    """A sample, a job, a release; the edge does not serve it yet."""
+    state = lab.state
+    first = sample(1)
+    for record in (first, sample(2), first):
+        state.on_sample("home", record, size=100)
+    state.on_result(
+        TrainingResult(
+            time=at(20),
+            source="demo/cloud/retrainer",
+            job="job-1",
+            model=OLD,
+            candidate=NEW,
+            outcome="accepted",
+            reason="error .9 to .4",
+            trigger="count",
+            samples=2,
+            replay=0,
+            gate=GateReport(passed=True),
+            started=at(10),
+        )
+    )
+    bundle = BundleRef(
+        model=NEW, provider="demo/cloud/distributor", index_size=1, size=1, parent=OLD.digest
+    )
+    state.on_release(
+        Release(
+            time=at(21),
+            source="demo/cloud/distributor",
+            channel="stable",
+            bundle=bundle,
+            sequence=2,
+        )
+    )
+
+
+def text_of(lab: Lab, seconds: float) -> str:
+    console = Console(width=80, file=io.StringIO())
+    streams = lab.draw_streams(at(seconds))
+    elapsed = timedelta(seconds=seconds)
+    console.print(render(lab.state, streams, title="own", elapsed=elapsed))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_loop_closes_without_a_line_of_the_workload(tmp_path: Path) -> None:
+    lab = Lab()
+    end = check_end(lab.state, TOPOLOGY, elapsed_s=0)
+    assert (end.over, end.outcome) == (False, "waiting for a service that reports its model")
+    assert "waiting for the first service" in text_of(lab, 0)
+    lab.state.on_model_status("home", "server", serves(OLD, 1))
+    end = check_end(lab.state, TOPOLOGY, elapsed_s=1)
+    assert end.outcome == "0 samples collected"
+    lab.state.on_state("home", "collector", alive("collector"))
+    learn(lab)
+    end = check_end(lab.state, TOPOLOGY, elapsed_s=21)
+    assert end.outcome == "version 2 is released, but home/server is idle"
+    lab.state.on_model_status("home", "server", serves(NEW, 22, "updated"))
+    end = check_end(lab.state, TOPOLOGY, elapsed_s=22)
+    assert (end.over, end.closed) == (True, True)
+
+    view = text_of(lab, 30)
+    assert "✓ converge" in view
+    assert "load v2" in view
+    assert any(line.split() == ["home/collector", "ready"] for line in view.splitlines())
+    assert list(lab.list_streams(at(30))) == ["home/server: load v2, updated"]
+
+    lab.finish(name="own", started=at(0), finished=at(30), closed=True, outcome=end.outcome)
+    assert lab.summary.model is not None
+    assert (lab.summary.model.first_version, lab.summary.model.last_version) == (1, 2)
+    assert lab.summary.bytes.up == 300
+    assert lab.summary.seconds.stages == pytest.approx(
+        {"training": 10, "releasing": 1, "delivering": 1, "measuring": 8}
+    )
+    report, *files = lab.write(tmp_path)
+    assert {file.name for file in files} >= {"summary.json", "events.csv", "rounds.csv"}
+    html = report.read_text()
+    assert "error .9 to .4" in html
+    assert "mAP" not in html
+    console = Console(width=80, file=io.StringIO())
+    console.print(lab.table())
+    assert isinstance(console.file, io.StringIO)
+    assert "1 of 1 on the last release" in console.file.getvalue()
+
+
+def test_drift_that_a_collector_notices_begins_the_loop() -> None:
+    lab = Lab()
+    drift = Drift(
+        time=at(8),
+        source="demo/home/collector",
+        stream="meter",
+        statistic="load",
+        method="adwin",
+        before=1.0,
+        after=2.5,
+        count=30,
+        input="i9",
+        index=9,
+        since=at(6),
+        model=OLD,
+    )
+    lab.state.on_drift(drift)
+    lab.state.on_drift(drift.model_copy(update={"returned": True, "since": at(20)}))
+    assert lab.state.drift_at == at(6)
+    assert [(event.source, event.text) for event in lab.state.events] == [
+        ("home/meter", "load from 1 to 2.5"),
+        ("home/meter", "load from 1 to 2.5, back to normal"),
+    ]
+    assert "● drift" in text_of(lab, 9)
+
+
+async def test_it_observes_services_models_and_samples_of_any_workload_on_the_bus() -> None:
+    broker, lab = MemoryBroker(), Lab(load_workload("detection"))
+    server = Identity(site="demo", node="home", service="detector")
+    collector = Identity(site="demo", node="home", service="collector")
+    camera = Identity(site="demo", node="home", service="camera")
+    watcher = Identity(site="demo", node="pc", service="observer")
+    async with (
+        Bus(MemoryTransport(broker), identity=camera) as filming,
+        Bus(MemoryTransport(broker), identity=server) as serving,
+        Bus(MemoryTransport(broker), identity=collector) as collecting,
+        Bus(MemoryTransport(broker), identity=watcher) as watching,
+    ):
+        await lab.observe(watching, site="demo")
+        status = serves(OLD, 1).model_copy(update={"source": server.source})
+        await serving.publish(topics.MODEL_STATUS.at(server), status)
+        found = Sample.build(picture("north", 3), lab_story.sample("north", 3, node="home"))
+        await collecting.publish(SAMPLES.at(collector), found)
+        frame = Frame.build(picture("north", 3), lab_story.record("north", 3, node="home"))
+        await filming.publish(CAMERA_FRAME.at(camera, camera="north"), frame)
+        for index, model in ((3, OLD), (4, OLD), (5, NEW)):
+            answer = lab_story.answer("north", index, node="home", model=model)
+            await serving.publish(DETECTIONS.at(server, camera="north"), answer)
+        async with asyncio.timeout(5):
+            while not (lab.state.samples and lab.state.streams["home/north"].answered == 3):
+                await asyncio.sleep(0.005)
+    assert lab.state.edges["home/detector"].now.serving == OLD
+    assert lab.state.samples == {"home/north": 1}
+    assert lab.state.sample_bytes["home/north"] > 1000
+    stream = lab.state.streams["home/north"]
+    assert (stream.total, stream.first_version, stream.version) == (1, 1, 2)
+    assert stream.answered_later == 1
+    assert "waiting for" not in check_end(lab.state, TOPOLOGY, elapsed_s=1).outcome
+    assert "home/north" in text_of(lab, 1)
+    assert next(iter(lab.list_streams(at(1)))).startswith("home/north: ")
+
+
+def test_a_workload_names_its_lab_and_gets_the_framework_s_without() -> None:
+    assert load_lab().assets is not None
+    assert Workload.lab == "edgebus.lab:Lab"
+    with pytest.raises(WorkloadUnknownError, match="detection"):
+        load_lab("detectoin")
+
+
+def test_options_come_from_the_workload() -> None:
+    generic = {parameter.name for parameter in make_command(Lab()).params}
+    assert generic == {"topology", "workload", "out", "seconds", "plain", "settings"}
+    assert generic < {parameter.name for parameter in make_command(load_lab("detection")).params}
+
+
+def test_without_a_demo_a_topology_is_asked_for() -> None:
+    with pytest.raises(TopologyError, match="no demo; give a topology file"):
+        load_topology(None, Lab())

@@ -1,0 +1,119 @@
+"""Commands of `edgebus model` for detection: import from ONNX, novelty."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgebus.cli.console import quiet_logs
+from edgebus.cli.model import print_bundle
+
+if TYPE_CHECKING:
+    from edgebus_detection.vision import Image
+
+__all__ = ["app"]
+
+_PICTURES = {".jpg", ".jpeg"}
+
+app = typer.Typer()
+
+
+@app.command("import")
+def import_(
+    onnx: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX detector.")],
+    *,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The bundle's folder; ./NAME by default.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model; the file's name by default.")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Text file with one class name per line, in order.")
+    ] = None,
+    decoder: Annotated[
+        str, typer.Option(help="How its output is read; auto knows the usual heads.")
+    ] = "auto",
+    version: Annotated[int, typer.Option(min=1, help="Version of the bundle.")] = 1,
+    serve_only: Annotated[
+        bool, typer.Option("--serve-only", help="Take a graph that cannot be retrained, too.")
+    ] = False,
+) -> None:
+    """Make a bundle of any ONNX detector: graph, weights, manifest.
+
+    Example: edgebus model import yolox_nano_416.onnx --name yolox-nano
+    """
+    from edgebus.serving import make_probe
+    from edgebus_detection.models import import_onnx
+
+    quiet_logs()
+    chosen = name or onnx.stem.replace("_", "-")
+    bundle = import_onnx(
+        onnx,
+        name=chosen,
+        out=out or Path(chosen),
+        classes=_lines(classes) if classes else None,
+        decoder=decoder,
+        version=version,
+        serve_only=serve_only,
+        check=_trainability_check(),
+        probe=make_probe,
+    )
+    print_bundle(bundle)
+
+
+@app.command()
+def novelty(
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.")],
+    pictures: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PICTURES", help="Folder of JPEGs such as the model was trained on."
+        ),
+    ],
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The new bundle's folder.")],
+) -> None:
+    """Add a measure of novelty to a bundle, fitted to known pictures; no labels are needed.
+
+    Example: edgebus model novelty yolox-nano coco128/images --out yolox-nano-2
+    """
+    from edgebus.artifacts import Bundle
+    from edgebus_detection.models import NoveltyError, add_novelty, detection_spec
+
+    quiet_logs()
+    try:
+        made = add_novelty(Bundle.open(folder), _read(pictures), out=out)
+    except NoveltyError as error:
+        raise typer.BadParameter(error.reason, param_hint="PICTURES") from error
+    spec = detection_spec(made.manifest).novelty
+    assert spec is not None
+    typer.echo(f"{out}: {spec.pictures} pictures, digest {made.digest[:12]}")
+
+
+def _read(folder: Path) -> Iterator[Image]:
+    from edgebus_detection.vision import ImageError, decode_picture
+
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _PICTURES):
+        try:
+            yield decode_picture(path.read_bytes())
+        except ImageError as error:
+            typer.echo(f"left out: {path}: {error}", err=True)
+
+
+def _lines(path: Path) -> list[str]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _trainability_check() -> Callable[[bytes], None] | None:
+    """What says whether torch can train a graph; None where torch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    from edgebus.training.graph import check_supported
+
+    return check_supported

@@ -1,0 +1,242 @@
+"""Label sources of a picture, their conflicts, and how they are merged.
+
+Three sources: operators, the ground truth of a labelled source, a teacher. Operators overrule
+truth, truth overrules the teacher. What is overruled is a conflict, counted and shown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from edgebus.contracts import TRUTH, operator
+from edgebus_detection.messages import Box, BoxLabels, SourcedBox, Verdict
+from edgebus_detection.vision import pair_boxes
+
+__all__ = [
+    "Conflict",
+    "ConflictKind",
+    "LabelSources",
+    "MergedLabels",
+    "compare",
+    "count_conflicts",
+    "merge",
+]
+
+ConflictKind = Literal["denied", "missing", "class"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelSources:
+    """Labels of one picture, by source.
+
+    Attributes:
+        operator: The newest label set of an operator.
+        truth: Ground truth; None where the source has none.
+        teacher: The teacher's certain boxes; None where it was not asked.
+        unsure: Its uncertain boxes: neither object nor background.
+        teacher_by: Its provenance.
+        verdicts: Operators' feedback on single boxes of the model's answer.
+        detections: The model's answer, which verdicts point into.
+    """
+
+    operator: BoxLabels | None = None
+    truth: tuple[Box, ...] | None = None
+    teacher: tuple[Box, ...] | None = None
+    unsure: tuple[Box, ...] = ()
+    teacher_by: str = "teacher:unknown"
+    verdicts: tuple[Verdict, ...] = ()
+    detections: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conflict:
+    """A contradiction of two sources about one object.
+
+    Attributes:
+        kind: denied: the loser has a box where the winner has none; missing: the loser lacks a
+            box of the winner; class: both have a box, of different classes.
+        winner: Provenance of the source that counts.
+        loser: Provenance of the other one.
+        box: The winner's box; the loser's where it is denied.
+        loser_label: Class that the loser gave it; empty where it has no box.
+    """
+
+    kind: ConflictKind
+    winner: str
+    loser: str
+    box: Box
+    loser_label: str = ""
+
+    @property
+    def summary(self) -> str:
+        """In one line."""
+        x, y = (self.box.x1 + self.box.x2) / 2, (self.box.y1 + self.box.y2) / 2
+        place = f"at ({x:.0f}, {y:.0f})"
+        if self.kind == "denied":
+            return f"{self.winner}: no {self.loser_label} {place}, against {self.loser}"
+        if self.kind == "missing":
+            return f"{self.winner}: {self.box.label} {place}, which {self.loser} lacks"
+        return (
+            f"{self.winner}: {self.box.label} {place}, which {self.loser} calls {self.loser_label}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergedLabels:
+    """Labels of one picture, merged from its sources.
+
+    Attributes:
+        source: The source that counted: operator, truth or teacher.
+        sourced: Boxes with their provenance.
+        ignore: Regions whose content is unknown.
+        conflicts: Labels that were overruled.
+    """
+
+    source: Literal["operator", "truth", "teacher"]
+    sourced: tuple[SourcedBox, ...]
+    ignore: tuple[Box, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+
+    @property
+    def boxes(self) -> tuple[Box, ...]:
+        """The boxes without their provenance."""
+        return tuple(each.box for each in self.sourced)
+
+
+def merge(sources: LabelSources) -> MergedLabels | None:
+    """Labels by precedence: operator > truth > teacher; None where there is no source.
+
+    An operator's label set replaces all boxes. Without one, verdicts on single boxes correct
+    the truth or the teacher: a box with nothing in it goes, one of another class changes it, a
+    missed object that came with its place is added.
+    """
+    found: list[tuple[Literal["operator", "truth", "teacher"], str, tuple[SourcedBox, ...]]] = []
+    if sources.operator is not None:
+        found.append(("operator", sources.operator.by, sources.operator.labels))
+    if sources.truth is not None:
+        found.append(
+            ("truth", TRUTH, tuple(SourcedBox(box=box, by=TRUTH) for box in sources.truth))
+        )
+    if sources.teacher is not None:
+        by = sources.teacher_by
+        found.append(("teacher", by, tuple(SourcedBox(box=box, by=by) for box in sources.teacher)))
+    if not found:
+        return None
+    source, winner, boxes = found[0]
+    conflicts: list[Conflict] = []
+    for rank, (_, by, theirs) in enumerate(found):
+        for _, loser, others in found[rank + 1 :]:
+            # A teacher's uncertain boxes contradict no source.
+            tolerant = sources.unsure if loser == sources.teacher_by else ()
+            pair = [each.box for each in theirs], [each.box for each in others]
+            conflicts += compare(*pair, winner=by, loser=loser, tolerant=tolerant)
+    ignore = sources.unsure if source == "teacher" else ()
+    if source != "operator":
+        boxes, ignore, corrected = _correct(boxes, ignore, sources, loser=winner)
+        conflicts = [*corrected, *conflicts]
+    return MergedLabels(source=source, sourced=boxes, ignore=ignore, conflicts=tuple(conflicts))
+
+
+def compare(
+    first: Sequence[Box],
+    second: Sequence[Box],
+    *,
+    winner: str,
+    loser: str,
+    tolerant: Sequence[Box] = (),
+) -> list[Conflict]:
+    """Contradictions of two sources.
+
+    Args:
+        first: Boxes of the source that counts.
+        second: Boxes of the other one.
+        winner: Provenance of the first.
+        loser: Provenance of the second.
+        tolerant: The second's uncertain boxes: an object there is not missing.
+    """
+    pairs = pair_boxes(first, second)
+    found: list[Conflict] = []
+    for mine, theirs in pairs:
+        box, other = first[mine], second[theirs]
+        if box.label != other.label:
+            found.append(
+                Conflict(kind="class", winner=winner, loser=loser, box=box, loser_label=other.label)
+            )
+    seen, matched = {mine for mine, _ in pairs}, {theirs for _, theirs in pairs}
+    lonely = [box for number, box in enumerate(first) if number not in seen]
+    known = {mine for mine, _ in pair_boxes(lonely, tolerant)}
+    found += [
+        Conflict(kind="missing", winner=winner, loser=loser, box=box)
+        for number, box in enumerate(lonely)
+        if number not in known
+    ]
+    found += [
+        Conflict(kind="denied", winner=winner, loser=loser, box=box, loser_label=box.label)
+        for number, box in enumerate(second)
+        if number not in matched
+    ]
+    return found
+
+
+def count_conflicts(conflicts: Iterable[Conflict]) -> Counter[str]:
+    """Number of each kind, such as ``operator over teacher: denied``."""
+    return Counter(
+        f"{each.winner.partition(':')[0]} over {each.loser.partition(':')[0]}: {each.kind}"
+        for each in conflicts
+    )
+
+
+def _correct(
+    boxes: tuple[SourcedBox, ...], ignore: tuple[Box, ...], sources: LabelSources, *, loser: str
+) -> tuple[tuple[SourcedBox, ...], tuple[Box, ...], list[Conflict]]:
+    """Labels after operators' feedback on single boxes; the oldest verdict first."""
+    kept = list(boxes)
+    conflicts: list[Conflict] = []
+    for verdict in sorted(sources.verdicts, key=lambda each: each.time):
+        by = operator(verdict.by)
+        meant = _box_of(verdict, sources.detections)
+        if meant is None:
+            continue
+        place = pair_boxes([meant], [each.box for each in kept])
+        old = kept[place[0][1]] if place else None
+        if verdict.verdict == "wrong_box":
+            # Nothing is there, so nothing is uncertain there.
+            gone = {theirs for _, theirs in pair_boxes([meant], ignore)}
+            ignore = tuple(box for number, box in enumerate(ignore) if number not in gone)
+            if old is not None:
+                kept.remove(old)
+                conflicts.append(_against(old, by, "denied", old.box))
+            continue
+        if old is not None and old.box.label == meant.label:
+            continue
+        new = meant.model_copy(update={"score": None})
+        if old is not None:
+            kept.remove(old)
+            conflicts.append(_against(old, by, "class", new))
+        else:
+            conflicts.append(Conflict(kind="missing", winner=by, loser=loser, box=new))
+        kept.append(SourcedBox(box=new, by=by))
+    return tuple(kept), ignore, conflicts
+
+
+def _against(old: SourcedBox, by: str, kind: ConflictKind, box: Box) -> Conflict:
+    return Conflict(kind=kind, winner=by, loser=old.by, box=box, loser_label=old.box.label)
+
+
+def _box_of(verdict: Verdict, detections: Sequence[Box]) -> Box | None:
+    """The box that a verdict is about, with the class that it should have; None: no place."""
+    pointed = None
+    if verdict.box is not None and verdict.box < len(detections):
+        pointed = detections[verdict.box]
+    if verdict.verdict == "wrong_box":
+        return pointed if pointed is not None else verdict.at
+    if verdict.verdict not in ("missed", "label"):
+        return None
+    if verdict.at is not None:
+        return verdict.at
+    if verdict.verdict == "label" and pointed is not None and verdict.label is not None:
+        return pointed.model_copy(update={"label": verdict.label})
+    return None

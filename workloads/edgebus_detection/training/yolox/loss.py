@@ -1,0 +1,141 @@
+"""The loss of YOLOX with ignore regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgebus.training.finetune import Loss, Total
+from edgebus_detection.training.yolox.assign import assign
+from edgebus_detection.training.yolox.head import Anchors, decode_boxes
+
+__all__ = ["Target", "yolox_loss"]
+
+_BOX_WEIGHT = 5.0
+_IGNORED = 0.5  # a prediction of which this part lies in an ignore region is not judged
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is on one picture, in pixels of the model's input.
+
+    Attributes:
+        boxes: [G, 4].
+        labels: [G].
+        ignore: [I, 4].
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    ignore: Tensor
+
+
+def yolox_loss(
+    raw: Tensor,
+    targets: Sequence[Target],
+    anchors: Anchors,
+    *,
+    unjudged: Tensor | None = None,
+    total: Total = list,
+) -> Loss:
+    """Box, objectness and class loss (arXiv:2107.08430, section 2.1).
+
+    Boxes: 1 - IoU^2, weight 5. Classes: binary cross-entropy of the assigned predictions against
+    the class times the IoU. Objectness: binary cross-entropy of all predictions, except those that
+    no box owns and that lie in an ignore region. All are divided by the number of assigned
+    predictions, or by the number of pictures where that is larger, so that a batch without objects
+    makes no huge step.
+
+    Args:
+        raw: Output of the graph with logits in place of scores, [B, N, 5 + C].
+        targets: What is on each of the B pictures.
+        anchors: The cells.
+        unjudged: Predictions that are not called background where no box owns them, bool [B, N].
+        total: Sums over the processes that have a share of the batch each: what is divided by
+            counts for the whole batch.
+
+    Returns:
+        The loss; its parts, without weights, are `box`, `objectness` and `classes`, and `matched`,
+        the number of predictions that answer for a box.
+    """
+    predicted = decode_boxes(raw[..., :4], anchors)
+    objectness, classes = raw[..., 4], raw[..., 5:]
+    wanted = torch.zeros_like(objectness)
+    judged = torch.ones_like(objectness) if unjudged is None else (~unjudged).to(objectness.dtype)
+    owned: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    for index, target in enumerate(targets):
+        found = assign(
+            predicted=predicted[index].detach(),
+            objectness=objectness[index].detach(),
+            classes=classes[index].detach(),
+            anchors=anchors,
+            boxes=target.boxes,
+            labels=target.labels,
+        )
+        if len(target.ignore):
+            judged[index] *= (~_ignored(predicted[index].detach(), anchors, target.ignore)).float()
+        if len(found.predictions):
+            wanted[index, found.predictions] = 1.0
+            judged[index, found.predictions] = 1.0
+            owned.append(
+                (
+                    index * raw.shape[1] + found.predictions,
+                    target.boxes[found.boxes],
+                    target.labels[found.boxes],
+                    found.iou,
+                )
+            )
+    count = sum(len(row[0]) for row in owned)
+    counts: Sequence[float] = (count, len(targets))
+    norm = max(1.0, *total(counts))
+    object_loss = (
+        F.binary_cross_entropy_with_logits(objectness, wanted, weight=judged, reduction="sum")
+        / norm
+    )
+    if not owned:
+        return Loss(object_loss, _parts(0.0, object_loss, 0.0, 0))
+    where, boxes, labels, fit = (torch.cat(column) for column in zip(*owned, strict=True))
+    box_loss = (1 - _iou(predicted.flatten(0, 1)[where], boxes).square()).sum() / norm
+    aim = F.one_hot(labels, classes.shape[-1]) * fit[:, None]
+    class_loss = (
+        F.binary_cross_entropy_with_logits(classes.flatten(0, 1)[where], aim, reduction="sum")
+        / norm
+    )
+    return Loss(
+        _BOX_WEIGHT * box_loss + object_loss + class_loss,
+        _parts(box_loss, object_loss, class_loss, count),
+    )
+
+
+def _parts(
+    box: Tensor | float, objectness: Tensor, classes: Tensor | float, matched: int
+) -> dict[str, float]:
+    losses = {"box": box, "objectness": objectness, "classes": classes}
+    found = {name: float(torch.as_tensor(value).detach()) for name, value in losses.items()}
+    return found | {"matched": float(matched)}
+
+
+def _iou(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union, row by row."""
+    top_left = torch.maximum(first[:, :2], second[:, :2])
+    bottom_right = torch.minimum(first[:, 2:], second[:, 2:])
+    overlap = (bottom_right - top_left).clamp(min=0).prod(-1)
+    areas = [(b[:, 2:] - b[:, :2]).clamp(min=0).prod(-1) for b in (first, second)]
+    return overlap / (areas[0] + areas[1] - overlap + 1e-9)
+
+
+def _ignored(predicted: Tensor, anchors: Anchors, regions: Tensor) -> Tensor:
+    """Predictions whose cell lies in a region, or that lie in one by more than half."""
+    centres = anchors.centres
+    inside = (centres[:, None] > regions[None, :, :2]).all(-1) & (
+        centres[:, None] < regions[None, :, 2:]
+    ).all(-1)
+    top_left = torch.maximum(predicted[:, None, :2], regions[None, :, :2])
+    bottom_right = torch.minimum(predicted[:, None, 2:], regions[None, :, 2:])
+    overlap = (bottom_right - top_left).clamp(min=0).prod(-1)
+    area = (predicted[:, 2:] - predicted[:, :2]).clamp(min=0).prod(-1)
+    return (inside | (overlap > _IGNORED * area[:, None])).any(1)
