@@ -26,17 +26,17 @@ from edgebus.contracts import (
 from edgebus.contracts.topics import DRIFT
 from edgebus.samples import SampleFiles, SampleStore, edge_of, open_database
 from edgebus.service import CommandRefusedError, Service, command, every, on
+from edgebus.training.disk_thread import DiskThread
+from edgebus.training.drifts import Drifts
+from edgebus.training.incumbent import WrongModelError
+from edgebus.training.journal import Job, JobJournal
+from edgebus.training.model_set import Family
+from edgebus.training.trained_model import Line, Standing, rules_of
+from edgebus.training.triggers import Facts, Trigger, needed, reason, trigger, waits_for
 from edgebus.transfer import ArtifactProvider
 from edgebus.workload import load_workload
 from edgebus_detection.messages import SAMPLES, Sample, SampleRecord
-from edgebus_retrainer.drifts import Drifts
-from edgebus_retrainer.family import Family
-from edgebus_retrainer.files import DiskThread
-from edgebus_retrainer.incumbent import WrongModelError
-from edgebus_retrainer.journal import Job, JobJournal
-from edgebus_retrainer.lines import Line, Standing, rules_of
 from edgebus_retrainer.settings import RetrainerSettings
-from edgebus_retrainer.triggers import Facts, Trigger, needed, reason, trigger, waits_for
 
 __all__ = ["Retrainer"]
 

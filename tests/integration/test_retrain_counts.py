@@ -26,10 +26,11 @@ from edgebus.contracts import (
 )
 from edgebus.service import NodeSettings
 from edgebus.service.runtime import Runtime
+from edgebus.training import job_runner as campaign
 from edgebus.training.job_spec import JobOutcome, JobSpec
 from edgebus_detection.messages import SAMPLES, Sample
 from edgebus_detection.models.testing import tiny_bundle
-from edgebus_retrainer import Retrainer, RetrainerSettings, campaign
+from edgebus_retrainer import Retrainer, RetrainerSettings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from retrainer_samples import jpeg_of, sample

@@ -1,7 +1,7 @@
 from datetime import UTC, datetime
 
 from edgebus.contracts import Drift, DriftState
-from edgebus_retrainer.drifts import Drifts
+from edgebus.training.drifts import Drifts
 from retrainer_samples import MODEL, sample
 
 NOW = datetime(2026, 5, 4, tzinfo=UTC)

@@ -11,13 +11,14 @@ from edgebus.contracts import GateReport, Release, shared_model, stream_model, t
 from edgebus.samples import open_database
 from edgebus.service.testing import ServiceHarness
 from edgebus.training import job as job_module
+from edgebus.training import job_runner as campaign
 from edgebus.training.job import run_job
 from edgebus.training.job_spec import JobOutcome
+from edgebus.training.journal import JobJournal
 from edgebus.training.learning import Learnt
 from edgebus.transfer import ArtifactProvider, reference
 from edgebus_detection.messages import SAMPLES, Sample
-from edgebus_retrainer import Retrainer, RetrainerSettings, campaign
-from edgebus_retrainer.journal import JobJournal
+from edgebus_retrainer import Retrainer, RetrainerSettings
 from edgebus_retrainer.settings import StreamModelSettings
 from retrainer_jobs import files, job, make_world
 from retrainer_samples import DUSK, jpeg_of, sample

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from edgebus.training.gate import decide, domain_report, forgets_too_much, too_few
 from edgebus.training.settings import GateSettings
+from edgebus.training.triggers import Facts, Rules, needed, reason, trigger, waits_for
 from edgebus_detection.metrics import MapResult, Matches
 from edgebus_detection.metrics.measuring import figures_of
-from edgebus_retrainer.triggers import Facts, Rules, needed, reason, trigger, waits_for
 from retrainer_jobs import domain
 
 

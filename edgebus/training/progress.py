@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from edgebus.bus import Bus
 from edgebus.contracts import Identity, TrainingProgress, topics
 from edgebus.training.job_spec import JobEvent, JobOutcome, Phase, PhaseName, StepDone
-from edgebus_retrainer.journal import Job
+from edgebus.training.journal import Job
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger

@@ -27,15 +27,15 @@ from edgebus.contracts import (
 )
 from edgebus.contracts.trace import continue_trace
 from edgebus.samples import SampleStore
+from edgebus.training.disk_thread import DiskThread
+from edgebus.training.incumbent import Incumbent
 from edgebus.training.job import CARD
 from edgebus.training.job_process import SPEC, JobCrashedError, run_process
 from edgebus.training.job_spec import JobOutcome, JobSpec
+from edgebus.training.journal import Job, JobJournal
 from edgebus.training.learning import CHECKPOINT
+from edgebus.training.progress import ProgressTeller
 from edgebus.transfer import reference
-from edgebus_retrainer.files import DiskThread
-from edgebus_retrainer.incumbent import Incumbent
-from edgebus_retrainer.journal import Job, JobJournal
-from edgebus_retrainer.progress import ProgressTeller
 from edgebus_retrainer.settings import RetrainerSettings
 
 if TYPE_CHECKING:

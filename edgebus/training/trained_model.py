@@ -8,13 +8,13 @@ from datetime import datetime
 
 from edgebus.contracts import ModelRef
 from edgebus.samples import Counts, SampleStore
-from edgebus_retrainer.campaign import Campaign
-from edgebus_retrainer.drifts import Drifts
-from edgebus_retrainer.files import DiskThread
-from edgebus_retrainer.incumbent import Incumbent
-from edgebus_retrainer.journal import JobJournal
+from edgebus.training.disk_thread import DiskThread
+from edgebus.training.drifts import Drifts
+from edgebus.training.incumbent import Incumbent
+from edgebus.training.job_runner import Campaign
+from edgebus.training.journal import JobJournal
+from edgebus.training.triggers import Facts, Rules
 from edgebus_retrainer.settings import RetrainerSettings
-from edgebus_retrainer.triggers import Facts, Rules
 
 __all__ = ["Line", "Standing", "rules_of"]
 

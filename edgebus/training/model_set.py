@@ -10,12 +10,12 @@ from edgebus.artifacts import ArtifactError, Store
 from edgebus.bus import Bus
 from edgebus.contracts import Identity, NameRefusedError, Release, shared_model, stream_model
 from edgebus.samples import SampleStore
+from edgebus.training.disk_thread import DiskThread
+from edgebus.training.incumbent import Incumbent
+from edgebus.training.job_runner import Campaign
+from edgebus.training.journal import JobJournal
+from edgebus.training.trained_model import Line
 from edgebus.transfer import ArtifactFetcher
-from edgebus_retrainer.campaign import Campaign
-from edgebus_retrainer.files import DiskThread
-from edgebus_retrainer.incumbent import Incumbent
-from edgebus_retrainer.journal import JobJournal
-from edgebus_retrainer.lines import Line
 from edgebus_retrainer.settings import RetrainerSettings
 
 if TYPE_CHECKING:
