@@ -1,4 +1,4 @@
-"""When to train: plain rules over what the store holds."""
+"""Triggers of jobs: plain settings over the contents of the store."""
 
 from __future__ import annotations
 
@@ -6,38 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Facts", "Rules", "Trigger", "needed", "reason", "trigger", "waits_for"]
+from edgebus.training.settings import TriggerSettings
+
+__all__ = ["Trigger", "TriggerState", "needed", "reason", "trigger", "waits_for"]
 
 Trigger = Literal["count", "edge", "drift", "rebase", "interval", "command"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What starts a job. Each starts one by itself.
-
-    Attributes:
-        min_samples: So many untrained samples of all edges; None: their number starts none.
-        min_per_edge: So many of one edge; None: an edge's number starts none.
-        cooldown_samples: So many more of all edges after a refusal: the same data would be refused
-            again.
-        drift_samples: So many of all edges where a camera has drifted, and so many more after a
-            refusal; None: a drift changes nothing.
-        interval_s: Seconds after the last job until the next starts, if there is anything new;
-            None: never.
-        max_jobs: No more candidates than this, except on command; None: no limit.
-    """
-
-    min_samples: int | None = 50
-    min_per_edge: int | None = None
-    cooldown_samples: int = 20
-    drift_samples: int | None = None
-    interval_s: float | None = None
-    max_jobs: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What the rules look at.
+class TriggerState:
+    """Inputs of the triggers for one model.
 
     Attributes:
         untrained: Training samples that no accepted job has used.
@@ -45,8 +23,8 @@ class Facts:
         untrained_at_refusal: Their number when the last job was refused or failed; None if the
             last one succeeded or there was none.
         since_last_s: Seconds since the last job ended, or since the start of the service.
-        drifted: Whether some camera has drifted since the incumbent serves.
-        rebase: What a camera's own model is to be made from anew, in words; empty if it is not.
+        drifted: Whether some stream has drifted since the incumbent serves.
+        rebase: Why a stream's own model is to be made anew; empty if it is not.
         accepted: Jobs whose candidate passed the gate.
         asked: Somebody asked for a job.
         waiting: Why no job may start now (one runs, no incumbent, ...); empty if one may.
@@ -70,106 +48,112 @@ class Facts:
         return max(sorted(self.per_edge.items()), key=lambda edge: edge[1], default=("none", 0))
 
 
-def needed(facts: Facts, rules: Rules) -> int | None:
+def needed(state: TriggerState, settings: TriggerSettings) -> int | None:
     """Untrained samples of all edges that start a job; None where their number starts none.
 
-    After a refused or failed job its samples stay untrained, and so many more are waited for:
-    the same data would be refused again. Where a camera has drifted, fewer will do: they are not
-    the odd mistake of every day.
+    After a refused or failed job its samples stay untrained, and `cooldown_samples` more are waited
+    for: the same data would be refused again. Where a stream has drifted, fewer will do: they are
+    not the odd mistake of every day.
     """
-    wanted = (_enough(facts, rules), _enough_after_drift(facts, rules))
+    wanted = (_enough(state, settings), _enough_after_drift(state, settings))
     return min((number for number in wanted if number is not None), default=None)
 
 
-def trigger(facts: Facts, rules: Rules) -> Trigger | None:
+def trigger(state: TriggerState, settings: TriggerSettings) -> Trigger | None:
     """What starts a job now; None where nothing does."""
-    if facts.waiting:
+    if state.waiting:
         return None
-    if facts.asked:
+    if state.asked:
         return "command"
-    if facts.lacking or (rules.max_jobs is not None and facts.accepted >= rules.max_jobs):
+    if state.lacking or (settings.max_jobs is not None and state.accepted >= settings.max_jobs):
         return None
-    if facts.rebase:
+    if state.rebase:
         return "rebase"
     found: tuple[tuple[Trigger, int | None], ...] = (
-        ("count", _enough(facts, rules)),
-        ("edge", _enough_of_an_edge(facts, rules)),
-        ("drift", _enough_after_drift(facts, rules)),
+        ("count", _enough(state, settings)),
+        ("edge", _enough_of_an_edge(state, settings)),
+        ("drift", _enough_after_drift(state, settings)),
     )
     for what, wanted in found:
-        if wanted is not None and facts.untrained >= wanted:
+        if wanted is not None and state.untrained >= wanted:
             return what
-    fresh = facts.untrained - (facts.untrained_at_refusal or 0)
-    interval_s = rules.interval_s
-    if interval_s is not None and fresh > 0 and facts.since_last_s >= interval_s:
+    fresh = state.untrained - (state.untrained_at_refusal or 0)
+    interval_s = settings.interval_s
+    if interval_s is not None and fresh > 0 and state.since_last_s >= interval_s:
         return "interval"
     return None
 
 
-def reason(what: Trigger, facts: Facts, rules: Rules) -> str:
+def reason(what: Trigger, state: TriggerState, settings: TriggerSettings) -> str:
     """What started a job, with its figures."""
-    edge, number = facts.fullest
-    untrained = f"{facts.untrained} untrained samples"
+    edge, number = state.fullest
+    untrained = f"{state.untrained} untrained samples"
     if what == "count":
-        return f"{untrained}, of all edges; {_enough(facts, rules)} are enough"
+        return f"{untrained}, of all edges; {_enough(state, settings)} are enough"
     if what == "edge":
-        return f"{number} untrained samples of {edge}; {rules.min_per_edge} of one edge are enough"
+        return (
+            f"{number} untrained samples of {edge}; {settings.min_per_edge} of one edge are enough"
+        )
     if what == "drift":
-        wanted = _enough_after_drift(facts, rules)
+        wanted = _enough_after_drift(state, settings)
         return f"{untrained} after a drift; {wanted} are enough then"
     if what == "rebase":
-        return facts.rebase
+        return state.rebase
     if what == "interval":
-        return f"{untrained} {facts.since_last_s:.0f} s after the last job"
+        return f"{untrained} {state.since_last_s:.0f} s after the last job"
     return f"asked for, with {untrained}"
 
 
-def waits_for(facts: Facts, rules: Rules) -> str:
+def waits_for(state: TriggerState, settings: TriggerSettings) -> str:
     """Why no job runs now, for people."""
-    if facts.waiting:
-        return f"waits for {facts.waiting}"
-    if rules.max_jobs is not None and facts.accepted >= rules.max_jobs:
-        return f"{facts.accepted} of {rules.max_jobs} candidates made; command only"
-    if trigger(facts, rules) is not None:
+    if state.waiting:
+        return f"waits for {state.waiting}"
+    if settings.max_jobs is not None and state.accepted >= settings.max_jobs:
+        return f"{state.accepted} of {settings.max_jobs} candidates made; command only"
+    if trigger(state, settings) is not None:
         return "due"
-    wanted = needed(facts, rules)
-    of_edge = _enough_of_an_edge(facts, rules)
+    wanted = needed(state, settings)
+    of_edge = _enough_of_an_edge(state, settings)
     missing = []
-    if wanted is not None and facts.untrained < wanted:
-        missing.append(f"untrained samples: {facts.untrained} of {wanted}")
-    if of_edge is not None and facts.untrained < of_edge:
-        edge, number = facts.fullest
-        if number < (rules.min_per_edge or 0):
-            words = f"{number} of {rules.min_per_edge} ({edge})"
+    if wanted is not None and state.untrained < wanted:
+        missing.append(f"untrained samples: {state.untrained} of {wanted}")
+    if of_edge is not None and state.untrained < of_edge:
+        edge, number = state.fullest
+        if number < (settings.min_per_edge or 0):
+            words = f"{number} of {settings.min_per_edge} ({edge})"
             missing.append(f"untrained samples of one edge: {words}")
         else:
-            missing.append(f"untrained samples: {facts.untrained} of {of_edge}")
-    rules_by_number = (wanted is not None) + (of_edge is not None)
-    if missing and len(missing) == rules_by_number:
+            missing.append(f"untrained samples: {state.untrained} of {of_edge}")
+    by_number = (wanted is not None) + (of_edge is not None)
+    if missing and len(missing) == by_number:
         return "waits for " + ", or ".join(missing)
-    if facts.lacking:
-        return f"waits for {facts.lacking}"
-    return "command only" if not rules_by_number and rules.interval_s is None else "due"
+    if state.lacking:
+        return f"waits for {state.lacking}"
+    return "command only" if not by_number and settings.interval_s is None else "due"
 
 
-def _enough(facts: Facts, rules: Rules) -> int | None:
-    return None if rules.min_samples is None else _after_refusal(rules.min_samples, facts, rules)
+def _enough(state: TriggerState, settings: TriggerSettings) -> int | None:
+    return (
+        None
+        if settings.min_samples is None
+        else _after_refusal(settings.min_samples, state, settings)
+    )
 
 
-def _enough_of_an_edge(facts: Facts, rules: Rules) -> int | None:
+def _enough_of_an_edge(state: TriggerState, settings: TriggerSettings) -> int | None:
     """Untrained samples of all edges with which one of them has enough; None: never."""
-    if rules.min_per_edge is None:
+    if settings.min_per_edge is None:
         return None
-    lacking = max(0, rules.min_per_edge - facts.fullest[1])
-    return _after_refusal(facts.untrained + lacking, facts, rules)
+    lacking = max(0, settings.min_per_edge - state.fullest[1])
+    return _after_refusal(state.untrained + lacking, state, settings)
 
 
-def _enough_after_drift(facts: Facts, rules: Rules) -> int | None:
-    if not facts.drifted or rules.drift_samples is None:
+def _enough_after_drift(state: TriggerState, settings: TriggerSettings) -> int | None:
+    if not state.drifted or not settings.on_drift:
         return None
-    return (facts.untrained_at_refusal or 0) + rules.drift_samples
+    return (state.untrained_at_refusal or 0) + settings.drift_samples
 
 
-def _after_refusal(number: int, facts: Facts, rules: Rules) -> int:
-    refused = facts.untrained_at_refusal
-    return number if refused is None else max(number, refused + rules.cooldown_samples)
+def _after_refusal(number: int, state: TriggerState, settings: TriggerSettings) -> int:
+    refused = state.untrained_at_refusal
+    return number if refused is None else max(number, refused + settings.cooldown_samples)

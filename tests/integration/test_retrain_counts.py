@@ -26,7 +26,7 @@ from edgebus.contracts import (
 )
 from edgebus.service import NodeSettings
 from edgebus.service.runtime import Runtime
-from edgebus.training import job_runner as campaign
+from edgebus.training import job_runner
 from edgebus.training.job_spec import JobOutcome, JobSpec
 from edgebus_detection.messages import SAMPLES, Sample
 from edgebus_detection.models.testing import tiny_bundle
@@ -150,7 +150,7 @@ class Site:
 @pytest.fixture
 def training(monkeypatch):
     stand_in = Training()
-    monkeypatch.setattr(campaign, "run_process", stand_in)
+    monkeypatch.setattr(job_runner, "run_process", stand_in)
     return stand_in
 
 
