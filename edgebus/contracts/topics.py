@@ -96,14 +96,14 @@ ROLLOUT: Final = Topic(
     retain=True,
     doc="How far a release has come.",
 )
-ARTIFACT_WANTS: Final = Topic(
-    "{node}/{service}/wants",
+BLOCK_REQUEST: Final = Topic(
+    "{node}/{service}/block-requests",
     BlockRequest,
     qos=1,
     durable=False,  # asked again as long as blocks are missing
     doc="A service asks a provider for blocks that it lacks.",
 )
-ARTIFACT_BLOCK: Final = Topic(
+BLOCK: Final = Topic(
     "{node}/{service}/blocks/{digest}/{index}",
     RawBytes,
     qos=1,

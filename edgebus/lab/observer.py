@@ -70,7 +70,7 @@ async def observe(bus: Bus, state: RunState, *, site: str) -> None:
     await bus.subscribe(topics.TRAINING_PROGRESS.any(**at), _payload(state.on_progress))
     await bus.subscribe(topics.TRAINING_RESULT.any(**at), _payload(state.on_result))
     await bus.subscribe(topics.DEAD_LETTER.any(**at), on_letter)
-    await bus.subscribe(topics.ARTIFACT_BLOCK.any(**at), on_block, deduplicate=False)
+    await bus.subscribe(topics.BLOCK.any(**at), on_block, deduplicate=False)
 
 
 def _payload(take: Callable[[M], None]) -> Callable[[Event[M]], Awaitable[None]]:

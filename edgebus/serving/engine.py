@@ -41,6 +41,7 @@ ORT_ERRORS: Final[tuple[type[Exception], ...]] = (
     # pybind11 turns std::exception and failed casts into these two
     RuntimeError,
     TypeError,
+    ValueError,  # an input is missing
 )
 # The runtime's names of types where they are not those of numpy.
 _ORT_TYPES: Final[Mapping[str, str]] = {

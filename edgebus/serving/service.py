@@ -78,9 +78,9 @@ class ModelService(Service[S], Generic[S]):
     publishes: tuple[Topic[Any], ...] = (
         topics.MODEL_STATUS,
         topics.STREAM_MODEL,
-        topics.ARTIFACT_WANTS,
+        topics.BLOCK_REQUEST,
     )
-    subscribes: ClassVar[tuple[Topic[Any], ...]] = (topics.RELEASE, topics.ARTIFACT_BLOCK)
+    subscribes: ClassVar[tuple[Topic[Any], ...]] = (topics.RELEASE, topics.BLOCK)
 
     def load_options(self) -> Mapping[str, Any]:
         """What the workload's `load` takes besides, from the settings of a subclass."""

@@ -1,4 +1,4 @@
-"""What a receiver of blocks does, without sockets or clocks.
+"""Receiver of the blocks of one blob, without sockets or clocks.
 
 It asks for a window of blocks, takes whatever comes (also what another edge asked for), checks
 every block, and asks again when nothing came for a while. It never gives up; who runs it does.
@@ -140,7 +140,7 @@ class BlockReceiver:
         self.silences = 0
         return "new"
 
-    def wants(self, *, now: float) -> tuple[BlockRange, ...]:
+    def next_request(self, *, now: float) -> tuple[BlockRange, ...]:
         """What to ask for now; empty while enough is on its way.
 
         Args:
@@ -175,7 +175,7 @@ class BlockReceiver:
         return min(self._patience.longest, first * 2.0 ** min(self.silences, 16))
 
     def deadline(self) -> float:
-        """When `wants` has something new to say if nothing comes, in monotonic seconds."""
+        """When `next_request` has something new if nothing comes, in monotonic seconds."""
         return self._heard + self.patience
 
     def _length(self, index: int) -> int:

@@ -1,4 +1,4 @@
-"""What a provider of blocks does, without sockets or clocks.
+"""Queue and rate of the blocks that a provider sends, without sockets or clocks.
 
 Each block is sent once for all who asked for it: a request for a block that waits, is being sent,
 or was sent a moment ago adds nothing. Whoever asks for a blob for the first time is an exception:
@@ -12,13 +12,15 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cachetools import LRUCache
+
 from edgebus.artifacts.index import BLOCK_SIZE
 from edgebus.contracts import BlockRange
 
-__all__ = ["Block", "BlockSender", "SenderStats"]
+__all__ = ["Block", "BlockSender", "Pace", "SenderStats"]
 
 _LISTENERS = 4096
-"""So many of the latest pairs of blob and listener are remembered."""
+"""Most pairs of blob and listener that are remembered, the latest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class BlockSender:
         self._busy: set[Block] = set()  # waits or is being sent
         self._leaving: set[Block] = set()  # is being sent
         self._again: set[Block] = set()  # and is to be sent once more
-        self._listens: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._listens: LRUCache[tuple[str, str], float] = LRUCache(_LISTENERS)
         self._sent: OrderedDict[Block, float] = OrderedDict()
 
     def want(
@@ -160,10 +162,9 @@ class BlockSender:
 
     def _heard_since(self, digest: str, who: str, now: float) -> float:
         """Since when somebody hears what is sent of a blob: its first request."""
-        since = self._listens.setdefault((digest, who), now)
-        self._listens.move_to_end((digest, who))
-        if len(self._listens) > _LISTENERS:
-            self._listens.popitem(last=False)
+        # Looked up and set: both keep it among the latest.
+        since = self._listens.get((digest, who), now)
+        self._listens[digest, who] = since
         return since
 
     def _forget(self, now: float) -> None:
@@ -172,3 +173,32 @@ class BlockSender:
             if now - when < self._settle:
                 return
             del self._sent[block]
+
+
+class Pace:
+    """Rate limit of the bytes that leave, as a token bucket.
+
+    Args:
+        bytes_per_s: The rate.
+        burst: Bytes that may leave at once after a rest.
+    """
+
+    def __init__(self, *, bytes_per_s: float, burst: int) -> None:
+        self._rate = bytes_per_s
+        self._ahead_s = burst / bytes_per_s
+        self._free = float("-inf")
+
+    def rest(self, size: int, *, now: float) -> float:
+        """Reserve the link for some bytes.
+
+        Args:
+            size: How many.
+            now: Monotonic seconds.
+
+        Returns:
+            Seconds to rest before they leave.
+        """
+        # Whoever was silent for long may not make up for all of it at once.
+        free = max(self._free, now - self._ahead_s)
+        self._free = free + size / self._rate
+        return max(0.0, free - now)

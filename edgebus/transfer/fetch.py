@@ -1,10 +1,11 @@
-"""Bringing a bundle in over the bus: the thin shell around `BlockReceiver`."""
+"""Fetching of bundles over the bus: block requests out, verified blocks into the store."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
 
 import structlog
 
@@ -16,15 +17,42 @@ from edgebus.artifacts.errors import (
     PatchError,
     StoreError,
 )
-from edgebus.artifacts.index import BLOCK_SIZE, BlobEntry, BundleIndex, FileEntry, sha256
+from edgebus.artifacts.index import BLOCK_SIZE, BundleIndex, FileEntry, sha256
 from edgebus.artifacts.store import PartialBlob, Store
 from edgebus.artifacts.update import apply_patch
-from edgebus.bus import Bus
-from edgebus.contracts import BundleRef, ContractError, Identity
-from edgebus.transfer._collecting import BlockCollector, FetchProgress, MemorySink
+from edgebus.bus import Bus, Event, OutboxFullError, RetryPolicy, Wait
+from edgebus.contracts import BlockRequest, BundleRef, ContractError, Identity, RawBytes
+from edgebus.contracts.topics import BLOCK, BLOCK_REQUEST
 from edgebus.transfer._receiver import BlockReceiver, Patience
 
 __all__ = ["ArtifactFetcher", "FetchProgress", "provider_identity"]
+
+_SILENCES_TO_REPORT = 3
+_DIGITS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchProgress:
+    """How far a delivery is.
+
+    Attributes:
+        received_bytes: Bytes of blocks that came, index included.
+        needed_bytes: Bytes that had to come; until the index is there, those of the whole bundle.
+        patched: Whether the weights come as a patch.
+        corrupt: Blocks that were damaged and asked for again.
+        requests: Requests sent.
+    """
+
+    received_bytes: int
+    needed_bytes: int
+    patched: bool
+    corrupt: int
+    requests: int
+
+    @property
+    def fraction(self) -> float:
+        """From 0 to 1."""
+        return min(1.0, self.received_bytes / self.needed_bytes) if self.needed_bytes else 1.0
 
 
 class ArtifactFetcher:
@@ -82,13 +110,9 @@ class ArtifactFetcher:
         there = self._ready(digest)
         if there is not None:
             return _same(ref, there)
-        delivery = BlockCollector(
-            self._bus,
-            self._identity,
-            provider_identity(ref, base=self._identity.base),
-            tell=on_progress or (lambda _: None),
-            window=self._window,
-            patience=self._patience,
+        provider = provider_identity(ref, base=self._identity.base)
+        delivery = _Delivery(
+            self._bus, self._identity, provider, window=self._window, report=on_progress
         )
         log = self._log.bind(model=ref.model.name, version=ref.model.version, digest=digest[:16])
         log.info("delivery begins", provider=ref.provider)
@@ -96,13 +120,11 @@ class ArtifactFetcher:
         index = await self._index(delivery, digest, ref.index_size)
         for entry in index.blobs():
             self._store.limits.check(entry.path, entry.size)
-        patch, wanted = self._plan(index)
-        delivery.patched = patch
+        delivery.patched, wanted = self._plan(index)
         await self._blobs(delivery, wanted)
-        if patch and not await asyncio.to_thread(self._rebuild, index):
+        if delivery.patched and not await asyncio.to_thread(self._rebuild, index):
             log.warning("patch did not give the published weights, fetching them in full")
-            delivery.patched = False
-            _, wanted = self._plan(index, patches=False)
+            delivery.patched, wanted = self._plan(index, patches=False)
             await self._blobs(delivery, wanted)
         self._store.complete_bundle(digest)
         bundle = _same(ref, await asyncio.to_thread(self._store.open_bundle, digest))
@@ -126,13 +148,12 @@ class ArtifactFetcher:
             self._log.warning("stored bundle is damaged, fetching it again", error=str(error))
             return None
 
-    async def _index(self, delivery: BlockCollector, digest: str, size: int) -> BundleIndex:
+    async def _index(self, delivery: _Delivery, digest: str, size: int) -> BundleIndex:
         if not self._store.has(digest):
-            sink = MemorySink(size)
-            one_block = size <= BLOCK_SIZE
-            receiver = delivery.receiver(
-                size=size, blocks=(digest,) if one_block else None, sink=sink
-            )
+            sink = _MemorySink(size)
+            # Only an index of one block can be checked block by block.
+            blocks = (digest,) if size <= BLOCK_SIZE else None
+            receiver = self._receiver(size=size, blocks=blocks, sink=sink)
             await delivery.collect({digest: receiver})
             while sha256(bytes(sink.data)) != digest:
                 receiver.restart()
@@ -140,8 +161,15 @@ class ArtifactFetcher:
             self._store.put(bytes(sink.data))
         return self._store.index(digest)
 
+    def _receiver(
+        self, *, size: int, blocks: tuple[str, ...] | None, sink: _MemorySink | PartialBlob
+    ) -> BlockReceiver:
+        return BlockReceiver(
+            size=size, blocks=blocks, sink=sink, window=self._window, patience=self._patience
+        )
+
     def _plan(self, index: BundleIndex, *, patches: bool = True) -> tuple[bool, list[FileEntry]]:
-        """What to fetch, and whether the weights are made from a patch."""
+        """Whether the weights are made from a patch, and what to fetch."""
         missing = {item.digest: item for item in index.files if not self._store.has(item.digest)}
         patch = index.patch
         if patch is None:
@@ -154,14 +182,17 @@ class ArtifactFetcher:
             missing[patch.digest] = patch
         return usable, list(missing.values())
 
-    async def _blobs(self, delivery: BlockCollector, wanted: Iterable[FileEntry]) -> None:
+    async def _blobs(self, delivery: _Delivery, wanted: Iterable[FileEntry]) -> None:
         with ExitStack() as stack:
             partials: dict[str, PartialBlob] = {}
             receivers: dict[str, BlockReceiver] = {}
             for entry in wanted:
                 partial = self._store.partial(entry.digest, size=entry.size)
                 partials[entry.digest] = stack.enter_context(partial)
-                receivers[entry.digest] = await asyncio.to_thread(_resume, delivery, entry, partial)
+                receiver = self._receiver(size=entry.size, blocks=entry.blocks, sink=partial)
+                receivers[entry.digest] = receiver
+                if not partial.fresh:
+                    await asyncio.to_thread(receiver.prime, partial.read)
             delivery.expect(sum(receiver.missing_bytes for receiver in receivers.values()))
             await delivery.collect(receivers)
             for partial in partials.values():
@@ -183,6 +214,133 @@ class ArtifactFetcher:
         return True
 
 
+class _Delivery:
+    """One fetch: sends requests, hands blocks to their receivers, counts."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        identity: Identity,
+        provider: Identity,
+        *,
+        window: int,
+        report: Callable[[FetchProgress], None] | None,
+    ) -> None:
+        self.patched = False
+        self._bus = bus
+        self._identity = identity
+        self._provider = provider
+        self._report = report
+        self._window = window
+        self._needed = self._received = self._corrupt = self._requests = 0
+        self._silent = False
+        self._log = structlog.get_logger("edgebus.artifacts").bind(source=identity.source)
+
+    @property
+    def progress(self) -> FetchProgress:
+        """As of now."""
+        return FetchProgress(
+            received_bytes=self._received,
+            needed_bytes=self._needed,
+            patched=self.patched,
+            corrupt=self._corrupt,
+            requests=self._requests,
+        )
+
+    def expect(self, size: int) -> None:
+        """Count on this number of bytes from now on."""
+        self._needed = self._received + size
+
+    async def collect(self, receivers: Mapping[str, BlockReceiver]) -> None:
+        """Get everything that the receivers miss."""
+        inbox: asyncio.Queue[tuple[str, int, bytes]] = asyncio.Queue()
+
+        async def arrived(event: Event[RawBytes]) -> None:
+            index = event.names["index"]
+            # A topic level may be thousands of digits long, more than int() takes.
+            if index.isdecimal() and len(index) < _DIGITS:
+                inbox.put_nowait((event.names["digest"], int(index), event.payload.data))
+
+        at = self._provider
+        where = {"base": at.base, "site": at.site, "node": at.node, "service": at.service}
+        async with AsyncExitStack() as stack:
+            for digest, receiver in receivers.items():
+                if not receiver.done:
+                    subscription = await self._bus.subscribe(
+                        BLOCK.any(**where, digest=digest),
+                        arrived,
+                        policy=Wait(messages=4 * self._window),
+                        retry=RetryPolicy(attempts=1),
+                        deduplicate=False,
+                        name=f"blocks of {digest[:16]}",
+                    )
+                    stack.push_async_callback(subscription.unsubscribe)
+            await self._pump(receivers, inbox)
+
+    async def _pump(
+        self,
+        receivers: Mapping[str, BlockReceiver],
+        inbox: asyncio.Queue[tuple[str, int, bytes]],
+    ) -> None:
+        clock = asyncio.get_running_loop().time
+        while pending := {key: item for key, item in receivers.items() if not item.done}:
+            # Requests that wait in the outbox would only be stale when they leave it.
+            await self._bus.connection.up()
+            for digest, receiver in pending.items():
+                await self._request(digest, receiver, now=clock())
+            wait = min(item.deadline() for item in pending.values()) - clock()
+            try:
+                first = await asyncio.wait_for(inbox.get(), max(0.01, wait))
+            except TimeoutError:
+                continue
+            arrived = [first]
+            while not inbox.empty():
+                arrived.append(inbox.get_nowait())
+            for digest, number, data in arrived:
+                self._take(receivers[digest], number, data, now=clock())
+            if self._report is not None:
+                self._report(self.progress)
+
+    async def _request(self, digest: str, receiver: BlockReceiver, *, now: float) -> None:
+        wanted = receiver.next_request(now=now)
+        if receiver.silences >= _SILENCES_TO_REPORT and not self._silent:
+            self._silent = True
+            self._log.warning(
+                "provider is silent, asking on",
+                provider=self._provider.source,
+                digest=digest[:16],
+                next_in_s=round(receiver.patience, 1),
+            )
+        if not wanted:
+            return
+        request = BlockRequest(provider=self._provider.source, digest=digest, missing=wanted)
+        self._requests += 1
+        try:
+            # An old request is of no use: the next one names what is missing by then.
+            await self._bus.publish(
+                BLOCK_REQUEST.at(self._identity), request, expires_in_s=receiver.patience
+            )
+        except OutboxFullError as error:
+            self._log.warning("request waits", error=str(error))
+
+    def _take(self, receiver: BlockReceiver, number: int, data: bytes, *, now: float) -> None:
+        taken = receiver.take(number, data, now=now)
+        if taken == "new":
+            self._received += len(data)
+            self._silent = False
+        elif taken == "corrupt":
+            self._corrupt += 1
+
+
+class _MemorySink:
+    def __init__(self, size: int) -> None:
+        self.data = bytearray(size)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Keep verified bytes."""
+        self.data[offset : offset + len(data)] = data
+
+
 def provider_identity(ref: BundleRef, *, base: str) -> Identity:
     """Who provides a bundle.
 
@@ -198,14 +356,6 @@ def provider_identity(ref: BundleRef, *, base: str) -> Identity:
             digest=ref.model.digest,
             reason=f"its provider {ref.provider!r} is not site/node/service: {error}",
         ) from error
-
-
-def _resume(delivery: BlockCollector, entry: BlobEntry, partial: PartialBlob) -> BlockReceiver:
-    """A receiver that knows what an earlier process left."""
-    receiver = delivery.receiver(size=entry.size, blocks=entry.blocks, sink=partial)
-    if not partial.fresh:
-        receiver.prime(partial.read)
-    return receiver
 
 
 def _same(ref: BundleRef, bundle: Bundle) -> Bundle:

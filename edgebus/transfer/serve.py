@@ -1,4 +1,4 @@
-"""Serving blocks over the bus: the thin shell around `BlockSender`."""
+"""Serving of blocks over the bus: the thin shell around `BlockSender`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from edgebus.artifacts.index import BLOCK_SIZE
 from edgebus.artifacts.store import Store
 from edgebus.bus import Bus, Event, MessageTooLargeError, OutboxFullError, PublishRefusedError
 from edgebus.contracts import BlockRequest, BundleRef, Identity, RawBytes
-from edgebus.contracts.topics import ARTIFACT_BLOCK, ARTIFACT_WANTS
-from edgebus.transfer._pacing import Pace
-from edgebus.transfer._sender import Block, BlockSender, SenderStats
+from edgebus.contracts.topics import BLOCK, BLOCK_REQUEST
+from edgebus.transfer._sender import Block, BlockSender, Pace, SenderStats
 
 __all__ = ["ArtifactProvider", "reference"]
 
@@ -73,7 +72,7 @@ class ArtifactProvider:
     async def run(self) -> None:
         """Serve until cancelled."""
         subscription = await self._bus.subscribe(
-            ARTIFACT_WANTS.any(base=self._identity.base), self._wanted, name="wants"
+            BLOCK_REQUEST.any(base=self._identity.base), self._on_request, name="block requests"
         )
         try:
             async with asyncio.TaskGroup() as group:
@@ -82,7 +81,7 @@ class ArtifactProvider:
         finally:
             await subscription.unsubscribe()
 
-    async def _wanted(self, event: Event[BlockRequest]) -> None:
+    async def _on_request(self, event: Event[BlockRequest]) -> None:
         request = event.payload
         if request.provider != self._identity.source:
             return
@@ -120,7 +119,7 @@ class ArtifactProvider:
             await self._send(block)
 
     async def _send(self, block: Block) -> None:
-        address = ARTIFACT_BLOCK.at(self._identity, digest=block.digest, index=str(block.index))
+        address = BLOCK.at(self._identity, digest=block.digest, index=str(block.index))
         try:
             data = self._store.read(block.digest, offset=block.index * BLOCK_SIZE, count=BLOCK_SIZE)
             if self._pace is not None:

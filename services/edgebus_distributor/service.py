@@ -46,8 +46,8 @@ class Distributor(Service[DistributorSettings]):
     """
 
     name = "distributor"
-    publishes = (topics.RELEASE, topics.ROLLOUT, topics.ARTIFACT_BLOCK, topics.ARTIFACT_WANTS)
-    subscribes = (topics.ARTIFACT_WANTS, topics.ARTIFACT_BLOCK)
+    publishes = (topics.RELEASE, topics.ROLLOUT, topics.BLOCK, topics.BLOCK_REQUEST)
+    subscribes = (topics.BLOCK_REQUEST, topics.BLOCK)
 
     async def start(self) -> None:
         """Open registry and store, take over the first bundles, announce what is released."""

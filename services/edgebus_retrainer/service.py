@@ -82,10 +82,10 @@ class Retrainer(Service[RetrainerSettings]):
         topics.TRAINING_PROGRESS,
         topics.TRAINING_RESULT,
         topics.CANDIDATE,
-        topics.ARTIFACT_BLOCK,
-        topics.ARTIFACT_WANTS,
+        topics.BLOCK,
+        topics.BLOCK_REQUEST,
     )
-    subscribes = (_DEFAULT.samples, topics.ARTIFACT_WANTS, topics.ARTIFACT_BLOCK)
+    subscribes = (_DEFAULT.samples, topics.BLOCK_REQUEST, topics.BLOCK)
 
     async def start(self) -> None:
         """Open the stores and take up what the last run left."""

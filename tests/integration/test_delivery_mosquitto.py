@@ -286,7 +286,7 @@ async def test_a_distributor_that_is_killed_while_it_takes_a_candidate_in(
     async def block(_message) -> None:
         blocks.release()
 
-    filter_ = topics.ARTIFACT_BLOCK.any(site=site.site, node=site.retrainer.node)
+    filter_ = topics.BLOCK.any(site=site.site, node=site.retrainer.node)
     await bus.tap(filter_.name, block, qos=1)
     candidate = Candidate(
         source=site.retrainer.source,

@@ -268,7 +268,7 @@ def _blocks(random: Random) -> int:
         if random.random() < 0.4:
             data = mutated_bytes(random, data)
         receiver.take(index, data, now=0.0)
-        wanted: tuple[BlockRange, ...] = receiver.wants(now=0.0)
+        wanted: tuple[BlockRange, ...] = receiver.next_request(now=0.0)
         if any(item.first + item.count > len(digests) for item in wanted):
             msg = f"asks for {wanted} of {len(digests)} blocks"
             raise WrongError(msg)

@@ -187,7 +187,7 @@ async def _is_ready(harness: Harness) -> None:
 def _heard(service: Service[Any]) -> list[Topic[Any]]:
     """The topics that a service listens to, those of its artifacts included."""
     declared = {item.topic for _, item in service.declarations if hasattr(item, "topic")}
-    hidden = {topics.ARTIFACT_WANTS, topics.ARTIFACT_BLOCK, CAMERA_FRAME}
+    hidden = {topics.BLOCK_REQUEST, topics.BLOCK, CAMERA_FRAME}
     return [topic for topic in _ALL if topic in declared | hidden]
 
 
@@ -207,7 +207,7 @@ def _address(
     }
     given = {key: names.get(key, "x") for key in topic.names if key != "base"}
     address = topic.at(identity, **given)
-    asked = issubclass(topic.payload, Command) or topic is topics.ARTIFACT_WANTS
+    asked = issubclass(topic.payload, Command) or topic is topics.BLOCK_REQUEST
     if not asked and address.name.startswith(f"{identity.prefix}/"):
         # Below its own prefix a service is only asked; brokers let nobody else publish there.
         address = topic.at(identity, **given | {"node": "pi-02"})

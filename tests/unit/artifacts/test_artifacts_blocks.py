@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from edgebus.artifacts.index import block_digests
 from edgebus.contracts import BlockRange
-from edgebus.transfer._pacing import Pace
 from edgebus.transfer._receiver import BlockReceiver, Patience, ranges
-from edgebus.transfer._sender import BlockSender
+from edgebus.transfer._sender import BlockSender, Pace
 
 BLOCK = 16
 DATA = random.Random(0).randbytes(BLOCK * 40 + 5)
@@ -42,7 +41,7 @@ def test_blocks_of_any_size():
     assert len(block_digests(DATA, block_size=BLOCK)) == COUNT
     empty = BlockReceiver(size=0, blocks=(), sink=Buffer(0))
     assert empty.done
-    assert empty.wants(now=0.0) == ()
+    assert empty.next_request(now=0.0) == ()
 
 
 @given(st.sets(st.integers(0, 200)))
@@ -56,23 +55,23 @@ def test_ranges_are_the_same_numbers(indices):
 def test_a_window_at_a_time():
     sink = Buffer()
     r = receiver(sink)
-    assert r.wants(now=0.0) == (BlockRange(first=0, count=8),)
-    assert r.wants(now=0.1) == ()
+    assert r.next_request(now=0.0) == (BlockRange(first=0, count=8),)
+    assert r.next_request(now=0.1) == ()
     for i in range(3):
         r.take(i, block(i), now=0.1)
-    assert r.wants(now=0.2) == ()  # five are on their way: enough
+    assert r.next_request(now=0.2) == ()  # five are on their way: enough
     r.take(3, block(3), now=0.2)
-    assert numbers(r.wants(now=0.2)) == [8, 9, 10, 11]
+    assert numbers(r.next_request(now=0.2)) == [8, 9, 10, 11]
 
 
 def test_silence_asks_again_ever_more_slowly():
     r = receiver(Buffer(), patience=Patience(first=1, longest=10))
-    assert numbers(r.wants(now=100.0)) == list(range(8))
+    assert numbers(r.next_request(now=100.0)) == list(range(8))
     at, gaps = 100.0, []
     for _ in range(6):
         deadline = r.deadline()
-        assert r.wants(now=deadline - 0.01) == ()
-        assert numbers(r.wants(now=deadline)) == list(range(8))
+        assert r.next_request(now=deadline - 0.01) == ()
+        assert numbers(r.next_request(now=deadline)) == list(range(8))
         gaps.append(deadline - at)
         at = deadline
     assert gaps == [1, 2, 4, 8, 10, 10]
@@ -82,16 +81,16 @@ def test_silence_asks_again_ever_more_slowly():
 
 def test_a_slow_link_is_not_a_silent_one():
     r = receiver(Buffer(), patience=Patience(first=1, longest=30))
-    r.wants(now=0.0)
+    r.next_request(now=0.0)
     r.take(0, block(0), now=5.0)
     assert r.patience == 20.0
-    assert r.wants(now=8.0) == ()
+    assert r.next_request(now=8.0) == ()
 
 
 def test_a_corrupt_block_is_counted_and_asked_for_again():
     sink = Buffer()
     r = receiver(sink)
-    r.wants(now=0.0)
+    r.next_request(now=0.0)
     for wrong in (b"", block(0)[:-1], block(0) + b"x", block(1)):
         assert r.take(0, wrong, now=0.1) == "corrupt"
     assert r.corrupt == 4
@@ -99,7 +98,7 @@ def test_a_corrupt_block_is_counted_and_asked_for_again():
     assert bytes(sink.data[:BLOCK]) == bytes(BLOCK)
     for i in range(1, 8):
         r.take(i, block(i), now=0.2)
-    assert 0 in numbers(r.wants(now=0.2))
+    assert 0 in numbers(r.next_request(now=0.2))
     assert r.take(0, block(0), now=0.3) == "new"
 
 
@@ -118,7 +117,7 @@ def test_what_is_on_disk_or_in_the_last_version_is_not_fetched():
     old[BLOCK * 7] ^= 1
     r = receiver(sink)
     assert r.prime(lambda offset, count: bytes(old[offset : offset + count])) == len(DATA) - BLOCK
-    assert numbers(r.wants(now=0.0)) == [7]
+    assert numbers(r.next_request(now=0.0)) == [7]
     r.take(7, block(7), now=0.0)
     assert r.done
     assert bytes(sink.data) == DATA
@@ -127,7 +126,7 @@ def test_what_is_on_disk_or_in_the_last_version_is_not_fetched():
 
 def test_an_index_without_block_digests_is_checked_as_a_whole():
     r = receiver(Buffer(), blocks=None)
-    r.wants(now=0.0)
+    r.next_request(now=0.0)
     assert r.take(0, b"x" * BLOCK, now=0.0) == "new"
     assert r.take(1, b"short", now=0.0) == "corrupt"
     r.restart()
@@ -142,7 +141,7 @@ def test_many_edges_get_each_block_once():
     now, sent = 0.0, 0
     while not all(edge.done for edge in edges):
         for edge in edges:
-            wanted = edge.wants(now=now)
+            wanted = edge.next_request(now=now)
             sender.want("d", wanted, size=len(DATA), now=now, block_size=BLOCK)
         chosen = sender.next()
         if chosen is not None:
@@ -246,7 +245,7 @@ def test_any_network_delivers_in_the_end(seed, loss, corrupt):
                 edges[number] = receiver(sink)
                 disk = bytes(sink.data)
                 edges[number].prime(lambda offset, count, disk=disk: disk[offset:][:count])
-            wanted = edges[number].wants(now=now)
+            wanted = edges[number].next_request(now=now)
             if wanted and rng.random() > loss:
                 sender.want("d", wanted, size=len(DATA), now=now, block_size=BLOCK)
         chosen = sender.next()
@@ -270,7 +269,7 @@ def test_every_window_makes_progress(window):
     r = receiver(Buffer(), window=window)
     asked = 0
     while not r.done:
-        for i in numbers(r.wants(now=0.0)):
+        for i in numbers(r.next_request(now=0.0)):
             r.take(i, block(i), now=0.0)
             asked += 1
     assert asked == COUNT

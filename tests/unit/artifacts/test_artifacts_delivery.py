@@ -19,7 +19,7 @@ from edgebus.artifacts import (
 )
 from edgebus.bus import Bus, MemoryBroker
 from edgebus.contracts import BundleRef, Identity, RawBytes
-from edgebus.contracts.topics import ARTIFACT_BLOCK, ARTIFACT_WANTS
+from edgebus.contracts.topics import BLOCK, BLOCK_REQUEST
 from edgebus.transfer import ArtifactFetcher, ArtifactProvider, FetchProgress, Patience, reference
 
 QUICK = Patience(first=0.05, longest=0.2)
@@ -167,7 +167,7 @@ async def test_a_provider_that_comes_later_is_waited_for(lab, tmp_path):
     fetcher = await lab.edge()
     fetch = asyncio.create_task(fetcher.fetch(lab.publish(bundle)))
     wants = await lab.bus(Identity(site="lab", node="x", service="watch"))
-    async with wants.stream(ARTIFACT_WANTS.any()) as events:
+    async with wants.stream(BLOCK_REQUEST.any()) as events:
         asked = [await anext(events) for _ in range(3)]  # it asks again and again
     assert {event.payload.provider for event in asked} == {CLOUD.source}
     assert not fetch.done()
@@ -192,10 +192,10 @@ async def false_provider(
                     lab.cloud.read(request.digest, offset=index * 65536, count=65536),
                 )
                 if data is not None:
-                    address = ARTIFACT_BLOCK.at(CLOUD, digest=request.digest, index=str(index))
+                    address = BLOCK.at(CLOUD, digest=request.digest, index=str(index))
                     await bus.publish(address, RawBytes(data))
 
-    subscription = await bus.subscribe(ARTIFACT_WANTS.any(), wanted)
+    subscription = await bus.subscribe(BLOCK_REQUEST.any(), wanted)
     yield
     await subscription.unsubscribe()
 

@@ -290,7 +290,7 @@ async def test_a_newer_candidate_overtakes_one_that_does_not_come_in(cloud, tmp_
     harness = await cloud.start(publish=(first.path,))
     retrainer = await cloud.bus(RETRAINER)  # it serves nothing yet
     await publish_candidate(retrainer, cloud.candidate(second))
-    await harness.expect(topics.ARTIFACT_WANTS)
+    await harness.expect(topics.BLOCK_REQUEST)
     await publish_candidate(retrainer, cloud.candidate(third))
     cloud.serve(ArtifactProvider(retrainer, RETRAINER, cloud.retrained, settle=0.02))
     await harness.expect(

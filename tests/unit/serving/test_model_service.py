@@ -1,0 +1,218 @@
+"""The generic serving service with a workload that knows no picture: two inputs, open batch."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import edgebus.workload
+from edgebus.artifacts import (
+    Bundle,
+    EngineRequirements,
+    GraphSpec,
+    Manifest,
+    Store,
+    TensorSpec,
+    derive_bundle,
+    write_bundle,
+)
+from edgebus.artifacts.graph import declare_external
+from edgebus.artifacts.tensors import TensorFile, dump_tensors
+from edgebus.contracts import Count, Message, ModelRef, Release, Segment, Timestamp, Topic, topics
+from edgebus.contracts import utc_now as now
+from edgebus.service.testing import ServiceHarness
+from edgebus.serving import EngineError, EngineSettings, OrtEngine, make_probe, run_probe
+from edgebus.serving.service import ModelServiceSettings, Server
+from edgebus.transfer import ArtifactProvider, reference
+from edgebus.workload import Answer, Workload, load_workload
+
+ONE = EngineSettings(threads=1)
+
+
+class Reading(Message, version=1):
+    stream: Segment
+    index: Count
+    captured: Timestamp
+    values: tuple[float, float]
+    offset: float = 0.0
+
+    @property
+    def input(self) -> str:
+        return self.id
+
+
+class Estimate(Message, version=1):
+    stream: Segment
+    input: str
+    index: Count
+    captured: Timestamp
+    value: float
+    model: ModelRef
+    dropped: Count
+
+
+READINGS = Topic("{node}/meter/{stream}/reading", Reading, qos=0, doc="What a meter reads.")
+ESTIMATES = Topic("{node}/{service}/{stream}/estimate", Estimate, qos=0, doc="What follows of it.")
+
+
+class Line(Workload):
+    name: ClassVar[str] = "line"
+    inputs = READINGS
+    predictions = ESTIMATES
+
+    def decode(self, payload: Reading) -> dict[str, np.ndarray]:
+        if payload.values[0] < 0:
+            msg = f"a meter cannot read {payload.values[0]}"
+            raise ValueError(msg)
+        return {
+            "values": np.array([payload.values], np.float32),
+            "offset": np.array([[payload.offset]], np.float32),
+        }
+
+    def prediction(self, payload: Reading, answer: Answer[dict[str, np.ndarray]]) -> Estimate:
+        return Estimate(
+            stream=payload.stream,
+            input=payload.id,
+            index=payload.index,
+            captured=payload.captured,
+            value=float(answer.prediction["estimate"][0, 0]),
+            model=answer.model,
+            dropped=answer.dropped,
+        )
+
+
+@pytest.fixture(autouse=True)
+def _installed(monkeypatch: pytest.MonkeyPatch):
+    point = SimpleNamespace(name="line", load=lambda: Line)
+    monkeypatch.setattr(edgebus.workload, "entry_points", lambda group: [point])
+    load_workload.cache_clear()
+    yield
+    load_workload.cache_clear()
+
+
+def line_bundle(
+    folder: Path, *, version: int = 1, slope: float = 2.0, probe: bool = True
+) -> Bundle:
+    """estimate = slope * (values[0] + values[1]) + 1 + offset, for any number of rows."""
+    tensors = {
+        "slope": np.full((2, 1), slope, np.float32),
+        "one": np.ones(1, np.float32),
+    }
+    weights = dump_tensors(tensors)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gemm", ["values", "slope", "one"], ["scaled"]),
+            helper.make_node("Add", ["scaled", "offset"], ["estimate"]),
+        ],
+        "line",
+        [
+            helper.make_tensor_value_info("values", TensorProto.FLOAT, ["n", 2]),
+            helper.make_tensor_value_info("offset", TensorProto.FLOAT, ["n", 1]),
+        ],
+        [helper.make_tensor_value_info("estimate", TensorProto.FLOAT, ["n", 1])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in tensors.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    declare_external(model, TensorFile.parse(weights, file="weights.safetensors"))
+    manifest = Manifest(
+        name="line",
+        version=1,
+        task="line",
+        graphs=(
+            GraphSpec(
+                inputs=(
+                    TensorSpec(name="values", shape=(None, 2)),
+                    TensorSpec(name="offset", shape=(None, 1)),
+                ),
+                outputs=(TensorSpec(name="estimate", shape=(None, 1)),),
+            ),
+        ),
+        engine=EngineRequirements(opset=13, ir_version=8),
+    )
+    return write_bundle(
+        folder,
+        manifest=manifest,
+        graph=model.SerializeToString(deterministic=True),
+        weights=weights,
+        probe=make_probe,
+    )
+
+
+def test_an_engine_takes_several_inputs_of_any_batch(tmp_path) -> None:
+    engine = OrtEngine(line_bundle(tmp_path / "1"), ONE)
+    outputs = engine.run(
+        {
+            "values": np.array([[1, 2], [3, 4], [5, 6]], np.float32),
+            "offset": np.array([[0], [1], [2]], np.float32),
+        }
+    )
+    assert outputs["estimate"].tolist() == [[7], [16], [25]]
+    for wrong in (
+        {"values": np.zeros((1, 2), np.float32)},
+        {},
+        {"values": np.zeros((1, 3), np.float32)},
+    ):
+        with pytest.raises(EngineError):
+            engine.run(wrong)
+
+
+def test_a_generic_probe_tells_one_models_answers_from_anothers(tmp_path) -> None:
+    first, second = line_bundle(tmp_path / "1"), line_bundle(tmp_path / "2", slope=2.1)
+    assert run_probe(OrtEngine(first, ONE), first.manifest, first.probe()) <= 1e-3
+    with pytest.raises(Exception, match="output estimate"):
+        run_probe(OrtEngine(first, ONE), first.manifest, second.probe())
+
+
+def test_an_open_dimension_must_be_declared_open(tmp_path) -> None:
+    bundle = line_bundle(tmp_path / "1")
+    (graph,) = bundle.manifest.graphs
+    fixed = graph.inputs[0].model_copy(update={"shape": (1, 3)})
+    assert not fixed.fits((None, 2))
+    assert graph.inputs[0].fits((None, 2))
+    assert not graph.inputs[0].fits((1, 2))  # a graph for one row does not take any number
+
+
+async def test_a_server_needs_no_code_of_its_own_for_another_workload(tmp_path) -> None:
+    first = line_bundle(tmp_path / "1")
+    steeper = first.tensors() | {"slope": np.full((2, 1), 3, np.float32)}
+    second = derive_bundle(first, steeper, out=tmp_path / "2", probe=make_probe)
+    settings = ModelServiceSettings(workload="line", bundle=first.path, engine=ONE)
+    async with ServiceHarness(Server, settings, also=(READINGS, ESTIMATES)) as h:
+        at = READINGS.at(h.node("pi-01"), stream="hall")
+
+        async def ask(index: int, *values: float, offset: float = 0.0) -> Estimate:
+            reading = Reading(
+                stream="hall", index=index, captured=now(), values=values, offset=offset
+            )
+            await h.publish(at, reading)
+            return (await h.expect(ESTIMATES)).payload
+
+        said = await ask(0, 1, 2, offset=0.5)
+        assert (said.value, said.index, said.model.version) == (7.5, 0, 1)
+        assert said.source == "lab/pi-01/server"
+        await h.publish(at, Reading(stream="hall", index=1, captured=now(), values=(-1, 0)))
+        letter = (await h.expect(topics.DEAD_LETTER)).payload
+        assert "a meter cannot read -1" in letter.error
+
+        cloud = h.node("cloud", "distributor")
+        store = Store(tmp_path / "cloud")
+        store.put_bundle(second)
+        provider = asyncio.create_task(ArtifactProvider(h.bus, cloud, store).run())
+        ref = reference(store, second.digest, provider=cloud)
+        release = Release(source=cloud.source, channel="stable", bundle=ref, sequence=1)
+        await h.publish(topics.RELEASE.at(cloud, model="line", channel="stable"), release)
+        status = await h.expect(
+            topics.MODEL_STATUS, where=lambda event: event.payload.state == "updated"
+        )
+        assert status.payload.serving.digest == second.digest
+        said = await ask(2, 1, 2)
+        assert (said.value, said.model.version) == (10, 2)
+        provider.cancel()
+        await asyncio.gather(provider, return_exceptions=True)
