@@ -145,31 +145,31 @@ REPLY: Final = Topic(
     doc="The answer to a command, below the sender's own prefix.",
 )
 CMD_CAPTURE: Final = CommandTopic(
-    "{node}/collector/cmd/capture",
+    "{node}/{service}/cmd/capture",
     CaptureCommand,
     reply=Reply,
     doc="Send the next input of a stream as a sample.",
 )
 CMD_RETRAIN: Final = CommandTopic(
-    "{node}/retrainer/cmd/retrain",
+    "{node}/{service}/cmd/retrain",
     RetrainCommand,
     reply=Reply,
     doc="Start a training job now.",
 )
 CMD_PUBLISH: Final = CommandTopic(
-    "{node}/distributor/cmd/publish",
+    "{node}/{service}/cmd/publish",
     PublishCommand,
     reply=Reply,
     doc="Take a bundle over and release it to a channel.",
 )
 CMD_ROLLBACK: Final = CommandTopic(
-    "{node}/distributor/cmd/rollback",
+    "{node}/{service}/cmd/rollback",
     RollbackCommand,
     reply=Reply,
     doc="Release an earlier version again.",
 )
 CMD_MODELS: Final = CommandTopic(
-    "{node}/distributor/cmd/models",
+    "{node}/{service}/cmd/models",
     ModelListCommand,
     reply=ModelListReply,
     doc="List the registry's versions.",

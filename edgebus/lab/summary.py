@@ -140,7 +140,7 @@ class Summary(SummaryPart):
 
     @property
     def judged(self) -> TrainingSummary | None:
-        """The job whose gate tells most of the loop: the last accepted one, else the last."""
+        """The job whose gate is reported: the last accepted one, else the last."""
         measured = [job for job in self.trainings if job.gate is not None and job.gate.domains]
         accepted = [job for job in measured if job.outcome == "accepted"]
         candidates = accepted or measured

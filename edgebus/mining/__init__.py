@@ -9,7 +9,6 @@ from edgebus.mining.example import (
     Judgement,
     PersonsFeedback,
     Predicted,
-    ReferenceModel,
     Statistic,
 )
 from edgebus.mining.policy import (
@@ -35,7 +34,6 @@ __all__ = [
     "PolicyError",
     "PolicySettings",
     "Predicted",
-    "ReferenceModel",
     "Ruling",
     "ScorePolicy",
     "ScoreSettings",

@@ -21,7 +21,6 @@ __all__ = [
     "Judgement",
     "PersonsFeedback",
     "Predicted",
-    "ReferenceModel",
     "Statistic",
 ]
 
@@ -155,21 +154,3 @@ class Statistic:
     value: Callable[[Any], float | None]
     min_change: float
     logarithmic: bool = False
-
-
-class ReferenceModel(Protocol):
-    """A second model on the collector's node, a teacher or merely a different one."""
-
-    @property
-    def name(self) -> str:
-        """Name and version, for people."""
-        ...
-
-    def predict(self, payload: Any, /) -> Any:
-        """Predict for an input. Takes its time; not for the event loop.
-
-        Raises:
-            InputUnreadableError: The input's content is corrupt.
-            EngineError: The model fails.
-        """
-        ...

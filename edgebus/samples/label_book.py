@@ -35,10 +35,10 @@ class SampleUnknownError(LookupError):
 
     def __init__(self, samples: Sequence[str], *, found: Sequence[str] = ()) -> None:
         named = ", ".join(samples[:5]) + (", ..." if len(samples) > 5 else "")
-        said = f"the store has no sample {named}; it may have been evicted"
+        problem = f"the store has no sample {named}; it may have been evicted"
         if found:
-            said = f"{named} may be {', '.join(found[:5])}; give more of the id"
-        super().__init__(f"{said}. See: edgebus samples list --data FOLDER")
+            problem = f"{named} may be {', '.join(found[:5])}; give more of the id"
+        super().__init__(f"{problem}. See: edgebus samples list --data FOLDER")
         self.samples = tuple(samples)
         self.found = tuple(found)
 

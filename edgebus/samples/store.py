@@ -38,7 +38,7 @@ _ERRORS = 5000  # newest samples that decide when the new domain began
 
 
 class SampleKind(Protocol):
-    """What the store needs to know of a workload's samples; every `Workload` fits."""
+    """A workload's part in the store; every `Workload` fits."""
 
     @property
     def sample_suffix(self) -> str:
@@ -130,7 +130,7 @@ class SampleStore:
         return "added"
 
     def counts(self, model: str) -> Counts:
-        """What is stored of one model."""
+        """Contents of the store, of one model."""
         mine = _mine(model)
         with Session(self._engine) as session:
             splits = dict(_counts(session, SampleRow.split, mine))
@@ -192,7 +192,7 @@ class SampleStore:
         return self._pool(model, "holdout", _captured(since, before), limit=limit)
 
     def new_domain_since(self, model: str) -> datetime | None:
-        """When the domain that the untrained samples show began; None without any.
+        """Start of the domain that the untrained samples show; None without any.
 
         That is the `onset` of errors, or the first sample where everything is new.
         """

@@ -31,7 +31,7 @@ def micros(time: datetime) -> int:
 
 
 def from_micros(value: int) -> datetime:
-    """The time of so many microseconds since 1970, UTC."""
+    """A time of the tables, UTC."""
     return EPOCH + timedelta(microseconds=value)
 
 
@@ -119,7 +119,7 @@ class JobRow(TableBase):
     untrained: Mapped[int]
     """Untrained samples when it ended: after a refusal the trigger waits for more than these."""
     lacking: Mapped[int]
-    """Held-out samples that it had too few, where that is why it was skipped: as many more are
-    waited for, or as many that somebody labels."""
+    """Held-out samples that it had too few, where that is why it was skipped: the next job
+    waits for as many more, or for as many labels."""
     result: Mapped[str | None]
     """The result as it was published, JSON: so that a restart can publish it again."""

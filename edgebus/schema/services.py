@@ -33,6 +33,7 @@ class ServiceTopics:
             declaration.topic
             for _, declaration in service.declarations
             if not isinstance(declaration, EveryDeclaration)
+            and isinstance(declaration.topic, Topic)
         ]
         receives = dict.fromkeys((*handled, *service.subscribes))
         return cls(name=service.name, sends=service.publishes, receives=tuple(receives))

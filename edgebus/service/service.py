@@ -194,7 +194,7 @@ def _settings_type_of(cls: type[Service[Any]]) -> type[ServiceSettings]:
 
 def _check(cls: type[Service[Any]], method: str, declaration: Declaration) -> None:
     where = f"{cls.__name__}.{method}"
-    if not isinstance(declaration, EveryDeclaration):
+    if not isinstance(declaration, EveryDeclaration) and isinstance(declaration.topic, Topic):
         for name in declaration.call.names:
             if name not in declaration.topic.names:
                 msg = (

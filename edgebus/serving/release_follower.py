@@ -479,7 +479,6 @@ class ReleaseFollower(Generic[M]):
         await self._report(
             ModelStatus(
                 traceparent=continue_trace(self._traceparent),
-                source=self._identity.source,
                 model=self._model,
                 stream=self._stream,
                 serving=current.ref if current is not None else None,

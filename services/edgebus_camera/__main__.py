@@ -9,13 +9,15 @@ from typing import Annotated
 import cv2
 import typer
 
+from edgebus.contracts import TRUTH
 from edgebus_camera.settings import ViewSettings
 from edgebus_camera.sources import PictureSkippedError, SourceError, open_source
 from edgebus_camera.view import View
+from edgebus_detection.datasets import coco_document
 from edgebus_detection.emulation.drift import EFFECTS, EffectName
 from edgebus_detection.emulation.effects import Effects
 from edgebus_detection.emulation.street import CLASSES, Scene
-from edgebus_detection.messages import Box
+from edgebus_detection.messages import SourcedBox
 from edgebus_detection.vision import encode_jpeg
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -50,8 +52,7 @@ def export(
         raise typer.BadParameter(f"{annotations} exists; name another folder or delete it first")
     (out / "images").mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)
-    images: list[dict[str, object]] = []
-    boxes: list[dict[str, object]] = []
+    images: list[tuple[dict[str, object], list[SourcedBox]]] = []
     for number in range(cameras):
         try:
             scene = Scene(seed=seed + number, width=width, height=height, fps=fps)
@@ -64,20 +65,16 @@ def export(
             picture, truth = effects.apply(picture, truth, strengths, index=index, lights=lights)
             name = f"seed{seed + number}-{index:06d}.jpg"
             (out / "images" / name).write_bytes(encode_jpeg(picture, quality=quality))
-            images.append({
-                "id": len(images) + 1, "file_name": f"images/{name}", "width": width,
-                "height": height, "camera": f"seed{seed + number}", "frame_index": index,
-            })  # fmt: skip
-            for box in truth:
-                boxes.append(_annotation(box, len(images), len(boxes) + 1))
-    document = {
-        "info": {"description": "EdgeBus procedural street", "effects": strengths, "fps": fps},
-        "images": images,
-        "annotations": boxes,
-        "categories": [{"id": at, "name": label} for at, label in enumerate(CLASSES, start=1)],
-    }
+            fields = {
+                "file_name": f"images/{name}", "width": width, "height": height,
+                "camera": f"seed{seed + number}", "frame_index": index,
+            }  # fmt: skip
+            images.append((fields, [SourcedBox(box=box, by=TRUTH) for box in truth]))
+    info = {"description": "EdgeBus procedural street", "effects": strengths, "fps": fps}
+    document = coco_document(images, CLASSES, info=info)
     annotations.write_text(json.dumps(document), encoding="utf-8")
-    typer.echo(f"{len(images)} pictures with {len(boxes)} boxes in {out}")
+    boxes = sum(len(truth) for _, truth in images)
+    typer.echo(f"{len(images)} pictures with {boxes} boxes in {out}")
 
 
 @app.command()
@@ -117,15 +114,6 @@ def frames(
         written += 1
     opened.close()
     typer.echo(f"{written} pictures in {out}")
-
-
-def _annotation(box: Box, image: int, number: int) -> dict[str, object]:
-    wide, high = box.x2 - box.x1, box.y2 - box.y1
-    category = next(at for at, label in enumerate(CLASSES, start=1) if label == box.label)
-    return {
-        "id": number, "image_id": image, "category_id": category, "iscrowd": 0,
-        "bbox": [box.x1, box.y1, wide, high], "area": wide * high,
-    }  # fmt: skip
 
 
 def _parse_effect(text: str) -> tuple[EffectName, float]:

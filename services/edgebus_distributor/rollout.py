@@ -67,7 +67,7 @@ class Rollouts:
         key = None if before is None else _follows(before)
         return {key} & self._rollouts.keys() if key is not None else set()
 
-    def status(self, key: Key, *, source: str, served: int, now: datetime) -> RolloutStatus:
+    def status(self, key: Key, *, served: int, now: datetime) -> RolloutStatus:
         """How far a release is.
 
         Args:
@@ -91,7 +91,6 @@ class Rollouts:
             decision = replace(decision, finished=now)
             self._rollouts[key] = replace(rollout, decision=decision)
         return RolloutStatus(
-            source=source,
             release=decision.bundle,
             channel=decision.channel,
             sequence=decision.sequence,

@@ -181,7 +181,7 @@ class Distributor(Service[DistributorSettings]):
             raise CommandRefusedError(msg) from error
         except (ArtifactError, RegistryRefusedError, ReleaseRefusedError) as error:
             raise CommandRefusedError(str(error)) from error
-        return self._yes(event.payload.id, decision)
+        return self._yes(decision)
 
     @command(topics.CMD_ROLLBACK)
     async def rollback(self, event: Event[RollbackCommand]) -> Reply:
@@ -207,14 +207,12 @@ class Distributor(Service[DistributorSettings]):
             reason=f"rollback by {order.source}",
         )
         await self._announce(decision)
-        return self._yes(order.id, decision)
+        return self._yes(decision)
 
     @command(topics.CMD_MODELS)
     async def models(self, event: Event[ModelListCommand]) -> ModelListReply:
         """List the versions."""
         return ModelListReply(
-            source=self.identity.source,
-            request=event.payload.id,
             ok=True,
             models=tuple(self.registry.entries(event.payload.model)),
         )
@@ -278,7 +276,6 @@ class Distributor(Service[DistributorSettings]):
             address,
             Release(
                 traceparent=continue_trace(self._traces.get(digest)),
-                source=self.identity.source,
                 channel=channel,
                 bundle=decision.bundle,
                 sequence=decision.sequence,
@@ -321,9 +318,7 @@ class Distributor(Service[DistributorSettings]):
 
     async def _say(self, key: tuple[str, str]) -> None:
         decision = self.rollouts.decision(key)
-        status = self.rollouts.status(
-            key, source=self.identity.source, served=self._served(decision), now=utc_now()
-        )
+        status = self.rollouts.status(key, served=self._served(decision), now=utc_now())
         if decision.finished is None and status.finished is not None:
             self.registry.finish(decision, when=status.finished)
             self.log.info(
@@ -352,8 +347,8 @@ class Distributor(Service[DistributorSettings]):
         self.metrics.gauge("blocks.coalesced", self.provider.stats.coalesced)
         self.metrics.gauge("store.bytes", self.store.used)
 
-    def _yes(self, request: str, decision: Decision) -> Reply:
+    def _yes(self, decision: Decision) -> Reply:
         model, channel = decision.key
         version = decision.bundle.model.version
         detail = f"{model} version {version} is released to {channel} (#{decision.sequence})"
-        return Reply(source=self.identity.source, request=request, ok=True, detail=detail)
+        return Reply(ok=True, detail=detail)

@@ -220,8 +220,6 @@ class Retrainer(Service[RetrainerSettings]):
             raise CommandRefusedError(msg)
         self._shared.asked = True
         return Reply(
-            source=self.identity.source,
-            request=event.payload.id,
             ok=True,
             detail=f"a job starts on {counts.untrained} untrained samples of {self.model}",
         )
@@ -260,7 +258,7 @@ class Retrainer(Service[RetrainerSettings]):
         )
         if status != self._status:
             self._status = status
-            message = StoreStatus(source=self.identity.source, **status)
+            message = StoreStatus(**status)
             await self.bus.publish(topics.STORE_STATUS.at(self.identity), message)
         if self._running:
             return

@@ -168,7 +168,7 @@ class PictureCatalog(Catalog):
         return None if bundle is None else detection_spec(bundle.manifest).classes
 
     def _may_conflict(self, entry: Entry) -> bool:
-        """Whether it may have two label sources, as far as the database tells."""
+        """Possibility of two label sources, by the database alone."""
         if entry.labels is not None or entry.policy == "feedback":
             return True
         return entry.truths is not None and self._answers.of(entry.path.stem) is not None

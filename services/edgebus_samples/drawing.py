@@ -53,7 +53,7 @@ _WORDS: dict[SourceName, str] = {
     "operator": "operator",
     "truth": "truth",
     "teacher": "teacher",
-    "model": "model said",
+    "model": "model",
     "ignore": "unsure: ignored",
 }
 _FONT = cv2.FONT_HERSHEY_SIMPLEX

@@ -20,7 +20,12 @@ __all__ = ["AnyClass", "Who", "label"]
 
 Who = Annotated[
     str,
-    typer.Option("--who", help="Who says so.", default_factory=getpass.getuser, show_default="you"),
+    typer.Option(
+        "--who",
+        help="Name of the labelling person.",
+        default_factory=getpass.getuser,
+        show_default="you",
+    ),
 ]
 AnyClass = Annotated[
     bool, typer.Option("--any-class", help="Take classes that the model does not have.")
@@ -51,7 +56,7 @@ def label(
     note: Annotated[str, typer.Option(help="In words.")] = "",
     any_class: AnyClass = False,
 ) -> None:
-    """Say what is in a sample's picture: all its boxes, in place of everybody else's.
+    """Label a sample's picture: all its boxes, in place of those of truth and teacher.
 
     The retrainer may be running; its next job counts it. Earlier labels are kept as history.
 

@@ -112,7 +112,7 @@ class FolderSource:
 
     def _labels(self, path: Path, *, error: type[SourceError]) -> tuple[DatasetBox, ...]:
         if not path.exists():
-            return ()  # YOLO's way to say that there is nothing in it
+            return ()  # in YOLO, a picture with nothing in it
         wrong: list[str] = []
         boxes = yolo_boxes(path, self._names, wrong)
         if wrong:

@@ -49,7 +49,7 @@ def test_operators_overrule_truth_and_truth_overrules_the_teacher():
         "truth over teacher: class": 1,
     }
     words = [conflict.summary for conflict in found.conflicts]
-    assert "operator:ann: no car at (55, 55), though truth says so" in words
+    assert "operator:ann: no car at (55, 55), against truth" in words
     assert "operator:ann: car at (5, 5), which truth lacks" in words
     assert f"truth: car at (55, 55), which {TEACHER} calls bus" in words
 

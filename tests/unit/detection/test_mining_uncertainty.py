@@ -5,6 +5,7 @@ import pytest
 from collector_examples import box, example
 from edgebus.contracts import ModelRef
 from edgebus.mining import PolicyChain
+from edgebus_detection.messages import StageTimes
 from edgebus_detection.mining import Example
 from edgebus_detection.mining.policies import (
     ConfidencePolicy,
@@ -21,6 +22,8 @@ from edgebus_detection.mining.policies import (
     TemporalSettings,
 )
 from edgebus_detection.mining.tracking import Tracker
+from edgebus_detection.models import Prediction
+from edgebus_detection.vision import to_detected
 
 
 def changed(of: Example, **fields) -> Example:
@@ -52,7 +55,9 @@ def test_a_strange_picture_is_wrong_where_the_detector_says_how_strange():
 
 def disagreement(said, reference, **settings):
     of = example(said=said)
-    asked = Example(input=of.input, prediction=of.prediction, reference=tuple(reference))
+    classes = ("car", "person")
+    answer = Prediction(to_detected(reference, classes), classes, StageTimes(), None)
+    asked = Example(input=of.input, prediction=of.prediction, reference=answer)
     return DisagreementPolicy(DisagreementSettings(**settings)).judge(asked)
 
 

@@ -208,7 +208,7 @@ class TestRollouts:
         return rollouts
 
     def say(self, rollouts: Rollouts, *, served: int = 1500):
-        return rollouts.status(("tiny", "stable"), source=ME, served=served, now=NOW)
+        return rollouts.status(("tiny", "stable"), served=served, now=NOW)
 
     def test_counts_the_edges_of_its_model_and_channel(self, rollouts):
         key = {("tiny", "stable")}

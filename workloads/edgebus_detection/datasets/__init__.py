@@ -17,7 +17,7 @@ from edgebus_detection.datasets.picture import (
     checked_box,
 )
 from edgebus_detection.datasets.reading import read_coco, read_dataset
-from edgebus_detection.datasets.writing import write_dataset
+from edgebus_detection.datasets.writing import coco_document, write_dataset
 from edgebus_detection.datasets.yolo import read_yolo
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "SourceError",
     "Style",
     "checked_box",
+    "coco_document",
     "ignore_rare",
     "read_coco",
     "read_dataset",

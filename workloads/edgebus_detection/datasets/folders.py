@@ -48,7 +48,7 @@ def read_folder(path: Path, builder: LabelBuilder, *, limit: int | None = None) 
 
     COCO: the folder holds `annotations.json` (or `path` is such a file). YOLO: the folder holds
     pictures, each with a text file of lines ``class x y width height`` (0 to 1, centre) beside it
-    or in the folder's twin, whose path says `labels` for `images`; class names come from a
+    or in the parallel folder, whose path has `labels` for `images`; class names come from a
     `data.yaml` or `classes.txt` in it or above it, otherwise from the model.
 
     Args:

@@ -49,8 +49,8 @@ class LabelBuilder:
     """Turns named boxes into a model's labels.
 
     A box of a class that the model does not know becomes an ignore region: whatever the model
-    says there is neither right nor wrong. Trained as background it would unlearn what looks
-    alike (a teacher that says "cell phone" for the car it saw a frame earlier).
+    predicts there is neither right nor wrong. Trained as background it would unlearn what looks
+    alike (a teacher that calls "cell phone" what it called a car a frame earlier).
 
     Args:
         classes: The model's classes, in order.

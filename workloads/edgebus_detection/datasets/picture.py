@@ -104,7 +104,7 @@ class DatasetBox:
         corners: x1, y1, x2, y2; in pixels, or in parts of the picture's size if `relative`.
         relative: Whether `corners` go from 0 to 1.
         crowd: It marks a group of objects.
-        by: Provenance, where the data set tells it.
+        by: Provenance, where the data set has it.
         where: File and place, for reports.
     """
 
@@ -135,7 +135,7 @@ class DatasetPicture:
         name: As the data set has it.
         file: Its file; None where it was not found.
         boxes: All its boxes.
-        size: Width and height, where the data set tells them.
+        size: Width and height, where the data set has them.
         sample: Id of its sample, by its name; None if it has none.
         confirmed: A person has submitted it.
         where: File and place, for reports.
@@ -166,7 +166,7 @@ class ExportPicture:
 
     @property
     def name(self) -> str:
-        """Name of its picture's file: the sample's id tells where it belongs."""
+        """Name of its picture's file: the sample's id identifies it."""
         return f"{self.sample.record.id}.jpg"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from edgebus.contracts import TRUTH
 from edgebus_detection.datasets.picture import PROVENANCE_FILE, ExportPicture, Style
 from edgebus_detection.messages import Box, Sample, SourcedBox
 
-__all__ = ["write_dataset"]
+__all__ = ["coco_document", "write_dataset"]
 
 
 def write_dataset(
@@ -56,7 +56,9 @@ def write_dataset(
         found = {each.box.label for picture in kept for each in picture.boxes}
         names = [*classes, *sorted(found - set(classes))]
         if style == "coco":
-            _dump(part / "annotations.json", _coco(kept, names))
+            rows = ((_image(picture), picture.boxes) for picture in kept)
+            info = {"description": "EdgeBus samples"}
+            _dump(part / "annotations.json", coco_document(rows, names, info=info))
         elif style == "yolo":
             _write_yolo(kept, names, part)
         else:
@@ -73,33 +75,30 @@ def _dump(path: Path, document: object) -> None:
     path.write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 
-def _coco(pictures: Sequence[ExportPicture], names: Sequence[str]) -> dict[str, object]:
+def coco_document(
+    pictures: Iterable[tuple[Mapping[str, object], Sequence[SourcedBox]]],
+    names: Sequence[str],
+    *,
+    info: Mapping[str, object],
+) -> dict[str, object]:
+    """A COCO annotation file: numbers from 1, each box with its `provenance`.
+
+    Args:
+        pictures: Fields of each image (``file_name``, ``width``, ``height``, more), and its boxes.
+        names: Class names.
+        info: Fields about the data set.
+    """
     numbers = {name: number for number, name in enumerate(names, start=1)}
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
-    for number, picture in enumerate(pictures, start=1):
-        record = picture.sample.record
-        images.append(
-            {
-                "id": number,
-                "file_name": f"images/{picture.name}",
-                "width": record.width,
-                "height": record.height,
-                "date_captured": record.captured.isoformat(),
-                "sample": record.id,
-                "camera": record.stream,
-                "frame_index": record.index,
-                "split": record.split,
-                "policy": record.policy,
-                "labelled_by": picture.source,
-            }
-        )
-        for each in picture.boxes:
+    for fields, boxes in pictures:
+        images.append({"id": len(images) + 1, **fields})
+        for each in boxes:
             box = each.box
             width, height = box.x2 - box.x1, box.y2 - box.y1
             row: dict[str, object] = {
                 "id": len(annotations) + 1,
-                "image_id": number,
+                "image_id": len(images),
                 "category_id": numbers[box.label],
                 "bbox": [box.x1, box.y1, width, height],
                 "area": width * height,
@@ -110,10 +109,26 @@ def _coco(pictures: Sequence[ExportPicture], names: Sequence[str]) -> dict[str, 
                 row["score"] = box.score
             annotations.append(row)
     return {
-        "info": {"description": "EdgeBus samples"},
+        "info": dict(info),
         "images": images,
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for name, number in numbers.items()],
+    }
+
+
+def _image(picture: ExportPicture) -> dict[str, object]:
+    record = picture.sample.record
+    return {
+        "file_name": f"images/{picture.name}",
+        "width": record.width,
+        "height": record.height,
+        "date_captured": record.captured.isoformat(),
+        "sample": record.id,
+        "camera": record.stream,
+        "frame_index": record.index,
+        "split": record.split,
+        "policy": record.policy,
+        "labelled_by": picture.source,
     }
 
 
@@ -124,7 +139,7 @@ def _write_yolo(pictures: Sequence[ExportPicture], names: Sequence[str], folder:
     for picture in pictures:
         record = picture.sample.record
         if picture.source == "none":
-            # Without a text file it is a picture that nobody has labelled; with an empty one it
+            # Without a text file it is a picture without labels; with an empty one it
             # would be one with nothing in it.
             continue
         lines = [

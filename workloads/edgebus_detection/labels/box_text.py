@@ -14,7 +14,7 @@ __all__ = ["BoxesRefusedError", "check_boxes", "parse_words", "read_rows", "unkn
 
 
 class BoxesRefusedError(ValueError):
-    """Boxes that cannot be, or of classes that nobody knows; nothing was written.
+    """Boxes that cannot be, or of unknown classes; nothing was written.
 
     Attributes:
         reasons: One for each of them.

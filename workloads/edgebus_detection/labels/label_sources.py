@@ -76,7 +76,7 @@ class Conflict:
         x, y = (self.box.x1 + self.box.x2) / 2, (self.box.y1 + self.box.y2) / 2
         place = f"at ({x:.0f}, {y:.0f})"
         if self.kind == "denied":
-            return f"{self.winner}: no {self.loser_label} {place}, though {self.loser} says so"
+            return f"{self.winner}: no {self.loser_label} {place}, against {self.loser}"
         if self.kind == "missing":
             return f"{self.winner}: {self.box.label} {place}, which {self.loser} lacks"
         return (
@@ -129,7 +129,7 @@ def merge(sources: LabelSources) -> MergedLabels | None:
     conflicts: list[Conflict] = []
     for rank, (_, by, theirs) in enumerate(found):
         for _, loser, others in found[rank + 1 :]:
-            # What the teacher is unsure of contradicts nobody.
+            # A teacher's uncertain boxes contradict no source.
             tolerant = sources.unsure if loser == sources.teacher_by else ()
             pair = [each.box for each in theirs], [each.box for each in others]
             conflicts += compare(*pair, winner=by, loser=loser, tolerant=tolerant)

@@ -1,4 +1,4 @@
-"""How good detections are: a cheap average precision for live views, COCO's for reports."""
+"""Accuracy of detections: a cheap average precision for live views, COCO's for reports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """The detections of one picture, each a hit or a false alarm; ignored ones are gone.
+    """Detections of one picture, each a hit or a false alarm; ignored ones are left out.
 
     Attributes:
         scores: float32 [n].

@@ -23,7 +23,7 @@ def _no_boxes() -> Boxes:
 
 @dataclass(frozen=True, slots=True)
 class Detected:
-    """What a model saw in one picture.
+    """Boxes that a model predicted in one picture.
 
     Attributes:
         boxes: float32 [n, 4], x1 y1 x2 y2 in pixels.
@@ -63,12 +63,12 @@ class Detected:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What is really in one picture.
+    """True boxes of one picture.
 
     Attributes:
         boxes: float32 [n, 4], x1 y1 x2 y2 in pixels.
         labels: int64 [n].
-        ignore: float32 [m, 4]: whatever is detected there counts neither for nor against.
+        ignore: float32 [m, 4]: detections there count neither for nor against.
     """
 
     boxes: Boxes

@@ -51,7 +51,7 @@ def to_truth(boxes: Sequence[Box], classes: Sequence[str], *, ignore: Sequence[B
     Args:
         boxes: What is really there.
         classes: The model's classes.
-        ignore: Further regions where nobody knows.
+        ignore: Further regions of unknown content.
     """
     index = {name: number for number, name in enumerate(classes)}
     known = [box for box in boxes if box.label in index]

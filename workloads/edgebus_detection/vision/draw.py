@@ -35,7 +35,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Style:
-    """How boxes look.
+    """Style of drawn boxes.
 
     Attributes:
         min_side: Pictures whose longer side is smaller are enlarged to it first, 0 for never.
@@ -56,7 +56,7 @@ def draw_boxes(image: Image, boxes: Sequence[Box], *, style: Style | None = None
     Args:
         image: BGR, uint8 [height, width, 3].
         boxes: In pixels of `image`.
-        style: How they look.
+        style: Their style.
 
     Returns:
         BGR, at least `style.min_side` pixels on its longer side.

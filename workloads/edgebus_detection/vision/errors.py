@@ -1,4 +1,4 @@
-"""What can go wrong between bytes and boxes."""
+"""Errors between bytes and boxes."""
 
 from __future__ import annotations
 

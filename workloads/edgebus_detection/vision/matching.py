@@ -92,5 +92,5 @@ def match_boxes(detections: Sequence[Box], truth: Sequence[Box], *, min_iou: flo
 
 
 def _differ(first: Sequence[Box], second: Sequence[Box]) -> npt.NDArray[np.bool_]:
-    """Whether the classes of each pair differ, [n, m]."""
+    """Difference of the classes of each pair, [n, m]."""
     return np.array([[a.label != b.label for b in second] for a in first])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import Field
 
 from edgebus.mining import Judgement, Policy, PolicySettings
 from edgebus_detection.messages import Box
 from edgebus_detection.mining import Example
-from edgebus_detection.vision import match_boxes
+from edgebus_detection.vision import match_boxes, to_boxes
+
+if TYPE_CHECKING:
+    from edgebus_detection.models import Prediction
 
 __all__ = ["DisagreementPolicy", "DisagreementSettings"]
 
@@ -61,7 +66,8 @@ class DisagreementPolicy(Policy[DisagreementSettings]):
             for box in self._counted(example.prediction.boxes)
             if _of(box) >= settings.score_threshold
         ]
-        reference = self._counted(example.reference)
+        answer: Prediction = example.reference
+        reference = self._counted(to_boxes(answer.found, answer.classes))
         sure = [box for box in reference if _of(box) >= settings.accept]
         perhaps = [box for box in reference if settings.reject <= _of(box) < settings.accept]
         matching = match_boxes(said, sure, min_iou=settings.min_iou)
