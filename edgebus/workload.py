@@ -199,7 +199,8 @@ class Workload:
     """What the collector makes of inputs that are worth learning from, see `sample`."""
 
     feedback: ClassVar[Topic[Any] | None] = None
-    """What people say of predictions: messages that are `edgebus.mining.PersonsFeedback`."""
+    """What people say of predictions: messages of a `source` with `stream`, `input` (None: the
+    stream's newest) and `node` (None: any)."""
 
     default_policies: ClassVar[tuple[str, ...] | None] = None
     """Names of the policies that decide where the settings name none, in order of authority;
