@@ -122,7 +122,7 @@ def play(story: Story, folder: Path, *, data: Path, timeout_s: float, port: int)
     record = [sys.executable, "-m", "edgebus.cli", "record", str(folder / "bus.mcap"), "--force"]
     record += ["--broker", f"mqtt://127.0.0.1:{port}", "--set", "broker.version=3.1.1"]
     record += ["-x", "edgebus/+/+/camera/+/frame", "-x", "edgebus/+/+/+/blocks/#"]
-    record += ["-x", "edgebus/+/+/collector/samples"]
+    record += ["-x", "edgebus/+/+/collector/samples/#"]
     output = folder / "output.txt"
     print(" ".join(command), flush=True)
     with output.open("w") as file, (folder / "record.txt").open("w") as log:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from edgebus.artifacts import Array, Bundle, Manifest
     from edgebus.contracts import Message, ModelRef, Topic, Verdict
-    from edgebus.mining import Example, Fingerprint, Policy, ReferenceModel, Statistic
+    from edgebus.mining import Example, Fingerprint, Policy, Statistic
     from edgebus.serving import Engine, Model, NamedSource
     from edgebus.training.job_spec import JobSpec
     from edgebus.training.trainer import Trainer
@@ -131,12 +131,14 @@ class Workload:
     # Serving.
 
     def decode(self, payload: Any) -> Any:
-        """What the model's `predict` takes; called in a worker thread.
+        """Turn an input into what the model's `predict` takes; called in a worker thread.
+
+        By default these are the arrays of an `edgebus.artifacts.ArrayPayload`.
 
         Raises:
             ValueError: The input is broken; it becomes a dead letter.
         """
-        raise NotImplementedError
+        return payload.arrays
 
     def prediction(self, payload: Any, answer: Answer[Any]) -> Message:
         """The message that answers an input.
@@ -167,6 +169,21 @@ class Workload:
 
         return ArrayModel(source, engine, **options)
 
+    def open_bundle(self, path: Path, *, imports: Path) -> Bundle:
+        """Open the model that a setting names: a bundle's folder.
+
+        Args:
+            path: What the setting names. A workload may import files of other kinds.
+            imports: Folder of bundles that are made of such files.
+
+        Raises:
+            OSError: It is not there.
+            ArtifactError: It is no bundle, and nothing that becomes one.
+        """
+        from edgebus.artifacts import Bundle
+
+        return Bundle.open(path)
+
     def probe_inputs(self, manifest: Manifest, *, seed: int) -> Mapping[str, Array]:
         """Input arrays by name for the parity probe, the same for a seed on every machine."""
         from edgebus.serving import seeded_inputs
@@ -182,7 +199,8 @@ class Workload:
     """What the collector makes of inputs that are worth learning from, see `sample`."""
 
     feedback: ClassVar[Topic[Any] | None] = None
-    """What people say of predictions: messages that are `edgebus.mining.PersonsFeedback`."""
+    """What people say of predictions: messages of a `source` with `stream`, `input` (None: the
+    stream's newest) and `node` (None: any)."""
 
     default_policies: ClassVar[tuple[str, ...] | None] = None
     """Names of the policies that decide where the settings name none, in order of authority;
@@ -190,6 +208,9 @@ class Workload:
 
     statistics: ClassVar[Mapping[str, Statistic]] = {}
     """What can be watched for drift, by name."""
+
+    reference_options: ClassVar[Mapping[str, Any]] = {}
+    """Options of `load` for a model that predictions are compared with."""
 
     def policies(self) -> Mapping[str, type[Policy[Any]]]:
         """Policies by name: those of the entry-point group ``edgebus.policies.NAME``."""
@@ -227,20 +248,6 @@ class Workload:
             ValueError: It speaks of what is not there.
         """
         raise NotImplementedError
-
-    def reference_model(self, model: Path, *, threads: int, folder: Path) -> ReferenceModel:
-        """Load a second model, for policies that compare with one.
-
-        Args:
-            model: What the settings name: a bundle's folder, for example.
-            threads: Threads that it may use.
-            folder: For files that it makes and finds again after a restart.
-
-        Raises:
-            ValueError: This workload has none.
-        """
-        msg = f"the workload {self.name} compares with no reference model"
-        raise ValueError(msg)
 
     # Samples.
 

@@ -214,7 +214,7 @@ class Message(Record):
 
     def stamp(self, values: Mapping[str, str | None]) -> Self:
         """The same message with those of these fields filled in that are empty."""
-        missing = {name: value for name, value in values.items() if not getattr(self, name)}
+        missing = {n: value for n, value in values.items() if value and not getattr(self, n)}
         return self.model_copy(update=missing) if missing else self
 
     def encode(self) -> bytes:

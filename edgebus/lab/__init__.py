@@ -2,14 +2,16 @@
 
 from edgebus.lab.broker import BrokerNotInstalledError, BrokerStartError, EmbeddedBroker
 from edgebus.lab.end_condition import RunEnd, check_end, waiting_for
-from edgebus.lab.lab import Lab, load_lab
+from edgebus.lab.lab import ROOMY, Lab, load_lab
 from edgebus.lab.report import data_uri, human_size, render_report, write_csv, write_run
 from edgebus.lab.rounds import Round, Rounds, Stage
 from edgebus.lab.run_state import EdgeModel, RunEvent, RunState, service_of
+from edgebus.lab.streams import StreamState
 from edgebus.lab.summary import Bytes, Count, RunFacts, Summary, SummaryPart, summarize
 from edgebus.lab.view import summary_table
 
 __all__ = [
+    "ROOMY",
     "BrokerNotInstalledError",
     "BrokerStartError",
     "Bytes",
@@ -24,6 +26,7 @@ __all__ = [
     "RunFacts",
     "RunState",
     "Stage",
+    "StreamState",
     "Summary",
     "SummaryPart",
     "check_end",

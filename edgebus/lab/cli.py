@@ -102,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def make_command(lab: type[Lab]) -> Any:
+def make_command(lab: Lab) -> Any:
     """`edgebus up` with the options of a workload, as a click command."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     settings = {"help_option_names": ["-h", "--help"]}
@@ -110,7 +110,7 @@ def make_command(lab: type[Lab]) -> Any:
     return typer.main.get_command(app)
 
 
-def load_topology(file: Path | None, lab: type[Lab]) -> Topology:
+def load_topology(file: Path | None, lab: Lab) -> Topology:
     """A topology file, or the demo of a lab.
 
     Raises:
@@ -158,9 +158,9 @@ def start(
         # Its own log lines would tear the view.
         configure_logging(LogSettings(), stream=log)
         files = asyncio.run(run.go())
-    _print_result(run.lab, files[0], folder)
+    _print_result(lab, files[0], folder)
     until = topology.until
-    unclosed = until is not None and until.loop == "closed" and not run.lab.summary.closed
+    unclosed = until is not None and until.loop == "closed" and not lab.summary.closed
     if unclosed or run.failed:
         raise typer.Exit(1)
 

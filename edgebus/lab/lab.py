@@ -6,33 +6,40 @@ import pkgutil
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from rich.console import RenderableType
 
-from edgebus.bus import Bus
+from edgebus.bus import Bus, DropOldest, Event, Wait
+from edgebus.contracts import Topic
 from edgebus.lab.observer import observe
 from edgebus.lab.report import write_run
 from edgebus.lab.rounds import Round
-from edgebus.lab.run_state import RunEvent, RunState
+from edgebus.lab.run_state import RunState
 from edgebus.lab.summary import RunFacts, Summary, summarize
-from edgebus.lab.view import service_lines, service_table, summary_table
-from edgebus.workload import WorkloadUnknownError, load_workload
+from edgebus.lab.view import stream_lines, stream_table, summary_table
+from edgebus.workload import Workload, WorkloadUnknownError, load_workload
 
-__all__ = ["DEFAULT_WORKLOAD", "Lab", "load_lab"]
+__all__ = ["DEFAULT_WORKLOAD", "ROOMY", "Lab", "load_lab"]
 
 DEFAULT_WORKLOAD = "detection"
 """The workload of `edgebus up` where neither the command line nor the topology names one."""
 
+ROOMY = DropOldest(messages=20_000)
+"""Room for a pause of the whole machine: what is missed would count as unanswered."""
+
+_INPUTS = DropOldest(messages=2_000, bytes=128 * 2**20)
+
 
 class Lab:
-    """Observation, view and report of one run, from the framework's messages alone.
+    """Observation, view and report of one run.
 
-    This is enough for any workload: services, models, samples, jobs, releases, rounds and dead
-    letters. A workload with figures of its own names a subclass in `edgebus.workload.Workload.lab`.
+    This is enough for any workload: services, models, streams, samples, jobs, releases, rounds and
+    dead letters. A workload with figures of its own names a subclass in
+    `edgebus.workload.Workload.lab`.
 
     Args:
-        on_event: Called for each event of the history.
+        workload: Whose inputs, predictions and samples are counted; None: nobody's.
 
     Attributes:
         assets: Folder that replaces ``{assets}`` in topologies; its ``demo.yaml`` is what
@@ -48,8 +55,9 @@ class Lab:
     state: RunState
     summary: Summary
 
-    def __init__(self, *, on_event: Callable[[RunEvent], None] = lambda _event: None) -> None:
-        self.state = self.state_type(on_event=on_event)
+    def __init__(self, workload: Workload | None = None) -> None:
+        self.workload = workload
+        self.state = self.state_type()
 
     @classmethod
     def command(cls) -> Callable[..., None]:
@@ -66,14 +74,41 @@ class Lab:
             site: The site of the run.
         """
         await observe(bus, self.state, site=site)
+        at = {"base": bus.identity.base, "site": site}
+        handlers = (
+            ("samples", self._on_sample, Wait()),
+            ("inputs", self.on_input, _INPUTS),
+            ("predictions", self.on_prediction, ROOMY),
+        )
+        for name, handler, policy in handlers:
+            topic: Topic[Any] | None = getattr(self.workload, name, None)
+            if topic is not None:
+                await bus.subscribe(topic.any(**at), handler, policy=policy)
+                self.state.observes_streams |= name == "predictions"
+
+    async def on_input(self, event: Event[Any]) -> None:
+        """Take an input of the workload."""
+        record = getattr(event.payload, "record", event.payload)
+        self.state.on_input(event.names["node"], self._stream(event), captured=record.captured)
+
+    async def on_prediction(self, event: Event[Any]) -> None:
+        """Take a prediction of the workload."""
+        self.state.on_prediction(event.names["node"], self._stream(event), event.payload)
+
+    async def _on_sample(self, event: Event[Any]) -> None:
+        record = getattr(event.payload, "record", event.payload)
+        self.state.on_sample(event.names["node"], record, size=event.size)
+
+    def _stream(self, event: Event[Any]) -> str:
+        return event.names[self.workload.stream_level if self.workload else "stream"]
 
     def draw_streams(self, now: datetime) -> RenderableType:
         """The middle of the live view."""
-        return service_table(self.state)
+        return stream_table(self.state, now)
 
     def list_streams(self, now: datetime) -> Iterable[str]:
         """The same as lines of text."""
-        return service_lines(self.state)
+        return stream_lines(self.state, now)
 
     def finish(self, **facts: Unpack[RunFacts]) -> None:
         """Take the figures, while the services still run: `summary`."""
@@ -93,8 +128,8 @@ class Lab:
         return self.state.rounds.all(since=self.summary.started)
 
 
-def load_lab(workload: str | None = None) -> type[Lab]:
-    """The lab of a workload.
+def load_lab(workload: str | None = None) -> Lab:
+    """A lab for one run of a workload.
 
     Args:
         workload: Its name; by default `DEFAULT_WORKLOAD`, or none at all where that is not
@@ -105,13 +140,13 @@ def load_lab(workload: str | None = None) -> type[Lab]:
         TypeError: What the workload names is no `Lab`.
     """
     try:
-        place = load_workload(workload or DEFAULT_WORKLOAD).lab
+        found = load_workload(workload or DEFAULT_WORKLOAD)
     except WorkloadUnknownError:
         if workload is None:
-            return Lab
+            return Lab()
         raise
-    lab = pkgutil.resolve_name(place)
+    lab = pkgutil.resolve_name(found.lab)
     if not (isinstance(lab, type) and issubclass(lab, Lab)):
-        msg = f"{place} is no subclass of edgebus.lab.Lab"
+        msg = f"{found.lab} is no subclass of edgebus.lab.Lab"
         raise TypeError(msg)
-    return lab
+    return lab(found)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from edgebus.bus import Bus, Event
 from edgebus.contracts import (
@@ -12,12 +12,9 @@ from edgebus.contracts import (
     Metrics,
     ModelStatus,
     RawBytes,
-    SampleRecord,
     ServiceState,
-    Topic,
     topics,
 )
-from edgebus.contracts.registry import all_topics
 from edgebus.lab.run_state import RunState
 
 __all__ = ["observe"]
@@ -38,7 +35,7 @@ async def observe(bus: Bus, state: RunState, *, site: str) -> None:
         state.on_state(event.names["node"], event.names["service"], event.payload)
 
     async def on_metrics(event: Event[Metrics]) -> None:
-        # Metrics leave when they are made, so their time tells how clocks differ.
+        # Metrics leave when they are made, so their time shows how clocks differ.
         state.rounds.on_clock(event.payload.source, event.payload.time, event.received)
 
     async def on_model(event: Event[ModelStatus]) -> None:
@@ -52,10 +49,6 @@ async def observe(bus: Bus, state: RunState, *, site: str) -> None:
     async def on_block(event: Event[RawBytes]) -> None:
         state.on_block(f"{event.names['node']}/{event.names['service']}", size=event.size)
 
-    async def on_sample(event: Event[Any]) -> None:
-        record = getattr(event.payload, "record", event.payload)
-        state.on_sample(event.names["node"], record, size=event.size)
-
     at = {"base": bus.identity.base, "site": site}
     await bus.subscribe(topics.SERVICE_STATE.any(**at), on_state)
     await bus.subscribe(topics.SERVICE_METRICS.any(**at), on_metrics)
@@ -64,8 +57,6 @@ async def observe(bus: Bus, state: RunState, *, site: str) -> None:
     await bus.subscribe(topics.RELEASE.any(**at), _payload(state.on_release))
     await bus.subscribe(topics.ROLLOUT.any(**at), _payload(state.on_rollout))
     await bus.subscribe(topics.DRIFT.any(**at), _payload(state.on_drift))
-    for topic in _sample_topics():
-        await bus.subscribe(topic.any(**at), on_sample)
     await bus.subscribe(topics.STORE_STATUS.any(**at), _payload(state.on_store))
     await bus.subscribe(topics.TRAINING_PROGRESS.any(**at), _payload(state.on_progress))
     await bus.subscribe(topics.TRAINING_RESULT.any(**at), _payload(state.on_result))
@@ -80,11 +71,3 @@ def _payload(take: Callable[[M], None]) -> Callable[[Event[M]], Awaitable[None]]
         take(event.payload)
 
     return handle
-
-
-def _sample_topics() -> Iterator[Topic[Any]]:
-    """Topics of any workload that carry samples."""
-    for topic in all_topics().values():
-        kind = getattr(topic.payload, "record_type", topic.payload)
-        if issubclass(kind, SampleRecord):
-            yield topic

@@ -58,13 +58,14 @@ class Run:
     def __init__(
         self,
         topology: Topology,
-        lab: type[Lab],
+        lab: Lab,
         *,
         folder: Path,
         plain: bool,
         echo: Callable[[str], None],
     ) -> None:
-        self.lab = lab(on_event=self._show)
+        self.lab = lab
+        lab.state.on_event = self._show
         self.failed = False
         self._topology = topology
         self._folder = folder.resolve()

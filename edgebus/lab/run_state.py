@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from edgebus.contracts import (
     Candidate,
@@ -22,6 +22,7 @@ from edgebus.contracts import (
     TrainingResult,
 )
 from edgebus.lab.rounds import Rounds
+from edgebus.lab.streams import StreamState
 from edgebus.topology import Until
 
 __all__ = ["EdgeModel", "RunEvent", "RunState", "service_of"]
@@ -87,6 +88,9 @@ class RunState:
     Attributes:
         serving_services: Names of the services that serve models, each of which must end on a
             retrained version; empty: all that published a model status.
+        streams: By ``node/stream``.
+        observes_streams: Inputs and predictions are observed, not only the framework's messages.
+        on_event: Called for each event of the history.
         samples: Samples per stream, ``node/stream``.
         sample_bytes: Their payload bytes, redelivered ones included.
         block_bytes: Bytes of model blocks per provider, ``node/service``.
@@ -98,6 +102,9 @@ class RunState:
 
     def __init__(self, *, on_event: Callable[[RunEvent], None] = lambda _event: None) -> None:
         self.rounds = Rounds()
+        self._counts: dict[str, StreamState] = {}
+        self.streams: Mapping[str, StreamState] = self._counts
+        self.observes_streams = False
         self.edges: dict[str, EdgeModel] = {}
         self.services: dict[str, list[ServiceState]] = {}
         self.store: StoreStatus | None = None
@@ -112,23 +119,21 @@ class RunState:
         self.drift_at: datetime | None = None
         self.events: deque[RunEvent] = deque(maxlen=_MAX_EVENTS)
         self._sample_ids: set[str] = set()
-        self._on_event = on_event
-
-    # A workload may know these better.
+        self.on_event = on_event
 
     def first_version(self) -> int | None:
         """The version that the run began with; None while none is known."""
-        first = [
-            status.serving.version
-            for edge in self.edges.values()
-            for status in edge.statuses
-            if status.serving is not None
-        ]
-        return first[0] if first else None
+        if self.observes_streams:
+            first = [stream.first_version for stream in self.streams.values()]
+        else:
+            serving = [edge.statuses[0].serving for edge in self.edges.values()]
+            first = [model.version if model else None for model in serving]
+        return min((version for version in first if version is not None), default=None)
 
     def first_input(self) -> datetime | None:
         """Time of the first input, where it is known."""
-        return None
+        first = [stream.first_captured for stream in self.streams.values()]
+        return min((time for time in first if time is not None), default=None)
 
     @property
     def drift_is_known(self) -> bool:
@@ -137,11 +142,42 @@ class RunState:
 
     def missing_input(self) -> str:
         """The input or prediction that is still missing, in words; empty when it is there."""
-        return "" if self.first_version() is not None else "waiting for the first model"
+        if self.observes_streams and not self.streams:
+            return "waiting for the first input"
+        missing = "prediction" if self.observes_streams else "model"
+        return "" if self.first_version() is not None else f"waiting for the first {missing}"
 
     def missing_measure(self, version: int, until: Until) -> str:
-        """The measure still missing of a version that every edge serves, in words."""
-        return ""
+        """Streams with fewer predictions of a later version than asked for, in words."""
+        few = [
+            f"{key} {stream.answered_later}"
+            for key, stream in self.streams.items()
+            if stream.answered_later < until.after_inputs
+        ]
+        wanted = f"{', '.join(few)} of {until.after_inputs} inputs"
+        return f"measuring version {version}: {wanted}" if few else ""
+
+    # Messages of the workload.
+
+    def stream(self, node: str, name: str) -> StreamState:
+        """The counts of a stream."""
+        return self._counts.setdefault(f"{node}/{name}", StreamState(node, name))
+
+    def on_input(self, node: str, name: str, *, captured: datetime) -> None:
+        """An input of a stream."""
+        self.stream(node, name).count_input(captured)
+
+    def on_prediction(self, node: str, name: str, prediction: Any) -> None:
+        """A prediction for an input: a message that is `edgebus.mining.Predicted`."""
+        stream, at = self.stream(node, name), prediction.time
+        version, captured = prediction.model.version, prediction.captured
+        if stream.count_prediction(version, captured=captured, predicted=at):
+            self.log_swap(stream, prediction.index, at=at)
+
+    def log_swap(self, stream: StreamState, index: int, *, at: datetime) -> None:
+        """Add the first prediction of another version to the history."""
+        text = f"input {index} is the first answered by version {stream.version}"
+        self.log_event(at, stream.key, "swap", text)
 
     # Messages of the framework.
 
@@ -149,7 +185,7 @@ class RunState:
         """Add an event to the history."""
         event = RunEvent(time, source, kind, text)
         self.events.append(event)
-        self._on_event(event)
+        self.on_event(event)
 
     def on_sample(self, node: str, sample: SampleRecord, *, size: int) -> None:
         """A sample left a collector; a redelivered one counts as bytes, not as a sample."""

@@ -25,9 +25,9 @@ __all__ = [
     "PlainView",
     "Streams",
     "render",
-    "service_lines",
-    "service_table",
     "stage_of",
+    "stream_lines",
+    "stream_table",
     "summary_table",
 ]
 
@@ -64,7 +64,7 @@ def stage_of(state: RunState) -> int:
         return 3
     if state.drift_at is not None:
         return 2 if state.samples else 1
-    # By day some samples are drawn by share; where drift is not told they are the only sign of it.
+    # By day some samples are drawn by share; where drift is not known they are its only sign.
     return 2 if state.samples and not state.drift_is_known else 0
 
 
@@ -107,8 +107,29 @@ def _stage_line(current: int) -> Text:
     return line
 
 
-def service_table(state: RunState) -> RenderableType:
-    """A row per service: its state, and the model that it serves."""
+def stream_table(state: RunState, now: datetime) -> RenderableType:
+    """A row per stream, where streams are observed, and a row per service."""
+    if not state.streams:
+        return _services(state)
+    table = Table.grid(expand=True, padding=(0, 2))
+    table.show_header = True
+    table.add_column("stream", no_wrap=True)
+    for name in ("inputs", "rate", "latency", "samples", "model"):
+        table.add_column(name, no_wrap=True, justify="right")
+    for key, stream in sorted(state.streams.items()):
+        latency = stream.latency_ms()
+        table.add_row(
+            key,
+            str(stream.total),
+            f"{stream.rate(now):.1f}/s",
+            "" if latency is None else f"{latency:.0f} ms",
+            str(state.samples.get(key, 0)),
+            "" if stream.version is None else f"v{stream.version}",
+        )
+    return Group(table, Text(""), _services(state))
+
+
+def _services(state: RunState) -> RenderableType:
     table = Table.grid(expand=True, padding=(0, 2))
     table.show_header = True
     for name in ("service", "state", "model", "delivery"):
@@ -132,14 +153,18 @@ def service_table(state: RunState) -> RenderableType:
     return table
 
 
-def service_lines(state: RunState) -> Iterable[str]:
-    """A line per service that serves a model, and one for the samples."""
+def stream_lines(state: RunState, now: datetime) -> Iterable[str]:
+    """A line per stream, and one per service that serves a model."""
+    for key, stream in sorted(state.streams.items()):
+        latency = stream.latency_ms()
+        parts = [f"{stream.rate(now):.1f}/s"]
+        parts += [] if latency is None else [f"{latency:.0f} ms"]
+        parts += [] if stream.version is None else [f"v{stream.version}"]
+        yield f"{key}: {', '.join([*parts, f'{state.samples.get(key, 0)} samples'])}"
     for name, edge in sorted(state.edges.items()):
         serving = edge.now.serving
         model = "no model" if serving is None else f"{serving.name} v{serving.version}"
         yield f"{name}: {model}, {edge.now.state}"
-    for stream, count in sorted(state.samples.items()):
-        yield f"{stream}: {count} samples"
 
 
 def _loop(state: RunState) -> RenderableType:

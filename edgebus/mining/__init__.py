@@ -7,9 +7,7 @@ from edgebus.mining.example import (
     Fingerprint,
     InputUnreadableError,
     Judgement,
-    PersonsFeedback,
     Predicted,
-    ReferenceModel,
     Statistic,
 )
 from edgebus.mining.policy import (
@@ -29,13 +27,11 @@ __all__ = [
     "Fingerprint",
     "InputUnreadableError",
     "Judgement",
-    "PersonsFeedback",
     "Policy",
     "PolicyChain",
     "PolicyError",
     "PolicySettings",
     "Predicted",
-    "ReferenceModel",
     "Ruling",
     "ScorePolicy",
     "ScoreSettings",

@@ -19,9 +19,7 @@ __all__ = [
     "Fingerprint",
     "InputUnreadableError",
     "Judgement",
-    "PersonsFeedback",
     "Predicted",
-    "ReferenceModel",
     "Statistic",
 ]
 
@@ -68,30 +66,6 @@ class Predicted(AboutInput, Protocol):
     @property
     def traceparent(self) -> str | None:
         """W3C trace context."""
-        ...
-
-
-class PersonsFeedback(Protocol):
-    """A message in which a person judges a prediction."""
-
-    @property
-    def stream(self) -> str:
-        """The stream that is meant."""
-        ...
-
-    @property
-    def input(self) -> str | None:
-        """Id of the input; None: the stream's newest that has a prediction."""
-        ...
-
-    @property
-    def node(self) -> str | None:
-        """The stream's node, where several nodes have a stream of that name."""
-        ...
-
-    @property
-    def source(self) -> str:
-        """The person."""
         ...
 
 
@@ -155,21 +129,3 @@ class Statistic:
     value: Callable[[Any], float | None]
     min_change: float
     logarithmic: bool = False
-
-
-class ReferenceModel(Protocol):
-    """A second model on the collector's node, a teacher or merely a different one."""
-
-    @property
-    def name(self) -> str:
-        """Name and version, for people."""
-        ...
-
-    def predict(self, payload: Any, /) -> Any:
-        """Predict for an input. Takes its time; not for the event loop.
-
-        Raises:
-            InputUnreadableError: The input's content is corrupt.
-            EngineError: The model fails.
-        """
-        ...

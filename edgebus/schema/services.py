@@ -14,7 +14,7 @@ __all__ = ["ServiceTopics", "service_topics"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceTopics:
-    """What one service sends and receives.
+    """Topics that one service sends and receives.
 
     Attributes:
         name: Its name.
@@ -33,6 +33,7 @@ class ServiceTopics:
             declaration.topic
             for _, declaration in service.declarations
             if not isinstance(declaration, EveryDeclaration)
+            and isinstance(declaration.topic, Topic)
         ]
         receives = dict.fromkeys((*handled, *service.subscribes))
         return cls(name=service.name, sends=service.publishes, receives=tuple(receives))

@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 Scope = Literal["node", "site"]
-"""Whose messages: this node's own, or those of every node of the site."""
+"""Publishers to listen to: this node's own services, or those of every node of the site."""
 
 Where = Callable[[Any], dict[str, str]]
 
@@ -56,7 +56,7 @@ _EVENT = re.compile(r"(.*\.)?Event(\[.*)?", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a handler wants to be given.
+    """Arguments of a handler.
 
     Attributes:
         event: The whole event; else its payload alone.
@@ -113,9 +113,9 @@ class _CommandMarker(Protocol, Generic[C, R]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnDeclaration:
-    """A handler of messages."""
+    """A handler of messages; a topic that the settings decide is a function of the service."""
 
-    topic: Topic[Any]
+    topic: Topic[Any] | Callable[[Any], Topic[Any] | None]
     scope: Scope
     policy: QueuePolicy | None
     retry: RetryPolicy | None
@@ -143,7 +143,7 @@ Declaration = OnDeclaration | CommandDeclaration | EveryDeclaration
 
 
 def on(
-    topic: Topic[P],
+    topic: Topic[P] | Callable[[Any], Topic[P] | None],
     *,
     scope: Scope = "site",
     policy: QueuePolicy | None = None,
@@ -163,7 +163,8 @@ def on(
     retried and then dead-lettered, and the service goes on.
 
     Args:
-        topic: What to listen to.
+        topic: The topic; a function of the started service where its settings decide, which gives
+            None for nothing to listen to. The class lists such topics in `subscribes`.
         scope: ``site``: from every node of the site; ``node``: from this node only.
         policy: What a full queue does; by default it waits for events and drops the oldest of
             QoS 0.
@@ -213,7 +214,7 @@ def every(
 
 
 def declarations_of(kind: type) -> list[tuple[str, Declaration]]:
-    """What a class declares, with the names of its methods, in order of definition.
+    """Declarations of a class with the names of its methods, in order of definition.
 
     Raises:
         DeclarationError: A declared handler is not ``async def``.

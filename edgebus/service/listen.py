@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from edgebus.bus import Bus, Event, RetryPolicy
-from edgebus.contracts import Command, Message, RecordPayload, Reply
+from edgebus.contracts import Command, Message, RecordPayload, Reply, Topic
 from edgebus.contracts.trace import CURRENT, continue_trace
 from edgebus.service.declare import Call, CommandDeclaration, EveryDeclaration, OnDeclaration
 from edgebus.service.errors import CommandRefusedError
@@ -47,7 +47,10 @@ async def tick(service: Service[Any], method: str, declaration: EveryDeclaration
 async def _listen(
     service: Service[Any], bus: Bus, declaration: OnDeclaration, handler: Any, *, name: str
 ) -> None:
-    topic = declaration.topic
+    declared = declaration.topic
+    topic = declared if isinstance(declared, Topic) else declared(service)
+    if topic is None:
+        return
     names = {"site": service.identity.site}
     if declaration.scope == "node":
         names["node"] = service.identity.node

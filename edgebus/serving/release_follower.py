@@ -166,7 +166,7 @@ class ReleaseFollower(Generic[M]):
 
     @property
     def state(self) -> ServingState:
-        """What is remembered at present."""
+        """The state that is remembered at present."""
         return self._memory
 
     @property
@@ -479,7 +479,6 @@ class ReleaseFollower(Generic[M]):
         await self._report(
             ModelStatus(
                 traceparent=continue_trace(self._traceparent),
-                source=self._identity.source,
                 model=self._model,
                 stream=self._stream,
                 serving=current.ref if current is not None else None,

@@ -201,7 +201,7 @@ class Topology(_Part):
         """Check a tree of settings.
 
         Raises:
-            TopologyError: It has mistakes; unknown keys are told with the nearest right key.
+            TopologyError: It has mistakes; an unknown key comes with the nearest right one.
         """
         if not isinstance(tree, dict):
             problem = f"a topology is a mapping with at least nodes: …, not {type(tree).__name__}"

@@ -191,11 +191,8 @@ class _CameraLoop:
         self, encoded: EncodedFrame, captured: datetime, identifier: str, traceparent: str
     ) -> None:
         service, metrics = self._service, self._service.metrics
-        source = service.identity.source
         record = FrameRecord(
             id=identifier,
-            traceparent=traceparent,
-            source=source,
             camera=self._camera,
             index=encoded.index,
             # A step of the system's clock must not put "sent" before "captured".
@@ -206,7 +203,6 @@ class _CameraLoop:
         if encoded.boxes is not None:
             truth = GroundTruth(
                 traceparent=continue_trace(traceparent),
-                source=source,
                 frame=record.id,
                 camera=self._camera,
                 index=encoded.index,

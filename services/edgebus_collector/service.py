@@ -14,9 +14,7 @@ from edgebus.contracts import CaptureCommand, PayloadError, Reply, ServiceState,
 from edgebus.mining import (
     Example,
     InputUnreadableError,
-    PersonsFeedback,
     Predicted,
-    ReferenceModel,
 )
 from edgebus.service import CommandRefusedError, Service, command, every, on
 from edgebus.workload import Workload, load_workload
@@ -24,6 +22,7 @@ from edgebus_collector.budget import TokenBucket
 from edgebus_collector.drift import DriftWatch, make_detector
 from edgebus_collector.history import FeedbackRefusedError, History, Seen, resolve
 from edgebus_collector.joining import Joiner
+from edgebus_collector.reference_model import ReferenceModel
 from edgebus_collector.selection import Choice, Selector, Suppressed
 from edgebus_collector.sending import Sender
 from edgebus_collector.settings import CollectorSettings
@@ -53,9 +52,9 @@ class Collector(Service[CollectorSettings]):
     subscribes = _topics_of(_DEFAULT)
 
     async def start(self) -> None:
-        """Make the policies, take up what the last run could not send, and listen."""
+        """Make the policies, and take up what the last run could not send."""
         settings = self.settings
-        workload = self._workload = load_workload(settings.workload)
+        workload = self.workload = load_workload(settings.workload)
         workload.prepare()
         self.publishes = (topics.DRIFT, workload.samples)
         buffer, budget = settings.buffer, settings.budget
@@ -90,53 +89,38 @@ class Collector(Service[CollectorSettings]):
         # One input waits at most: the reference model is shown a share, not a backlog.
         self._for_reference: asyncio.Queue[Example[Any, Any, Any]] = asyncio.Queue(maxsize=1)
         if (reference := settings.reference_model) is not None:
-            model = await asyncio.to_thread(
-                workload.reference_model,
-                reference.model,
-                threads=reference.threads,
-                folder=self.data_dir / "reference",
-            )
+            imports = self.data_dir / "reference"
+            model = await asyncio.to_thread(ReferenceModel, workload, reference, imports=imports)
             self.log.info("reference model", model=model.name, share=reference.share)
             self.spawn(self._ask_reference(model), name="reference model")
         self.log.info("collecting", policies=chain.names, spooled=len(self._spool))
         self.spawn(self._sender.run(), name="send samples")
-        await self._listen()
 
-    async def _listen(self) -> None:
-        """Subscribe to the workload's topics: feedback of the site, all else of this node."""
-        workload, site = self._workload, {"base": self.identity.base, "site": self.identity.site}
-        node = site | {"node": self.identity.node}
-        subscribe = self.bus.subscribe
-        if workload.truths is not None:
-            await subscribe(workload.truths.any(**node), self.on_truth, name="on_truth")
-        inputs = workload.inputs.any(**node)
-        await subscribe(inputs, self.on_input, policy=_INPUTS, name="on_input")
-        predictions = workload.predictions.any(**node)
-        await subscribe(predictions, self.on_prediction, name="on_prediction")
-        if workload.feedback is not None:
-            await subscribe(workload.feedback.any(**site), self.on_feedback, name="on_feedback")
-
+    @on(lambda self: self.workload.truths, scope="node")
     async def on_truth(self, event: Event[Any]) -> None:
         """Take the ground truth of an input."""
         await self._judge(self._joiner.add_truth(event.payload))
 
+    @on(lambda self: self.workload.inputs, scope="node", policy=_INPUTS)
     async def on_input(self, event: Event[Any]) -> None:
         """Take an input."""
         await self._judge(self._joiner.add_input(event.payload))
 
+    @on(lambda self: self.workload.predictions, scope="node")
     async def on_prediction(self, event: Event[Any]) -> None:
         """Take the model's prediction for an input."""
         await self._watch_drift(event.payload)
         await self._judge(self._joiner.add_prediction(event.payload))
 
+    @on(lambda self: self.workload.feedback)
     async def on_feedback(self, event: Event[Any]) -> None:
         """Make a sample of an input whose prediction a person has judged."""
-        feedback: PersonsFeedback = event.payload
+        feedback = event.payload
         mine = feedback.node == self.identity.node
         if not mine and (feedback.node or feedback.stream not in self._joiner.streams):
             return
         try:
-            seen = resolve(feedback, self._history, self._workload.verdict)
+            seen = resolve(feedback, self._history, self.workload.verdict)
         except FeedbackRefusedError as error:
             self.metrics.counter(f"feedback.{error.cause}")
             if error.cause != "repeated":
@@ -250,7 +234,7 @@ class Collector(Service[CollectorSettings]):
                 answer = await asyncio.to_thread(model.predict, example.input)
                 example = replace(example, reference=answer)
                 decision = self._selector.decide_reference(example, now=time.monotonic())
-            except (InputUnreadableError, EngineError):
+            except (ValueError, EngineError):
                 self.metrics.counter("reference.failed")
                 continue
             self.metrics.observe("reference", (time.perf_counter() - began) * 1e3)
@@ -280,7 +264,7 @@ class Collector(Service[CollectorSettings]):
                 "retention": own.retention,
             }
             try:
-                sample = self._workload.sample(choice.example, choice.facts() | facts)
+                sample = self.workload.sample(choice.example, choice.facts() | facts)
             except PayloadError as error:
                 self.metrics.counter("dropped.too_large")
                 self.log.warning("sample dropped", stream=stream, error=str(error))

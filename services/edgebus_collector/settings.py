@@ -1,6 +1,5 @@
 """Settings of the collector."""
 
-from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -11,12 +10,12 @@ from edgebus.service import ServiceSettings
 from edgebus.workload import WorkloadUnknownError, load_workload
 from edgebus_collector.budget import BudgetSettings
 from edgebus_collector.drift import DriftSettings
+from edgebus_collector.reference_model import ReferenceSettings
 from edgebus_collector.spool import SpoolSettings
 
 __all__ = [
     "BufferSettings",
     "CollectorSettings",
-    "ReferenceSettings",
     "StreamSettings",
 ]
 
@@ -44,18 +43,6 @@ class StreamSettings(ServiceSettings):
     """Agreement of the people that it shows or concerns; refused: nothing is ever collected."""
     retention: Segment = "standard"
     """Name of the class of how long its samples may be kept."""
-
-
-class ReferenceSettings(ServiceSettings):
-    """Second model on the collector's node, for policies that compare with one."""
-
-    model: Path
-    """Folder of a bundle, or a file that the workload can import."""
-    share: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """Share of the inputs for training that it is shown, one at a time; inputs that come
-    meanwhile are not waited for."""
-    threads: Annotated[int, Field(ge=1, le=64)] = 1
-    """Threads that it may use."""
 
 
 class CollectorSettings(ServiceSettings):

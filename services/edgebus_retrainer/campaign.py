@@ -140,7 +140,6 @@ class Campaign:
         )
         candidate = Candidate(
             traceparent=continue_trace(result.traceparent),
-            source=self.identity.source,
             bundle=bundle,
             job=result.job,
             channel=self.settings.channel,
@@ -262,7 +261,6 @@ class Campaign:
                 self.samples.traces, [sample.id for sample in used], limit=_MOST_TRACES
             ),
             collected=await self.disk(self._collected, used),
-            source=self.identity.source,
             job=job.id,
             model=job.base,
             stream_model=job.stream_model,

@@ -72,7 +72,6 @@ class ProgressTeller:
         if step.step:
             remaining = (now - self._phase_began) / step.step * (step.steps - step.step)
         progress = TrainingProgress(
-            source=self._identity.source,
             job=self._job.id,
             model=self._job.base,
             stream_model=self._job.stream_model,

@@ -211,8 +211,6 @@ class Retrainer(Service[RetrainerSettings]):
             raise CommandRefusedError(msg)
         self._shared.asked = True
         return Reply(
-            source=self.identity.source,
-            request=event.payload.id,
             ok=True,
             detail=f"a job starts on {counts.untrained} untrained samples of {self.model}",
         )
@@ -251,8 +249,8 @@ class Retrainer(Service[RetrainerSettings]):
         )
         if status != self._status:
             self._status = status
-            message = StoreStatus(source=self.identity.source, **status)
-            await self.bus.publish(topics.STORE_STATUS.at(self.identity), message)
+            message = StoreStatus(**status)
+            await self.publish(topics.STORE_STATUS, message)
         if self._running:
             return
         if self._resumed is not None and self._shared.incumbent.bundle is not None:

@@ -10,8 +10,8 @@ import pytest
 from test_loop_learning import SITE, Loop
 
 from edgebus.contracts import ModelStatus, topics, utc_now
+from edgebus.lab import load_lab
 from edgebus.lab.rounds import CLOUD_STAGES, EDGE_STAGES
-from edgebus_detection.lab.lab import DetectionLab
 from edgebus_detection.messages import SAMPLES, SampleRecord
 
 _HOPS = ("uploading", "offering", "announcing")
@@ -25,16 +25,16 @@ async def test_stages_measured_by_each_service_add_up_to_what_a_stranger_measure
     # Its own: what the loop of another test has left on a broker would be taken for this one's.
     mosquitto = mosquitto_factory()
     mosquitto.start()
-    lab, began = DetectionLab(), utc_now()
+    lab, began = load_lab("detection"), utc_now()
     state = lab.state
-    heard: dict[str, float] = {}
+    arrived: dict[str, float] = {}
 
     async def note(event):
         payload = getattr(event.payload, "record", event.payload)
         if isinstance(payload, SampleRecord) and payload.split == "train":
-            heard[payload.time.isoformat()] = time.monotonic()
+            arrived[payload.time.isoformat()] = time.monotonic()
         elif isinstance(payload, ModelStatus) and payload.serving and payload.serving.version == 2:
-            heard.setdefault("serves", time.monotonic())
+            arrived.setdefault("serves", time.monotonic())
 
     async with Loop(mosquitto, tmp_path) as loop:
         await lab.observe(loop.bus, site=SITE)
@@ -46,7 +46,7 @@ async def test_stages_measured_by_each_service_add_up_to_what_a_stranger_measure
         try:
             await loop.until(lambda: len(loop.all(SampleRecord)) >= 20, "samples by day")
             loop.light = 0.3
-            await loop.until(lambda: "serves" in heard, "new version at the edge", timeout=150)
+            await loop.until(lambda: "serves" in arrived, "new version at the edge", timeout=150)
             await loop.until(
                 lambda: [one for one in state.rounds.all() if one.edges], "round with an edge"
             )
@@ -64,8 +64,8 @@ async def test_stages_measured_by_each_service_add_up_to_what_a_stranger_measure
     assert found.seconds() == pytest.approx((path[-1].ended - path[0].began).total_seconds())
 
     # What each service measured by its own steady clock is the whole that a third one measures:
-    # from the sample that was needed last, heard on the bus, to the edge's word, heard on the bus.
-    whole = heard["serves"] - heard[stages["choosing"].ended.isoformat()]
+    # from the arrival of the sample that was needed last to that of the edge's status.
+    whole = arrived["serves"] - arrived[stages["choosing"].ended.isoformat()]
     measured = sum(stage.measured_s for stage in path if stage.measured_s is not None)
     hops = sum(stages[name].seconds for name in _HOPS)
     untold = set(stages) - {name for name, stage in stages.items() if stage.measured_s is not None}

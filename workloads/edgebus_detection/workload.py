@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from edgebus.serving import Engine, NamedSource
     from edgebus.training.job_spec import JobSpec
     from edgebus_detection.mining import Example
-    from edgebus_detection.mining.reference_model import ReferenceDetector
     from edgebus_detection.models import DetectionModel, Prediction
     from edgebus_detection.training.options import DetectionTraining
     from edgebus_detection.training.trainer import DetectionTrainer
@@ -77,6 +76,8 @@ class Detection(Workload):
     """``confidence``: mean score of a frame's boxes; ``novelty``: distance of its picture from
     the model's reference, where the bundle has one."""
 
+    reference_options: ClassVar[Mapping[str, Any]] = {"threshold": 0.05, "novelty": False}
+
     def fingerprint(self, payload: Frame) -> Fingerprint:
         """The difference hash of the picture."""
         from edgebus_detection.vision import difference_hash
@@ -117,12 +118,6 @@ class Detection(Workload):
             )
             raise ValueError(msg)
         return feedback.to_verdict()
-
-    def reference_model(self, model: Path, *, threads: int, folder: Path) -> ReferenceDetector:
-        """A bundle, or an ONNX file of a known head."""
-        from edgebus_detection.mining.reference_model import ReferenceDetector
-
-        return ReferenceDetector(model, threads=threads, imports=folder)
 
     # Samples.
 
@@ -198,6 +193,12 @@ class Detection(Workload):
         from edgebus_detection.models import DetectionModel
 
         return DetectionModel(source, engine, **options)
+
+    def open_bundle(self, path: Path, *, imports: Path) -> Bundle:
+        """A bundle's folder, or an ONNX file of a known head."""
+        from edgebus_detection.models import open_bundle
+
+        return open_bundle(path, imports=imports)
 
     def probe_inputs(self, manifest: Manifest, *, seed: int) -> Mapping[str, Array]:
         """The mosaic of `probe_picture`."""

@@ -29,7 +29,7 @@ class Capture(Protocol):
 
 
 def open_capture(address: str | int) -> Capture:
-    """Open a camera; it may take some seconds, and `isOpened` tells whether it worked.
+    """Open a camera within seconds; `isOpened` is false where it failed.
 
     Args:
         address: A URL, or the number of a USB device.

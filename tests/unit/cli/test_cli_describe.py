@@ -37,7 +37,8 @@ SEEN = Detections(
         ("edgebus/lab/pi/detector/front/detections", DETECTIONS),
         ("edgebus/lab/pi/detector/state", topics.SERVICE_STATE),
         ("edgebus/lab/gpu/retrainer/store", topics.STORE_STATUS),
-        ("edgebus/lab/pi/detector/cmd/retrain", None),
+        ("edgebus/lab/pi/detector/cmd/retrain", topics.CMD_RETRAIN),
+        ("edgebus/lab/pi/detector/cmd/unheard-of", None),
         ("zigbee2mqtt/lamp", None),
     ],
 )

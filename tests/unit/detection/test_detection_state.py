@@ -48,7 +48,7 @@ def test_the_story_is_told_once_in_order() -> None:
         (70, 3, "training, training 80 of 200"),
         (82, 4, "a candidate was accepted and is not released yet"),
         (84, 5, "version 2 is released, but edge-1/detector is idle, edge-2/detector is idle"),
-        (90, 6, "measuring version 2: edge-1/north 40, edge-2/south 40 of 100 frames"),
+        (90, 6, "measuring version 2: edge-1/north 40, edge-2/south 40 of 100 inputs"),
         (120, 6, ""),
     ],
 )
@@ -63,9 +63,9 @@ def test_before_anything_is_said() -> None:
     assert "edge-1/detector, edge-2/detector" in waiting_for(state, TOPOLOGY, UNTIL)
     for node in ("edge-1", "edge-2"):
         state.on_model_status(node, "detector", status(0, node=node, serving=None))
-    assert waiting_for(state, TOPOLOGY, UNTIL) == "waiting for the first frame"
+    assert waiting_for(state, TOPOLOGY, UNTIL) == "waiting for the first input"
     state.on_frame("edge-1", record("north", 0), size=1)
-    assert waiting_for(state, TOPOLOGY, UNTIL) == "waiting for the first detections"
+    assert waiting_for(state, TOPOLOGY, UNTIL) == "waiting for the first prediction"
 
 
 def test_a_run_ends_closed_or_by_its_time() -> None:

@@ -19,7 +19,7 @@ def frames(answers: dict[int, Detections], count: int) -> list[FrameEntry]:
     return entries
 
 
-def books(
+def counts_of(
     answers: dict[int, Detections],
     count: int,
     *,
@@ -43,7 +43,7 @@ def all_of(count: int, **changes: object) -> dict[int, Detections]:
 
 
 def test_all_answered() -> None:
-    found = books(all_of(40), 40, end=4)
+    found = counts_of(all_of(40), 40, end=4)
     assert found == FrameCounts(
         total=40, answered=40, dropped=0, dropped_in_swap=0, unserved=0, failed=0, torn=0
     )
@@ -52,7 +52,7 @@ def test_all_answered() -> None:
 def test_a_silent_frame_in_a_life_failed() -> None:
     answers = all_of(40)
     del answers[7]
-    assert books(answers, 40, end=4).failed == 1
+    assert counts_of(answers, 40, end=4).failed == 1
 
 
 def test_truth_of_a_frame_that_a_dying_camera_never_sent_is_no_frame() -> None:
@@ -71,26 +71,26 @@ def test_truth_of_a_frame_that_a_dying_camera_never_sent_is_no_frame() -> None:
 def test_a_counted_drop_is_no_failure() -> None:
     answers = {index: answer("north", index, dropped=int(index > 7)) for index in range(40)}
     del answers[7]
-    found = books(answers, 40, end=4)
+    found = counts_of(answers, 40, end=4)
     assert (found.failed, found.dropped) == (0, 1)
 
 
 def test_drops_before_the_first_answer_hide_no_later_failure() -> None:
     answers = {index: answer("north", index, dropped=3) for index in range(5, 40)}
     del answers[20]
-    found = books(answers, 40, end=4)
+    found = counts_of(answers, 40, end=4)
     assert (found.failed, found.dropped, found.unserved) == (1, 3, 2)
 
 
 def test_what_lies_between_two_lives_was_not_served() -> None:
     answers = {index: answer("north", index) for index in (*range(10), *range(20, 40))}
-    killed = books(answers, 40, births=[(-1, "a", 1), (2.4, "b", 1)], end=4)
+    killed = counts_of(answers, 40, births=[(-1, "a", 1), (2.4, "b", 1)], end=4)
     assert (killed.failed, killed.unserved) == (0, 10)
     # The same process on a new connection: the broker was away.
-    reconnected = books(answers, 40, births=[(-1, "a", 1), (2.4, "a", 2)], end=4)
+    reconnected = counts_of(answers, 40, births=[(-1, "a", 1), (2.4, "a", 2)], end=4)
     assert (reconnected.failed, reconnected.unserved) == (0, 10)
     # One life, so nobody had an excuse.
-    assert books(answers, 40, end=4).failed == 10
+    assert counts_of(answers, 40, end=4).failed == 10
 
 
 def test_the_will_of_an_old_session_begins_no_life() -> None:
@@ -99,40 +99,40 @@ def test_the_will_of_an_old_session_begins_no_life() -> None:
 
 
 def test_a_detector_that_hangs_at_the_end_failed_but_frames_under_way_did_not() -> None:
-    assert books(all_of(10), 20, end=20 / 8).failed == 0
-    assert books(all_of(10), 100, end=100 / 8).failed > 60
+    assert counts_of(all_of(10), 20, end=20 / 8).failed == 0
+    assert counts_of(all_of(10), 100, end=100 / 8).failed > 60
 
 
 def test_a_dead_letter_is_a_failure() -> None:
-    assert books(all_of(10), 10, dead_letters=2).failed == 2
+    assert counts_of(all_of(10), 10, dead_letters=2).failed == 2
 
 
 def test_counters_of_a_new_process_start_over() -> None:
     answers = {index: answer("north", index, dropped=5) for index in range(10)}
     answers |= {index: answer("north", index, dropped=2) for index in range(20, 30)}
-    assert books(answers, 30, births=[(-1, "a", 1), (2.4, "b", 1)], end=4).dropped == 7
+    assert counts_of(answers, 30, births=[(-1, "a", 1), (2.4, "b", 1)], end=4).dropped == 7
     # A reconnect keeps the process and its counter.
     answers |= {index: answer("north", index, dropped=6) for index in range(20, 30)}
-    assert books(answers, 30, births=[(-1, "a", 1), (2.4, "a", 2)], end=4).dropped == 6
+    assert counts_of(answers, 30, births=[(-1, "a", 1), (2.4, "a", 2)], end=4).dropped == 6
 
 
 def test_an_answer_by_a_model_nobody_announced_is_torn() -> None:
     answers = all_of(10) | {5: answer("north", 5, model=NEW)}
-    assert books(answers, 10).torn == 1
+    assert counts_of(answers, 10).torn == 1
 
 
 def test_a_swap_is_whole() -> None:
     answers = all_of(10) | {index: answer("north", index, model=NEW) for index in range(10, 20)}
     swap = [status(-1), status(1.2, serving=NEW, state="updated")]
-    assert books(answers, 20, statuses=swap).torn == 0
+    assert counts_of(answers, 20, statuses=swap).torn == 0
 
 
 def test_back_to_the_old_model_is_torn_unless_it_was_announced() -> None:
     answers = all_of(30) | {index: answer("north", index, model=NEW) for index in range(10, 20)}
     swap = [status(-1), status(1.2, serving=NEW, state="updated")]
-    assert books(answers, 30, statuses=swap).torn == 10
+    assert counts_of(answers, 30, statuses=swap).torn == 10
     rollback = [*swap, status(2.45, serving=OLD, state="updated")]
-    assert books(answers, 30, statuses=rollback).torn == 0
+    assert counts_of(answers, 30, statuses=rollback).torn == 0
 
 
 def test_drops_while_a_model_is_prepared_belong_to_the_swap() -> None:
@@ -143,7 +143,7 @@ def test_drops_while_a_model_is_prepared_belong_to_the_swap() -> None:
     del answers[8]
     prepared = status(0.9, since=-1, state="updating", target=NEW)
     swap = [status(-1), prepared, status(1.24, serving=NEW, state="updated")]
-    assert books(answers, 20, statuses=swap).dropped_in_swap == 3
+    assert counts_of(answers, 20, statuses=swap).dropped_in_swap == 3
 
 
 def test_prepared_is_when_the_model_was_first_complete() -> None:

@@ -4,23 +4,23 @@ import pytest
 
 from collector_examples import box, example
 from edgebus.contracts import ModelRef
-from edgebus.mining import PolicyChain
+from edgebus.mining import PolicyChain, ScoreSettings
+from edgebus_detection.messages import StageTimes
 from edgebus_detection.mining import Example
-from edgebus_detection.mining.policies import (
+from edgebus_detection.mining.policies.disagreement import DisagreementPolicy, DisagreementSettings
+from edgebus_detection.mining.policies.novelty import NoveltyPolicy
+from edgebus_detection.mining.policies.temporal import TemporalPolicy, TemporalSettings
+from edgebus_detection.mining.policies.uncertainty import (
     ConfidencePolicy,
     ConfidenceSettings,
-    DisagreementPolicy,
-    DisagreementSettings,
     EntropyPolicy,
     EntropySettings,
     MarginPolicy,
     MarginSettings,
-    NoveltyPolicy,
-    NoveltySettings,
-    TemporalPolicy,
-    TemporalSettings,
 )
 from edgebus_detection.mining.tracking import Tracker
+from edgebus_detection.models import Prediction
+from edgebus_detection.vision import to_detected
 
 
 def changed(of: Example, **fields) -> Example:
@@ -43,7 +43,7 @@ def test_a_score_of_exactly_zero_or_one_has_no_entropy():
 
 
 def test_a_strange_picture_is_wrong_where_the_detector_says_how_strange():
-    policy = NoveltyPolicy(NoveltySettings(threshold=2.0))
+    policy = NoveltyPolicy(ScoreSettings(threshold=2.0))
     assert policy.judge(example()) is None
     assert not policy.judge(changed(example(), novelty=1.9)).wrong
     judgement = policy.judge(changed(example(), novelty=2.5))
@@ -52,7 +52,9 @@ def test_a_strange_picture_is_wrong_where_the_detector_says_how_strange():
 
 def disagreement(said, reference, **settings):
     of = example(said=said)
-    asked = Example(input=of.input, prediction=of.prediction, reference=tuple(reference))
+    classes = ("car", "person")
+    answer = Prediction(to_detected(reference, classes), classes, StageTimes(), None)
+    asked = Example(input=of.input, prediction=of.prediction, reference=answer)
     return DisagreementPolicy(DisagreementSettings(**settings)).judge(asked)
 
 

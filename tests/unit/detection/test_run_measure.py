@@ -79,7 +79,7 @@ def test_a_run_in_which_nothing_happened_still_has_a_summary() -> None:
 def test_dead_letters_of_frames_are_failed_frames() -> None:
     state = play_story(DetectionState(), seconds=10)
     state.on_dead_letter(letter("edgebus/demo/edge-1/camera/north/frame"))
-    state.on_dead_letter(letter("edgebus/demo/edge-1/collector/samples"))
+    state.on_dead_letter(letter("edgebus/demo/edge-1/collector/samples/detection"))
     summary = summarize(state, end=10)
     assert summary.frames.failed == 1
     assert summary.dead_letters == 2

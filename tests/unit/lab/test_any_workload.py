@@ -30,8 +30,8 @@ from edgebus.lab import Lab, check_end, load_lab
 from edgebus.lab.cli import load_topology, make_command
 from edgebus.lab.view import render
 from edgebus.topology import Topology, TopologyError
-from edgebus.workload import Workload, WorkloadUnknownError
-from edgebus_detection.messages import SAMPLES, Sample
+from edgebus.workload import Workload, WorkloadUnknownError, load_workload
+from edgebus_detection.messages import CAMERA_FRAME, DETECTIONS, SAMPLES, Frame, Sample
 from lab_story import at, picture
 
 OLD = ModelRef(name="load", version=1, digest="1" * 64, engine="test")
@@ -146,10 +146,7 @@ def test_the_loop_closes_without_a_line_of_the_workload(tmp_path: Path) -> None:
     assert "✓ converge" in view
     assert "load v2" in view
     assert any(line.split() == ["home/collector", "ready"] for line in view.splitlines())
-    assert list(lab.list_streams(at(30))) == [
-        "home/server: load v2, updated",
-        "home/meter: 2 samples",
-    ]
+    assert list(lab.list_streams(at(30))) == ["home/server: load v2, updated"]
 
     lab.finish(name="own", started=at(0), finished=at(30), closed=True, outcome=end.outcome)
     assert lab.summary.model is not None
@@ -195,26 +192,44 @@ def test_drift_that_a_collector_notices_begins_the_loop() -> None:
     assert "● drift" in text_of(lab, 9)
 
 
-async def test_it_observes_services_models_and_samples_of_any_workload_on_the_bus() -> None:
-    broker, lab = MemoryBroker(), Lab()
-    server = Identity(site="demo", node="home", service="server")
+async def test_it_observes_whatever_a_workload_publishes(tmp_path: Path) -> None:
+    broker, lab = MemoryBroker(), Lab(load_workload("detection"))
+    server = Identity(site="demo", node="home", service="detector")
     collector = Identity(site="demo", node="home", service="collector")
+    camera = Identity(site="demo", node="home", service="camera")
     watcher = Identity(site="demo", node="pc", service="observer")
     async with (
+        Bus(MemoryTransport(broker), identity=camera) as filming,
         Bus(MemoryTransport(broker), identity=server) as serving,
         Bus(MemoryTransport(broker), identity=collector) as collecting,
         Bus(MemoryTransport(broker), identity=watcher) as watching,
     ):
         await lab.observe(watching, site="demo")
-        await serving.publish(topics.MODEL_STATUS.at(server), serves(OLD, 1))
-        found = Sample.build(picture("north", 3), lab_story.sample("north", 3, node="home"))
-        await collecting.publish(SAMPLES.at(collector), found)
+        status = serves(OLD, 1).model_copy(update={"source": server.source})
+        await serving.publish(topics.MODEL_STATUS.at(server), status)
+        hard = Sample.build(picture("north", 3), lab_story.sample("north", 3, node="home"))
+        await collecting.publish(SAMPLES.at(collector), hard)
+        frame = Frame.build(picture("north", 3), lab_story.record("north", 3, node="home"))
+        await filming.publish(CAMERA_FRAME.at(camera, camera="north"), frame)
+        for index, model in ((3, OLD), (4, OLD), (5, NEW)):
+            answer = lab_story.answer("north", index, node="home", model=model)
+            await serving.publish(DETECTIONS.at(server, camera="north"), answer)
         async with asyncio.timeout(5):
-            while not (lab.state.edges and lab.state.samples):
+            while not (lab.state.samples and lab.state.streams["home/north"].answered == 3):
                 await asyncio.sleep(0.005)
-    assert lab.state.edges["home/server"].now.serving == OLD
+    assert lab.state.edges["home/detector"].now.serving == OLD
     assert lab.state.samples == {"home/north": 1}
     assert lab.state.sample_bytes["home/north"] > 1000
+    stream = lab.state.streams["home/north"]
+    assert (stream.total, stream.first_version, stream.version) == (1, 1, 2)
+    assert stream.answered_later == 1
+    assert "waiting for" not in check_end(lab.state, TOPOLOGY, elapsed_s=1).outcome
+    assert "home/north" in text_of(lab, 1)
+    assert next(iter(lab.list_streams(at(1)))).startswith("home/north: ")
+    lab.finish(name="own", started=at(0), finished=at(1), closed=False, outcome="stopped")
+    (found,) = lab.summary.streams
+    assert (found.stream, found.inputs, found.answered, found.samples) == ("home/north", 1, 3, 1)
+    assert "<td>home/north</td>" in lab.write(tmp_path)[0].read_text()
 
 
 def test_a_workload_names_its_lab_and_gets_the_framework_s_without() -> None:
@@ -225,11 +240,11 @@ def test_a_workload_names_its_lab_and_gets_the_framework_s_without() -> None:
 
 
 def test_options_come_from_the_workload() -> None:
-    generic = {parameter.name for parameter in make_command(Lab).params}
+    generic = {parameter.name for parameter in make_command(Lab()).params}
     assert generic == {"topology", "workload", "out", "seconds", "plain", "settings"}
     assert generic < {parameter.name for parameter in make_command(load_lab("detection")).params}
 
 
 def test_without_a_demo_a_topology_is_asked_for() -> None:
     with pytest.raises(TopologyError, match="no demo; give a topology file"):
-        load_topology(None, Lab)
+        load_topology(None, Lab())

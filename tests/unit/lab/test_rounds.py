@@ -76,8 +76,8 @@ def status(node: str, when: float, state: str, **changes: object) -> ModelStatus
 
 
 def updates(node: str, *, late: float = 0.0) -> list[ModelStatus]:
-    told = {"fetching": 1.0, "checking": 0.1, "loading": 0.4 + late}
-    served = {"serving": NEW, "target": None, "seconds": told}
+    measured = {"fetching": 1.0, "checking": 0.1, "loading": 0.4 + late}
+    served = {"serving": NEW, "target": None, "seconds": measured}
     return [
         status(node, 92.1, "downloading"),
         status(node, 93.1, "downloaded"),
@@ -217,8 +217,8 @@ def test_an_edge_that_never_served_it_is_none_of_the_round():
 
 def test_a_round_that_was_refused_ends_with_its_result():
     gone = {"publishing"}
-    told = {k: v for k, v in result().seconds.items() if k not in gone}
-    found = only([*story()[:8], result("refused", seconds=told)])
+    measured = {k: v for k, v in result().seconds.items() if k not in gone}
+    found = only([*story()[:8], result("refused", seconds=measured)])
     assert found.version is None
     assert found.edges == {}
     assert found.missing == ()

@@ -127,7 +127,7 @@ def up(
             fps=fps,
             forever=forever,
         )
-        start(load_topology(topology, DetectionLab), options, source=topology)
+        start(load_topology(topology, DetectionLab()), options, source=topology)
         return
     if topology is not None:
         problem = "give a topology file or --source, not both"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from edgebus.contracts import split_of
+from edgebus.lab import StreamState
 from edgebus_detection.messages import Box, Detections, FrameRecord, GroundTruth
 from edgebus_detection.metrics import RollingAp
 from edgebus_detection.vision import Detected, Truth
@@ -88,59 +88,25 @@ class ClassNumbers:
         return Truth(found.boxes, found.labels)
 
 
-@dataclass(slots=True)
-class CameraFrames:
+@dataclass
+class CameraFrames(StreamState):
     """The frames of one camera.
 
     Attributes:
-        node: Its node.
-        name: Its name on that node.
+        classes: Numbers of the class names.
         frames: Frames by id, in the order in which they were first seen.
-        total: Frames seen, forgotten ones included.
-        latencies: Milliseconds from capture to boxes of the newest answers.
         rolling: AP50 over the newest frames, all splits: a frame is answered before anybody can
             train on it, so this is test-then-train (prequential) accuracy.
     """
 
-    node: str
-    name: str
-    classes: ClassNumbers
+    classes: ClassNumbers = field(default_factory=ClassNumbers)
     frames: dict[str, FrameEntry] = field(default_factory=dict)
-    total: int = 0
-    answered: int = 0
     frame_bytes: int = 0
     condition: str = ""
     effects: dict[str, float] = field(default_factory=dict)
-    version: int | None = None
     dropped: int = 0
-    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=200))
-    answer_times: deque[datetime] = field(default_factory=lambda: deque(maxlen=200))
     rolling: RollingAp = field(default_factory=lambda: RollingAp(window=ROLLING_WINDOW))
     history: list[tuple[datetime, float, int]] = field(default_factory=list)
-
-    @property
-    def key(self) -> str:
-        """``node/camera``."""
-        return f"{self.node}/{self.name}"
-
-    @property
-    def first_version(self) -> int | None:
-        """The version that answered the first frame."""
-        for frame in self.frames.values():
-            if frame.answer is not None:
-                return frame.answer.model.version
-        return None
-
-    @property
-    def answered_later(self) -> int:
-        """Frames answered by a version later than the first."""
-        first = self.first_version
-        if first is None or self.version is None or self.version <= first:
-            return 0
-        return sum(
-            frame.answer is not None and frame.answer.model.version > first
-            for frame in self.frames.values()
-        )
 
     def add_frame(self, record: FrameRecord, size: int) -> None:
         """Add a frame that was on the bus."""
@@ -160,37 +126,26 @@ class CameraFrames:
         """Add the detections of a frame.
 
         Returns:
-            Whether it is the first answer for it.
+            Whether it is the first answer of another version.
         """
         entry = self._entry(answer.frame, answer.index, answer.captured)
         if entry.answer is not None:
             entry.torn |= entry.answer.model.digest != answer.model.digest
             return False
         entry.answer = answer
-        self.answered += 1
-        self.version = answer.model.version
         self.dropped = answer.dropped
-        self.latencies.append((answer.detected - answer.captured).total_seconds() * 1e3)
-        self.answer_times.append(answer.detected)
+        swapped = self.count_prediction(
+            answer.model.version, captured=answer.captured, predicted=answer.detected
+        )
         if entry.truth is not None:
             self._measure(entry)
-        return True
-
-    def fps(self, now: datetime, *, window_s: float = 5.0) -> float:
-        """Answered frames per second, over the last seconds."""
-        recent = sum((now - time).total_seconds() <= window_s for time in self.answer_times)
-        return recent / window_s
-
-    def latency_ms(self, share: float = 0.5, *, newest: int = 50) -> float | None:
-        """A quantile of the newest latencies, in milliseconds."""
-        values = sorted(list(self.latencies)[-newest:])
-        return values[int(share * (len(values) - 1))] if values else None
+        return swapped
 
     def _entry(self, identifier: str, index: int, captured: datetime) -> FrameEntry:
         entry = self.frames.get(identifier)
         if entry is None:
             entry = self.frames[identifier] = FrameEntry(identifier, index, captured, sent=False)
-            self.total += 1
+            self.count_input(captured)
             if len(self.frames) > _MAX_FRAMES:
                 del self.frames[next(iter(self.frames))]
         return entry

@@ -9,39 +9,25 @@ from typing import ClassVar, Unpack
 
 from rich.console import RenderableType
 
-from edgebus.bus import Bus, DropOldest, Event
-from edgebus.lab import Lab, RunEvent, RunFacts, RunState
+from edgebus.bus import Bus, Event
+from edgebus.lab import ROOMY, Lab, RunFacts, RunState
+from edgebus.workload import Workload
 from edgebus_detection.lab.measure import build_summary
 from edgebus_detection.lab.pictures import PictureKeeper
 from edgebus_detection.lab.report import write_run
 from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.lab.summary import DetectionSummary
 from edgebus_detection.lab.view import camera_lines, camera_table, detection_table
-from edgebus_detection.messages import (
-    CAMERA_FRAME,
-    CAMERA_TRUTH,
-    DETECTIONS,
-    Detections,
-    Frame,
-    GroundTruth,
-)
+from edgebus_detection.messages import CAMERA_TRUTH, Detections, Frame, GroundTruth
 
 __all__ = ["ASSETS", "DetectionLab"]
 
 ASSETS = Path(__file__).parent / "assets"
 """The demo and its model."""
 
-# Room for a pause of the whole machine: what the observer misses would count as unanswered.
-_ROOMY = DropOldest(messages=20_000)
-_FRAMES = DropOldest(messages=2_000, bytes=128 * 2**20)
-
 
 class DetectionLab(Lab):
-    """Observation, view and report of a run of cameras and detectors.
-
-    Args:
-        on_event: Called for each event of the history.
-    """
+    """Observation, view and report of a run of cameras and detectors."""
 
     assets: ClassVar[Path | None] = ASSETS
     state_type: ClassVar[type[RunState]] = DetectionState
@@ -49,8 +35,8 @@ class DetectionLab(Lab):
     state: DetectionState
     summary: DetectionSummary
 
-    def __init__(self, *, on_event: Callable[[RunEvent], None] = lambda _event: None) -> None:
-        super().__init__(on_event=on_event)
+    def __init__(self, workload: Workload | None = None) -> None:
+        super().__init__(workload)
         self.pictures = PictureKeeper()
 
     @classmethod
@@ -61,12 +47,22 @@ class DetectionLab(Lab):
         return up
 
     async def observe(self, bus: Bus, *, site: str) -> None:
-        """Subscribe to frames, truth and detections too."""
+        """Subscribe to ground truth too."""
         await super().observe(bus, site=site)
-        at = {"base": bus.identity.base, "site": site}
-        await bus.subscribe(CAMERA_TRUTH.any(**at), self._on_truth, policy=_ROOMY)
-        await bus.subscribe(CAMERA_FRAME.any(**at), self._on_frame, policy=_FRAMES)
-        await bus.subscribe(DETECTIONS.any(**at), self._on_detections, policy=_ROOMY)
+        truths = CAMERA_TRUTH.any(base=bus.identity.base, site=site)
+        await bus.subscribe(truths, self._on_truth, policy=ROOMY)
+
+    async def on_input(self, event: Event[Frame]) -> None:
+        """Count a frame, and keep its picture until it is answered."""
+        node, record = event.names["node"], event.payload.record
+        self.state.on_frame(node, record, size=event.size)
+        self.pictures.add_frame(f"{node}/{record.camera}", record.id, event.payload.jpeg)
+
+    async def on_prediction(self, event: Event[Detections]) -> None:
+        """Measure a frame's detections."""
+        node, answer = event.names["node"], event.payload
+        self.state.on_detections(node, answer)
+        self.pictures.add_answer(self.state.camera(node, answer.camera), answer.frame)
 
     def draw_streams(self, now: datetime) -> RenderableType:
         """A row per camera."""
@@ -90,13 +86,3 @@ class DetectionLab(Lab):
 
     async def _on_truth(self, event: Event[GroundTruth]) -> None:
         self.state.on_truth(event.names["node"], event.payload)
-
-    async def _on_frame(self, event: Event[Frame]) -> None:
-        node, record = event.names["node"], event.payload.record
-        self.state.on_frame(node, record, size=event.size)
-        self.pictures.add_frame(f"{node}/{record.camera}", record.id, event.payload.jpeg)
-
-    async def _on_detections(self, event: Event[Detections]) -> None:
-        node, answer = event.names["node"], event.payload
-        self.state.on_detections(node, answer)
-        self.pictures.add_answer(self.state.camera(node, answer.camera), answer.frame)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import ClassVar
 
 from edgebus.lab import RunEvent, RunState, service_of
-from edgebus.topology import Until
 from edgebus_detection.lab.frames import CameraFrames, ClassNumbers, severity_of
 from edgebus_detection.messages import (
     CAMERA_FRAME,
@@ -27,7 +25,7 @@ class DetectionState(RunState):
 
     Attributes:
         classes: Numbers of the class names.
-        cameras: By ``node/camera``.
+        cameras: The streams, by ``node/camera``.
     """
 
     serving_services: ClassVar[frozenset[str]] = frozenset({"detector"})
@@ -36,12 +34,14 @@ class DetectionState(RunState):
         super().__init__(on_event=on_event)
         self.classes = ClassNumbers()
         self.cameras: dict[str, CameraFrames] = {}
+        self.streams = self.cameras
+        self.observes_streams = True
 
     def camera(self, node: str, name: str) -> CameraFrames:
         """The frames of a camera."""
         key = f"{node}/{name}"
         if key not in self.cameras:
-            self.cameras[key] = CameraFrames(node, name, self.classes)
+            self.cameras[key] = CameraFrames(node, name, classes=self.classes)
         return self.cameras[key]
 
     def on_frame(self, node: str, record: FrameRecord, *, size: int) -> None:
@@ -64,43 +64,13 @@ class DetectionState(RunState):
     def on_detections(self, node: str, answer: Detections) -> None:
         """Detections of a frame."""
         camera = self.camera(node, answer.camera)
-        before, version = camera.version, answer.model.version
-        if camera.add_answer(answer) and before is not None and before != version:
-            text = f"frame {answer.index} is the first answered by version {version}"
-            self.log_event(answer.detected, camera.key, "swap", text)
-
-    def first_version(self) -> int | None:
-        """The lowest version that answered a camera's first frame."""
-        first = [camera.first_version for camera in self.cameras.values()]
-        return min((version for version in first if version is not None), default=None)
-
-    def first_input(self) -> datetime | None:
-        """Time of the first frame."""
-        captured = [
-            frame.captured
-            for camera in self.cameras.values()
-            for frame in list(camera.frames.values())[:1]
-        ]
-        return min(captured, default=None)
+        if camera.add_answer(answer):
+            self.log_swap(camera, answer.index, at=answer.detected)
 
     @property
     def drift_is_known(self) -> bool:
         """Whether ground truth reports the condition of some camera."""
         return any(camera.condition for camera in self.cameras.values())
-
-    def missing_input(self) -> str:
-        """The frames or detections that are still missing, in words."""
-        if not self.cameras:
-            return "waiting for the first frame"
-        return "" if self.first_version() is not None else "waiting for the first detections"
-
-    def missing_measure(self, version: int, until: Until) -> str:
-        """Cameras with fewer frames answered by a later version than asked for."""
-        counts = {key: camera.answered_later for key, camera in self.cameras.items()}
-        few = [f"{key} {count}" for key, count in counts.items() if count < until.after_inputs]
-        if not few:
-            return ""
-        return f"measuring version {version}: {', '.join(few)} of {until.after_inputs} frames"
 
     def dead_frames(self, node: str, camera: str) -> int:
         """Frames of a camera that the detector could not handle."""

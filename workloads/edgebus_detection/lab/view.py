@@ -48,7 +48,7 @@ def camera_table(state: DetectionState, now: datetime) -> RenderableType:
         table.add_row(
             key,
             _condition(camera),
-            f"{camera.fps(now):.1f}",
+            f"{camera.rate(now):.1f}",
             "" if latency is None else f"{latency:.0f} ms",
             str(camera.dropped),
             str(state.samples.get(key, 0)),
@@ -81,7 +81,7 @@ def camera_lines(state: DetectionState, now: datetime) -> Iterable[str]:
     """A line per camera."""
     for key, camera in sorted(state.cameras.items()):
         latency, value = camera.latency_ms(), camera.rolling.value
-        parts = [f"{camera.fps(now):.1f} fps"]
+        parts = [f"{camera.rate(now):.1f} fps"]
         if latency is not None:
             parts.append(f"{latency:.0f} ms")
         if camera.version is not None:

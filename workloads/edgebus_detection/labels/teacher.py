@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import ValidationError
 
-from edgebus.artifacts import Bundle
 from edgebus.contracts import Record, teacher
 from edgebus.files import write_file
 from edgebus.serving import EngineSettings
 from edgebus_detection.messages import Box
-from edgebus_detection.models import DetectionModel, import_onnx
+from edgebus_detection.models import DetectionModel, open_bundle
 from edgebus_detection.vision import decode_picture, to_boxes
 
 __all__ = ["Answer", "CachedAnswers", "Labeller", "Teacher", "answer_folder", "open_model"]
@@ -129,11 +127,4 @@ def open_model(path: Path, *, imports: Path, settings: EngineSettings) -> Detect
         ImportRefusedError: The ONNX file has a head that is not known.
         EngineError: The runtime refuses it.
     """
-    if path.is_dir():
-        bundle = Bundle.open(path)
-    else:
-        folder = imports / hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        if not folder.exists():
-            import_onnx(path, name="teacher", out=folder, serve_only=True)
-        bundle = Bundle.open(folder)
-    return DetectionModel.load(bundle, settings)
+    return DetectionModel.load(open_bundle(path, imports=imports), settings)

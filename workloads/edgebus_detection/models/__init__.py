@@ -3,7 +3,7 @@
 from edgebus_detection.models.heads import COCO_CLASSES, TRAINABLE_HEADS
 from edgebus_detection.models.model import DetectionModel, Prediction, probe_picture
 from edgebus_detection.models.novelty import Novelty, NoveltyError, add_novelty, make_novelty
-from edgebus_detection.models.onnx_import import import_onnx
+from edgebus_detection.models.onnx_import import import_onnx, open_bundle
 from edgebus_detection.models.spec import (
     DetectionSpec,
     NoveltySpec,
@@ -27,5 +27,6 @@ __all__ = [
     "import_onnx",
     "input_spec",
     "make_novelty",
+    "open_bundle",
     "probe_picture",
 ]

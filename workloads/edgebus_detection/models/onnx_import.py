@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +25,27 @@ from edgebus_detection.models.heads import COCO_CLASSES, HEADS, Head, recognise
 from edgebus_detection.models.spec import detection_manifest
 from edgebus_detection.vision import InputSpec
 
-__all__ = ["import_onnx"]
+__all__ = ["import_onnx", "open_bundle"]
+
+
+def open_bundle(path: Path, *, imports: Path) -> Bundle:
+    """Open a bundle's folder, or an ONNX file, which becomes a bundle once.
+
+    Args:
+        path: Either of the two.
+        imports: Folder of the bundles that ONNX files become.
+
+    Raises:
+        BundleError: It is no bundle.
+        OSError: The file is not there.
+        ImportRefusedError: The ONNX file has a head that is not known.
+    """
+    if path.is_dir():
+        return Bundle.open(path)
+    folder = imports / hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    if not folder.exists():
+        import_onnx(path, name="imported", out=folder, serve_only=True)
+    return Bundle.open(folder)
 
 
 def import_onnx(
@@ -160,7 +181,7 @@ def _untrainable(
     *,
     serve_only: bool,
 ) -> str | None:
-    """Why the graph cannot be trained; None if it can."""
+    """The reason why the graph cannot be trained; None if it can."""
     if check is None:
         return "not checked at import: torch was not installed"
     try:
