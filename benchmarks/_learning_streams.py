@@ -34,7 +34,7 @@ from edgebus_detection.emulation.effects import Effects
 from edgebus_detection.emulation.street import Scene
 from edgebus_detection.messages import Box, Detections, Frame, FrameRecord, GroundTruth
 from edgebus_detection.mining import Example
-from edgebus_detection.mining.policies import TruthPolicy, TruthSettings
+from edgebus_detection.mining.policies.truth import TruthPolicy, TruthSettings
 from edgebus_detection.models import DetectionModel, add_novelty, import_onnx
 from edgebus_detection.vision import Image, encode_jpeg, to_boxes
 

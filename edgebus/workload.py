@@ -131,12 +131,14 @@ class Workload:
     # Serving.
 
     def decode(self, payload: Any) -> Any:
-        """What the model's `predict` takes; called in a worker thread.
+        """Turn an input into what the model's `predict` takes; called in a worker thread.
+
+        By default these are the arrays of an `edgebus.artifacts.ArrayPayload`.
 
         Raises:
             ValueError: The input is broken; it becomes a dead letter.
         """
-        raise NotImplementedError
+        return payload.arrays
 
     def prediction(self, payload: Any, answer: Answer[Any]) -> Message:
         """The message that answers an input.
@@ -197,7 +199,8 @@ class Workload:
     """What the collector makes of inputs that are worth learning from, see `sample`."""
 
     feedback: ClassVar[Topic[Any] | None] = None
-    """What people say of predictions: messages that are `edgebus.mining.PersonsFeedback`."""
+    """What people say of predictions: messages of a `source` with `stream`, `input` (None: the
+    stream's newest) and `node` (None: any)."""
 
     default_policies: ClassVar[tuple[str, ...] | None] = None
     """Names of the policies that decide where the settings name none, in order of authority;

@@ -67,11 +67,11 @@ class Limits:
 
 
 class ModelSource(Protocol):
-    """What an engine or a trainer needs of a model; a `Bundle` is one."""
+    """Source of a model for an engine or a trainer; a `Bundle` is one."""
 
     @property
     def manifest(self) -> Manifest:
-        """What the model is."""
+        """The model's manifest."""
         ...
 
     def graph_bytes(self) -> bytes:
@@ -252,7 +252,7 @@ def read_plain_file(
 
 
 def _verify_graphs(manifest: Manifest, files: Mapping[str, bytes]) -> list[GraphFacts]:
-    """What each graph declares; manifest and graphs speak of the same inputs and outputs."""
+    """Facts of each graph, whose inputs and outputs are those of the manifest."""
     found = []
     for spec in manifest.graphs:
         if spec.file not in files:

@@ -1,4 +1,4 @@
-"""What can be wrong with a bundle, an import, the store or a delivery; each names the thing."""
+"""Errors of bundles, imports, the store and deliveries; each names the thing at fault."""
 
 from __future__ import annotations
 

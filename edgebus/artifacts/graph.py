@@ -49,7 +49,7 @@ class PortFacts:
 
 @dataclass(frozen=True, slots=True)
 class GraphFacts:
-    """What a graph declares.
+    """Declarations of a graph.
 
     Attributes:
         inputs, outputs: Without the initializers that old exporters list as inputs.

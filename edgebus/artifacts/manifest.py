@@ -52,7 +52,7 @@ class TensorSpec(Record):
         return tuple(open_as if size is None else size for size in self.shape)
 
     def fits(self, shape: tuple[int | None, ...]) -> bool:
-        """Whether a tensor, or a graph's declaration, of this shape may be this one.
+        """Check the shape of a tensor, or of a graph's declaration, against this one.
 
         A dimension that the graph leaves open may be fixed here; none that it fixes may be open.
         """
@@ -82,7 +82,7 @@ class GraphSpec(Record):
 
 
 class TrainedOn(Record):
-    """Where the weights of a version come from, beyond its parent."""
+    """Lineage of a version's weights, beyond its parent."""
 
     samples: Count = Field(default=0, description="New samples that were trained on.")
     replay: Count = Field(default=0, description="Earlier samples that were mixed in.")
@@ -94,7 +94,7 @@ class TrainedOn(Record):
 
 
 class EngineRequirements(Record):
-    """What an engine must know to run the graphs."""
+    """Versions and operators that an engine must support to run the graphs."""
 
     opset: Ordinal
     ir_version: Ordinal

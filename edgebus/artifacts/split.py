@@ -1,4 +1,4 @@
-"""From an ONNX file as exporters write it to a graph and its weights apart."""
+"""Separation of an ONNX file, as exporters write it, into a graph and its weights."""
 
 from __future__ import annotations
 

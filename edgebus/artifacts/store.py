@@ -30,7 +30,7 @@ __all__ = ["GarbageCollected", "PartialBlob", "Store"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GarbageCollected:
-    """What `gc` removed."""
+    """Counts of what `gc` removed."""
 
     bundles: int
     blobs: int
@@ -292,7 +292,7 @@ class PartialBlob:
         self._file.write(data)
 
     def read(self, offset: int, count: int) -> bytes:
-        """What lies there, zeros where nothing came yet."""
+        """Bytes at an offset, zeros where nothing came yet."""
         self._file.seek(offset)
         return self._file.read(count)
 

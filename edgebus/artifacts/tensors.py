@@ -44,7 +44,7 @@ _MAX_RANK: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """Where one tensor lies: ``file[start:end]``, counted from the start of the file."""
+    """Place of one tensor: ``file[start:end]``, counted from the start of the file."""
 
     dtype: str
     shape: tuple[int, ...]

@@ -46,7 +46,7 @@ class Update:
 
     @property
     def parameters(self) -> int:
-        """How many numbers change."""
+        """Count of numbers that change."""
         return sum(value.size for group in (self.replace, self.scale) for value in group.values())
 
 

@@ -1,4 +1,4 @@
-"""Making bundles: from parts, or from a parent and an update."""
+"""Writing of bundles: from parts, or from a parent and an update."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ Digest = Annotated[str, AfterValidator(_check_digest)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who publishes: the first four levels of every topic of a service.
+    """Identity of a publisher: the first four levels of every topic of a service.
 
     Attributes:
         base: Root of the bus on a shared broker.

@@ -7,7 +7,6 @@ from edgebus.mining.example import (
     Fingerprint,
     InputUnreadableError,
     Judgement,
-    PersonsFeedback,
     Predicted,
     Statistic,
 )
@@ -28,7 +27,6 @@ __all__ = [
     "Fingerprint",
     "InputUnreadableError",
     "Judgement",
-    "PersonsFeedback",
     "Policy",
     "PolicyChain",
     "PolicyError",

@@ -19,7 +19,6 @@ __all__ = [
     "Fingerprint",
     "InputUnreadableError",
     "Judgement",
-    "PersonsFeedback",
     "Predicted",
     "Statistic",
 ]
@@ -67,30 +66,6 @@ class Predicted(AboutInput, Protocol):
     @property
     def traceparent(self) -> str | None:
         """W3C trace context."""
-        ...
-
-
-class PersonsFeedback(Protocol):
-    """A message in which a person judges a prediction."""
-
-    @property
-    def stream(self) -> str:
-        """The stream that is meant."""
-        ...
-
-    @property
-    def input(self) -> str | None:
-        """Id of the input; None: the stream's newest that has a prediction."""
-        ...
-
-    @property
-    def node(self) -> str | None:
-        """The stream's node, where several nodes have a stream of that name."""
-        ...
-
-    @property
-    def source(self) -> str:
-        """The person."""
         ...
 
 

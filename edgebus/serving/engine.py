@@ -52,7 +52,7 @@ _ORT_TYPES: Final[Mapping[str, str]] = {
 
 
 class EngineSettings(BaseModel):
-    """How a graph is run."""
+    """Settings of an engine: threads and device."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -164,7 +164,7 @@ def choose_providers(wanted: Provider, available: Sequence[str]) -> list[Any]:
     """The execution providers to ask the runtime for, best first.
 
     Args:
-        wanted: What the settings say.
+        wanted: The provider of the settings.
         available: What the installed runtime was built with.
 
     Raises:

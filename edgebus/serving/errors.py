@@ -1,4 +1,4 @@
-"""Why a model cannot serve."""
+"""Errors of models that cannot serve."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class EngineError(InferenceError):
 
     Attributes:
         engine: The runtime, for example ``onnxruntime``.
-        reason: What it says.
+        reason: Its message.
     """
 
     def __init__(self, *, engine: str, reason: str) -> None:

@@ -166,7 +166,7 @@ class ReleaseFollower(Generic[M]):
 
     @property
     def state(self) -> ServingState:
-        """What is remembered at present."""
+        """The state that is remembered at present."""
         return self._memory
 
     @property

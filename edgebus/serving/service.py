@@ -57,7 +57,7 @@ class ModelServiceSettings(ServiceSettings, ReleaseSettings):
     scope: Literal["node", "site"] = "node"
     """Answer the streams of this node, or those of every node of the site."""
     engine: EngineSettings = EngineSettings()
-    """How the model is run."""
+    """Threads and device that run the model."""
     store_quota_bytes: Annotated[int, Field(ge=2**20)] = 2 * 2**30
     """Bytes that models may take on disk."""
 
@@ -83,7 +83,7 @@ class ModelService(Service[S], Generic[S]):
     subscribes: ClassVar[tuple[Topic[Any], ...]] = (topics.RELEASE, topics.BLOCK)
 
     def load_options(self) -> Mapping[str, Any]:
-        """What the workload's `load` takes besides, from the settings of a subclass."""
+        """Options of the workload's `load`, from the settings of a subclass; by default none."""
         return {}
 
     async def start(self) -> None:

@@ -14,7 +14,7 @@ __all__ = ["ServingState", "StateFile"]
 
 
 class ServingState(Record):
-    """What a release follower remembers of one model.
+    """State of one model that a release follower keeps.
 
     Attributes:
         model: Name of the model that all of this is about.
@@ -52,7 +52,7 @@ class StateFile:
         self.path = path
 
     def read(self, *, model: str) -> tuple[ServingState, str]:
-        """What was written last, and why it could not be used, if it could not.
+        """The state that was written last, and why it could not be used, if it could not.
 
         The state of another model is of no use either.
         """
@@ -68,7 +68,7 @@ class StateFile:
         return found, ""
 
     def peek(self) -> ServingState | None:
-        """What was written last, of whatever model; None without a readable file."""
+        """The state that was written last, of whatever model; None without a readable file."""
         try:
             return ServingState.model_validate_json(self.path.read_bytes())
         except (OSError, ValidationError):

@@ -102,7 +102,7 @@ class StreamModels:
             self._new.put_nowait(stream)
 
     def get(self, stream: str) -> ReleaseFollower[Model] | None:
-        """What keeps the own model of a stream in step; None where none serves."""
+        """Follower of the own model of a stream; None where none serves."""
         own = self._own.get(stream)
         return None if own is None or own.serving is None else own
 

@@ -22,7 +22,7 @@ _MAX_RANGES = 1024
 
 
 class Sink(Protocol):
-    """Where the blocks go; `edgebus.artifacts.store.PartialBlob` is one."""
+    """Destination of blocks; `edgebus.artifacts.store.PartialBlob` is one."""
 
     def write(self, offset: int, data: bytes, /) -> None:
         """Keep verified bytes."""
@@ -31,7 +31,7 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long to wait for blocks before asking again, in seconds.
+    """Time to wait for blocks before asking again, in seconds.
 
     The wait follows the pace of the blocks: on a slow link it grows with the time that a block
     takes, so that nothing is asked for twice that is only late. Each silence doubles it.
@@ -141,7 +141,7 @@ class BlockReceiver:
         return "new"
 
     def next_request(self, *, now: float) -> tuple[BlockRange, ...]:
-        """What to ask for now; empty while enough is on its way.
+        """Blocks to ask for now; none while enough is on its way.
 
         Args:
             now: Monotonic seconds.

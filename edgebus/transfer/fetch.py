@@ -33,7 +33,7 @@ _DIGITS = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchProgress:
-    """How far a delivery is.
+    """Progress of a delivery.
 
     Attributes:
         received_bytes: Bytes of blocks that came, index included.
@@ -101,7 +101,7 @@ class ArtifactFetcher:
 
         Raises:
             DeliveryError: The reference is wrong: no such provider can be, or the bundle is
-                another model than it says.
+                another model than it names.
             BundleError: What was published must not serve; fetching again would not help.
             QuotaExceededError: The store is full.
             BusError: The bus does not allow it.
@@ -169,7 +169,7 @@ class ArtifactFetcher:
         )
 
     def _plan(self, index: BundleIndex, *, patches: bool = True) -> tuple[bool, list[FileEntry]]:
-        """Whether the weights are made from a patch, and what to fetch."""
+        """Choose files to fetch; True if the weights are made from a patch."""
         missing = {item.digest: item for item in index.files if not self._store.has(item.digest)}
         patch = index.patch
         if patch is None:
@@ -342,7 +342,7 @@ class _MemorySink:
 
 
 def provider_identity(ref: BundleRef, *, base: str) -> Identity:
-    """Who provides a bundle.
+    """Identity of a bundle's provider.
 
     Raises:
         DeliveryError: `ref.provider` is not ``site/node/service``.
@@ -359,7 +359,7 @@ def provider_identity(ref: BundleRef, *, base: str) -> Identity:
 
 
 def _same(ref: BundleRef, bundle: Bundle) -> Bundle:
-    """The bundle, if it is the model that the reference says."""
+    """The bundle, if it is the model that the reference names."""
     if bundle.ref != ref.model.model_copy(update={"engine": None}):
         found = f"{bundle.manifest.name} version {bundle.manifest.version}"
         wanted = f"{ref.model.name} version {ref.model.version}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgebus.contracts import Verdict
-from edgebus.mining import Example, PersonsFeedback
+from edgebus.mining import Example
 
 __all__ = ["FeedbackRefusedError", "History", "Seen", "resolve"]
 
@@ -103,14 +103,14 @@ class History:
 
 
 def resolve(
-    feedback: PersonsFeedback,
+    feedback: Any,
     history: History,
     verdict: Callable[[Any, Example[Any, Any, Any]], Verdict],
 ) -> Seen:
     """Find the input that a feedback means, and add the verdict to it.
 
     Args:
-        feedback: A person's judgement.
+        feedback: A message of the workload's topic `feedback`.
         history: The inputs that are still known.
         verdict: The workload's check of a feedback against an example.
 

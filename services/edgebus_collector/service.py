@@ -14,7 +14,6 @@ from edgebus.contracts import CaptureCommand, PayloadError, Reply, ServiceState,
 from edgebus.mining import (
     Example,
     InputUnreadableError,
-    PersonsFeedback,
     Predicted,
 )
 from edgebus.service import CommandRefusedError, Service, command, every, on
@@ -116,7 +115,7 @@ class Collector(Service[CollectorSettings]):
     @on(lambda self: self.workload.feedback)
     async def on_feedback(self, event: Event[Any]) -> None:
         """Make a sample of an input whose prediction a person has judged."""
-        feedback: PersonsFeedback = event.payload
+        feedback = event.payload
         mine = feedback.node == self.identity.node
         if not mine and (feedback.node or feedback.stream not in self._joiner.streams):
             return

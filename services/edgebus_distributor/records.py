@@ -1,4 +1,4 @@
-"""What the registry is asked and answers."""
+"""Records of the registry: decisions, intakes, refusals."""
 
 from __future__ import annotations
 

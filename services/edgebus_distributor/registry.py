@@ -30,14 +30,14 @@ class Registry:
         self._provider = provider
 
     def check(self, ref: BundleRef, *, channel: str, candidate: bool) -> bool:
-        """Whether a bundle may come in.
+        """Check that a bundle may come in.
 
         Returns:
             False if it is there already.
 
         Raises:
             RegistryRefusedError: Its version is taken by another bundle, or, for a candidate, is
-                not new, or was derived from another version than the channel serves. A camera's own
+                not new, or was derived from another version than the channel serves. A stream's own
                 model is derived from the shared one.
         """
         model = ref.model
@@ -65,7 +65,7 @@ class Registry:
             raise RegistryRefusedError(
                 model=model.name,
                 version=model.version,
-                reason=f"is a camera's own, and channel {channel} serves no {shared} yet",
+                reason=f"is a stream's own, and channel {channel} serves no {shared} yet",
             )
         if ref.parent != current.bundle.model.digest:
             raise RegistryRefusedError(

@@ -1,4 +1,4 @@
-"""How far releases have come, from what the edges say. No sockets, no clock."""
+"""Roll-out state: how far releases have come, by what edges report. No sockets, no clock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Rollout:
 
 
 class Rollouts:
-    """The newest status of every edge, and of its cameras' own models, against what is released.
+    """The newest status of every edge, and of its streams' own models, against what is released.
 
     An edge is concerned by a release if it follows its model and channel. One that is off keeps
     its last word (it is retained), so a roll-out is not complete without it.
@@ -47,8 +47,8 @@ class Rollouts:
             return
         self._rollouts[decision.key] = _Rollout(decision=decision, served_before=served)
 
-    def hear(self, status: ModelStatus) -> set[Key]:
-        """An edge speaks; what it says is newer than what it said before, or it is ignored.
+    def update(self, status: ModelStatus) -> set[Key]:
+        """Take an edge's status; one that is older than its last is ignored.
 
         Returns:
             The releases of which it changes something.
@@ -61,14 +61,8 @@ class Rollouts:
         touched = {_follows(status)} | ({_follows(before)} if before is not None else set())
         return {key for key in touched if key is not None} & self._rollouts.keys()
 
-    def forget(self, source: str, camera: str = "") -> set[Key]:
-        """An edge, or a camera of it, is gone for good: somebody cleared its status."""
-        before = self._edges.pop((source, camera), None)
-        key = None if before is None else _follows(before)
-        return {key} & self._rollouts.keys() if key is not None else set()
-
     def status(self, key: Key, *, served: int, now: datetime) -> RolloutStatus:
-        """How far a release is.
+        """Status of a release.
 
         Args:
             key: Model and channel.

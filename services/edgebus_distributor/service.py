@@ -78,7 +78,7 @@ class Distributor(Service[DistributorSettings]):
         self._came: dict[str, float] = {}
         self._touched: set[tuple[str, str]] = set()
         self._news = asyncio.Event()
-        self._said: dict[tuple[str, str], RolloutStatus] = {}
+        self._published: dict[tuple[str, str], RolloutStatus] = {}
         problems = [await self._publish_folder(folder) for folder in self.settings.publish]
         for decision in self.registry.all_current():
             await self._announce(decision)
@@ -94,12 +94,12 @@ class Distributor(Service[DistributorSettings]):
         self.registry.close()
 
     async def session_lost(self) -> None:
-        """The broker was replaced or forgot: say again what is retained."""
+        """The broker was replaced or forgot: publish again what is retained."""
         for decision in self.registry.all_current():
             await self._announce(decision)
-        self._said.clear()
+        self._published.clear()
 
-    # What others say.
+    # Reports and candidates.
 
     @on(topics.CANDIDATE)
     async def on_candidate(self, event: Event[Candidate]) -> None:
@@ -132,16 +132,16 @@ class Distributor(Service[DistributorSettings]):
 
     @on(topics.MODEL_STATUS)
     async def on_status(self, event: Event[ModelStatus]) -> None:
-        """An edge says how far it is."""
-        await self._hear(event.payload)
+        """An edge reports how far it is."""
+        await self._update(event.payload)
 
     @on(topics.STREAM_MODEL)
-    async def on_camera_status(self, event: Event[ModelStatus]) -> None:
-        """An edge says how far it is with the own model of one of its cameras."""
-        await self._hear(event.payload)
+    async def on_stream_status(self, event: Event[ModelStatus]) -> None:
+        """An edge reports how far it is with the own model of one of its streams."""
+        await self._update(event.payload)
 
-    async def _hear(self, status: ModelStatus) -> None:
-        for key in self.rollouts.hear(status):
+    async def _update(self, status: ModelStatus) -> None:
+        for key in self.rollouts.update(status):
             decision = self.rollouts.decision(key)
             if status.sequence > decision.sequence:
                 # The registry was lost or restored from a backup: edges act on the highest number.
@@ -181,7 +181,7 @@ class Distributor(Service[DistributorSettings]):
             raise CommandRefusedError(msg) from error
         except (ArtifactError, RegistryRefusedError, ReleaseRefusedError) as error:
             raise CommandRefusedError(str(error)) from error
-        return self._yes(decision)
+        return self._released(decision)
 
     @command(topics.CMD_ROLLBACK)
     async def rollback(self, event: Event[RollbackCommand]) -> Reply:
@@ -207,7 +207,7 @@ class Distributor(Service[DistributorSettings]):
             reason=f"rollback by {order.source}",
         )
         await self._announce(decision)
-        return self._yes(decision)
+        return self._released(decision)
 
     @command(topics.CMD_MODELS)
     async def models(self, event: Event[ModelListCommand]) -> ModelListReply:
@@ -269,11 +269,10 @@ class Distributor(Service[DistributorSettings]):
             self.rollouts.decision(decision.key).sequence < decision.sequence
         )
         self.rollouts.begin(decision, served=self._served(decision))
-        address = topics.RELEASE.at(self.identity, model=model, channel=channel)
         digest = decision.bundle.model.digest
         came = self._came.pop(digest, None)
-        await self.bus.publish(
-            address,
+        await self.publish(
+            topics.RELEASE,
             Release(
                 traceparent=continue_trace(self._traces.get(digest)),
                 channel=channel,
@@ -282,6 +281,8 @@ class Distributor(Service[DistributorSettings]):
                 reason=decision.reason,
                 intake_s=None if came is None else round(time.monotonic() - came, 3),
             ),
+            model=model,
+            channel=channel,
         )
         if new:
             self.log.info(
@@ -307,16 +308,16 @@ class Distributor(Service[DistributorSettings]):
         self._news.set()
 
     async def _report(self) -> None:
-        """Say how far releases are: at once, then not more often than `report_s`."""
+        """Publish how far releases are: at once, then not more often than `report_s`."""
         while True:
             await self._news.wait()
             self._news.clear()
             touched, self._touched = self._touched, set()
             for key in touched:
-                await self._say(key)
+                await self._publish_rollout(key)
             await asyncio.sleep(self.settings.report_s)
 
-    async def _say(self, key: tuple[str, str]) -> None:
+    async def _publish_rollout(self, key: tuple[str, str]) -> None:
         decision = self.rollouts.decision(key)
         status = self.rollouts.status(key, served=self._served(decision), now=utc_now())
         if decision.finished is None and status.finished is not None:
@@ -330,14 +331,12 @@ class Distributor(Service[DistributorSettings]):
                 served_bytes=status.served_bytes,
             )
         same = {"id", "time"}
-        said = self._said.get(key)
-        if said is not None and said.model_dump(exclude=same) == status.model_dump(exclude=same):
+        last = self._published.get(key)
+        if last is not None and last.model_dump(exclude=same) == status.model_dump(exclude=same):
             return
-        self._said[key] = status
+        self._published[key] = status
         model, channel = key
-        await self.bus.publish(
-            topics.ROLLOUT.at(self.identity, model=model, channel=channel), status
-        )
+        await self.publish(topics.ROLLOUT, status, model=model, channel=channel)
 
     @every(seconds=1.0)
     async def count(self) -> None:
@@ -347,7 +346,7 @@ class Distributor(Service[DistributorSettings]):
         self.metrics.gauge("blocks.coalesced", self.provider.stats.coalesced)
         self.metrics.gauge("store.bytes", self.store.used)
 
-    def _yes(self, decision: Decision) -> Reply:
+    def _released(self, decision: Decision) -> Reply:
         model, channel = decision.key
         version = decision.bundle.model.version
         detail = f"{model} version {version} is released to {channel} (#{decision.sequence})"

@@ -1,4 +1,4 @@
-"""What a distributor can be set to."""
+"""Settings of the distributor."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +24,7 @@ class DistributorSettings(ServiceSettings):
     store_quota_bytes: Annotated[int, Field(ge=2**20)] = 20 * 2**30
     """Bytes that models may take on disk."""
     fetch_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
-    """How long a published bundle may take to come in; candidates are waited for until a newer
+    """Seconds that a published bundle may take to come in; candidates are waited for until a newer
     one comes."""
     blocks_in_flight: Annotated[int, Field(ge=1, le=256)] = 4
     """Blocks on their way to the broker at a time. More fill a long link better, and make other

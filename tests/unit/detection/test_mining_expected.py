@@ -11,13 +11,12 @@ from edgebus.mining import PolicyError, make_policies
 from edgebus_collector.selection import Choice, Selector, Suppressed
 from edgebus_collector.settings import CollectorSettings
 from edgebus_detection import Detection
-from edgebus_detection.mining.policies import (
+from edgebus_detection.mining.policies.expected import (
     ExpectedPolicy,
     ExpectedSettings,
-    TruthPolicy,
-    TruthSettings,
+    expected_error,
 )
-from edgebus_detection.mining.policies.expected import expected_error
+from edgebus_detection.mining.policies.truth import TruthPolicy, TruthSettings
 
 PICTURE = picture()
 

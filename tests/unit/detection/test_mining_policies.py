@@ -5,13 +5,12 @@ from edgebus.mining import Policy, PolicyChain, PolicyError, PolicySettings, ins
 from edgebus.mining import make_policies as make_known_policies
 from edgebus.mining import policy as policy_module
 from edgebus_detection import Detection
-from edgebus_detection.mining.policies import (
+from edgebus_detection.mining.policies.truth import TruthPolicy, TruthSettings
+from edgebus_detection.mining.policies.uncertainty import (
     ConfidencePolicy,
     ConfidenceSettings,
     MarginPolicy,
     MarginSettings,
-    TruthPolicy,
-    TruthSettings,
 )
 from edgebus_detection.vision import corners, iou, match_boxes
 

@@ -4,22 +4,19 @@ import pytest
 
 from collector_examples import box, example
 from edgebus.contracts import ModelRef
-from edgebus.mining import PolicyChain
+from edgebus.mining import PolicyChain, ScoreSettings
 from edgebus_detection.messages import StageTimes
 from edgebus_detection.mining import Example
-from edgebus_detection.mining.policies import (
+from edgebus_detection.mining.policies.disagreement import DisagreementPolicy, DisagreementSettings
+from edgebus_detection.mining.policies.novelty import NoveltyPolicy
+from edgebus_detection.mining.policies.temporal import TemporalPolicy, TemporalSettings
+from edgebus_detection.mining.policies.uncertainty import (
     ConfidencePolicy,
     ConfidenceSettings,
-    DisagreementPolicy,
-    DisagreementSettings,
     EntropyPolicy,
     EntropySettings,
     MarginPolicy,
     MarginSettings,
-    NoveltyPolicy,
-    NoveltySettings,
-    TemporalPolicy,
-    TemporalSettings,
 )
 from edgebus_detection.mining.tracking import Tracker
 from edgebus_detection.models import Prediction
@@ -46,7 +43,7 @@ def test_a_score_of_exactly_zero_or_one_has_no_entropy():
 
 
 def test_a_strange_picture_is_wrong_where_the_detector_says_how_strange():
-    policy = NoveltyPolicy(NoveltySettings(threshold=2.0))
+    policy = NoveltyPolicy(ScoreSettings(threshold=2.0))
     assert policy.judge(example()) is None
     assert not policy.judge(changed(example(), novelty=1.9)).wrong
     judgement = policy.judge(changed(example(), novelty=2.5))

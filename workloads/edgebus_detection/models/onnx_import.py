@@ -181,7 +181,7 @@ def _untrainable(
     *,
     serve_only: bool,
 ) -> str | None:
-    """Why the graph cannot be trained; None if it can."""
+    """The reason why the graph cannot be trained; None if it can."""
     if check is None:
         return "not checked at import: torch was not installed"
     try:

@@ -35,7 +35,7 @@ class NoveltySpec(Record):
 
 
 class DetectionSpec(Record):
-    """What only this workload knows of a model.
+    """The part of a manifest that only this workload understands.
 
     Attributes:
         picture: How a picture becomes the graph's input.

@@ -1,4 +1,4 @@
-"""From a detector head's raw outputs to boxes: one small class per kind of head.
+"""Decoders: raw outputs of detection heads to boxes, one small class per kind of head.
 
 Boxes leave a decoder in pixels of the model's input; `Placement` takes them to the picture.
 """
@@ -54,7 +54,7 @@ class Decoder:
         return self.read(outputs, threshold)
 
     def read(self, outputs: Sequence[Array], threshold: float) -> Detected:
-        """What a subclass does; the outputs are finite."""
+        """Decode outputs that are finite; a subclass does it."""
         raise NotImplementedError
 
     def error(self, reason: str) -> OutputError:

@@ -1,4 +1,4 @@
-"""From a picture to a model's input tensor, as the bundle's manifest says, and back."""
+"""Pre-processing: a picture as a model's input tensor, and the way of boxes back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Tensor: TypeAlias = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a picture lies in a model's input: ``input = picture * scale + offset``.
+    """Placement of a picture in a model's input: ``input = picture * scale + offset``.
 
     Attributes:
         scale_x, scale_y: Input pixels per picture pixel.
@@ -68,7 +68,7 @@ class Preprocessor:
         self._normal = None if neutral else (mean.reshape(3, 1, 1), std.reshape(3, 1, 1))
 
     def place(self, width: int, height: int) -> tuple[Placement, tuple[int, int]]:
-        """Where a picture of this size goes, and the (width, height) it is resized to."""
+        """Placement of a picture of this size, and the (width, height) it is resized to."""
         spec = self.spec
         if spec.resize == "stretch":
             size = (spec.width, spec.height)

@@ -1,4 +1,4 @@
-"""What a detection model says of its input and output: the vision half of its manifest."""
+"""Input and output of a detection model: the vision half of its manifest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class PictureSpec(Record):
-    """How a picture becomes the graph's input.
+    """Transformation of a picture into the graph's input.
 
     A pixel value x (0 to 255) of channel c enters as ``(x - mean[c]) / std[c]``; channels are in
     the order of `color`.
@@ -62,7 +62,7 @@ class InputSpec(PictureSpec):
 
 
 class DecoderSpec(Record):
-    """How the outputs become boxes.
+    """Transformation of the outputs into boxes.
 
     Attributes:
         kind: Name of the decoder, for example ``yolox``.

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from edgebus.mining import Judgement, Policy, PolicySettings
-from edgebus_detection.messages import Box
-from edgebus_detection.mining import Example
+from edgebus_detection.mining import Example, boxes_of, certainty
 from edgebus_detection.vision import match_boxes, to_boxes
 
 if TYPE_CHECKING:
@@ -61,15 +60,13 @@ class DisagreementPolicy(Policy[DisagreementSettings]):
         if example.reference is None:
             return None
         settings = self.settings
-        said = [
-            box
-            for box in self._counted(example.prediction.boxes)
-            if _of(box) >= settings.score_threshold
-        ]
+        classes = settings.classes
+        said = boxes_of(example.prediction.boxes, least=settings.score_threshold, classes=classes)
         answer: Prediction = example.reference
-        reference = self._counted(to_boxes(answer.found, answer.classes))
-        sure = [box for box in reference if _of(box) >= settings.accept]
-        perhaps = [box for box in reference if settings.reject <= _of(box) < settings.accept]
+        seen = to_boxes(answer.found, answer.classes)
+        reference = boxes_of(seen, least=settings.reject, classes=classes)
+        sure = boxes_of(reference, least=settings.accept)
+        perhaps = [box for box in reference if certainty(box) < settings.accept]
         matching = match_boxes(said, sure, min_iou=settings.min_iou)
         denied = match_boxes(matching.false_alarms, perhaps, min_iou=settings.min_iou).false_alarms
         errors = len(matching.misses) + len(denied)
@@ -80,11 +77,3 @@ class DisagreementPolicy(Policy[DisagreementSettings]):
             reason=f"the reference model sees {len(matching.misses)} more and "
             f"denies {len(denied)} of {len(said)}",
         )
-
-    def _counted(self, boxes: tuple[Box, ...]) -> tuple[Box, ...]:
-        classes = self.settings.classes
-        return boxes if classes is None else tuple(box for box in boxes if box.label in classes)
-
-
-def _of(box: Box) -> float:
-    return 1.0 if box.score is None else box.score

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from edgebus.mining import Judgement, Policy, PolicySettings
 from edgebus_detection.messages import Detections
-from edgebus_detection.mining import Example
+from edgebus_detection.mining import Example, boxes_of, certainty
 
 __all__ = ["ExpectedPolicy", "ExpectedSettings", "expected_error"]
 
@@ -107,9 +107,9 @@ class ExpectedPolicy(Policy[ExpectedSettings]):
             score_threshold=settings.score_threshold,
             unseen=min(settings.unseen, camera.objects),
         )
-        said = sum(s for s in _scores(example.prediction) if s >= settings.score_threshold)
+        said = boxes_of(example.prediction.boxes, least=settings.score_threshold)
         camera.frames = min(camera.frames + 1, _USUAL_FRAMES)
-        camera.objects += (said - camera.objects) / camera.frames
+        camera.objects += (sum(map(certainty, said)) - camera.objects) / camera.frames
         bar = settings.high - (settings.high - settings.low) * math.sqrt(
             camera.tokens / settings.saved
         )
@@ -138,15 +138,10 @@ def expected_error(detections: Detections, *, score_threshold: float, unseen: fl
         score_threshold: Boxes from it on are said; those from half of it on are doubts.
         unseen: Objects that are expected to be there without any box.
     """
-    scores = _scores(detections)
+    scores = [certainty(box) for box in detections.boxes]
     said = [score for score in scores if score >= score_threshold]
     doubts = [score for score in scores if score_threshold / 2 <= score < score_threshold]
     missed = sum(doubts) + unseen
     if not said:
         return 1 - math.exp(-missed)
     return 1 - sum(said) / (len(said) + missed)
-
-
-def _scores(detections: Detections) -> list[float]:
-    """Of every box; one without a score is certain."""
-    return [1.0 if box.score is None else box.score for box in detections.boxes]

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from edgebus.mining import Judgement, Policy, PolicySettings
 from edgebus_detection.messages import Box
-from edgebus_detection.mining import Example
+from edgebus_detection.mining import Example, boxes_of
 from edgebus_detection.mining.tracking import Track, Tracker
 
 __all__ = ["TemporalPolicy", "TemporalSettings"]
@@ -83,11 +83,7 @@ class TemporalPolicy(Policy[TemporalSettings]):
 
     def judge(self, example: Example) -> Judgement | None:
         """What happened to the tracks; None for the first frame, and after a gap."""
-        boxes = [
-            box
-            for box in example.prediction.boxes
-            if box.score is None or box.score >= self.settings.score_threshold
-        ]
+        boxes = boxes_of(example.prediction.boxes, least=self.settings.score_threshold)
         camera, fresh = self._camera(example)
         step = camera.tracker.step(boxes)
         if fresh:

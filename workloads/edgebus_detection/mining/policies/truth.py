@@ -10,7 +10,7 @@ from pydantic import Field
 
 from edgebus.mining import Judgement, Policy, PolicySettings
 from edgebus_detection.messages import Box
-from edgebus_detection.mining import Example
+from edgebus_detection.mining import Example, boxes_of
 from edgebus_detection.vision import match_boxes
 
 __all__ = ["TruthPolicy", "TruthSettings"]
@@ -59,31 +59,26 @@ class TruthPolicy(Policy[TruthSettings]):
         """Misses and false alarms; None without ground truth."""
         if example.truth is None:
             return None
-        said = [
-            box
-            for box in self._known(example.prediction.boxes)
-            if box.score is None or box.score >= self.settings.score_threshold
-        ]
-        true = self._known(example.truth.boxes)
-        if self.settings.rule == "multiset":
+        settings = self.settings
+        said = boxes_of(
+            example.prediction.boxes, least=settings.score_threshold, classes=settings.classes
+        )
+        true = boxes_of(example.truth.boxes, classes=settings.classes)
+        if settings.rule == "multiset":
             names, true_names = _names(said), _names(true)
             hits = (names & true_names).total()
             misses, alarms = true_names - names, names - true_names
         else:
-            matching = match_boxes(said, true, min_iou=self.settings.min_iou)
+            matching = match_boxes(said, true, min_iou=settings.min_iou)
             hits = len(matching.hits)
             misses, alarms = _names(matching.misses), _names(matching.false_alarms)
         errors = misses.total() + alarms.total()
         score = errors / (hits + errors) if errors else 0.0
         return Judgement(
-            wrong=score > self.settings.min_score,
+            wrong=score > settings.min_score,
             score=score,
             reason=_words(misses, alarms, len(true)),
         )
-
-    def _known(self, boxes: tuple[Box, ...]) -> tuple[Box, ...]:
-        classes = self.settings.classes
-        return boxes if classes is None else tuple(box for box in boxes if box.label in classes)
 
 
 def _names(boxes: Iterable[Box]) -> Counter[str]:
