@@ -18,6 +18,7 @@ __all__ = [
     "ModelSummary",
     "RunFacts",
     "Seconds",
+    "StreamSummary",
     "Summary",
     "SummaryPart",
     "TrainingSummary",
@@ -107,6 +108,20 @@ class EdgeSummary(SummaryPart):
     swap_ms: float | None = Field(default=None, description="Of the last switch.")
 
 
+class StreamSummary(SummaryPart):
+    """One stream of inputs."""
+
+    stream: str = Field(description="node/stream")
+    inputs: Count = Field(description="Seen on the bus.")
+    answered: Count = Field(description="Inputs with a prediction.")
+    first_version: int | None = None
+    last_version: int | None = None
+    latency_ms: float | None = Field(
+        default=None, description="Median from input to prediction, of the newest."
+    )
+    samples: Count = 0
+
+
 class Edges(SummaryPart):
     """The roll-out, over all edges."""
 
@@ -131,6 +146,7 @@ class Summary(SummaryPart):
     edges: Edges = Edges()
     bytes: Bytes = Bytes()
     seconds: Seconds
+    streams: tuple[StreamSummary, ...] = ()
     nodes: tuple[EdgeSummary, ...] = ()
     trainings: tuple[TrainingSummary, ...] = ()
     dead_letters: Count = Field(default=0, description="Messages nobody could handle.")
@@ -178,6 +194,18 @@ def summarize(state: RunState, **facts: Unpack[RunFacts]) -> Summary:
         edges=Edges(total=len(converged), converged=sum(converged)),
         bytes=Bytes(up=sum(state.sample_bytes.values()), down=_down(state)),
         seconds=_seconds(state, facts["started"], facts["finished"]),
+        streams=tuple(
+            StreamSummary(
+                stream=key,
+                inputs=stream.total,
+                answered=stream.answered,
+                first_version=stream.first_version,
+                last_version=stream.version,
+                latency_ms=stream.latency_ms(newest=200),
+                samples=state.samples.get(key, 0),
+            )
+            for key, stream in sorted(state.streams.items())
+        ),
         nodes=tuple(
             EdgeSummary(
                 edge=edge.name,

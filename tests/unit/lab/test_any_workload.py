@@ -192,7 +192,7 @@ def test_drift_that_a_collector_notices_begins_the_loop() -> None:
     assert "● drift" in text_of(lab, 9)
 
 
-async def test_it_observes_services_models_and_samples_of_any_workload_on_the_bus() -> None:
+async def test_it_observes_whatever_a_workload_publishes(tmp_path: Path) -> None:
     broker, lab = MemoryBroker(), Lab(load_workload("detection"))
     server = Identity(site="demo", node="home", service="detector")
     collector = Identity(site="demo", node="home", service="collector")
@@ -207,8 +207,8 @@ async def test_it_observes_services_models_and_samples_of_any_workload_on_the_bu
         await lab.observe(watching, site="demo")
         status = serves(OLD, 1).model_copy(update={"source": server.source})
         await serving.publish(topics.MODEL_STATUS.at(server), status)
-        found = Sample.build(picture("north", 3), lab_story.sample("north", 3, node="home"))
-        await collecting.publish(SAMPLES.at(collector), found)
+        hard = Sample.build(picture("north", 3), lab_story.sample("north", 3, node="home"))
+        await collecting.publish(SAMPLES.at(collector), hard)
         frame = Frame.build(picture("north", 3), lab_story.record("north", 3, node="home"))
         await filming.publish(CAMERA_FRAME.at(camera, camera="north"), frame)
         for index, model in ((3, OLD), (4, OLD), (5, NEW)):
@@ -226,6 +226,10 @@ async def test_it_observes_services_models_and_samples_of_any_workload_on_the_bu
     assert "waiting for" not in check_end(lab.state, TOPOLOGY, elapsed_s=1).outcome
     assert "home/north" in text_of(lab, 1)
     assert next(iter(lab.list_streams(at(1)))).startswith("home/north: ")
+    lab.finish(name="own", started=at(0), finished=at(1), closed=False, outcome="stopped")
+    (found,) = lab.summary.streams
+    assert (found.stream, found.inputs, found.answered, found.samples) == ("home/north", 1, 3, 1)
+    assert "<td>home/north</td>" in lab.write(tmp_path)[0].read_text()
 
 
 def test_a_workload_names_its_lab_and_gets_the_framework_s_without() -> None:
