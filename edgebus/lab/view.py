@@ -150,7 +150,7 @@ def _services(state: RunState) -> RenderableType:
                 "" if now.swap_ms is None else f"{now.swap_ms:.1f} ms",
             ]
         table.add_row(*row)
-    return table
+    return Padding(table, (0, 0, 1, 0))
 
 
 def stream_lines(state: RunState, now: datetime) -> Iterable[str]:
