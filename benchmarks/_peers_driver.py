@@ -1,4 +1,4 @@
-"""What a framework has to do for the probes: the protocol that each driver implements."""
+"""The parts that frameworks and probes have to provide: drivers, stages, probes and outcomes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ __all__ = [
     "Got",
     "Group",
     "Listen",
+    "Outcome",
     "Peer",
+    "Probe",
     "Seen",
     "Setup",
     "Stage",
@@ -237,3 +239,28 @@ class Stage:
 async def _end(peer: Peer) -> None:
     """Stop what may be stuck, dead or stopped already; a probe has had its answer by now."""
     await asyncio.wait({asyncio.ensure_future(peer.stop())}, timeout=3)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Whether the promise holds, and what was observed."""
+
+    passed: bool
+    seen: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One requirement of docs/delivery.md, asked of an application from outside.
+
+    Attributes:
+        number: Of the requirement.
+        title: What is probed.
+        run: The probe.
+        long: It mostly waits: it runs beside the others.
+    """
+
+    number: str
+    title: str
+    run: Callable[[Stage], Awaitable[Outcome]]
+    long: bool = False

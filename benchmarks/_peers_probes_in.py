@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from benchmarks._peers_driver import Got, Listen, Seen, Stage, topic
-from benchmarks._peers_probe import Outcome, Probe
+from benchmarks._peers_driver import Got, Listen, Outcome, Probe, Seen, Stage, topic
 from benchmarks._peers_stage import eventually
 
 __all__ = ["PROBES"]

@@ -7,8 +7,7 @@ import json
 import time
 from contextlib import suppress
 
-from benchmarks._peers_driver import Got, Listen, Seen, Stage
-from benchmarks._peers_probe import Outcome, Probe
+from benchmarks._peers_driver import Got, Listen, Outcome, Probe, Seen, Stage
 from benchmarks._peers_stage import eventually
 
 __all__ = ["PROBES"]

@@ -32,10 +32,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from benchmarks import _peers_probes_in, _peers_probes_out  # noqa: E402
-from benchmarks._peers_driver import Driver, Stage  # noqa: E402
+from benchmarks._peers_driver import Driver, Outcome, Probe, Stage  # noqa: E402  # noqa: E402
 from benchmarks._peers_edgebus import EdgeBusDriver  # noqa: E402
 from benchmarks._peers_faststream import FastStreamDriver  # noqa: E402
-from benchmarks._peers_probe import Outcome, Probe  # noqa: E402
 
 _PROBES = [*_peers_probes_in.PROBES, *_peers_probes_out.PROBES]
 _PROBE_S = 45.0

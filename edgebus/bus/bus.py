@@ -14,7 +14,6 @@ from edgebus.bus._core import Core
 from edgebus.bus._link import IdentityCheck, WillFactory
 from edgebus.bus._requests import reply_address
 from edgebus.bus._router import check_filter, check_topic
-from edgebus.bus._trace import traceparent_of
 from edgebus.bus.errors import BrokerUnreachableError, RequestTimeoutError
 from edgebus.bus.event import ClearedHandler, Event, Handler, RawHandler
 from edgebus.bus.queues import DropOldest, QueuePolicy, Wait
@@ -29,6 +28,7 @@ from edgebus.contracts import (
     Filter,
     Identity,
     Message,
+    Payload,
     Qos,
     RecordPayload,
     Reply,
@@ -178,7 +178,7 @@ class Bus:
             BusClosedError: The bus is not open.
         """
         stamped = self.stamp(payload)
-        await self._send(address, stamped.encode(), expires_in_s, traceparent_of(stamped))
+        await self._send(address, stamped.encode(), expires_in_s, _traceparent(stamped))
 
     def stamp(self, payload: P) -> P:
         """The payload as `publish` sends it: with source and traceparent.
@@ -390,7 +390,7 @@ class Bus:
                 async with expected as (reply_to, answer):
                     filled = {"reply_to": reply_to, "expires": expires}
                     asked = self.stamp(command.model_copy(update=filled))
-                    data, trace = asked.encode(), traceparent_of(asked)
+                    data, trace = asked.encode(), _traceparent(asked)
                     await self._send(address, data, timeout, trace, durable=False)
                     return await answer
         except TimeoutError as error:
@@ -418,3 +418,10 @@ class Bus:
             return
         address = reply_address(command.reply_to, identity=self.identity)
         await self.publish(address, reply.stamp({"request": command.id}))
+
+
+def _traceparent(payload: Payload) -> str | None:
+    """Trace context of a message, or of the record inside a payload."""
+    if isinstance(payload, RecordPayload):
+        payload = payload.record
+    return payload.traceparent if isinstance(payload, Message) else None

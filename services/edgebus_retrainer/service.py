@@ -250,7 +250,7 @@ class Retrainer(Service[RetrainerSettings]):
         if status != self._status:
             self._status = status
             message = StoreStatus(**status)
-            await self.bus.publish(topics.STORE_STATUS.at(self.identity), message)
+            await self.publish(topics.STORE_STATUS, message)
         if self._running:
             return
         if self._resumed is not None and self._shared.incumbent.bundle is not None:

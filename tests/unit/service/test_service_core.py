@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from edgebus.bus import BusStats, SubscriptionStats
-from edgebus.contracts import Identity, ServiceState, topics
+from edgebus.contracts import Command, CommandTopic, Identity, Reply, ServiceState
 from edgebus.service import (
     DeclarationError,
     DuplicateIdentityError,
@@ -203,6 +203,11 @@ def test_declarations_are_found_in_order_and_inherited() -> None:
     assert Base.summary() == "First line."
 
 
+ELSEWHERE = CommandTopic(
+    "{node}/retrainer/cmd/rest", Command, reply=Reply, doc="To one service only."
+)
+
+
 def test_a_wrong_declaration_is_refused_when_the_class_is_made() -> None:
     with pytest.raises(DeclarationError, match="async def see"):
 
@@ -223,7 +228,7 @@ def test_a_wrong_declaration_is_refused_when_the_class_is_made() -> None:
         class Wrong(Service[Tuned]):
             name = "x"
 
-            @command(topics.CMD_RETRAIN)
+            @command(ELSEWHERE)
             async def see(self, event): ...
 
     with pytest.raises(DeclarationError, match="no setting 'pase_s'"):

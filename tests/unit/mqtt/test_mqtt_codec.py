@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bus_native_packets import packets
 from edgebus.mqtt import (
     NO_PROPERTIES,
     Ack,
@@ -24,6 +23,7 @@ from edgebus.mqtt import (
     encode_packet,
 )
 from edgebus.mqtt._wire import Reader, encode_text, encode_varint
+from mqtt_packets import packets
 
 versions = st.booleans()
 
