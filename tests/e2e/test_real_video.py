@@ -102,7 +102,7 @@ def test_a_recording_is_collected_labelled_learnt_and_judged(tmp_path: Path) -> 
     assert (old.name, old.labels) == ("old", "train2017")
     assert old.boxes > 100
     # Nobody said on the bus what is really there: the table and the report tell of the gate.
-    assert "what the cameras show now, labels: teacher" in output
+    assert "what the streams show now, labels: teacher" in output
     assert "What the gate measured" in (run / "report.html").read_text()
 
 
