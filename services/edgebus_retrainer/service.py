@@ -20,13 +20,13 @@ from edgebus.contracts import (
     SampleRefusedError,
     StoreStatus,
     new_id,
+    record_of,
     shared_model,
     topics,
     utc_now,
 )
 from edgebus.contracts.topics import DRIFT
 from edgebus.samples import SampleFiles, SampleStore, edge_of, open_database
-from edgebus.samples.store import record_of
 from edgebus.service import CommandRefusedError, Service, command, every, on
 from edgebus.training.disk_thread import DiskThread
 from edgebus.training.drifts import Drifts
