@@ -17,10 +17,8 @@ from edgebus.artifacts import ArtifactError, Bundle, Store
 from edgebus.bus import Bus
 from edgebus.contracts import (
     Candidate,
-    Collected,
     Identity,
     ModelRef,
-    PayloadError,
     StoredSample,
     TrainingResult,
     topics,
@@ -260,7 +258,7 @@ class JobRunner:
             traces=await self.disk(
                 self.samples.traces, [sample.id for sample in used], limit=_MOST_TRACES
             ),
-            collected=await self.disk(self._collected, used),
+            collected=await self.disk(self.samples.collected, [sample.id for sample in used]),
             job=job.id,
             model=job.base,
             stream_model=job.stream_model,
@@ -298,13 +296,6 @@ class JobRunner:
             self.log.warning("not used", job=job.id, what=text)
         await self._tidy(keep=candidate)
         return result
-
-    def _collected(self, used: tuple[StoredSample, ...]) -> Collected | None:
-        try:
-            return self.samples.collected([sample.id for sample in used])
-        except (OSError, PayloadError):
-            # The job has said what is wrong with it.
-            return None
 
     async def _keep_candidate(
         self, job: Job, outcome: JobOutcome
