@@ -20,13 +20,13 @@ from edgebus.contracts import (
     SampleRefusedError,
     StoreStatus,
     new_id,
+    record_of,
     shared_model,
     topics,
     utc_now,
 )
 from edgebus.contracts.topics import DRIFT
 from edgebus.samples import SampleFiles, SampleStore, edge_of, open_database
-from edgebus.samples.store import record_of
 from edgebus.service import CommandRefusedError, Service, command, every, on
 from edgebus.training.disk_thread import DiskThread
 from edgebus.training.drifts import Drifts
@@ -191,7 +191,7 @@ class Retrainer(Service[RetrainerSettings]):
 
     @on(topics.RELEASE, where=_releases)
     async def on_release(self, event: Event[Release]) -> None:
-        """What is released is what has to be improved."""
+        """Follow a release: it is what has to be improved."""
         await self._models.release(event.payload)
 
     @on(DRIFT)
@@ -298,7 +298,7 @@ class Retrainer(Service[RetrainerSettings]):
         return due, waits
 
     def _completes(self, record: SampleRecord) -> bool:
-        """Whether a sample that was just kept may be the last one that a job needs."""
+        """True where a sample that was just stored may be the last one that a job needs."""
         state = self._last_state
         if state is None or self._running:
             return not self._running
