@@ -316,16 +316,7 @@ def _offline(world: World, *, seed: int, changes: Mapping[str, Any]) -> tuple[in
             prepare=Preprocessor(taken).prepare,
             augmentation=DetectionTraining.model_validate(world.retrainer.options).augment,
         ),
-        new=[
-            LabelledImage(
-                name=picture.key,
-                source=picture.path,
-                boxes=picture.truth.boxes,
-                labels=picture.truth.labels,
-                ignore=picture.truth.ignore,
-            )
-            for picture in world.train
-        ],
+        new=[LabelledImage(picture.key, picture.path, picture.truth) for picture in world.train],
         settings=FinetuneSettings(**config),
     )
     return result.steps, result.update

@@ -31,7 +31,7 @@ from edgebus_detection.metrics import mean_average_precision
 from edgebus_detection.models import DetectionModel, import_onnx
 from edgebus_detection.training import AugmentSettings
 from edgebus_detection.training.yolox import LabelledImage, YoloxHead, YoloxObjective
-from edgebus_detection.vision import InputSpec, Preprocessor, Truth, encode_jpeg
+from edgebus_detection.vision import InputSpec, Preprocessor, encode_jpeg, to_truth
 
 HEIGHT, WIDTH = 192, 256
 STRIDES = (8, 16, 32)
@@ -142,10 +142,7 @@ def street_images(
             yield LabelledImage(
                 name=f"street-{seed}/{index}",
                 source=encode_jpeg(image),
-                boxes=np.array([(b.x1, b.y1, b.x2, b.y2) for b in frame.boxes], np.float32).reshape(
-                    -1, 4
-                ),
-                labels=np.array([CLASSES.index(b.label) for b in frame.boxes], np.int64),
+                truth=to_truth(frame.boxes, CLASSES),
             )
 
 
@@ -226,7 +223,7 @@ def report(bundle: Bundle) -> None:
         for picture in street_images(range(1, 7), frames=40, dusk=dusk):
             detected, stages = model.detect(picture.load(), threshold=0.01)
             found.append(detected)
-            truths.append(Truth(picture.boxes, picture.labels))
+            truths.append(picture.truth)
             times.append(stages.inference_ms)
         result = mean_average_precision(found, truths, CLASSES)
         classes = "  ".join(f"{name} {value:.2f}" for name, value in result.per_class.items())
@@ -259,7 +256,10 @@ def main(arguments: list[str] | None = None) -> int:
             # Streets from 1000 on: the demo films others.
             seeds = range(1000, 1000 + options.streets)
             images = list(street_images(seeds, frames=options.frames))
-            print(f"{len(images)} pictures, {sum(len(i.boxes) for i in images)} boxes", flush=True)
+            print(
+                f"{len(images)} pictures, {sum(len(i.truth.labels) for i in images)} boxes",
+                flush=True,
+            )
             net = train(images, steps=options.steps, batch=options.batch, seed=options.seed)
             print(f"{sum(p.numel() for p in net.parameters())} parameters")
             path = Path(folder) / "street.onnx"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from edgebus.cli import deadletter, model, recording, run, samples, schema, topics, trace
-from edgebus.cli.console import fail
+from edgebus.cli.console import fail, warn
 from edgebus.cli.errors import describe, exit_code_of
 
 __all__ = ["app", "main"]
@@ -45,6 +46,7 @@ def _root(
 ) -> None:
     if debug:
         os.environ["EDGEBUS_DEBUG"] = "1"
+    warnings.showwarning = warn
 
 
 @app.command(rich_help_panel="Look")

@@ -1,15 +1,15 @@
-"""What goes to the terminal: results to standard output, troubles to standard error."""
+"""Terminal output: results to standard output, troubles to standard error."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["fail", "output", "quiet_logs", "table"]
+__all__ = ["fail", "output", "quiet_logs", "table", "warn"]
 
 
 def output() -> Console:
@@ -42,6 +42,11 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str =
 def fail(message: str) -> None:
     """One line to standard error."""
     sys.stderr.write(f"edgebus: {' '.join(message.split())}\n")
+
+
+def warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as one line on standard error, without the line of code that gave it."""
+    fail(f"warning: {message}")
 
 
 def quiet_logs() -> None:

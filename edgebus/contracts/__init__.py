@@ -1,4 +1,4 @@
-"""Messages and topics: everything that is said on the bus, typed.
+"""Messages and topics of the bus, typed.
 
 This package imports nothing else of EdgeBus, so that a third party can depend on it alone.
 """

@@ -1,4 +1,4 @@
-"""What every service says of itself, commands and their replies."""
+"""Messages of every service: state, metrics, dead letters, commands and their replies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ State = Literal["starting", "ready", "degraded", "draining", "stopped", "offline
 
 
 class ServiceState(Message, version=1, name="state"):
-    """Whether a service lives; `offline` is the will that the broker sends for it."""
+    """State of a service; the broker publishes `offline` for it, as its will."""
 
     state: State
     session: Count = Field(

@@ -193,7 +193,7 @@ class BlockRequest(Message, version=1):
 
 
 class ModelStatus(Message, version=1):
-    """Which version an edge serves, and how far it is with the next."""
+    """Model version that a service serves, and its progress with the next."""
 
     model: Segment | None = Field(
         default=None, description="Name of the model whose releases it follows."
@@ -232,7 +232,7 @@ class EdgeProgress(Record):
 
 
 class RolloutStatus(Message, version=1, name="rollout"):
-    """How far a release has come."""
+    """Progress of a release on the edges of its channel."""
 
     release: BundleRef
     channel: Segment
@@ -247,7 +247,7 @@ class RolloutStatus(Message, version=1, name="rollout"):
 
 
 class TrainingProgress(Message, version=1, name="progress"):
-    """How far a training job is."""
+    """Progress of a training job."""
 
     job: str
     model: ModelRef = Field(description="The model that is trained further.")
@@ -276,7 +276,7 @@ class Collected(Record):
 
 
 class TrainingResult(Message, version=1, name="training"):
-    """How a training job ended."""
+    """Result of a training job."""
 
     job: str
     model: ModelRef = Field(description="The model that was trained further.")
@@ -313,7 +313,7 @@ class TrainingResult(Message, version=1, name="training"):
 
 
 class StoreStatus(Message, version=1, name="store"):
-    """What lies in the sample store, and what the trigger waits for."""
+    """Contents of the sample store, and what the trigger waits for."""
 
     samples: Count
     train: Count

@@ -1,4 +1,4 @@
-"""What can be read off any payload on the bus, of a third party's too, without its class."""
+"""Facts of any payload on the bus, a third party's too, without its class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["instant_of", "json_object", "record_in", "sent_at"]
 
 
 def sent_at(topic: str, payload: bytes) -> datetime | None:
-    """When a message was sent, by its own word; None where it does not say.
+    """Time at which a message was sent, as it says; None where it does not.
 
     Args:
         topic: Its concrete topic.

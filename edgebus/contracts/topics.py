@@ -40,7 +40,7 @@ MODEL_STATUS: Final = Topic(
     ModelStatus,
     qos=1,
     retain=True,
-    doc="Which model version a service serves, and how far it is with the next.",
+    doc="Model version that a service serves, and its progress with the next.",
 )
 STREAM_MODEL: Final = Topic(
     "{node}/{service}/streams/{stream}/model",
@@ -60,20 +60,20 @@ STORE_STATUS: Final = Topic(
     StoreStatus,
     qos=1,
     retain=True,
-    doc="What lies in the sample store, and what the trigger waits for.",
+    doc="Contents of the sample store, and what the trigger waits for.",
 )
 TRAINING_PROGRESS: Final = Topic(
     "{node}/{service}/jobs/{job}/progress",
     TrainingProgress,
     qos=0,
-    doc="How far a training job is.",
+    doc="Progress of a training job.",
 )
 TRAINING_RESULT: Final = Topic(
     "{node}/{service}/jobs/{job}/result",
     TrainingResult,
     qos=1,
     retain=True,
-    doc="How a training job ended, with the gate's figures.",
+    doc="Result of a training job, with the gate's figures.",
 )
 CANDIDATE: Final = Topic(
     "{node}/{service}/candidates/{model}",
@@ -94,7 +94,7 @@ ROLLOUT: Final = Topic(
     RolloutStatus,
     qos=1,
     retain=True,
-    doc="How far a release has come.",
+    doc="Progress of a release on the edges of its channel.",
 )
 BLOCK_REQUEST: Final = Topic(
     "{node}/{service}/block-requests",
@@ -115,7 +115,7 @@ SERVICE_STATE: Final = Topic(
     ServiceState,
     qos=1,
     retain=True,
-    doc="Whether a service lives; the broker says offline for it when it does not.",
+    doc="State of a service; the broker publishes offline for it when it is gone.",
 )
 SERVICE_METRICS: Final = Topic(
     "{node}/{service}/metrics",

@@ -1,4 +1,4 @@
-"""Dead letters as they lie at the broker or in a recording; nothing here touches a socket."""
+"""Dead letters at the broker or in a recording; nothing here touches a socket."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class LetterNotFoundError(Exception):
 
 
 class DeadLetters:
-    """Letters as they come in: records and payloads, each on a topic of its own, in any order."""
+    """Dead letters as their records and payloads come in, in any order."""
 
     def __init__(self) -> None:
         # By the ring's place: source and number. Later letters replace earlier ones at the broker;

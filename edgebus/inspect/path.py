@@ -94,7 +94,7 @@ def follow(recording: Iterable[Recorded], wanted: str) -> Hop:
 
 
 def _parents() -> Parents:
-    """What follows from what, by the names of the schemas; the first that is there counts."""
+    """Kinds by those that follow from them, by schema name; the first that is there counts."""
     samples = tuple(
         identifier.partition("/")[0]
         for identifier, kind in all_messages().items()
@@ -139,14 +139,14 @@ def _hop(message: Recorded, parents: Parents) -> Hop | None:
 
 
 def _key(hop: Hop) -> Any:
-    """What tells hops apart; an edge says many times how far it is, the first of a kind counts."""
+    """Identity of a hop; an edge reports its progress often, the first of each state counts."""
     if hop.kind == "modelstatus":
         return hop.body.get("source"), hop.body.get("sequence"), hop.body.get("state")
     return hop.body["id"]
 
 
 def _parent(hop: Hop, all_hops: Iterable[Hop], parents: Parents, *, fallback: Hop) -> Hop:
-    """What a message followed from: the last one before it of the kinds that come before."""
+    """The message that one followed from: the last before it, of the kinds that come before."""
     everything = list(all_hops)
     for kind in parents[hop.kind]:
         before = [other for other in everything if other.kind == kind and other.time <= hop.time]

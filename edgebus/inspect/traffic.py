@@ -1,4 +1,4 @@
-"""What goes over the bus, in figures per topic; nothing here touches a socket or a clock."""
+"""Traffic of the bus in figures per topic; nothing here touches a socket or a clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Record what is said on the bus into an MCAP file, replay it, and look into it."""
+"""Recordings of the bus: MCAP files that are written, replayed and read."""
 
 from edgebus.recording.errors import (
     RecordingError,

@@ -28,7 +28,7 @@ _PREFIX = "edgebus."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Channel:
-    """What the messages of one channel have in common.
+    """Facts that the messages of one channel have in common.
 
     Attributes:
         topic: Concrete topic.

@@ -1,4 +1,4 @@
-"""Where the MCAP writer writes to: memory first, so that the disk can be written elsewhere."""
+"""File of the MCAP writer: memory first, so that the disk can be written elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recording: from a bus into a file, until told to stop."""
+"""Recording of a bus into a file, until stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgebus.recording.writer import RecordingWriter
 __all__ = ["RecordReport", "record"]
 
 _SEAL_S = 2.0
-"""What a crash of this process can lose at most."""
+"""Seconds of a recording that a crash of this process can lose."""
 
 _SPILL_BYTES = 64 * 1024
 _QUEUE = Wait(messages=8192, bytes=64 * 1024 * 1024)
@@ -23,7 +23,7 @@ _QUEUE = Wait(messages=8192, bytes=64 * 1024 * 1024)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordReport:
-    """What became of a recording.
+    """Result of a recording.
 
     Attributes:
         messages: Messages in the file.

@@ -69,7 +69,7 @@ class PrefixMap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayOptions:
-    """How to replay.
+    """Options of a replay.
 
     Attributes:
         speed: 2 is twice as fast; infinity does not wait at all.
@@ -93,7 +93,7 @@ class ReplayOptions:
 
 @dataclass(slots=True)
 class ReplayReport:
-    """What became of a replay.
+    """Result of a replay.
 
     Attributes:
         published: Messages published.
@@ -235,7 +235,7 @@ class _Wanted:
 
 
 class _State:
-    """What the broker kept on some topics before."""
+    """Retained values of some topics before the replay."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus

@@ -1,4 +1,4 @@
-"""What of the contracts has changed so that services of two versions misunderstand each other.
+"""Changes of the contracts with which services of two versions misunderstand each other.
 
 A fleet is never updated at once: an old service reads what a new one says, and a new one what an
 old one says. Both directions are compared, schema by schema, as sets of documents: whatever the

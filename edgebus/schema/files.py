@@ -304,7 +304,7 @@ def _shared_schemas() -> dict[str, Any]:
 
 
 def _require_base(kind: type[Message], body: dict[str, Any]) -> None:
-    """What a reader would fill in, or the bus does, is there in each message on the wire."""
+    """Require what each message on the wire has, though a reader or the bus would fill it in."""
     stated = body.get("required", ())
     body["required"] = list(dict.fromkeys((*_BASE_FIELDS, *kind.STAMPED, *stated)))
 

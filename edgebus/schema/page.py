@@ -171,7 +171,7 @@ def _messages(document: Schema) -> Iterator[_Part]:
 
 
 def _records(document: Schema) -> Iterator[_Part]:
-    """What messages are made of."""
+    """The parts of messages."""
     used = _references(document["components"]["schemas"])
     for name, body in document["components"]["schemas"].items():
         if name in used:
@@ -239,7 +239,7 @@ def _limits(field: Schema) -> Iterator[str]:
 
 
 def _attributes(docstring: str) -> dict[str, str]:
-    """What a Google style docstring says of attributes: ``name: meaning`` lines, indented."""
+    """Attributes that a Google style docstring describes: ``name: meaning`` lines, indented."""
     found: dict[str, str] = {}
     _, _, text = docstring.partition("Attributes:\n")
     last = ""

@@ -1,4 +1,4 @@
-"""The contracts as they are published: in a folder, at a git revision, or in this version."""
+"""Published contracts: in a folder, at a git revision, or in this version."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ __all__ = ["ServiceTopics", "service_topics"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceTopics:
-    """What one service sends and receives.
+    """Topics that one service sends and receives.
 
     Attributes:
         name: Its name.

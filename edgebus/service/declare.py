@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 Scope = Literal["node", "site"]
-"""Whose messages: this node's own, or those of every node of the site."""
+"""Publishers to listen to: this node's own services, or those of every node of the site."""
 
 Where = Callable[[Any], dict[str, str]]
 
@@ -56,7 +56,7 @@ _EVENT = re.compile(r"(.*\.)?Event(\[.*)?", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a handler wants to be given.
+    """Arguments of a handler.
 
     Attributes:
         event: The whole event; else its payload alone.
@@ -214,7 +214,7 @@ def every(
 
 
 def declarations_of(kind: type) -> list[tuple[str, Declaration]]:
-    """What a class declares, with the names of its methods, in order of definition.
+    """Declarations of a class with the names of its methods, in order of definition.
 
     Raises:
         DeclarationError: A declared handler is not ``async def``.

@@ -1,4 +1,4 @@
-"""Runs one service: connect, announce, start, listen, beat, drain, stop."""
+"""Runtime of one service: connect, announce, start, listen, beat, drain, stop."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ P = TypeVar("P", bound=Payload)
 
 
 class Host(Protocol):
-    """What the runtime offers to the service that it runs."""
+    """Runtime, as the service that it runs sees it."""
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> None:
         """Supervise a task."""
@@ -54,7 +54,7 @@ class Host(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceContext(Generic[S]):
-    """What a service is given; the runtime or a test's harness makes it."""
+    """Surroundings of a service; the runtime or a test's harness makes them."""
 
     identity: Identity
     node: NodeSettings

@@ -269,11 +269,10 @@ class Distributor(Service[DistributorSettings]):
             self.rollouts.decision(decision.key).sequence < decision.sequence
         )
         self.rollouts.begin(decision, served=self._served(decision))
-        address = topics.RELEASE.at(self.identity, model=model, channel=channel)
         digest = decision.bundle.model.digest
         came = self._came.pop(digest, None)
-        await self.bus.publish(
-            address,
+        await self.publish(
+            topics.RELEASE,
             Release(
                 traceparent=continue_trace(self._traces.get(digest)),
                 channel=channel,
@@ -282,6 +281,8 @@ class Distributor(Service[DistributorSettings]):
                 reason=decision.reason,
                 intake_s=None if came is None else round(time.monotonic() - came, 3),
             ),
+            model=model,
+            channel=channel,
         )
         if new:
             self.log.info(
@@ -335,9 +336,7 @@ class Distributor(Service[DistributorSettings]):
             return
         self._published[key] = status
         model, channel = key
-        await self.bus.publish(
-            topics.ROLLOUT.at(self.identity, model=model, channel=channel), status
-        )
+        await self.publish(topics.ROLLOUT, status, model=model, channel=channel)
 
     @every(seconds=1.0)
     async def count(self) -> None:

@@ -1,11 +1,11 @@
-"""The retrainer service: keeps samples, starts jobs, offers what passed the gate."""
+"""The retrainer service: stores samples, starts jobs, publishes what passed the gate."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from dataclasses import replace
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from sqlalchemy.exc import DBAPIError
 
@@ -16,6 +16,7 @@ from edgebus.contracts import (
     Release,
     Reply,
     RetrainCommand,
+    SampleRecord,
     SampleRefusedError,
     StoreStatus,
     new_id,
@@ -25,18 +26,18 @@ from edgebus.contracts import (
 )
 from edgebus.contracts.topics import DRIFT
 from edgebus.samples import SampleFiles, SampleStore, edge_of, open_database
+from edgebus.samples.store import record_of
 from edgebus.service import CommandRefusedError, Service, command, every, on
+from edgebus.training.disk_thread import DiskThread
+from edgebus.training.drifts import Drifts
+from edgebus.training.incumbent import WrongModelError
+from edgebus.training.journal import Job, JobJournal
+from edgebus.training.model_set import ModelSet
+from edgebus.training.trained_model import TrainedModel, TriggerStates, triggers_of
+from edgebus.training.triggers import Trigger, TriggerState, needed, reason, trigger, waits_for
 from edgebus.transfer import ArtifactProvider
 from edgebus.workload import load_workload
-from edgebus_detection.messages import SAMPLES, Sample, SampleRecord
-from edgebus_retrainer.drifts import Drifts
-from edgebus_retrainer.family import Family
-from edgebus_retrainer.files import DiskThread
-from edgebus_retrainer.incumbent import WrongModelError
-from edgebus_retrainer.journal import Job, JobJournal
-from edgebus_retrainer.lines import Line, Standing, rules_of
 from edgebus_retrainer.settings import RetrainerSettings
-from edgebus_retrainer.triggers import Facts, Trigger, needed, reason, trigger, waits_for
 
 __all__ = ["Retrainer"]
 
@@ -59,12 +60,17 @@ class StoreFields(TypedDict):
 
 _DISK_REST_S = 5.0
 
+DueJob = tuple[TrainedModel, Trigger, str]
+
 
 def _releases(service: Retrainer) -> dict[str, str]:
-    # A camera's own model is named after the shared one, which no filter can say.
+    # A stream's own model is named after the shared one, which no filter can say.
     if service.settings.stream_models is not None:
         return {"channel": service.settings.channel}
     return {"model": service.model, "channel": service.settings.channel}
+
+
+_DEFAULT = load_workload(RetrainerSettings.model_fields["workload"].default)
 
 
 class Retrainer(Service[RetrainerSettings]):
@@ -79,7 +85,7 @@ class Retrainer(Service[RetrainerSettings]):
         topics.BLOCK,
         topics.BLOCK_REQUEST,
     )
-    subscribes = (topics.BLOCK_REQUEST, topics.BLOCK)
+    subscribes = (_DEFAULT.samples, topics.BLOCK_REQUEST, topics.BLOCK)
 
     async def start(self) -> None:
         """Open the stores and take up what the last run left."""
@@ -88,14 +94,14 @@ class Retrainer(Service[RetrainerSettings]):
         self._due = asyncio.Event()
         self._taken = asyncio.Event()
         self._taken.set()
-        self._next: tuple[Line, Trigger, str] | None = None
-        self._looking = asyncio.Lock()
+        self._next: tuple[TrainedModel, Trigger, str] | None = None
+        self._checking = asyncio.Lock()
         self._running = False
         self._trouble = ""
         self._last_sample: float | None = None
         self._status: StoreFields | None = None
-        self._facts: Facts | None = None
-        self._places: dict[str, int] = {}
+        self._last_state: TriggerState | None = None
+        self._untrained: dict[str, int] = {}
         self._drifts = Drifts(by=settings.trigger.drift_by)
         given = None
         if settings.bundle is not None:
@@ -109,10 +115,13 @@ class Retrainer(Service[RetrainerSettings]):
         incumbent = self._shared.incumbent
         if given is not None and incumbent.bundle is None:
             await self.disk(incumbent.adopt, given)
-        await self._family.start()
-        self._resumed = await self.disk(self.journal.unfinished, list(self._family.lines))
+        await self._models.start()
+        self._resumed = await self.disk(self.journal.unfinished, list(self._models.models))
         self.spawn(self._provider.run(), name="provide candidates")
         self.spawn(self._jobs(), name="jobs")
+        site = {"base": self.identity.base, "site": self.identity.site}
+        samples = load_workload(settings.workload).samples.any(**site)
+        await self.bus.subscribe(samples, self.on_sample, name="on_sample")
 
     def _open_stores(self) -> None:
         settings = self.settings
@@ -128,7 +137,7 @@ class Retrainer(Service[RetrainerSettings]):
         self.journal = JobJournal(engine)
         self.bundles = Store(self.data_dir / "store")
         self._provider = ArtifactProvider(self.bus, self.identity, self.bundles)
-        self._family = Family(
+        self._models = ModelSet(
             bus=self.bus,
             identity=self.identity,
             settings=settings,
@@ -142,8 +151,8 @@ class Retrainer(Service[RetrainerSettings]):
             spawn=self.spawn,
             log=self.log,
         )
-        self._shared = self._family.shared
-        self._standing = Standing(
+        self._shared = self._models.shared
+        self._states = TriggerStates(
             settings=settings,
             shared=self._shared,
             samples=self.samples,
@@ -152,9 +161,8 @@ class Retrainer(Service[RetrainerSettings]):
             disk=self.disk,
         )
 
-    @on(SAMPLES)
-    async def on_sample(self, event: Event[Sample]) -> None:
-        """Keep a sample; it is acknowledged when it is on disk."""
+    async def on_sample(self, event: Event[Any]) -> None:
+        """Store a sample; it is acknowledged when it is on disk."""
         sample = event.payload
         came = time.monotonic()
         # A job that starts is given what made it start; what comes then is for the next.
@@ -172,26 +180,27 @@ class Retrainer(Service[RetrainerSettings]):
                 continue
             break
         self.metrics.counter(f"samples.{added}")
-        self._drifts.look_at(sample.record)
+        record = record_of(sample)
+        self._drifts.observe_sample(record)
         if added == "added":
-            if sample.record.split == "train":
+            if record.split == "train":
                 self._last_sample = came
-            if self._completes(sample.record):
-                await self.look()
+            if self._completes(record):
+                await self.check_triggers()
         await self._set_trouble(self._shared.incumbent.trouble)
 
     @on(topics.RELEASE, where=_releases)
     async def on_release(self, event: Event[Release]) -> None:
         """What is released is what has to be improved."""
-        await self._family.release(event.payload)
+        await self._models.release(event.payload)
 
     @on(DRIFT)
     async def on_drift(self, event: Event[Drift]) -> None:
-        """A camera shows what the model does not know, or is back to what it does."""
+        """Take in that a stream has drifted, or is back to normal."""
         drift = event.payload
         if shared_model(drift.model.name)[0] != self.model or not self.settings.trigger.on_drift:
             return
-        if self._drifts.hear(drift):
+        if self._drifts.observe(drift):
             self.log.info(
                 "drift", stream=drift.stream, statistic=drift.statistic, source=drift.source
             )
@@ -216,24 +225,24 @@ class Retrainer(Service[RetrainerSettings]):
         )
 
     @every(seconds="tick_s")
-    async def look(self) -> None:
-        """Say what lies here, and start what is due."""
+    async def check_triggers(self) -> None:
+        """Publish the state of the store, and start the job that is due."""
         # One at a time: what another one saw may have been used up by the job that it started.
-        async with self._looking:
-            await self._look()
+        async with self._checking:
+            await self._check()
 
-    async def _look(self) -> None:
-        for line in self._family.lines.values():
-            line.settle()
-        due: list[tuple[Line, Trigger, str]] = []
-        rules = rules_of(self.settings, self._shared)
+    async def _check(self) -> None:
+        for model in self._models.models.values():
+            model.settle()
+        due: list[DueJob] = []
+        triggers = triggers_of(self.settings, self._shared)
         counts = await self.disk(self.samples.counts, self.model)
-        facts = await self._standing.facts(self._shared, counts, running=self._running)
-        self._facts = facts
-        what = trigger(facts, rules)
+        state = await self._states.of(self._shared, counts, running=self._running)
+        self._last_state = state
+        what = trigger(state, triggers)
         if what is not None:
-            due.append((self._shared, what, reason(what, facts, rules)))
-        own, of_cameras = await self._look_at_cameras()
+            due.append((self._shared, what, reason(what, state, triggers)))
+        own, of_streams = await self._check_streams()
         status = StoreFields(
             samples=counts.samples,
             train=counts.train,
@@ -243,74 +252,76 @@ class Retrainer(Service[RetrainerSettings]):
             bytes=counts.bytes,
             untrained=counts.untrained,
             untrained_per_edge=counts.untrained_per_edge,
-            trigger=facts.waiting if self._running else waits_for(facts, rules),
-            needed=needed(facts, rules),
-            stream_models=of_cameras,
+            trigger=state.waiting if self._running else waits_for(state, triggers),
+            needed=needed(state, triggers),
+            stream_models=of_streams,
         )
         if status != self._status:
             self._status = status
             message = StoreStatus(**status)
-            await self.bus.publish(topics.STORE_STATUS.at(self.identity), message)
+            await self.publish(topics.STORE_STATUS, message)
         if self._running:
             return
         if self._resumed is not None and self._shared.incumbent.bundle is not None:
             self._start(self._shared, "command", "")
             return
         # Whoever has waited longest; a model's own turn comes before the second of another.
-        for line, what, why in sorted((*due, *own), key=lambda job: job[0].ended_at)[:1]:
-            self._start(line, what, why)
+        for model, what, why in sorted((*due, *own), key=lambda job: job[0].ended_at)[:1]:
+            self._start(model, what, why)
             return
 
-    async def _look_at_cameras(self) -> tuple[list[tuple[Line, Trigger, str]], dict[str, str]]:
-        """The cameras' own models: jobs that are due, and what each waits for."""
-        due: list[tuple[Line, Trigger, str]] = []
-        words: dict[str, str] = {}
-        self._places = await self._standing.places()
-        places = self._places.keys() | {
-            line.place for line in self._family.lines.values() if line.place
+    async def _check_streams(
+        self,
+    ) -> tuple[list[DueJob], dict[str, str]]:
+        """Models of single streams: jobs that are due, and what each waits for."""
+        due: list[DueJob] = []
+        waits: dict[str, str] = {}
+        self._untrained = await self._states.streams()
+        streams = self._untrained.keys() | {
+            model.stream_id for model in self._models.models.values() if model.stream_id
         }
-        for place in sorted(places):
-            line = await self._family.of(place)
-            if line is None:
+        for stream in sorted(streams):
+            model = await self._models.of(stream)
+            if model is None:
                 continue
-            rules, untrained = rules_of(self.settings, line), self._places.get(place, 0)
-            waiting = self._standing.waiting(line, running=self._running)
-            facts = Facts(untrained=untrained, waiting=waiting)
-            # Few of many cameras are due at a time: only these are looked at closely.
-            if self._standing.may_start(line, untrained) and not waiting:
-                counts = await self.disk(self.samples.counts, line.name)
-                facts = await self._standing.facts(line, counts, running=self._running)
-                what = trigger(facts, rules)
+            triggers, untrained = triggers_of(self.settings, model), self._untrained.get(stream, 0)
+            waiting = self._states.waiting(model, running=self._running)
+            state = TriggerState(untrained=untrained, waiting=waiting)
+            # Few of many streams are due at a time: only these are looked at closely.
+            if self._states.may_start(model, untrained) and not waiting:
+                counts = await self.disk(self.samples.counts, model.name)
+                state = await self._states.of(model, counts, running=self._running)
+                what = trigger(state, triggers)
                 if what is not None:
-                    due.append((line, what, reason(what, facts, rules)))
-            words[line.name] = waiting if self._running else waits_for(facts, rules)
-        return due, words
+                    due.append((model, what, reason(what, state, triggers)))
+            waits[model.name] = waiting if self._running else waits_for(state, triggers)
+        return due, waits
 
     def _completes(self, record: SampleRecord) -> bool:
         """Whether a sample that was just kept may be the last one that a job needs."""
-        facts = self._facts
-        if facts is None or self._running:
+        state = self._last_state
+        if state is None or self._running:
             return not self._running
-        rules = rules_of(self.settings, self._shared)
+        triggers = triggers_of(self.settings, self._shared)
         if record.split == "holdout":
-            return trigger(replace(facts, lacking=""), rules) is not None
+            return trigger(replace(state, lacking=""), triggers) is not None
         edge = edge_of(record.source)
-        counts = {**facts.per_edge, edge: facts.per_edge.get(edge, 0) + 1}
-        self._facts = replace(facts, untrained=facts.untrained + 1, per_edge=counts)
-        if trigger(self._facts, rules) is not None:
+        counts = {**state.per_edge, edge: state.per_edge.get(edge, 0) + 1}
+        self._last_state = replace(state, untrained=state.untrained + 1, per_edge=counts)
+        if trigger(self._last_state, triggers) is not None:
             return True
         own = self.settings.stream_models
         if own is None or own.min_samples is None:
             return False
-        place = f"{edge}.{record.stream}"
-        self._places[place] = self._places.get(place, 0) + 1
-        return self._places[place] == own.min_samples
+        stream = f"{edge}.{record.stream}"
+        self._untrained[stream] = self._untrained.get(stream, 0) + 1
+        return self._untrained[stream] == own.min_samples
 
-    def _start(self, line: Line, what: Trigger, why: str) -> None:
+    def _start(self, model: TrainedModel, what: Trigger, why: str) -> None:
         self._running = True
         self._taken.clear()
-        line.asked = False
-        self._next = line, what, why
+        model.asked = False
+        self._next = model, what, why
         self._due.set()
 
     async def _jobs(self) -> None:
@@ -319,14 +330,14 @@ class Retrainer(Service[RetrainerSettings]):
             await self._due.wait()
             self._due.clear()
             job = await self._next_job()
-            line = self._family.lines[job.model]
+            model = self._models.models[job.model]
             last, self._last_sample = self._last_sample, None
             waiting = None if last is None else time.monotonic() - last
             self.metrics.counter("jobs.started")
             self.metrics.gauge("jobs.running", 1)
             attributes = {"job": job.id, "trigger": job.trigger}
             with self.tracer.step("train", identifier=job.id, attributes=attributes) as step:
-                result = await line.campaign.run(
+                result = await model.runner.run(
                     job,
                     taken=self._taken.set,
                     traceparent=step.traceparent,
@@ -335,14 +346,14 @@ class Retrainer(Service[RetrainerSettings]):
             self._taken.set()
             self.metrics.gauge("jobs.running", 0)
             self.metrics.counter(f"jobs.{result.outcome}")
-            line.ended_at = time.monotonic()
+            model.ended_at = time.monotonic()
             if result.candidate is not None:
                 # Before it is offered: its release may be here before the broker's answer.
-                line.offer(result.candidate)
-            await line.campaign.offer(result)
+                model.offer(result.candidate)
+            await model.runner.offer(result)
             self._running = False
             # What came meanwhile may be enough already.
-            await self.look()
+            await self.check_triggers()
 
     async def _next_job(self) -> Job:
         """The job that a crash interrupted, or a new one."""
@@ -352,15 +363,15 @@ class Retrainer(Service[RetrainerSettings]):
             self.log.info("job taken up again", job=job.id, attempts=job.attempts + 1)
             return replace(job, attempts=job.attempts + 1)
         assert self._next is not None
-        line, what, why = self._next
+        model, what, why = self._next
         base = self._shared.incumbent.bundle
         assert base is not None
-        highest = await self.disk(self.journal.highest_version, line.name)
-        # A camera's own version is newer than the shared one that it is made of.
-        newest = max(highest, line.incumbent.highest_version, base.manifest.version)
+        highest = await self.disk(self.journal.highest_version, model.name)
+        # A stream's own version is newer than the shared one that it is made of.
+        newest = max(highest, model.incumbent.highest_version, base.manifest.version)
         job = Job(
             id=new_id(),
-            model=line.name,
+            model=model.name,
             base=base.ref,
             version=newest + 1,
             trigger=what,

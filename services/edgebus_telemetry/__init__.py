@@ -1,4 +1,4 @@
-"""Telemetry: listens to all, and writes it down on one clock."""
+"""Telemetry service: every message of a site in files and in InfluxDB, on one clock."""
 
 from edgebus_telemetry.service import Telemetry
 from edgebus_telemetry.settings import TelemetrySettings

@@ -111,7 +111,7 @@ class CsvTable:
 
 
 def _end_of_last_line(file: io.BufferedRandom, size: int) -> int:
-    """Where the last whole line ends.
+    """Offset behind the last whole line.
 
     A quoted value may hold line breaks, but writes end with a whole row, so what is behind the
     last line break is the torn part; a break inside a torn quoted value leaves one broken row.

@@ -24,7 +24,7 @@ class PointsRefusedError(RuntimeError):
 
 
 class InfluxSink(Protocol):
-    """Where batches go."""
+    """Destination of batches."""
 
     def write(self, points: Sequence[Point]) -> None:
         """Write a batch. Blocking.
@@ -72,7 +72,7 @@ class PointBuffer:
 
 @dataclass(slots=True)
 class WriterStats:
-    """What became of the points."""
+    """Counts of points by what became of them."""
 
     written: int = 0
     refused: int = 0

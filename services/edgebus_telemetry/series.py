@@ -231,7 +231,7 @@ def _leaves(
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """What a field may be, one by one."""
+    """The alternatives of a field's type."""
     return get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
 
 

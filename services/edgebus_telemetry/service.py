@@ -1,4 +1,4 @@
-"""The telemetry service: listens to all, and writes it down on one clock."""
+"""Telemetry service: every message of a site, written on one clock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Telemetry"]
 
 
 def _worth_writing(topic: Topic[Any]) -> bool:
-    """Whether a topic carries messages that say how a site is doing."""
+    """Whether a topic carries JSON messages other than letters, commands and replies."""
     return (
         issubclass(topic.payload, Message)
         and not issubclass(topic.payload, DeadLetter | Reply)

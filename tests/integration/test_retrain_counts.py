@@ -26,10 +26,11 @@ from edgebus.contracts import (
 )
 from edgebus.service import NodeSettings
 from edgebus.service.runtime import Runtime
+from edgebus.training import job_runner
 from edgebus.training.job_spec import JobOutcome, JobSpec
 from edgebus_detection.messages import SAMPLES, Sample
 from edgebus_detection.models.testing import tiny_bundle
-from edgebus_retrainer import Retrainer, RetrainerSettings, campaign
+from edgebus_retrainer import Retrainer, RetrainerSettings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from retrainer_samples import jpeg_of, sample
@@ -149,7 +150,7 @@ class Site:
 @pytest.fixture
 def training(monkeypatch):
     stand_in = Training()
-    monkeypatch.setattr(campaign, "run_process", stand_in)
+    monkeypatch.setattr(job_runner, "run_process", stand_in)
     return stand_in
 
 

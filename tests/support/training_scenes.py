@@ -8,6 +8,7 @@ from edgebus.training.finetune import alone, finetune
 from edgebus.training.settings import FinetuneSettings
 from edgebus_detection.training import AugmentSettings
 from edgebus_detection.training.yolox import LabelledImage, YoloxHead, YoloxObjective
+from edgebus_detection.vision import Truth
 
 SIDE, CLASSES = 32, 2
 HEAD = YoloxHead(height=SIDE, width=SIDE, classes=CLASSES, strides=(8, 16))
@@ -89,8 +90,7 @@ def scene(index, *, dark=False):
     return LabelledImage(
         name=f"{index}",
         source=cv2.imencode(".png", image)[1].tobytes(),
-        boxes=np.float32([[x, y, x + size, y + size]]),
-        labels=np.array([label]),
+        truth=Truth(np.float32([[x, y, x + size, y + size]]), np.array([label])),
     )
 
 

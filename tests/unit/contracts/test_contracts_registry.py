@@ -1,17 +1,34 @@
 """The registry: what installed packages say on the bus."""
 
 import itertools
+import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from edgebus.contracts import Command, CommandTopic, Message, Reply, Topic, registry, topics
+from edgebus.bus import RawMessage
+from edgebus.cli.app import app
+from edgebus.contracts import (
+    Command,
+    CommandTopic,
+    Message,
+    Reply,
+    Topic,
+    registry,
+    topics,
+    utc_now,
+)
 from edgebus.contracts.registry import RegistryError, all_messages, all_topics, topic_of
+from edgebus.inspect import Traffic, as_json, as_line
+from edgebus.recording import Recording, RecordingWriter
+from edgebus.schema import asyncapi_document, schema_documents, topics_page
 
 
 class Humidity(Message, version=1):
@@ -135,3 +152,44 @@ def test_every_name_belongs_to_one_topic() -> None:
     for topic in all_topics().values():
         name = "/".join(level.strip("{}") for level in topic.levels)
         assert topic_of(name) is topic
+
+
+DAMP = Humidity(source="home/pi/garden", percent=40.5)
+FERN = "edgebus/home/pi/garden/fern/humidity"
+
+
+def test_every_tool_knows_a_third_party(install: Install, tmp_path: Path) -> None:
+    install(garden={"HUMIDITY": HUMIDITY, "CMD_WATER": CMD_WATER})
+    # topics watch, topics list
+    assert as_line(FERN, DAMP.encode()) == "humidity/1 percent=40.5"
+    assert json.loads(as_json(FERN, DAMP.encode(), {}))["payload"]["percent"] == 40.5
+    assert "not a humidity/1 payload" in as_line(FERN, b"{}")
+    listed = CliRunner().invoke(app, ["topics", "list"])
+    assert "{plant}/humidity" in listed.stdout
+    # schema
+    assert schema_documents()["humidity/1"]["properties"]["percent"]["type"] == "number"
+    asyncapi = asyncapi_document()
+    assert asyncapi["channels"]["humidity"]["address"].endswith("{plant}/humidity")
+    answer = asyncapi["operations"]["sendCmdWater"]["reply"]
+    assert answer["messages"] == [{"$ref": "#/channels/reply/messages/Watered"}]
+    assert "Watered" in asyncapi["channels"]["reply"]["messages"]
+    assert "{plant}/humidity" in topics_page()
+    # record
+    writer = RecordingWriter(tmp_path / "a.mcap")
+    writer.add(RawMessage(FERN, DAMP.encode(), 1, False, False, utc_now()))
+    writer.finish()
+    (recorded,) = Recording(tmp_path / "a.mcap")
+    assert (recorded.schema, recorded.payload) == ("humidity/1", DAMP.encode())
+    # traffic
+    traffic = Traffic()
+    traffic.add(FERN, DAMP.encode(), now=1.0, received=DAMP.time.timestamp(), retained=False)
+    assert traffic.lines(2.0)[0].name == HUMIDITY.address
+
+
+def test_a_broken_package_costs_a_command_one_line(install: Install) -> None:
+    install(no_such_garden=None)
+    done = CliRunner().invoke(app, ["topics", "list"])
+    assert done.exit_code == 0
+    assert done.stderr.count("no_such_garden are left out") == 1
+    assert "Traceback" not in done.stderr
+    assert ".py:" not in done.stderr

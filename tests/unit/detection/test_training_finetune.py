@@ -33,8 +33,8 @@ def test_it_learns_one_picture_by_heart():
         rows = graph(torch.from_numpy(tensor))["output"][0]
     best = int((rows[:, 4] * rows[:, 5:].max(1).values).argmax())
     boxes = decode_boxes(rows[:, :4], HEAD.anchors(torch.device("cpu")))
-    assert int(rows[best, 5:].argmax()) == int(picture.labels[0])
-    np.testing.assert_allclose(boxes[best].numpy(), picture.boxes[0], atol=2.0)
+    assert int(rows[best, 5:].argmax()) == int(picture.truth.labels[0])
+    np.testing.assert_allclose(boxes[best].numpy(), picture.truth.boxes[0], atol=2.0)
 
 
 @pytest.mark.parametrize("scope", ["biases", "biases+scales", "head", "all"])

@@ -14,13 +14,14 @@ from edgebus.training.finetune._batches import Batches, repeat_factors
 from edgebus.training.finetune._run import rate_at
 from edgebus.training.graph import TorchGraph
 from edgebus.training.settings import FinetuneSettings
+from edgebus_detection.vision import Truth
 from training_scenes import network, objective, prepare, scene, train
 
 DAY = [scene(index) for index in range(24)]
 
 
 def wrong(image):
-    return replace(image, labels=1 - image.labels)
+    return replace(image, truth=replace(image.truth, labels=1 - image.truth.labels))
 
 
 def test_the_rate_rises_and_falls_as_a_cosine():
@@ -129,8 +130,7 @@ def labelled(*labels):
         DAY[0],
         name=f"{labels}",
         source=cv2.imencode(".png", image)[1].tobytes(),
-        boxes=side.reshape(-1, 4),
-        labels=np.array(labels, np.int64),
+        truth=Truth(side.reshape(-1, 4), np.array(labels, np.int64)),
     )
 
 
@@ -154,7 +154,7 @@ def test_rare_classes_come_more_often_when_asked_for():
             seed=0,
             balance=balance,
         )
-        drawn = np.concatenate([row.labels for _ in range(80) for row in batches.next().rows])
+        drawn = np.concatenate([row.truth.labels for _ in range(80) for row in batches.next().rows])
         return float((drawn == 1).mean())
 
     assert share(0.0) == pytest.approx(2 / 32, abs=0.01)

@@ -1,7 +1,7 @@
 from datetime import UTC, datetime
 
 from edgebus.contracts import Drift, DriftState
-from edgebus_retrainer.drifts import Drifts
+from edgebus.training.drifts import Drifts
 from retrainer_samples import MODEL, sample
 
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
@@ -31,34 +31,34 @@ def watched(*statistics):
 
 def test_confidence_counts_where_nothing_better_is_watched():
     drifts = Drifts(by="best")
-    assert drifts.hear(drift())
-    assert not drifts.hear(drift())  # no news
+    assert drifts.observe(drift())
+    assert not drifts.observe(drift())  # no news
     assert drifts.any(MODEL)
-    drifts.look_at(watched("confidence"))
+    drifts.observe_sample(watched("confidence"))
     assert drifts.any(MODEL)
     # It turns out that this camera's collector watches novelty too, which says nothing.
-    drifts.look_at(watched("confidence", "novelty"))
+    drifts.observe_sample(watched("confidence", "novelty"))
     assert not drifts.any(MODEL)
-    assert drifts.hear(drift("novelty"))
+    assert drifts.observe(drift("novelty"))
     assert drifts.any(MODEL)
-    assert not drifts.hear(drift("novelty", returned=True))
+    assert not drifts.observe(drift("novelty", returned=True))
     assert not drifts.any(MODEL)
     # Another camera's collector is another matter.
-    assert drifts.hear(drift(camera="side"))
+    assert drifts.observe(drift(camera="side"))
     assert drifts.any(MODEL)
-    assert not drifts.any(MODEL, place="pi-01.front")
+    assert not drifts.any(MODEL, stream="pi-01.front")
 
 
 def test_any_statistic_may_be_told_to_count():
     drifts = Drifts(by="any")
-    drifts.look_at(watched("confidence", "novelty"))
-    assert drifts.hear(drift())
+    drifts.observe_sample(watched("confidence", "novelty"))
+    assert drifts.observe(drift())
     assert drifts.any(MODEL)
 
 
 def test_what_an_older_version_missed_is_over():
     drifts = Drifts(by="best")
-    drifts.hear(drift())
+    drifts.observe(drift())
     assert not drifts.any(MODEL.model_copy(update={"version": 2}))
     assert not drifts.any(MODEL.model_copy(update={"name": "tiny@pi-01.front"}))
 
@@ -66,6 +66,6 @@ def test_what_an_older_version_missed_is_over():
 def test_what_is_remembered_is_bounded():
     drifts = Drifts(by="best")
     for number in range(5000):
-        drifts.hear(drift(node=f"pi-{number}"))
-    assert not drifts.any(MODEL, place="pi-0.front")
-    assert drifts.any(MODEL, place="pi-4999.front")
+        drifts.observe(drift(node=f"pi-{number}"))
+    assert not drifts.any(MODEL, stream="pi-0.front")
+    assert drifts.any(MODEL, stream="pi-4999.front")

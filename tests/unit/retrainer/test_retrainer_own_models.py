@@ -11,14 +11,15 @@ from edgebus.contracts import GateReport, Release, shared_model, stream_model, t
 from edgebus.samples import open_database
 from edgebus.service.testing import ServiceHarness
 from edgebus.training import job as job_module
+from edgebus.training import job_runner
 from edgebus.training.job import run_job
 from edgebus.training.job_spec import JobOutcome
+from edgebus.training.journal import JobJournal
 from edgebus.training.learning import Learnt
+from edgebus.training.settings import StreamModelSettings
 from edgebus.transfer import ArtifactProvider, reference
 from edgebus_detection.messages import SAMPLES, Sample
-from edgebus_retrainer import Retrainer, RetrainerSettings, campaign
-from edgebus_retrainer.journal import JobJournal
-from edgebus_retrainer.settings import StreamModelSettings
+from edgebus_retrainer import Retrainer, RetrainerSettings
 from retrainer_jobs import files, job, make_world
 from retrainer_samples import DUSK, jpeg_of, sample
 
@@ -147,7 +148,7 @@ class AtOnce:
 @pytest.fixture
 def jobs(monkeypatch):
     stand_in = AtOnce()
-    monkeypatch.setattr(campaign, "run_process", stand_in)
+    monkeypatch.setattr(job_runner, "run_process", stand_in)
     return stand_in
 
 
@@ -205,7 +206,7 @@ async def test_each_camera_has_a_number_of_its_own(world, tmp_path, jobs):
             await send(h, index, camera="third")
         full = {"front": 5, "side": 5, "third": 5}
         await h.expect(topics.STORE_STATUS, where=lambda e: e.payload.per_stream == full)
-        assert "tiny@pi-01.third" not in h.service._family.lines
+        assert "tiny@pi-01.third" not in h.service._models.models
         assert len(jobs.specs) == 2
 
 
@@ -251,7 +252,7 @@ async def test_a_new_shared_version_is_tried_once_and_a_restart_forgets_nothing(
         assert Bundle.open(jobs.specs[-1].incumbent).digest == own.digest
         assert Bundle.open(jobs.specs[-1].base).digest == second.digest
         # One try per version: the next look does not start it again.
-        await h.service.look()
+        await h.service.check_triggers()
         assert len(jobs.specs) == 2
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
@@ -262,7 +263,7 @@ async def test_a_new_shared_version_is_tried_once_and_a_restart_forgets_nothing(
             topics.CANDIDATE, where=lambda e: e.payload.bundle.model == again.candidate
         )
         assert offered.topic.endswith(f"/candidates/{OWN}")
-        line = h.service._family.lines[OWN]
+        line = h.service._models.models[OWN]
         assert line.incumbent.bundle.digest == own.digest
-        await h.service.look()
+        await h.service.check_triggers()
         assert len(jobs.specs) == 2

@@ -25,12 +25,12 @@ from edgebus.contracts.topics import DRIFT
 from edgebus.samples import LabelBook, SampleFiles, SampleStore, open_database
 from edgebus.service import ServiceFailedError
 from edgebus.service.testing import ServiceHarness
+from edgebus.training.journal import JobJournal
 from edgebus.transfer import ArtifactFetcher, ArtifactProvider, reference
 from edgebus.workload import load_workload
 from edgebus_detection.messages import SAMPLES, BoxLabels, Sample, SourcedBox
 from edgebus_detection.models.testing import tiny_bundle
 from edgebus_retrainer import Retrainer, RetrainerSettings
-from edgebus_retrainer.journal import JobJournal
 from retrainer_samples import DUSK, sample, square, write_day
 
 ASK = RetrainCommand(source="lab/test/test")

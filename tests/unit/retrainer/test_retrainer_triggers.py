@@ -6,65 +6,67 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgebus.training.gate import decide, domain_report, forgets_too_much, too_few
-from edgebus.training.settings import GateSettings
+from edgebus.training.settings import GateSettings, TriggerSettings
+from edgebus.training.triggers import TriggerState, needed, reason, trigger, waits_for
 from edgebus_detection.metrics import MapResult, Matches
 from edgebus_detection.metrics.measuring import figures_of
-from edgebus_retrainer.triggers import Facts, Rules, needed, reason, trigger, waits_for
 from retrainer_jobs import domain
 
 
-def what_starts(facts, **rules):
-    return trigger(facts, Rules(**rules))
+def what_starts(state, **rules):
+    return trigger(state, TriggerSettings(**rules))
 
 
 @pytest.mark.parametrize(("untrained", "expected"), [(0, None), (49, None), (50, "count")])
 def test_count(untrained, expected):
-    assert what_starts(Facts(untrained=untrained)) == expected
+    assert what_starts(TriggerState(untrained=untrained)) == expected
 
 
 def test_after_a_refusal_further_samples_are_needed():
-    assert what_starts(Facts(untrained=60, untrained_at_refusal=55)) is None
-    assert what_starts(Facts(untrained=75, untrained_at_refusal=55)) == "count"
-    assert needed(Facts(untrained=0, untrained_at_refusal=5), Rules()) == 50
+    assert what_starts(TriggerState(untrained=60, untrained_at_refusal=55)) is None
+    assert what_starts(TriggerState(untrained=75, untrained_at_refusal=55)) == "count"
+    assert needed(TriggerState(untrained=0, untrained_at_refusal=5), TriggerSettings()) == 50
 
 
 def test_without_a_number_none_starts():
-    assert what_starts(Facts(untrained=10**6), min_samples=None) is None
+    assert what_starts(TriggerState(untrained=10**6), min_samples=None) is None
 
 
 def test_a_drift_lowers_what_is_waited_for():
     rules = {"drift_samples": 20}
-    assert what_starts(Facts(untrained=20), **rules) is None
-    assert what_starts(Facts(untrained=19, drifted=True), **rules) is None
-    assert what_starts(Facts(untrained=20, drifted=True), **rules) == "drift"
-    assert what_starts(Facts(untrained=50, drifted=True), **rules) == "count"
-    assert what_starts(Facts(untrained=20, drifted=True)) is None
-    assert what_starts(Facts(untrained=20, drifted=True), **rules, min_samples=None) == "drift"
+    assert what_starts(TriggerState(untrained=20), **rules) is None
+    assert what_starts(TriggerState(untrained=19, drifted=True), **rules) is None
+    assert what_starts(TriggerState(untrained=20, drifted=True), **rules) == "drift"
+    assert what_starts(TriggerState(untrained=50, drifted=True), **rules) == "count"
+    assert what_starts(TriggerState(untrained=20, drifted=True), on_drift=False) is None
+    assert (
+        what_starts(TriggerState(untrained=20, drifted=True), **rules, min_samples=None) == "drift"
+    )
     # The same samples would be refused again, drift or not.
-    refused = Facts(untrained=39, untrained_at_refusal=20, drifted=True)
+    refused = TriggerState(untrained=39, untrained_at_refusal=20, drifted=True)
     assert what_starts(refused, **rules) is None
     assert what_starts(replace(refused, untrained=40), **rules) == "drift"
-    lacking = Facts(untrained=20, drifted=True, lacking="held-out samples: 3 of 10")
+    lacking = TriggerState(untrained=20, drifted=True, lacking="held-out samples: 3 of 10")
     assert what_starts(lacking, **rules) is None
-    facts = Facts(untrained=0, drifted=True)
-    assert needed(facts, Rules(min_samples=50, drift_samples=20)) == 20
-    assert needed(facts, Rules(min_samples=10, drift_samples=20)) == 10
+    state = TriggerState(untrained=0, drifted=True)
+    assert needed(state, TriggerSettings(min_samples=50, drift_samples=20)) == 20
+    assert needed(state, TriggerSettings(min_samples=10, drift_samples=20)) == 10
 
 
 def test_interval_needs_something_new():
     rules = {"min_samples": None, "interval_s": 60}
-    assert what_starts(Facts(untrained=1, since_last_s=59), **rules) is None
-    assert what_starts(Facts(untrained=1, since_last_s=60), **rules) == "interval"
-    assert what_starts(Facts(untrained=0, since_last_s=600), **rules) is None
-    stale = Facts(untrained=5, untrained_at_refusal=5, since_last_s=600)
+    assert what_starts(TriggerState(untrained=1, since_last_s=59), **rules) is None
+    assert what_starts(TriggerState(untrained=1, since_last_s=60), **rules) == "interval"
+    assert what_starts(TriggerState(untrained=0, since_last_s=600), **rules) is None
+    stale = TriggerState(untrained=5, untrained_at_refusal=5, since_last_s=600)
     assert what_starts(stale, **rules) is None
 
 
 def test_a_command_overrules_the_limit_but_not_a_running_job():
-    asked = Facts(untrained=1, accepted=3, asked=True)
+    asked = TriggerState(untrained=1, accepted=3, asked=True)
     assert what_starts(asked, max_jobs=3) == "command"
-    assert what_starts(Facts(untrained=99, accepted=3), max_jobs=3) is None
-    assert what_starts(Facts(untrained=99, asked=True, waiting="a job runs")) is None
+    assert what_starts(TriggerState(untrained=99, accepted=3), max_jobs=3) is None
+    assert what_starts(TriggerState(untrained=99, asked=True, waiting="a job runs")) is None
 
 
 @given(
@@ -77,29 +79,29 @@ def test_retrain_counts_are_exact(arrivals, threshold):
     for arrived in arrivals:
         for _ in range(arrived):
             untrained += 1
-            if what_starts(Facts(untrained=untrained, accepted=jobs), min_samples=threshold):
+            if what_starts(TriggerState(untrained=untrained, accepted=jobs), min_samples=threshold):
                 jobs += 1
                 untrained = 0
     assert jobs == sum(arrivals) // threshold
 
 
-PER_EDGE = Rules(min_samples=None, min_per_edge=50)
+PER_EDGE = TriggerSettings(min_samples=None, min_per_edge=50)
 
 
 def test_one_edge_with_enough_starts_a_job():
-    facts = Facts(untrained=147, per_edge={"a": 49, "b": 49, "c": 49})
-    assert trigger(facts, PER_EDGE) is None
-    assert waits_for(facts, PER_EDGE) == "waits for untrained samples of one edge: 49 of 50 (a)"
-    facts = Facts(untrained=148, per_edge={"a": 49, "b": 50, "c": 49})
-    assert trigger(facts, PER_EDGE) == "edge"
-    assert waits_for(facts, PER_EDGE) == "due"
+    state = TriggerState(untrained=147, per_edge={"a": 49, "b": 49, "c": 49})
+    assert trigger(state, PER_EDGE) is None
+    assert waits_for(state, PER_EDGE) == "waits for untrained samples of one edge: 49 of 50 (a)"
+    state = TriggerState(untrained=148, per_edge={"a": 49, "b": 50, "c": 49})
+    assert trigger(state, PER_EDGE) == "edge"
+    assert waits_for(state, PER_EDGE) == "due"
     words = "50 untrained samples of b; 50 of one edge are enough"
-    assert reason("edge", facts, PER_EDGE) == words
+    assert reason("edge", state, PER_EDGE) == words
 
 
 def test_after_a_refusal_an_edge_with_enough_waits_for_more_of_any():
     edges = {"a": 60, "b": 10}
-    refused = Facts(untrained=70, per_edge=edges, untrained_at_refusal=60)
+    refused = TriggerState(untrained=70, per_edge=edges, untrained_at_refusal=60)
     assert trigger(refused, PER_EDGE) is None
     assert waits_for(refused, PER_EDGE) == "waits for untrained samples: 70 of 80"
     enough = replace(refused, untrained=80, per_edge={"a": 60, "b": 20})
@@ -107,20 +109,20 @@ def test_after_a_refusal_an_edge_with_enough_waits_for_more_of_any():
 
 
 def test_either_number_starts_a_job():
-    rules = Rules(min_samples=100, min_per_edge=50)
-    facts = Facts(untrained=60, per_edge={"a": 40, "b": 20})
-    assert trigger(facts, rules) is None
+    rules = TriggerSettings(min_samples=100, min_per_edge=50)
+    state = TriggerState(untrained=60, per_edge={"a": 40, "b": 20})
+    assert trigger(state, rules) is None
     words = "waits for untrained samples: 60 of 100, or untrained samples of one edge: 40 of 50 (a)"
-    assert waits_for(facts, rules) == words
-    assert trigger(replace(facts, untrained=100), rules) == "count"
-    assert trigger(replace(facts, per_edge={"a": 50, "b": 10}), rules) == "edge"
+    assert waits_for(state, rules) == words
+    assert trigger(replace(state, untrained=100), rules) == "count"
+    assert trigger(replace(state, per_edge={"a": 50, "b": 10}), rules) == "edge"
 
 
 def test_a_new_shared_model_is_a_reason_of_its_own():
-    facts = Facts(untrained=0, rebase="the shared model is v3 now")
-    assert trigger(facts, Rules()) == "rebase"
-    assert reason("rebase", facts, Rules()) == "the shared model is v3 now"
-    assert trigger(replace(facts, lacking="held-out samples: 3 of 10"), Rules()) is None
+    state = TriggerState(untrained=0, rebase="the shared model is v3 now")
+    assert trigger(state, TriggerSettings()) == "rebase"
+    assert reason("rebase", state, TriggerSettings()) == "the shared model is v3 now"
+    assert trigger(replace(state, lacking="held-out samples: 3 of 10"), TriggerSettings()) is None
 
 
 def count_jobs(rules, arrivals):
@@ -128,9 +130,9 @@ def count_jobs(rules, arrivals):
     jobs, there = [], {}
     for edge in arrivals:
         there[edge] = there.get(edge, 0) + 1
-        facts = Facts(untrained=sum(there.values()), per_edge=there, accepted=len(jobs))
-        if trigger(facts, rules):
-            jobs.append(facts.untrained)
+        state = TriggerState(untrained=sum(there.values()), per_edge=there, accepted=len(jobs))
+        if trigger(state, rules):
+            jobs.append(state.untrained)
             there = {}
     return jobs, sum(there.values())
 
@@ -139,12 +141,12 @@ def count_jobs(rules, arrivals):
     ("rules", "jobs", "left"),
     [
         # 3 edges in turn, 120 samples each: 360 in all.
-        (Rules(min_samples=1), [1] * 360, 0),
-        (Rules(min_samples=100), [100, 100, 100], 60),
+        (TriggerSettings(min_samples=1), [1] * 360, 0),
+        (TriggerSettings(min_samples=100), [100, 100, 100], 60),
         # The 50th of the first edge is number 3 * 49 + 1 = 148. The second edge's next is the
         # first of the next round, and so is its 50th number 148 of that.
         (PER_EDGE, [148, 148], 64),
-        (Rules(min_samples=None, min_per_edge=10), [28] * 12, 24),
+        (TriggerSettings(min_samples=None, min_per_edge=10), [28] * 12, 24),
     ],
 )
 def test_the_thresholds_of_the_first_loop(rules, jobs, left):

@@ -124,7 +124,7 @@ def test_boxes_that_cannot_be_and_classes_that_are_not_known_teach_nothing(world
     outcome = run(spec)
     assert outcome.outcome == "accepted", outcome.reason
     assert len(outcome.unusable) == 6
-    assert all("impossible box in annotations.json" in text for text in outcome.unusable)
+    assert all("annotations.json, annotation 9" in text for text in outcome.unusable)
     bundle = Bundle.open(outcome.bundle)
     assert all(np.isfinite(value).all() for value in bundle.tensors().values())
 

@@ -24,9 +24,9 @@ from edgebus.samples import (
     StoreVersionError,
     open_database,
 )
+from edgebus.training.journal import Job, JobJournal
 from edgebus.workload import load_workload
 from edgebus_detection.messages import Sample
-from edgebus_retrainer.journal import Job, JobJournal
 from retrainer_samples import MODEL, START, sample, square
 
 

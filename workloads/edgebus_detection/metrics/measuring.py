@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
-
-import cv2
 
 from edgebus.training.gate import Measured
 from edgebus_detection.datasets.labelled import Labelled
@@ -21,7 +18,7 @@ from edgebus_detection.metrics.average_precision import (
 from edgebus_detection.metrics.calibration import calibration_error
 from edgebus_detection.metrics.resampling import resampled_ap
 from edgebus_detection.models import DetectionModel
-from edgebus_detection.vision import Detected, Truth
+from edgebus_detection.vision import Detected, ImageError, Truth, read_picture
 
 __all__ = ["CALIBRATION_ERROR", "MAP", "MAP50", "figures_of", "measure"]
 
@@ -49,8 +46,9 @@ def measure(
     truths: list[Truth] = []
     streams: list[str] = []
     for picture in pictures:
-        image: Any = cv2.imread(str(picture.path), cv2.IMREAD_COLOR)
-        if image is None:
+        try:
+            image = read_picture(picture.path)
+        except ImageError:
             # Gone or broken since it was listed; every model skips the same pictures.
             continue
         detected, _ = model.detect(image, threshold=_THRESHOLD)

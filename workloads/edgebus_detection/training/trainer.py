@@ -23,6 +23,7 @@ from edgebus_detection.metrics.measuring import measure
 from edgebus_detection.models import TRAINABLE_HEADS, DetectionModel, detection_spec, input_spec
 from edgebus_detection.training.card import make_card, write_card
 from edgebus_detection.training.options import DetectionTraining
+from edgebus_detection.vision import ImageError, Preprocessor, read_picture
 
 if TYPE_CHECKING:
     from edgebus_detection.training.yolox.images import LabelledImage
@@ -86,7 +87,6 @@ class DetectionTrainer(Trainer[Labelled]):
         """The loss of a YOLOX head."""
         from edgebus_detection.training.yolox.head import YoloxHead
         from edgebus_detection.training.yolox.objective import YoloxObjective
-        from edgebus_detection.vision import Preprocessor
 
         manifest, names = self.base.manifest, self._options.labels.classes
         described, picture = detection_spec(manifest), input_spec(manifest)
@@ -106,16 +106,7 @@ class DetectionTrainer(Trainer[Labelled]):
         """Pictures with boxes in their pixels."""
         from edgebus_detection.training.yolox.images import LabelledImage
 
-        return [
-            LabelledImage(
-                name=item.key,
-                source=item.path,
-                boxes=item.truth.boxes,
-                labels=item.truth.labels,
-                ignore=item.truth.ignore,
-            )
-            for item in items
-        ]
+        return [LabelledImage(item.key, item.path, item.truth) for item in items]
 
     def load(self, bundle: Bundle) -> DetectionModel:
         """The model as it is served."""
@@ -129,8 +120,12 @@ class DetectionTrainer(Trainer[Labelled]):
 
     def example(self, items: Sequence[Labelled]) -> Any:
         """The first picture that can be read, BGR."""
-        images = (cv2.imread(str(item.path), cv2.IMREAD_COLOR) for item in items)
-        return next((image for image in images if image is not None), None)
+        for item in items:
+            try:
+                return read_picture(item.path)
+            except ImageError:
+                continue
+        return None
 
     def write_card(
         self, material: Material[Labelled], learnt: Learnt, outcome: JobOutcome, folder: Path

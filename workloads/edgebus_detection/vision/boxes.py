@@ -75,6 +75,11 @@ class Truth:
     labels: Labels
     ignore: Boxes = field(default_factory=_no_boxes)
 
+    @classmethod
+    def none(cls) -> Truth:
+        """An empty picture."""
+        return cls(_no_boxes(), np.zeros(0, np.int64))
+
     def __post_init__(self) -> None:
         number = len(self.labels)
         if self.boxes.shape != (number, 4) or self.ignore.shape[1:] != (4,):

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from edgebus_detection.training.options import AugmentSettings
-from edgebus_detection.training.yolox.images import Boxes, Image, Labels
+from edgebus_detection.vision import Boxes, Image, Truth
 
 __all__ = ["Example", "augment"]
 
@@ -20,9 +20,7 @@ class Example:
     """A decoded picture with its boxes."""
 
     image: Image
-    boxes: Boxes
-    labels: Labels
-    ignore: Boxes
+    truth: Truth
 
 
 def augment(example: Example, settings: AugmentSettings, rng: np.random.Generator) -> Example:
@@ -56,19 +54,19 @@ def augment(example: Example, settings: AugmentSettings, rng: np.random.Generato
         cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=_FILL),
         np.uint8,
     )
-    boxes = _move(example.boxes, (ax, ay), (bx, by))
+    boxes = _move(example.truth.boxes, (ax, ay), (bx, by))
     kept = _clip(boxes, width, height)
     area, left = _area(boxes), _area(kept)
     seen = left >= settings.min_visible * area
-    ignore = _clip(_move(example.ignore, (ax, ay), (bx, by)), width, height)
+    ignore = _clip(_move(example.truth.ignore, (ax, ay), (bx, by)), width, height)
     # Less than that is too little to learn from, and too much to be called background.
     lost = ~seen & (left > 0)
-    return Example(
-        image=image,
-        boxes=kept[seen & (left > 0)],
-        labels=example.labels[seen & (left > 0)],
-        ignore=np.concatenate([ignore[_area(ignore) > 0], kept[lost]]),
+    truth = Truth(
+        kept[seen & (left > 0)],
+        example.truth.labels[seen & (left > 0)],
+        np.concatenate([ignore[_area(ignore) > 0], kept[lost]]),
     )
+    return Example(image, truth)
 
 
 def _move(boxes: Boxes, factors: tuple[float, float], offsets: tuple[float, float]) -> Boxes:

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from edgebus.training.finetune import UnreadableItemError
+from edgebus_detection.vision import Boxes, Image, ImageError, Truth, decode_picture
 
-__all__ = ["Boxes", "Image", "LabelledImage", "Labels", "Places", "Prepare", "no_boxes"]
-
-Image: TypeAlias = npt.NDArray[np.uint8]
-"""BGR, [height, width, 3]."""
-Boxes: TypeAlias = npt.NDArray[np.float32]
-"""[n, 4]: x1, y1, x2, y2 in pixels."""
-Labels: TypeAlias = npt.NDArray[np.int64]
-"""[n]: index of the class."""
+__all__ = ["LabelledImage", "Places", "Prepare"]
 
 
 class Places(Protocol):
-    """Where a picture lies in the model's input."""
+    """Placement of a picture in the model's input."""
 
     def to_input(self, boxes: Boxes, /) -> Boxes:
         """Boxes of the picture in pixels of the model's input."""
@@ -38,43 +31,28 @@ class Prepare(Protocol):
         ...
 
 
-def no_boxes() -> Boxes:
-    """An empty list of boxes."""
-    return np.zeros((0, 4), np.float32)
-
-
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """A picture, decoded when it is needed, with what is on it.
+    """A picture, decoded when it is needed, with its true boxes.
 
     Attributes:
-        name: What errors call it.
+        name: Its name in errors.
         source: The encoded picture or the path of its file.
-        boxes: What is on it; none is legal and makes it a negative example.
-        labels: Class index of each box.
-        ignore: Regions about which nothing is known (uncertain, or of a class that the model does
-            not have): what the model says there is neither right nor wrong.
+        truth: Its boxes; none makes it a negative example. Regions to ignore are uncertain, or of
+            a class that the model does not have.
     """
 
     name: str
     source: bytes | Path
-    boxes: Boxes = field(default_factory=no_boxes)
-    labels: Labels = field(default_factory=lambda: np.zeros(0, np.int64))
-    ignore: Boxes = field(default_factory=no_boxes)
+    truth: Truth = field(default_factory=Truth.none)
 
     def __post_init__(self) -> None:
-        """Check the labels.
+        """Check the boxes.
 
         Raises:
-            ValueError: Boxes and labels do not fit each other, or a box is not finite or empty.
+            ValueError: One is not finite or has no area.
         """
-        if len(self.boxes) != len(self.labels):
-            msg = f"picture {self.name!r}: {len(self.boxes)} boxes, {len(self.labels)} labels"
-            raise ValueError(msg)
-        for what, boxes in (("boxes", self.boxes), ("ignore", self.ignore)):
-            if boxes.ndim != 2 or boxes.shape[1] != 4:
-                msg = f"picture {self.name!r}: {what} of shape {boxes.shape}; use [n, 4]"
-                raise ValueError(msg)
+        for what, boxes in (("boxes", self.truth.boxes), ("ignore", self.truth.ignore)):
             bad = ~np.isfinite(boxes).all(1) | (boxes[:, 2:] <= boxes[:, :2]).any(1)
             if bad.any():
                 first = boxes[bad][0].tolist()
@@ -89,8 +67,7 @@ class LabelledImage:
             OSError: The file is not there.
         """
         data = self.source if isinstance(self.source, bytes) else self.source.read_bytes()
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-        if image is None:
-            reason = f"{len(data)} bytes that OpenCV cannot decode"
-            raise UnreadableItemError(name=self.name, reason=reason)
-        return np.asarray(image, np.uint8)
+        try:
+            return decode_picture(data)
+        except ImageError as error:
+            raise UnreadableItemError(name=self.name, reason=error.reason) from error

@@ -18,8 +18,9 @@ from edgebus_detection.training.options import AugmentSettings
 from edgebus_detection.training.yolox.augment import Example, augment
 from edgebus_detection.training.yolox.distillation import distillation_loss, other_classes
 from edgebus_detection.training.yolox.head import Anchors, YoloxHead
-from edgebus_detection.training.yolox.images import Boxes, LabelledImage, Labels, Prepare
+from edgebus_detection.training.yolox.images import LabelledImage, Prepare
 from edgebus_detection.training.yolox.loss import Target, yolox_loss
+from edgebus_detection.vision import Truth
 
 __all__ = ["HeadMismatchError", "Picture", "YoloxObjective", "targets_of"]
 
@@ -47,15 +48,11 @@ class Picture:
 
     Attributes:
         inputs: float32 [1, C, H, W].
-        boxes: [n, 4].
-        labels: [n].
-        ignore: [i, 4].
+        truth: Its boxes.
     """
 
     inputs: npt.NDArray[np.float32]
-    boxes: Boxes
-    labels: Labels
-    ignore: Boxes
+    truth: Truth
 
 
 class YoloxObjective(Objective[LabelledImage, Picture]):
@@ -91,28 +88,25 @@ class YoloxObjective(Objective[LabelledImage, Picture]):
     def digest(self, item: LabelledImage) -> bytes:
         """Name, labels, and how pictures are changed."""
         parts = [json.dumps([item.name, self._classes]), self._augmentation.model_dump_json()]
-        parts += [str(values.shape) for values in (item.boxes, item.labels, item.ignore)]
-        arrays = b"".join(
-            np.ascontiguousarray(values).tobytes()
-            for values in (item.boxes, item.labels, item.ignore)
-        )
+        values = item.truth.boxes, item.truth.labels, item.truth.ignore
+        parts += [str(each.shape) for each in values]
+        arrays = b"".join(np.ascontiguousarray(each).tobytes() for each in values)
         return "".join(parts).encode() + arrays
 
     def labels(self, item: LabelledImage) -> Iterable[int]:
         """The classes on the picture."""
-        return np.unique(item.labels).tolist()  # type: ignore[no-any-return]
+        return np.unique(item.truth.labels).tolist()  # type: ignore[no-any-return]
 
     def load(self, item: LabelledImage, rng: np.random.Generator | None) -> Picture:
         """Decode, change and prepare a picture."""
-        example = Example(item.load(), item.boxes, item.labels, item.ignore)
+        example = Example(item.load(), item.truth)
         if rng is not None:
             example = augment(example, self._augmentation, rng)
         tensor, place = self._prepare(example.image)
+        truth = example.truth
         return Picture(
-            inputs=np.asarray(tensor, np.float32).reshape(1, *tensor.shape[-3:]),
-            boxes=place.to_input(example.boxes),
-            labels=example.labels,
-            ignore=place.to_input(example.ignore),
+            np.asarray(tensor, np.float32).reshape(1, *tensor.shape[-3:]),
+            Truth(place.to_input(truth.boxes), truth.labels, place.to_input(truth.ignore)),
         )
 
     def inputs(self, rows: Sequence[Picture]) -> npt.NDArray[Any]:
@@ -166,12 +160,12 @@ class YoloxObjective(Objective[LabelledImage, Picture]):
 
 
 def targets_of(rows: Sequence[Picture], device: torch.device) -> list[Target]:
-    """What is on each picture of a batch, on a device."""
+    """True boxes of each picture of a batch, on a device."""
     return [
         Target(
-            boxes=torch.from_numpy(np.asarray(row.boxes, np.float32)).to(device),
-            labels=torch.from_numpy(np.asarray(row.labels, np.int64)).to(device),
-            ignore=torch.from_numpy(np.asarray(row.ignore, np.float32)).to(device),
+            boxes=torch.from_numpy(np.asarray(row.truth.boxes, np.float32)).to(device),
+            labels=torch.from_numpy(np.asarray(row.truth.labels, np.int64)).to(device),
+            ignore=torch.from_numpy(np.asarray(row.truth.ignore, np.float32)).to(device),
         )
         for row in rows
     ]

@@ -1,4 +1,4 @@
-"""Tells the bus how far a job is, a few times per second at most."""
+"""Progress of a job on the bus, a few times per second at most."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 from edgebus.bus import Bus
 from edgebus.contracts import Identity, TrainingProgress, topics
 from edgebus.training.job_spec import JobEvent, JobOutcome, Phase, PhaseName, StepDone
-from edgebus_retrainer.journal import Job
+from edgebus.training.journal import Job
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-__all__ = ["ProgressTeller"]
+__all__ = ["ProgressPublisher"]
 
 _INTERVAL_S = 0.5
 
 
-class ProgressTeller:
+class ProgressPublisher:
     """Turns a job's events into progress messages.
 
     Args:
@@ -42,14 +42,14 @@ class ProgressTeller:
         self._job = job
         self._log = log
         self._began = self._phase_began = time.monotonic()
-        self._told = float("-inf")
+        self._published = float("-inf")
         self._phase: PhaseName = "preparing"
         self.first: float | None = None
-        """When the job's process was first heard of, on the steady clock."""
+        """When the job's process reported first, on the steady clock."""
         self.last: float | None = None
-        """When it had said its outcome."""
+        """When it reported its outcome."""
 
-    async def tell(self, event: JobEvent) -> None:
+    async def publish(self, event: JobEvent) -> None:
         """Publish an event, or leave it out where the last one is too recent."""
         now = time.monotonic()
         if self.first is None:
@@ -63,11 +63,11 @@ class ProgressTeller:
             self._phase = event.phase
             self._log.info("job phase", job=self._job.id, phase=event.phase, detail=event.detail)
             await self._publish(StepDone(step=0, steps=0), now)
-        elif now - self._told >= _INTERVAL_S or event.step == event.steps:
+        elif now - self._published >= _INTERVAL_S or event.step == event.steps:
             await self._publish(event, now)
 
     async def _publish(self, step: StepDone, now: float) -> None:
-        self._told = now
+        self._published = now
         remaining = None
         if step.step:
             remaining = (now - self._phase_began) / step.step * (step.steps - step.step)

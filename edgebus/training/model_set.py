@@ -1,4 +1,4 @@
-"""The shared model of a retrainer and the cameras' own that are made from it."""
+"""The shared model of a retrainer and the streams' own that are made from it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from edgebus.artifacts import ArtifactError, Store
 from edgebus.bus import Bus
 from edgebus.contracts import Identity, NameRefusedError, Release, shared_model, stream_model
 from edgebus.samples import SampleStore
+from edgebus.training.disk_thread import DiskThread
+from edgebus.training.incumbent import Incumbent
+from edgebus.training.job_runner import JobRunner
+from edgebus.training.journal import JobJournal
+from edgebus.training.settings import RetrainingSettings
+from edgebus.training.trained_model import TrainedModel
 from edgebus.transfer import ArtifactFetcher
-from edgebus_retrainer.campaign import Campaign
-from edgebus_retrainer.files import DiskThread
-from edgebus_retrainer.incumbent import Incumbent
-from edgebus_retrainer.journal import JobJournal
-from edgebus_retrainer.lines import Line
-from edgebus_retrainer.settings import RetrainerSettings
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-__all__ = ["Family"]
+__all__ = ["ModelSet"]
 
 
 class Spawn(Protocol):
@@ -32,8 +32,8 @@ class Spawn(Protocol):
         ...
 
 
-class Family:
-    """All models of one retrainer, by their names; made as cameras turn out to need them.
+class ModelSet:
+    """All models of one retrainer, by their names; made as streams turn out to need them.
 
     Args:
         bus: The bus.
@@ -55,7 +55,7 @@ class Family:
         *,
         bus: Bus,
         identity: Identity,
-        settings: RetrainerSettings,
+        settings: RetrainingSettings,
         model: str,
         samples: SampleStore,
         journal: JobJournal,
@@ -72,7 +72,7 @@ class Family:
         self._spawn, self._log = spawn, log
         self._fetcher = ArtifactFetcher(bus, identity, bundles)
         self._nameless: set[str] = set()
-        self.lines: dict[str, Line] = {}
+        self.models: dict[str, TrainedModel] = {}
         """All of them, the shared one first."""
         self.shared = self._make(model, "")
 
@@ -82,64 +82,65 @@ class Family:
         if self._settings.stream_models is not None:
             for name in await self._disk(self._journal.models, self.shared.name):
                 await self.of(shared_model(name)[1])
-        for line in self.lines.values():
-            await self._offer_again(line)
+        for trained in self.models.values():
+            await self._offer_again(trained)
 
-    async def of(self, place: str) -> Line | None:
-        """The own model of a camera, ``node.camera``; None where it may have none."""
+    async def of(self, stream_id: str) -> TrainedModel | None:
+        """The own model of a stream, ``node.stream``; None where it may have none."""
         own = self._settings.stream_models
-        if own is None or place in self._nameless or not own.takes(place):
+        if own is None or stream_id in self._nameless or not own.takes(stream_id):
             return None
         try:
-            name = stream_model(self.shared.name, place)
+            name = stream_model(self.shared.name, stream_id)
         except NameRefusedError as error:
-            self._deny(place, str(error))
+            self._deny(stream_id, str(error))
             return None
-        if name in self.lines:
-            return self.lines[name]
-        if len(self.lines) > own.max_models:
-            self._deny(place, f"there are {own.max_models} (retrainer.stream_models.max_models)")
+        if name in self.models:
+            return self.models[name]
+        if len(self.models) > own.max_models:
+            limit = f"there are {own.max_models} (retrainer.stream_models.max_models)"
+            self._deny(stream_id, limit)
             return None
-        line = await self._disk(self._make, name, place)
-        self._follow(line)
-        return line
+        trained = await self._disk(self._make, name, stream_id)
+        self._follow(trained)
+        return trained
 
     async def release(self, release: Release) -> None:
         """A release was announced; those of other models are no concern of this family."""
-        shared, place = shared_model(release.bundle.model.name)
+        shared, stream_id = shared_model(release.bundle.model.name)
         if shared != self.shared.name:
             return
-        line = await self.of(place) if place else self.shared
-        if line is not None:
-            line.hear(release.bundle.model)
-            line.incumbent.release(release)
+        trained = await self.of(stream_id) if stream_id else self.shared
+        if trained is not None:
+            trained.observe(release.bundle.model)
+            trained.incumbent.release(release)
 
     async def kept(self) -> set[str]:
         """Digests of the bundles that any of the models needs."""
         limit = self._settings.store.results
-        kept = await self._disk(self._journal.candidates, list(self.lines), limit=limit)
-        for line in self.lines.values():
-            kept |= line.incumbent.digests
+        kept = await self._disk(self._journal.candidates, list(self.models), limit=limit)
+        for trained in self.models.values():
+            kept |= trained.incumbent.digests
         return kept
 
-    def _make(self, name: str, place: str) -> Line:
+    def _make(self, name: str, stream_id: str) -> TrainedModel:
         """A model to look after; reads the disk."""
 
         async def changed() -> None:
-            line.settle(fetched=True)
+            trained.settle(fetched=True)
             await self._changed()
 
         incumbent = Incumbent(
             model=name,
             identity=self._identity,
             channel=self._settings.channel,
-            folder=self._folder / "cameras" / place if place else self._folder,
+            folder=self._folder / "streams" / stream_id if stream_id else self._folder,
             store=self._bundles,
             fetcher=self._fetcher,
             changed=changed,
         )
         incumbent.restore()
-        campaign = Campaign(
+        runner = JobRunner(
             bus=self._bus,
             identity=self._identity,
             settings=self._settings,
@@ -147,32 +148,32 @@ class Family:
             samples=self._samples,
             journal=self._journal,
             bundles=self._bundles,
-            shared=self.shared.incumbent if place else incumbent,
+            shared=self.shared.incumbent if stream_id else incumbent,
             incumbent=incumbent,
             disk=self._disk,
             folder=self._folder,
             kept=self.kept,
             log=self._log,
         )
-        line = Line(name=name, place=place, incumbent=incumbent, campaign=campaign)
-        self.lines[name] = line
-        return line
+        trained = TrainedModel(name=name, stream_id=stream_id, incumbent=incumbent, runner=runner)
+        self.models[name] = trained
+        return trained
 
-    def _follow(self, line: Line) -> None:
-        self._spawn(line.incumbent.follow(), name=f"follow releases of {line.name}")
+    def _follow(self, trained: TrainedModel) -> None:
+        self._spawn(trained.incumbent.follow(), name=f"follow releases of {trained.name}")
 
-    def _deny(self, place: str, why: str) -> None:
-        self._nameless.add(place)
-        self._log.warning("no model of its own for this stream", stream=place, error=why)
+    def _deny(self, stream_id: str, why: str) -> None:
+        self._nameless.add(stream_id)
+        self._log.warning("no model of its own for this stream", stream=stream_id, error=why)
 
-    async def _offer_again(self, line: Line) -> None:
+    async def _offer_again(self, trained: TrainedModel) -> None:
         """Publish the last result of a model again: a crash may have come before."""
-        last = await self._disk(self._journal.last, line.name)
+        last = await self._disk(self._journal.last, trained.name)
         if last is None:
             return
         try:
-            await line.campaign.offer(last)
+            await trained.runner.offer(last)
         except ArtifactError as error:
             self._log.warning("candidate lost", job=last.job, error=str(error))
             return
-        line.offered = last.candidate
+        trained.offered = last.candidate

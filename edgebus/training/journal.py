@@ -26,7 +26,7 @@ class Job:
         id: Its id, UUIDv7.
         model: Name of the model that it makes a candidate of.
         base: What it trains further: the newest of that model, or of the shared one where the
-            model is a camera's own.
+            model is a stream's own.
         version: Version of its candidate.
         trigger: What started it.
         why: The same with its figures.
@@ -45,7 +45,7 @@ class Job:
 
     @property
     def stream_model(self) -> str | None:
-        """Name of the camera's own model that it is for; None: the shared one."""
+        """Name of the stream's own model that it is for; None: the shared one."""
         return self.model if shared_model(self.model)[1] else None
 
 
@@ -204,7 +204,7 @@ class JobJournal:
             return bool(session.scalar(query))
 
     def models(self, model: str) -> list[str]:
-        """The cameras' own models, made from a shared one, that there ever was a job for."""
+        """The streams' own models, made from a shared one, that there ever was a job for."""
         query = select(JobRow.model).where(JobRow.model.startswith(f"{model}@", autoescape=True))
         with Session(self._engine) as session:
             return list(session.scalars(query.distinct().order_by(JobRow.model)))

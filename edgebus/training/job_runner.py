@@ -27,40 +27,40 @@ from edgebus.contracts import (
 )
 from edgebus.contracts.trace import continue_trace
 from edgebus.samples import SampleStore
+from edgebus.training.disk_thread import DiskThread
+from edgebus.training.incumbent import Incumbent
 from edgebus.training.job import CARD
 from edgebus.training.job_process import SPEC, JobCrashedError, run_process
 from edgebus.training.job_spec import JobOutcome, JobSpec
+from edgebus.training.journal import Job, JobJournal
 from edgebus.training.learning import CHECKPOINT
+from edgebus.training.progress import ProgressPublisher
+from edgebus.training.settings import RetrainingSettings
 from edgebus.transfer import reference
-from edgebus_retrainer.files import DiskThread
-from edgebus_retrainer.incumbent import Incumbent
-from edgebus_retrainer.journal import Job, JobJournal
-from edgebus_retrainer.progress import ProgressTeller
-from edgebus_retrainer.settings import RetrainerSettings
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-__all__ = ["Campaign"]
+__all__ = ["JobRunner"]
 
 _MOST_TRACES = 256
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Campaign:
-    """Runs jobs of one model, one at a time, and tells the bus how they end.
+class JobRunner:
+    """Runs the jobs of one model, one at a time, and publishes their results.
 
     Attributes:
         bus: The bus.
         identity: Who publishes.
-        settings: The retrainer's.
+        settings: How models are retrained.
         model: Name of the model.
         samples: The sample store.
         journal: Remembers jobs.
         bundles: Gets the candidates.
         shared: What is trained further.
-        incumbent: What serves and has to be beaten: the same, but for a camera's own model.
+        incumbent: What serves and has to be beaten: the same, but for a stream's own model.
         disk: Where stores are used.
         folder: The retrainer's data folder.
         kept: Digests of the bundles that any model of this retrainer needs.
@@ -69,7 +69,7 @@ class Campaign:
 
     bus: Bus
     identity: Identity
-    settings: RetrainerSettings
+    settings: RetrainingSettings
     model: str
     samples: SampleStore
     journal: JobJournal
@@ -216,16 +216,16 @@ class Campaign:
         """
         train = self.settings.train
         for attempt in range(job.attempts, train.max_attempts + 1):
-            teller = ProgressTeller(self.bus, self.identity, job=job, log=self.log)
+            publisher = ProgressPublisher(self.bus, self.identity, job=job, log=self.log)
             try:
                 async with asyncio.timeout(train.timeout_s):
-                    outcome = await run_process(spec, on_event=teller.tell)
+                    outcome = await run_process(spec, on_event=publisher.publish)
                 seconds = before | outcome.seconds
-                if teller.first is not None and teller.last is not None:
+                if publisher.first is not None and publisher.last is not None:
                     # A training process takes a moment to end.
                     seconds |= {
-                        "starting": round(teller.first - began, 3),
-                        "keeping": time.monotonic() - teller.last,
+                        "starting": round(publisher.first - began, 3),
+                        "keeping": time.monotonic() - publisher.last,
                     }
                 return outcome.model_copy(update={"seconds": seconds})
             except TimeoutError:
