@@ -148,7 +148,7 @@ def measure(name: str, pictures: Sequence[Picture]) -> list[Row]:
         enough: list[Judged] = []
         before: list[Judged] = []
         for known, other in (halves, halves[::-1]):
-            compared = [Compared(said=p.said[name].boxes, there=p.there) for p in known]
+            compared = [Compared(predicted=p.said[name].boxes, actual=p.there) for p in known]
             chosen = calibrate(compared, precision=precision, fallback=ACCEPT, min_boxes=MIN_BOXES)
             accept = {label: each.accept for label, each in chosen.items()}
             only = frozenset(label for label, each in chosen.items() if each.why != "too few")

@@ -144,8 +144,8 @@ def check_command(arguments: list[str]) -> None:
     rest = list(arguments)
     while isinstance(command, typer.core.TyperGroup) and rest and not rest[0].startswith("-"):
         name = rest.pop(0)
-        assert name in command.commands, f"there is no command {name}"
-        command = command.commands[name]
+        command = command.get_command(None, name)
+        assert command is not None, f"there is no command {name}"
     if command.name == "up":
         from edgebus.lab import load_lab
         from edgebus.lab.cli import make_command

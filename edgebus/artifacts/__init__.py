@@ -28,6 +28,7 @@ from edgebus.artifacts.manifest import (
     TensorSpec,
     TrainedOn,
 )
+from edgebus.artifacts.onnx_file import OnnxFile, bundle_from_onnx
 from edgebus.artifacts.payload import ArrayPayload
 from edgebus.artifacts.store import GarbageCollected, Store
 from edgebus.artifacts.tensors import Array
@@ -59,6 +60,7 @@ __all__ = [
     "Limits",
     "Manifest",
     "ModelSource",
+    "OnnxFile",
     "PatchEntry",
     "PatchError",
     "ProbeMaker",
@@ -71,6 +73,7 @@ __all__ = [
     "UnsupportedOperatorError",
     "Update",
     "apply_update",
+    "bundle_from_onnx",
     "derive_bundle",
     "inspect_graph",
     "write_bundle",

@@ -31,24 +31,23 @@ class _Group(TyperGroup):
     """Commands of the framework, and those of workloads, imported when somebody asks for them."""
 
     # Any: typer keeps a copy of click of its own, and its types with it.
-    _brought: Any = None
+    _own: Any = None
+    _all: Any = None
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Names of all commands."""
-        return [*super().list_commands(ctx), *self._bring()]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A command by its name; None where there is none."""
-        return super().get_command(ctx, cmd_name) or self._bring().get(cmd_name)
-
-    def _bring(self) -> Any:
-        if self._brought is None:
-            self._brought = {}
+    @property
+    def commands(self) -> Any:
+        if self._all is None:
+            self._all = dict(self._own)
             for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
                 if point.name.partition(".")[0] == "model":
                     group: Any = typer.main.get_command(point.load())
-                    self._brought |= group.commands
-        return self._brought
+                    self._all |= group.commands
+        return self._all
+
+    @commands.setter
+    def commands(self, value: Any) -> None:
+        """The framework's, when the group is made."""
+        self._own = value
 
 
 commands = typer.Typer(

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from edgebus.contracts import rfc3339
+from edgebus.contracts import DomainReport, rfc3339
 from edgebus.lab.round_report import (
     ROUND_COLUMNS,
     clock_skew,
@@ -21,7 +21,18 @@ from edgebus.lab.round_report import (
 from edgebus.lab.run_state import RunState
 from edgebus.lab.summary import Summary
 
-__all__ = ["data_uri", "human_size", "render_report", "write_csv", "write_run"]
+__all__ = [
+    "DOMAINS",
+    "data_uri",
+    "human_size",
+    "render_report",
+    "shown_figures",
+    "write_csv",
+    "write_run",
+]
+
+DOMAINS = {"new": "what the streams show now", "old": "what the model knew before"}
+"""Titles of the gate's domains."""
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -83,10 +94,13 @@ def render_report(
         figure=_figure, percent=_percent, size=human_size, clock=_clock, seconds=_seconds
     )
     rounds = state.rounds.all(since=summary.started)
-    stages = summary.seconds.stages
+    judged, stages = summary.judged, summary.seconds.stages
     whole = sum(stages.values()) or 1.0
     return environment.get_template(template.name).render(
         summary=summary,
+        judged=judged,
+        figures=shown_figures(judged.gate.domains) if judged and judged.gate else (),
+        titles=DOMAINS,
         stages=[(name, value, 100 * value / whole) for name, value in stages.items()],
         bars=data_uri(bars) if bars else None,
         rounds=rounds,
@@ -96,6 +110,12 @@ def render_report(
         states=[event for event in state.events if event.kind == "state"][-200:],
         **values,
     )
+
+
+def shown_figures(domains: Sequence[DomainReport]) -> list[str]:
+    """Names of the gate's figures that are shown: the deciding one and the next."""
+    names = dict.fromkeys(name for each in domains for name in (each.deciding, *each.figures))
+    return list(names)[:2]
 
 
 def human_size(size: float) -> str:

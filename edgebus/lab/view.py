@@ -12,8 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from edgebus.contracts import TrainingProgress, utc_now
-from edgebus.lab.report import human_size
+from edgebus.contracts import DomainReport, TrainingProgress, utc_now
+from edgebus.lab.report import DOMAINS, human_size, shown_figures
 from edgebus.lab.round_report import round_summary
 from edgebus.lab.rounds import Round
 from edgebus.lab.run_state import RunEvent, RunState
@@ -39,6 +39,8 @@ Lines = Callable[[datetime], Iterable[str]]
 
 _STAGES = ("watch", "drift", "collect", "train", "release", "converge")
 _EVENTS = 8
+_PARTS = 8
+"""Sets with more parts than these list none."""
 _STYLES = {
     "drift": "yellow",
     "release": "magenta",
@@ -150,7 +152,7 @@ def _services(state: RunState) -> RenderableType:
                 "" if now.swap_ms is None else f"{now.swap_ms:.1f} ms",
             ]
         table.add_row(*row)
-    return table
+    return Padding(table, (0, 0, 1, 0))
 
 
 def stream_lines(state: RunState, now: datetime) -> Iterable[str]:
@@ -307,6 +309,35 @@ def _step(progress: TrainingProgress) -> str:
     )
 
 
+def gate_table(domains: Sequence[DomainReport]) -> RenderableType:
+    """Figures of the retrainer's gate, old model and new on the same inputs."""
+    table = Table.grid(padding=(0, 2))
+    table.show_header = True
+    table.add_column("held-out sets, measured by the gate", no_wrap=True)
+    names = shown_figures(domains)
+    for name in ("inputs", "labels", *(word for n in names for word in (f"{n} before", "after"))):
+        table.add_column(name, justify="right")
+    for domain in domains:
+        title = Text(f"{DOMAINS.get(domain.name, domain.name)}, labels: ", "bold")
+        title.append(domain.labelled_by or "unknown")
+        cells: list[RenderableType] = []
+        for name in names:
+            change = domain.figures.get(name)
+            better = 0.0 if change is None else domain.better(name, change)
+            style = "green" if better > 0 else "red" if better < 0 else ""
+            cells += (
+                ["", ""]
+                if change is None
+                else [f"{change.before:.3f}", Text(f"{change.after:.3f}", style)]
+            )
+        table.add_row(title, str(domain.items), str(domain.labels), *cells)
+        for kind, parts in domain.groups.items():
+            for part, change in parts.items() if kind != "stream" and len(parts) <= _PARTS else ():
+                row = ("", "", f"{change.before:.3f}", f"{change.after:.3f}")
+                table.add_row(Text(part, "dim", justify="right"), *(Text(v, "dim") for v in row))
+    return Padding(table, (0, 0, 1, 0))
+
+
 def summary_table(
     summary: Summary,
     rounds: Sequence[Round] = (),
@@ -319,9 +350,11 @@ def summary_table(
     Args:
         summary: Its figures.
         rounds: Its rounds of learning.
-        above: A workload's own tables.
+        above: A workload's own tables; without any, the figures of the gate.
         rows: A workload's own rows, by name.
     """
+    if not above and (job := summary.judged) is not None and job.gate is not None:
+        above = [gate_table(job.gate.domains)]
     seconds = summary.seconds
     stages = [f"{name} {value:.0f} s" for name, value in seconds.stages.items()]
     grid = Table.grid(padding=(0, 2))

@@ -10,17 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from edgebus.artifacts import Bundle, Store
-from edgebus.contracts import LabelSet, Payload, Split
+from edgebus.contracts import LabelSet, RecordPayload, SampleRecord, Split, record_of
 from edgebus.samples.database import open_database
 from edgebus.samples.files import SampleFiles
 from edgebus.samples.label_book import LabelBook, SampleUnknownError, newest_labels
-from edgebus.samples.store import SampleKind, record_of, row_of
+from edgebus.samples.store import SampleKind, row_of
 from edgebus.samples.tables import LabelRow, SampleRow, from_micros, micros
 
 __all__ = ["Catalog", "Entry", "NoStoreError", "Query"]
@@ -163,7 +163,11 @@ class Catalog:
             return self._entry(rows[0], newest_labels(session, [rows[0].id]).get(rows[0].id))
 
     def add(
-        self, samples: Sequence[Payload], sets: Mapping[str, LabelSet | None], *, received: datetime
+        self,
+        samples: Sequence[RecordPayload[Any] | SampleRecord],
+        sets: Mapping[str, LabelSet | None],
+        *,
+        received: datetime,
     ) -> None:
         """Add samples and labels: all of them, or none if one cannot be.
 
@@ -180,7 +184,7 @@ class Catalog:
         for sample in samples:
             data = sample.encode()
             file = self.files.put(data, suffix=self._kind.sample_suffix)
-            record = record_of(sample)
+            record: SampleRecord = record_of(sample)
             truths = self._kind.count_truths(record)
             rows.append(row_of(record, truths=truths, file=file, size=len(data), received=received))
         with Session(self._engine) as session, session.begin():

@@ -10,7 +10,15 @@ from typing import Any, Literal, Protocol
 from sqlalchemy import ColumnElement, Engine, func, select, true
 from sqlalchemy.orm import Session
 
-from edgebus.contracts import Collected, Payload, SampleRecord, Split, StoredSample, shared_model
+from edgebus.contracts import (
+    Collected,
+    RecordPayload,
+    SampleRecord,
+    Split,
+    StoredSample,
+    record_of,
+    shared_model,
+)
 from edgebus.samples.files import SampleFiles
 from edgebus.samples.label_book import newest_labels
 from edgebus.samples.onset import onset
@@ -21,7 +29,6 @@ __all__ = [
     "SampleKind",
     "SampleStore",
     "edge_of",
-    "record_of",
     "row_of",
     "stream_id",
 ]
@@ -103,7 +110,7 @@ class SampleStore:
         self.evicted = 0
         """Samples that went to stay within the quota."""
 
-    def add(self, sample: Payload, *, received: datetime) -> Added:
+    def add(self, sample: RecordPayload[Any] | SampleRecord, *, received: datetime) -> Added:
         """Store a sample; adding it again changes nothing. It is on disk afterwards.
 
         Args:
@@ -114,7 +121,7 @@ class SampleStore:
             SampleRefusedError: The workload has no use for it.
             OSError: The disk is full or broken.
         """
-        record = record_of(sample)
+        record: SampleRecord = record_of(sample)
         with Session(self._engine) as session:
             if session.get(SampleRow, record.id) is not None:
                 return "duplicate"
@@ -329,12 +336,6 @@ class SampleStore:
             self.evicted += len(gone)
             for file in _unused(session, gone):
                 self._files.remove(file)
-
-
-def record_of(sample: Any) -> SampleRecord:
-    """The record of a sample: what it carries inside, or itself."""
-    record: SampleRecord = getattr(sample, "record", sample)
-    return record
 
 
 def row_of(

@@ -24,7 +24,7 @@ from edgebus.serving.release_follower import (
     ReleaseFollower,
     ReleaseRefusedError,
     ReleaseSettings,
-    bring_in,
+    verify_release,
 )
 from edgebus.serving.serving_state import ServingState, StateFile
 from edgebus.serving.swap import HotSwap, LoadedModel, Serving, Swap
@@ -50,11 +50,11 @@ __all__ = [
     "ServingState",
     "StateFile",
     "Swap",
-    "bring_in",
     "choose_providers",
     "make_probe",
     "probe_inputs",
     "run_probe",
     "seeded_bytes",
     "seeded_inputs",
+    "verify_release",
 ]

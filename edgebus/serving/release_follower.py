@@ -35,7 +35,7 @@ from edgebus.transfer import FetchProgress
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-__all__ = ["Fetch", "ReleaseFollower", "ReleaseRefusedError", "ReleaseSettings", "bring_in"]
+__all__ = ["Fetch", "ReleaseFollower", "ReleaseRefusedError", "ReleaseSettings", "verify_release"]
 
 _MAX_LOADS = 2
 
@@ -70,27 +70,19 @@ class Fetch(Protocol):
         ...
 
 
-async def bring_in(
-    ref: BundleRef,
-    *,
-    fetch: Fetch,
-    task: str | None = None,
-    on_progress: Callable[[FetchProgress], None] = lambda _: None,
-) -> Bundle:
-    """Fetch what was announced, and verify that it is that: no model comes in by another way.
+def verify_release(bundle: Bundle, ref: BundleRef, *, task: str | None = None) -> None:
+    """Verify that a fetched bundle is what was announced: no model comes in without this.
+
+    Its bytes were verified before, by their digests; see `edgebus.artifacts.Bundle`.
 
     Args:
-        ref: The bundle that a release, a candidate or a command names.
-        fetch: Brings it into the store.
+        bundle: The bundle.
+        ref: What the release, the candidate or the command names.
         task: The workload that it has to be for; None: any.
-        on_progress: Called whenever blocks came.
 
     Raises:
-        ReleaseRefusedError: It is not what was announced.
-        ArtifactError: See `ArtifactFetcher.fetch`.
-        BusError: See there.
+        ReleaseRefusedError: It is something else.
     """
-    bundle = await fetch(ref, on_progress=on_progress)
     manifest, wanted = bundle.manifest, ref.model
     named = (manifest.name, manifest.version, bundle.digest)
     if named != (wanted.name, wanted.version, wanted.digest) or task not in (None, manifest.task):
@@ -100,7 +92,6 @@ async def bring_in(
             f"{manifest.task}"
         )
         raise ReleaseRefusedError(msg)
-    return bundle
 
 
 class ReleaseFollower(Generic[M]):
@@ -149,7 +140,7 @@ class ReleaseFollower(Generic[M]):
         self._report = report
         self._needed = needed
         self._log = log
-        self._memory = ServingState(model=model)
+        self._remembered = ServingState(model=model)
         self._wanted: Release | None = None
         self._traceparent: str | None = None
         self._changed = asyncio.Event()
@@ -167,7 +158,7 @@ class ReleaseFollower(Generic[M]):
     @property
     def state(self) -> ServingState:
         """The state that is remembered at present."""
-        return self._memory
+        return self._remembered
 
     @property
     def serving(self) -> Serving[M] | None:
@@ -183,7 +174,7 @@ class ReleaseFollower(Generic[M]):
     def digests(self) -> set[str]:
         """Digests of the bundles that it needs, on their way or here."""
         target = self.target
-        return self._memory.digests | (set() if target is None else {target.digest})
+        return self._remembered.digests | (set() if target is None else {target.digest})
 
     async def restore(self, initial: Path | None = None) -> None:
         """Let a model serve at the start: the remembered one, the one before it, or `initial`."""
@@ -201,8 +192,8 @@ class ReleaseFollower(Generic[M]):
         if problems:
             self._error = "; ".join(problems)
             self._log.warning("could not restore a model", reason=self._error)
-        if self._memory.failed is not None:
-            self._state, self._error = "failed", self._memory.failed
+        if self._remembered.failed is not None:
+            self._state, self._error = "failed", self._remembered.failed
         await self._publish_status()
 
     def recall(self) -> list[str]:
@@ -211,9 +202,9 @@ class ReleaseFollower(Generic[M]):
         Returns:
             What was in the way.
         """
-        self._memory, trouble = self._file.read(model=self._model)
+        self._remembered, trouble = self._file.read(model=self._model)
         problems = [trouble] if trouble else []
-        for ref in (self._memory.current, self._memory.previous):
+        for ref in (self._remembered.current, self._remembered.previous):
             if ref is not None and self._swap.current is None:
                 try:
                     self._serve_at_start(self._store.open_bundle(ref.digest))
@@ -236,7 +227,7 @@ class ReleaseFollower(Generic[M]):
 
         The highest sequence counts, whichever version it names.
         """
-        newest = self._wanted.sequence if self._wanted is not None else self._memory.sequence
+        newest = self._wanted.sequence if self._wanted is not None else self._remembered.sequence
         again = self._wanted is None and release.sequence == newest
         if release.sequence < newest or (release.sequence == newest and not again):
             return False
@@ -299,8 +290,8 @@ class ReleaseFollower(Generic[M]):
             self._remember_if_possible(sequence=release.sequence, failed=None, loading=0, loads=0)
             await self._enter("updated", target=None)
             return
-        if self._memory.sequence == release.sequence and self._memory.failed is not None:
-            await self._enter("failed", target=ref, error=self._memory.failed)
+        if self._remembered.sequence == release.sequence and self._remembered.failed is not None:
+            await self._enter("failed", target=ref, error=self._remembered.failed)
             return
         self._log.info("release", model=_words(ref), sequence=release.sequence)
         for attempt in range(1, self._settings.fetch_attempts + 1):
@@ -324,15 +315,15 @@ class ReleaseFollower(Generic[M]):
     async def _bring(self, release: Release) -> None:
         """Fetch, verify, load and switch; returns early when a newer release has come."""
         ref = release.bundle.model
-        if self._memory.loading == release.sequence and self._memory.loads >= _MAX_LOADS:
-            msg = f"the process died {self._memory.loads} times while loading {_words(ref)}"
+        if self._remembered.loading == release.sequence and self._remembered.loads >= _MAX_LOADS:
+            msg = f"the process died {self._remembered.loads} times while loading {_words(ref)}"
             raise ReleaseRefusedError(msg)
         if ref.name != self._model:
             msg = f"the release names model {ref.name!r}, this node serves {self._model!r}"
             raise ReleaseRefusedError(msg)
         self._seconds, self._stage_began = {}, time.monotonic()
         if self._needed is not None:
-            keep = self._memory.digests | self._needed() | {ref.digest}
+            keep = self._remembered.digests | self._needed() | {ref.digest}
             await asyncio.to_thread(self._store.gc, keep=keep)
         self._progress, self._received = 0.0, 0
         await self._enter("downloading", target=ref)
@@ -342,12 +333,13 @@ class ReleaseFollower(Generic[M]):
         self._progress = 1.0
         self._stage_done("fetching")
         await self._enter("downloaded", target=ref)
+        verify_release(bundle, release.bundle, task=self._task)
         await self._enter("verified", target=ref)
         await self._install(bundle, release)
 
     async def _install(self, bundle: Bundle, release: Release) -> None:
         """Load a verified bundle beside the serving one, and switch."""
-        loads = self._memory.loads + 1 if self._memory.loading == release.sequence else 1
+        loads = self._remembered.loads + 1 if self._remembered.loading == release.sequence else 1
         self._remember(loading=release.sequence, loads=loads)
         self._stage_done("checking")
         await self._enter("updating", target=bundle.ref)
@@ -359,7 +351,7 @@ class ReleaseFollower(Generic[M]):
             since=utc_now(),
             previous=old.ref if old is not None else None,
             sequence=release.sequence,
-            highest=max(bundle.manifest.version, self._memory.highest),
+            highest=max(bundle.manifest.version, self._remembered.highest),
             failed=None,
             loading=0,
             loads=0,
@@ -382,13 +374,7 @@ class ReleaseFollower(Generic[M]):
     async def _download(self, release: Release) -> Bundle | None:
         """The bundle, or None when a newer release has come in the meantime."""
         fetching = asyncio.create_task(
-            bring_in(
-                release.bundle,
-                fetch=self._fetch,
-                task=self._task,
-                on_progress=self._note_progress,
-            ),
-            name="fetch release",
+            self._fetch(release.bundle, on_progress=self._note_progress), name="fetch release"
         )
         reporting = asyncio.create_task(self._report_progress(), name="report progress")
         newer = asyncio.create_task(self._changed.wait(), name="newer release")
@@ -423,12 +409,12 @@ class ReleaseFollower(Generic[M]):
     def _serve_at_start(self, bundle: Bundle) -> None:
         loaded = self._swap.prepare(bundle)
         self._swap.switch(loaded)
-        if self._memory.current is None or self._memory.current.digest != bundle.digest:
+        if self._remembered.current is None or self._remembered.current.digest != bundle.digest:
             self._remember_if_possible(
                 current=loaded.model.ref,
                 since=utc_now(),
                 previous=None,
-                highest=max(bundle.manifest.version, self._memory.highest),
+                highest=max(bundle.manifest.version, self._remembered.highest),
             )
         self._answered = self._settings.probation_inputs
         self._log.info("model restored", model=_words(bundle.ref))
@@ -449,16 +435,16 @@ class ReleaseFollower(Generic[M]):
         Raises:
             OSError: The disk refuses; nothing has changed.
         """
-        memory = self._memory.model_copy(update=changes)
+        memory = self._remembered.model_copy(update=changes)
         self._file.write(memory)
-        self._memory = memory
+        self._remembered = memory
 
     def _remember_if_possible(self, **changes: object) -> None:
         """Change the state, on disk too unless it is full: what serves must not stop for that."""
         try:
             self._remember(**changes)
         except OSError as error:
-            self._memory = self._memory.model_copy(update=changes)
+            self._remembered = self._remembered.model_copy(update=changes)
             self._log.warning("cannot write down what serves", reason=str(error))
 
     def _stage_done(self, name: str) -> None:
@@ -482,12 +468,12 @@ class ReleaseFollower(Generic[M]):
                 model=self._model,
                 stream=self._stream,
                 serving=current.ref if current is not None else None,
-                since=self._memory.since if current is not None else None,
-                previous=self._memory.previous,
+                since=self._remembered.since if current is not None else None,
+                previous=self._remembered.previous,
                 state=self._state,
                 target=self._target,
                 channel=self._settings.channel,
-                sequence=self._memory.sequence,
+                sequence=self._remembered.sequence,
                 progress=self._progress,
                 received_bytes=self._received,
                 swap_ms=self._swap_ms,

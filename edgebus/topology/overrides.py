@@ -14,7 +14,7 @@ from edgebus.topology.topology import Topology, TopologyError, Tree
 __all__ = ["override"]
 
 
-def override(topology: Topology, pairs: Iterable[str], *, known: Sequence[str] = ()) -> Topology:
+def override(topology: Topology, pairs: Iterable[str]) -> Topology:
     """Apply ``key=value`` pairs.
 
     A key is dotted and begins with a field of the topology (``until.timeout_s``), a node
@@ -23,7 +23,6 @@ def override(topology: Topology, pairs: Iterable[str], *, known: Sequence[str] =
     Args:
         topology: To start from.
         pairs: From the command line; values are YAML.
-        known: Names of the installed services, for the error message.
 
     Raises:
         TopologyError: A pair is no pair, or nothing has its name.
@@ -51,7 +50,7 @@ def override(topology: Topology, pairs: Iterable[str], *, known: Sequence[str] =
             targets = [tree]
         else:
             names = [*nodes, *services, *Topology.model_fields]
-            near = difflib.get_close_matches(path[0], [*names, *known], n=1)
+            near = difflib.get_close_matches(path[0], names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
             problems.append(f"--set {key}: this topology has no {path[0]}; {hint}")
             continue

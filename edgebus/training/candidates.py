@@ -45,7 +45,7 @@ class MeasuredCandidate:
 
     @property
     def summary(self) -> str:
-        """What was gained and lost."""
+        """Gains and losses in a line."""
         parts = [
             f"{domain.name} domain {domain.deciding} {domain.decision.before:.3f} -> "
             f"{domain.decision.after:.3f}"

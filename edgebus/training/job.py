@@ -136,7 +136,7 @@ def _prepare(trainer: Trainer[Any], report: Report) -> Material[Any]:
 def _lacking(
     new: Sequence[TrainingItem], old: Sequence[TrainingItem], gate: GateSettings
 ) -> list[str]:
-    """What is missing to measure a candidate; known before minutes of training are spent."""
+    """Reasons why a candidate could not be measured; known before minutes of training are spent."""
     found = (too_few(NEW, count_labelled(new), gate), too_few(OLD, count_labelled(old), gate))
     return [reason for reason in found if reason is not None]
 

@@ -17,10 +17,8 @@ from edgebus.artifacts import ArtifactError, Bundle, Store
 from edgebus.bus import Bus
 from edgebus.contracts import (
     Candidate,
-    Collected,
     Identity,
     ModelRef,
-    PayloadError,
     StoredSample,
     TrainingResult,
     topics,
@@ -89,7 +87,7 @@ class JobRunner:
         traceparent: str | None = None,
         waiting_s: float | None = None,
     ) -> TrainingResult:
-        """Run a job to its result and write it down; nothing is published yet but progress.
+        """Run a job to its result and store it; nothing is published yet but progress.
 
         Args:
             job: What to do.
@@ -148,7 +146,7 @@ class JobRunner:
         await self.bus.publish(topics.CANDIDATE.at(self.identity, model=self.model), candidate)
 
     async def _specify(self, job: Job, base: Bundle) -> JobSpec:
-        """What the job's process needs to know."""
+        """Specification for the job's process."""
         settings, samples, model = self.settings, self.samples, self.model
         since = await self.disk(samples.new_domain_since, model) or _EVER
         gate, train = settings.gate, settings.train
@@ -206,7 +204,7 @@ class JobRunner:
     async def _attempt(
         self, job: Job, spec: JobSpec, *, before: dict[str, float], began: float
     ) -> JobOutcome:
-        """Run the job's process; again after a crash, so often.
+        """Run the job's process; again after a crash, up to `max_attempts` times.
 
         Args:
             job: What to do.
@@ -248,7 +246,7 @@ class JobRunner:
         used: tuple[StoredSample, ...],
         traceparent: str | None,
     ) -> TrainingResult:
-        """Keep the candidate, write the result down, tidy up."""
+        """Store the candidate and the result, and clean up."""
         began, keeping = time.monotonic(), outcome.seconds.get("keeping", 0.0)
         candidate: ModelRef | None = None
         if outcome.outcome == "accepted":
@@ -260,7 +258,7 @@ class JobRunner:
             traces=await self.disk(
                 self.samples.traces, [sample.id for sample in used], limit=_MOST_TRACES
             ),
-            collected=await self.disk(self._collected, used),
+            collected=await self.disk(self.samples.collected, [sample.id for sample in used]),
             job=job.id,
             model=job.base,
             stream_model=job.stream_model,
@@ -298,13 +296,6 @@ class JobRunner:
             self.log.warning("not used", job=job.id, what=text)
         await self._tidy(keep=candidate)
         return result
-
-    def _collected(self, used: tuple[StoredSample, ...]) -> Collected | None:
-        try:
-            return self.samples.collected([sample.id for sample in used])
-        except (OSError, PayloadError):
-            # The job has said what is wrong with it.
-            return None
 
     async def _keep_candidate(
         self, job: Job, outcome: JobOutcome
@@ -357,7 +348,7 @@ def _same(first: Bundle | None, second: Bundle | None) -> bool:
 
 
 def _begun(folder: Path) -> JobSpec | None:
-    """What a job that was interrupted was to do; None where nobody can tell any more."""
+    """Specification of an interrupted job; None where it cannot be read."""
     try:
         return JobSpec.model_validate_json((folder / SPEC).read_bytes())
     except (OSError, ValidationError):

@@ -48,7 +48,7 @@ class Learnt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """What the processes of a job that train together have to agree on."""
+    """Items and settings that the processes of a job share."""
 
     new: Sequence[Any]
     replay: Sequence[Any]

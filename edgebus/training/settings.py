@@ -75,8 +75,8 @@ class TrainSettings(FinetuneSettings):
     """Training jobs: fine-tuning, and the process around it."""
 
     scope: Literal["biases", "biases+scales", "head", "all"] = "biases+scales"
-    """What is trained. Biases and per-channel scales learn as much as all weights do, forget
-    less, and make an update of some kilobytes."""
+    """Weights that are trained. Biases and per-channel scales learn as much as all weights do,
+    forget less, and make an update of some kilobytes."""
     validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Part of the training items, in blocks, set aside for early stopping; the gate measures on
     others."""
@@ -104,7 +104,7 @@ class TrainSettings(FinetuneSettings):
 
 
 class GateSettings(BaseModel):
-    """The gate: what a candidate has to show on held-out inputs.
+    """The gate: rules that a candidate has to pass on held-out inputs.
 
     Figures are the workload's; one of them decides, such as an average precision.
     """
@@ -224,13 +224,13 @@ class RetrainingSettings(BaseModel):
     replay_holdout: Path | None = None
     """Another such folder, to measure forgetting on; null: a part of `replay` is held out."""
     trigger: TriggerSettings = TriggerSettings()
-    """When a job starts."""
+    """Conditions that start a job."""
     stream_models: StreamModelSettings | None = None
     """Models of single streams; null: none."""
     train: TrainSettings = TrainSettings()
     """Fine-tuning and the process of a job."""
     gate: GateSettings = GateSettings()
-    """What a candidate has to show."""
+    """Rules that a candidate has to pass."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """The workload's own training settings, such as label sources; see the workload."""
     store: StoreSettings = StoreSettings()

@@ -75,7 +75,7 @@ class TrainedModel:
 
 
 def triggers_of(settings: RetrainingSettings, model: TrainedModel) -> TriggerSettings:
-    """What starts a job of a model."""
+    """Trigger settings of a model."""
     common, own = settings.trigger, settings.stream_models
     if not model.stream_id or own is None:
         return common
@@ -147,7 +147,7 @@ class TriggerStates:
         return {name: count for name, count in found.items() if own.takes(name)}
 
     def may_start(self, model: TrainedModel, untrained: int) -> bool:
-        """Whether to look closer at a stream's own model."""
+        """True where a stream's own model may be due for a job."""
         triggers, drifted = triggers_of(self.settings, model), self._has_drifted(model)
         by_drift = triggers.drift_samples if drifted and triggers.on_drift else None
         numbers = (triggers.min_samples, by_drift)
@@ -157,7 +157,7 @@ class TriggerStates:
         return moved or (enough is not None and untrained >= enough)
 
     def _has_drifted(self, model: TrainedModel) -> bool:
-        """Whether the streams that a model answers have; what older versions missed is over."""
+        """True where a stream that the model serves has drifted since it serves."""
         bundle = model.incumbent.bundle or self.shared.incumbent.bundle
         return bundle is not None and self.drifts.any(bundle.ref, stream=model.stream_id)
 
@@ -192,6 +192,6 @@ class TriggerStates:
 
 
 def _moved(model: TrainedModel, shared: TrainedModel) -> bool:
-    """Whether a stream's own model is made from another version than the shared one now is."""
+    """True where a stream's own model is made from an older shared one."""
     own, now = model.incumbent.bundle, shared.incumbent.bundle
     return own is not None and now is not None and own.manifest.parent != now.digest

@@ -1,4 +1,4 @@
-"""What a training job asks of a workload: material, objective, figures."""
+"""Interface between training jobs and workloads: material, objective, figures."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ ItemT = TypeVar("ItemT", bound=TrainingItem)
 
 @dataclass(slots=True, kw_only=True)
 class Material(Generic[ItemT]):
-    """What a job learns from and is measured on.
+    """Items of a job, to train on and to measure on.
 
     Attributes:
         new: Of the new domain, to train on.
@@ -173,11 +173,11 @@ class Trainer(Generic[ItemT]):
         return "the streams show the same again and again: wait for other samples"
 
     def objective(self) -> Objective[Any, Any]:
-        """How items become rows, and the loss. Imports torch."""
+        """The loss, and rows of items. Imports torch."""
         raise NotImplementedError
 
     def learnables(self, items: Sequence[ItemT]) -> Sequence[Any]:
-        """What the objective takes of prepared items; by default the items."""
+        """Prepared items as the objective takes them; by default as they are."""
         return items
 
     def load(self, bundle: Bundle) -> Model:

@@ -60,7 +60,7 @@ def needed(state: TriggerState, settings: TriggerSettings) -> int | None:
 
 
 def trigger(state: TriggerState, settings: TriggerSettings) -> Trigger | None:
-    """What starts a job now; None where nothing does."""
+    """The trigger that starts a job now; None where none does."""
     if state.waiting:
         return None
     if state.asked:
@@ -85,7 +85,7 @@ def trigger(state: TriggerState, settings: TriggerSettings) -> Trigger | None:
 
 
 def reason(what: Trigger, state: TriggerState, settings: TriggerSettings) -> str:
-    """What started a job, with its figures."""
+    """A trigger with its figures, for people."""
     edge, number = state.fullest
     untrained = f"{state.untrained} untrained samples"
     if what == "count":

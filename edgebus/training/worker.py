@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _reason(error: OSError, spec: JobSpec) -> str:
-    """What the system refused, and the way out where the disk is full."""
+    """An error of the system, with the way out where the disk is full."""
     if error.errno in _FULL:
         way_out = f"make room where {spec.folder} lies, or lower store.max_bytes"
         return f"the disk is full: {error}; {way_out}"

@@ -10,7 +10,7 @@ import structlog
 from edgebus.artifacts import ArtifactError, Store
 from edgebus.bus import BusError
 from edgebus.contracts import Identity
-from edgebus.serving import ReleaseRefusedError, bring_in
+from edgebus.serving import ReleaseRefusedError, verify_release
 from edgebus.transfer import ArtifactFetcher, reference
 from edgebus_distributor.records import Decision, Intake, RegistryRefusedError
 from edgebus_distributor.registry import Registry
@@ -107,7 +107,8 @@ class Arrivals:
         while True:
             try:
                 self._make_room()
-                bundle = await bring_in(intake.bundle, fetch=self._fetcher.fetch)
+                bundle = await self._fetcher.fetch(intake.bundle)
+                verify_release(bundle, intake.bundle)
                 ref = reference(self._store, bundle.digest, provider=self._identity)
                 decision = self._registry.accept(intake, ref, metrics=bundle.manifest.metrics)
                 break

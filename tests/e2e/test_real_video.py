@@ -97,12 +97,12 @@ def test_a_recording_is_collected_labelled_learnt_and_judged(tmp_path: Path) -> 
     assert job.replay > 50
     assert job.gate is not None
     new, old = job.gate.domains
-    assert (new.name, new.labels) == ("new", "teacher")
+    assert (new.name, new.labelled_by) == ("new", "teacher")
     assert set(new.groups["class"]) <= {"person", "bicycle", "car"}
-    assert (old.name, old.labels) == ("old", "train2017")
-    assert old.boxes > 100
+    assert (old.name, old.labelled_by) == ("old", "train2017")
+    assert old.labels > 100
     # Nobody said on the bus what is really there: the table and the report tell of the gate.
-    assert "what the cameras show now, labels: teacher" in output
+    assert "what the streams show now, labels: teacher" in output
     assert "What the gate measured" in (run / "report.html").read_text()
 
 

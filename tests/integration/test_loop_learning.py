@@ -221,7 +221,7 @@ class Loop:
 
 
 def spool_of(loop: Loop) -> list[Path]:
-    return sorted((loop.folder / "pi-01" / "collector" / "spool").glob("*.jpg"))
+    return sorted((loop.folder / "pi-01" / "collector" / "spool").glob("*.sample"))
 
 
 @pytest.mark.timeout(180)

@@ -190,9 +190,9 @@ async def test_a_person_labels_while_the_retrainer_runs_and_the_next_job_learns_
         assert result.outcome == "accepted", result.reason
         assert result.samples == len(train) - 1
         assert result.labels is not None
-        assert result.labels.pictures == {"operator": 39}
-        assert result.labels.boxes == {"operator:ann": 2 * 38, "operator:bob": 1}
-        assert [domain.labels for domain in result.gate.domains] == ["operator"]
+        assert result.labels.inputs == {"operator": 39}
+        assert result.labels.labels == {"operator:ann": 2 * 38, "operator:bob": 1}
+        assert [domain.labelled_by for domain in result.gate.domains] == ["operator"]
         card = (site.data / "jobs" / result.job / "card" / "card.md").read_text()
         assert "Boxes by operator:ann 76, operator:bob 1; 0 regions ignored" in card
         lines = (site.data / "jobs" / result.job / "labels.jsonl").read_text().splitlines()

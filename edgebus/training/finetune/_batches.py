@@ -87,7 +87,7 @@ class _Pool(Generic[Item]):
 
 
 def repeat_factors(labels: Sequence[Sequence[int]], balance: float) -> npt.NDArray[np.float64]:
-    """How often each item is drawn per round, at least once; float64 [n].
+    """Draws of each item per round, at least one; float64 [n].
 
     Args:
         labels: The labels of each item.

@@ -62,7 +62,7 @@ class Checkpoints:
         self._saved = time.monotonic()
 
     def due(self, step: int) -> bool:
-        """Whether it is time for a snapshot after this step."""
+        """True where a snapshot is due after this step."""
         if self._every_steps is not None and step % self._every_steps == 0:
             return True
         return time.monotonic() - self._saved >= self._every_s

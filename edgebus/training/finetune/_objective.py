@@ -1,4 +1,4 @@
-"""What is learnt: how items become inputs, and how wrong the outputs are."""
+"""Objectives: items as inputs of a graph, and the loss of its outputs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Loss:
 
 
 class Objective(Generic[Item, Row]):
-    """How items become rows of a batch, and the loss of the graph's outputs.
+    """Rows of a batch from items, and the loss of the graph's outputs.
 
     An item is whatever a workload learns from, kept small; a row is the item loaded, changed at
     random where it is trained on, ready to be stacked.
@@ -49,11 +49,11 @@ class Objective(Generic[Item, Row]):
     compares: bool = False
 
     def name(self, item: Item) -> str:
-        """What errors call an item."""
+        """Name of an item in errors."""
         raise NotImplementedError
 
     def digest(self, item: Item) -> bytes:
-        """What decides what is learnt of an item, but for a stored input: its name and labels."""
+        """Bytes that differ where something else would be learnt of an item: name and labels."""
         return self.name(item).encode()
 
     def labels(self, item: Item) -> Iterable[int]:
@@ -90,7 +90,7 @@ class Objective(Generic[Item, Row]):
         earlier: Sequence[bool] = (),
         total: Total = list,
     ) -> Loss:
-        """How wrong the outputs are.
+        """Loss of the outputs.
 
         Args:
             outputs: Of the rows.
@@ -103,7 +103,7 @@ class Objective(Generic[Item, Row]):
         raise NotImplementedError
 
     def distillation(self, outputs: Outputs, before: Outputs, *, total: Total = list) -> Tensor:
-        """How far the outputs have moved from what they were before the run; 0: not at all.
+        """Distance of the outputs from those before the run; 0: none.
 
         Mean squared difference by default (learning without forgetting, arXiv:1606.09282).
 

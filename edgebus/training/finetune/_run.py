@@ -119,7 +119,7 @@ class Run(Generic[Item, Row]):
 
     @property
     def exhausted(self) -> bool:
-        """Whether the validation loss has not fallen for too long."""
+        """True where the validation loss has not fallen for `patience` validations."""
         patience, best = self._settings.patience, self.best_step
         if patience is None or best is None:
             return False

@@ -80,7 +80,7 @@ class Team:
             one.grad = part.view_as(one)
 
     def broadcast(self, message: Any) -> Any:
-        """What the first process sends, at every one. Only between processes of one job."""
+        """The first process's message, at every process. Only between processes of one job."""
         if self.size == 1:
             return message
         messages = [message]

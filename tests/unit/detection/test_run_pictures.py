@@ -144,7 +144,7 @@ def test_without_truth_the_table_shows_what_the_gate_measured() -> None:
     state, _ = recording()
     judged(state)
     text = text_of(state)
-    assert "what the cameras show now, labels: teacher" in text
+    assert "what the streams show now, labels: teacher" in text
     assert "what the model knew before, labels: coco" in text
     assert "0.700" in text
     assert "before drift" not in text

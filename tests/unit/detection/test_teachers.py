@@ -121,7 +121,7 @@ def test_settings_open_one_teacher_several_or_none(tmp_path):
 def picture(*scores, right, label="car"):
     """One picture: boxes with these scores, of which those in `right` are really there."""
     said = [box(label, 20 * number, 0, score=score) for number, score in enumerate(scores)]
-    return Compared(said=said, there=[box(label, 20 * n, 0, score=None) for n in right])
+    return Compared(predicted=said, actual=[box(label, 20 * n, 0, score=None) for n in right])
 
 
 def test_the_lowest_score_that_is_right_often_enough_is_chosen():
@@ -148,8 +148,9 @@ def test_a_class_that_is_never_right_enough_is_not_believed():
 
 
 def test_a_second_box_on_the_same_object_is_wrong_and_so_is_another_class():
-    twice = Compared(said=[box("car", 0, 0), box("car", 1, 0, score=0.8)], there=[box("car", 0, 0)])
-    other = Compared(said=[box("bus", 0, 0)], there=[box("car", 0, 0)])
+    car = [box("car", 0, 0)]
+    twice = Compared(predicted=[*car, box("car", 1, 0, score=0.8)], actual=car)
+    other = Compared(predicted=[box("bus", 0, 0)], actual=car)
     found = calibrate([twice] * 20, precision=0.9, fallback=0.5, min_boxes=30)["car"]
     assert (found.accept, found.recall) == (0.9, 1.0)
     wrong = calibrate([other] * 40, precision=0.9, fallback=0.5, min_boxes=30)

@@ -15,6 +15,8 @@ from edgebus.bus import Bus
 from edgebus.bus.memory import MemoryBroker, MemoryTransport
 from edgebus.contracts import (
     BundleRef,
+    Change,
+    DomainReport,
     Drift,
     GateReport,
     Identity,
@@ -87,6 +89,16 @@ def learn(lab: Lab) -> None:
     first = sample(1)
     for record in (first, sample(2), first):
         state.on_sample("home", record, size=100)
+    domain = DomainReport(
+        name="new",
+        labelled_by="truth",
+        items=30,
+        labels=30,
+        deciding="error",
+        figures={"bias": Change(before=0.5, after=0.1), "error": Change(before=0.9, after=0.4)},
+        groups={"season": {"winter": Change(before=0.95, after=0.3)}},
+        lower_is_better=("error", "bias"),
+    )
     state.on_result(
         TrainingResult(
             time=at(20),
@@ -99,7 +111,7 @@ def learn(lab: Lab) -> None:
             trigger="count",
             samples=2,
             replay=0,
-            gate=GateReport(passed=True),
+            gate=GateReport(passed=True, domains=(domain,)),
             started=at(10),
         )
     )
@@ -159,11 +171,16 @@ def test_the_loop_closes_without_a_line_of_the_workload(tmp_path: Path) -> None:
     assert {file.name for file in files} >= {"summary.json", "events.csv", "rounds.csv"}
     html = report.read_text()
     assert "error .9 to .4" in html
+    assert "0.900 &rarr; 0.400" in html
+    assert "winter" in html
     assert "mAP" not in html
-    console = Console(width=80, file=io.StringIO())
+    console = Console(width=110, file=io.StringIO())
     console.print(lab.table())
     assert isinstance(console.file, io.StringIO)
-    assert "1 of 1 on the last release" in console.file.getvalue()
+    table = console.file.getvalue()
+    assert "1 of 1 on the last release" in table
+    assert "what the streams show now, labels: truth" in table
+    assert "winter" in table
 
 
 def test_drift_that_a_collector_notices_begins_the_loop() -> None:

@@ -19,9 +19,6 @@ __all__ = ["render_report", "write_run"]
 
 _TEMPLATE = Path(__file__).parent / "assets" / "detection_report.html.j2"
 
-DOMAINS = {"new": "what the cameras show now", "old": "what the model knew before"}
-"""Titles of the gate's domains."""
-
 FRAME_COLUMNS = (
     "camera",
     "index",
@@ -61,9 +58,7 @@ def write_run(
             for time, value, version in camera.history
         ),
     )
-    files = lab.write_run(
-        state, summary, folder, template=_TEMPLATE, **_values(summary, saved, plot)
-    )
+    files = lab.write_run(state, summary, folder, template=_TEMPLATE, **_values(saved, plot))
     names = ("map.png", "frames.csv", "map.csv")
     return [*files, *(folder / name for name in names if (folder / name).exists())]
 
@@ -76,16 +71,12 @@ def render_report(
     plot: Path | None,
 ) -> str:
     """The report as one HTML file: no script, nothing loaded from anywhere."""
-    values = _values(summary, saved, plot)
+    values = _values(saved, plot)
     return lab.render_report(state, summary, template=_TEMPLATE, **values)
 
 
-def _values(
-    summary: DetectionSummary, saved: Sequence[SavedPicture], plot: Path | None
-) -> dict[str, Any]:
+def _values(saved: Sequence[SavedPicture], plot: Path | None) -> dict[str, Any]:
     return {
-        "judged": summary.judged,
-        "domains": DOMAINS,
         "plot": data_uri(plot) if plot else None,
         "pictures": _rows_of_pictures(saved),
         "phases": PHASES,

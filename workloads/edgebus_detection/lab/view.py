@@ -10,19 +10,14 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgebus.contracts import DomainReport
 from edgebus.lab import Round, summary_table
 from edgebus_detection.lab.frames import CameraFrames, severity_of
-from edgebus_detection.lab.report import DOMAINS
 from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.lab.summary import DetectionSummary, MapFigures
-from edgebus_detection.metrics.measuring import MAP, MAP50
 
 __all__ = ["camera_lines", "camera_table", "detection_table", "sparkline"]
 
 _SECOND = Text("mAP .50:.95", "dim", justify="right")
-_CLASSES = 8
-"""More classes than these are left to the report."""
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -94,12 +89,7 @@ def camera_lines(state: DetectionState, now: datetime) -> Iterable[str]:
 
 def detection_table(summary: DetectionSummary, rounds: Sequence[Round] = ()) -> RenderableType:
     """Accuracy per camera, then the rows of every run, with its frames."""
-    above: list[RenderableType] = []
-    if _has_figures(summary.map50):
-        above.append(_phases(summary))
-    elif (job := summary.judged) is not None and job.gate is not None:
-        # Without ground truth on the bus the gate's labels are the best there are.
-        above.append(_gate(job.gate.domains))
+    above = [_phases(summary)] if _has_figures(summary.map50) else []
     frames = summary.frames
     text = (
         f"{frames.answered} of {frames.total} answered, {frames.dropped} dropped "
@@ -129,37 +119,6 @@ def _phases(summary: DetectionSummary) -> Table:
         table.add_row(whole, *_figures(summary.map50, "bold", scripted=scripted))
         table.add_row(_SECOND, *_figures(summary.map, "dim", scripted=scripted))
     return table
-
-
-def _gate(domains: Sequence[DomainReport]) -> Table:
-    """Figures of the retrainer's gate: old model and new on the same pictures."""
-    table = Table(box=box.SIMPLE_HEAD, title=None, pad_edge=False)
-    table.add_column("held-out pictures, measured by the gate", no_wrap=True)
-    for name in ("pictures", "boxes", "mAP50 before", "after", "mAP before", "after"):
-        table.add_column(name, justify="right")
-    for domain in domains:
-        title = DOMAINS.get(domain.name, domain.name)
-        at50, coco = domain.figures[MAP50], domain.figures[MAP]
-        table.add_row(
-            Text(f"{title}, labels: {domain.labelled_by or 'unknown'}", "bold"),
-            str(domain.items),
-            str(domain.labels),
-            f"{at50.before:.3f}",
-            Text(f"{at50.after:.3f}", _change(at50.before, at50.after)),
-            f"{coco.before:.3f}",
-            f"{coco.after:.3f}",
-        )
-        classes = domain.groups.get("class", {})
-        for name, change in classes.items() if len(classes) <= _CLASSES else ():
-            row = (f"{change.before:.3f}", f"{change.after:.3f}")
-            table.add_row(
-                Text(name, "dim", justify="right"), "", "", *(Text(v, "dim") for v in row)
-            )
-    return table
-
-
-def _change(before: float, after: float) -> str:
-    return "green" if after > before else "red" if after < before else ""
 
 
 def _figures(figures: MapFigures, style: str = "", *, scripted: bool) -> list[Text]:

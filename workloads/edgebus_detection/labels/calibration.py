@@ -24,8 +24,8 @@ _MIN_IOU = 0.5
 class Compared:
     """A teacher's boxes of one picture, and the true ones."""
 
-    said: Sequence[Box]
-    there: Sequence[Box]
+    predicted: Sequence[Box]
+    actual: Sequence[Box]
 
 
 def calibrate(
@@ -50,12 +50,12 @@ def calibrate(
     marks: dict[str, list[tuple[float, bool]]] = defaultdict(list)
     there: dict[str, int] = defaultdict(int)
     for picture in pictures:
-        for box in picture.there:
+        for box in picture.actual:
             there[box.label] += 1
-        for label in {box.label for box in picture.said}:
+        for label in {box.label for box in picture.predicted}:
             marks[label] += _marks(
-                [box for box in picture.said if box.label == label],
-                [box for box in picture.there if box.label == label],
+                [box for box in picture.predicted if box.label == label],
+                [box for box in picture.actual if box.label == label],
             )
     return {
         label: _threshold(
@@ -70,12 +70,12 @@ def calibrate(
     }
 
 
-def _marks(said: Sequence[Box], there: Sequence[Box]) -> list[tuple[float, bool]]:
+def _marks(predicted: Sequence[Box], actual: Sequence[Box]) -> list[tuple[float, bool]]:
     """Score and correctness of each of the teacher's boxes."""
-    best_first = sorted(said, key=lambda box: -_score(box))
-    if not there:
+    best_first = sorted(predicted, key=lambda box: -_score(box))
+    if not actual:
         return [(_score(box), False) for box in best_first]
-    overlap = iou(corners(best_first), corners(there))
+    overlap = iou(corners(best_first), corners(actual))
     pairs = pair(overlap, min_iou=_MIN_IOU, rank=np.arange(len(best_first))[:, None])
     right = {row for row, _ in pairs}
     return [(_score(box), number in right) for number, box in enumerate(best_first)]

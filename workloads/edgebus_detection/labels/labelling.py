@@ -110,7 +110,7 @@ class Labelling:
         )
 
     def calibrate(self, samples: Iterable[StoredSample]) -> None:
-        """Choose the teacher's thresholds where truth or operators tell; see `calibrate`.
+        """Choose the teacher's thresholds on samples of known truth; see `calibrate`.
 
         Does nothing without a teacher or a wanted precision. Pictures are taken evenly from the
         samples, at most `calibrate_images`.
@@ -120,7 +120,7 @@ class Labelling:
             return
         files = list(samples)
         compared: list[Compared] = []
-        # At most so many are opened as may be compared, or a store of unlabelled samples would
+        # A bound on the files that are opened, or a store of unlabelled samples would
         # be read as a whole for nothing.
         most = min(len(files), 4 * settings.calibrate_images)
         for number in range(most):
@@ -166,7 +166,7 @@ class Labelling:
         except (OSError, PayloadError, ImageError):
             # It is named when it is to be labelled.
             return None
-        return Compared(said=self._named(answer.boxes), there=self._named(there))
+        return Compared(predicted=self._named(answer.boxes), actual=self._named(there))
 
     def _sources(self, file: StoredSample) -> tuple[_TeacherLabels, Image]:
         """A sample with its label sources, and its picture."""

@@ -23,7 +23,7 @@ _FAR = 1e5  # cost of a prediction that is not both in the box and near to its m
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What the predictions of one picture shall say.
+    """Assignment of the predictions of one picture.
 
     Attributes:
         predictions: Indices of the predictions that answer for a box, [M].

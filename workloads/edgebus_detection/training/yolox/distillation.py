@@ -16,7 +16,7 @@ _SEEN = 0.1  # a score from which the graph is taken to have seen something
 
 
 def distillation_loss(raw: Tensor, was: Tensor, *, total: Total = list) -> Tensor:
-    """How far the predictions have moved from those before the run; 0: not at all.
+    """Distance of the predictions from those before the run; 0: none.
 
     Learning without forgetting (Li and Hoiem, arXiv:1606.09282), in the form for detectors
     (Shmelkov et al., arXiv:1708.06977): every prediction of a picture is held to what it was, not

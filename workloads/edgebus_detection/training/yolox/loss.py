@@ -21,7 +21,7 @@ _IGNORED = 0.5  # a prediction of which this part lies in an ignore region is no
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is on one picture, in pixels of the model's input.
+    """Labels of one picture, in pixels of the model's input.
 
     Attributes:
         boxes: [G, 4].
