@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
-from typing import Any, TypedDict
+from dataclasses import asdict, replace
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
@@ -40,22 +40,6 @@ from edgebus.workload import load_workload
 from edgebus_retrainer.settings import RetrainerSettings
 
 __all__ = ["Retrainer"]
-
-
-class StoreFields(TypedDict):
-    """The fields of a `StoreStatus` that can be compared with the last one."""
-
-    samples: int
-    train: int
-    holdout: int
-    per_stream: dict[str, int]
-    per_policy: dict[str, int]
-    bytes: int
-    untrained: int
-    untrained_per_edge: dict[str, int]
-    trigger: str
-    needed: int | None
-    stream_models: dict[str, str]
 
 
 _DISK_REST_S = 5.0
@@ -99,7 +83,7 @@ class Retrainer(Service[RetrainerSettings]):
         self._running = False
         self._trouble = ""
         self._last_sample: float | None = None
-        self._status: StoreFields | None = None
+        self._status: dict[str, Any] | None = None
         self._last_state: TriggerState | None = None
         self._untrained: dict[str, int] = {}
         self._drifts = Drifts(by=settings.trigger.drift_by)
@@ -243,19 +227,11 @@ class Retrainer(Service[RetrainerSettings]):
         if what is not None:
             due.append((self._shared, what, reason(what, state, triggers)))
         own, of_streams = await self._check_streams()
-        status = StoreFields(
-            samples=counts.samples,
-            train=counts.train,
-            holdout=counts.holdout,
-            per_stream=counts.per_stream,
-            per_policy=counts.per_policy,
-            bytes=counts.bytes,
-            untrained=counts.untrained,
-            untrained_per_edge=counts.untrained_per_edge,
-            trigger=state.waiting if self._running else waits_for(state, triggers),
-            needed=needed(state, triggers),
-            stream_models=of_streams,
-        )
+        status = asdict(counts) | {
+            "trigger": state.waiting if self._running else waits_for(state, triggers),
+            "needed": needed(state, triggers),
+            "stream_models": of_streams,
+        }
         if status != self._status:
             self._status = status
             message = StoreStatus(**status)

@@ -1,5 +1,6 @@
 """A job of a workload that knows no picture: a line through points, trained and judged."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -7,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from pydantic import ValidationError
 
 import edgebus.workload
 from edgebus.artifacts import (
@@ -19,12 +21,15 @@ from edgebus.artifacts import (
 )
 from edgebus.artifacts.graph import declare_external
 from edgebus.artifacts.tensors import TensorFile, dump_tensors
-from edgebus.contracts import ModelRef, SampleRecord, StoredSample, split_of, utc_now
+from edgebus.contracts import ModelRef, SampleRecord, StoredSample, Topic, split_of, topics, utc_now
+from edgebus.service.testing import ServiceHarness
+from edgebus.training import job_runner
 from edgebus.training.array_trainer import ArrayTrainer
 from edgebus.training.job import run_job
 from edgebus.training.job_spec import JobSpec
 from edgebus.training.settings import GateSettings, TrainSettings
 from edgebus.workload import UntrainableError, Workload, load_workload
+from edgebus_retrainer import Retrainer, RetrainerSettings
 
 MODEL = ModelRef(name="line", version=1, digest="a" * 64)
 
@@ -44,6 +49,11 @@ class LineTrainer(ArrayTrainer):
 
 class Line(Workload):
     name: ClassVar[str] = "line"
+    samples = Topic("{node}/{service}/samples/line", LineSample, qos=1, doc="A sample of a line.")
+    sample_suffix: ClassVar[str] = ".json"
+
+    def count_truths(self, record):
+        return None if record.y is None else 1
 
     def trainer(self, spec, base, *, threads):
         return LineTrainer(spec, base, threads=threads)
@@ -172,3 +182,38 @@ def test_a_workload_without_a_trainer_trains_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(Line, "trainer", Workload.trainer)
     with pytest.raises(UntrainableError, match="workload 'line' has no trainer"):
         run_job(job(tmp_path), threads=1, report=lambda _: None)
+
+
+async def test_the_retrainer_of_a_line_makes_a_candidate(tmp_path, monkeypatch):
+    async def run_here(spec, *, on_event):
+        spec.folder.mkdir(parents=True)
+        return await asyncio.to_thread(run_job, spec, threads=1, report=lambda _: None)
+
+    monkeypatch.setattr(job_runner, "run_process", run_here)
+    settings = RetrainerSettings(
+        workload="line",
+        bundle=bundle(tmp_path / "base").path,
+        new_domain="everything",
+        trigger={"min_samples": 30},
+        train={"scope": "all", "steps": 150, "learning_rate": 0.05, "threads": 1},
+        gate={"require_old": False, "min_items": 8},
+        tick_s=0.05,
+    )
+    async with ServiceHarness(Retrainer, settings, node="gpu", data_dir=tmp_path / "data") as h:
+        for sample in samples(tmp_path / "s", 60, slope=3.0):
+            await h.publish(
+                Line.samples.at(h.node("pi-01", "collector")),
+                LineSample.decode(sample.path.read_bytes()),
+            )
+        result = (await h.expect(topics.TRAINING_RESULT, timeout=60)).payload
+        assert result.outcome == "accepted", result.reason
+        candidate = (await h.expect(topics.CANDIDATE)).payload
+        assert candidate.bundle.model == result.candidate
+        assert candidate.gate.domains[0].gain > 0
+
+
+def test_options_that_a_workload_does_not_have_are_refused(tmp_path):
+    with pytest.raises(ValidationError, match="options of workload line: labels"):
+        RetrainerSettings(workload="line", model="line", options={"labels": {}})
+    with pytest.raises(ValidationError, match="no workload 'circle'"):
+        RetrainerSettings(workload="circle", model="line")
