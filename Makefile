@@ -39,10 +39,10 @@ compatible: $(VENV)/.dev
 	if [ -n "$$tag" ]; then $(BIN)/edgebus schema check --against "$$tag" --breaks-only; \
 	else echo "no release yet to compare the contracts with"; fi
 
-# Two at a time, each file in one process; then, alone, what measures a world in real time.
+# Two files at a time; then, with nothing beside them, the runs that measure a world in real time.
 unit: $(VENV)/.dev
-	$(BIN)/pytest -n 2 --dist loadfile -m "not alone"
-	$(BIN)/pytest -m alone
+	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/e2e
+	$(BIN)/pytest tests/e2e
 
 soak: system $(VENV)/.dev  ## The long runs: a million hostile inputs, 100,000 events through faults, a cluster
 	$(BIN)/python -m tests.soak fuzz

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgebus.contracts import Topic
+from edgebus.contracts.registry import all_topics
 from edgebus.service import Service, ServiceError, load_service, service_entry_points
 from edgebus.service.declare import EveryDeclaration
 
@@ -28,7 +29,8 @@ class ServiceTopics:
 
     @classmethod
     def of(cls, service: type[Service[Any]]) -> ServiceTopics:
-        """By the declarations of a class."""
+        """By the declarations of a class, of registered topics alone: others have no channel."""
+        known = set(all_topics().values())
         handled = [
             declaration.topic
             for _, declaration in service.declarations
@@ -36,7 +38,11 @@ class ServiceTopics:
             and isinstance(declaration.topic, Topic)
         ]
         receives = dict.fromkeys((*handled, *service.subscribes))
-        return cls(name=service.name, sends=service.publishes, receives=tuple(receives))
+        return cls(
+            name=service.name,
+            sends=tuple(topic for topic in service.publishes if topic in known),
+            receives=tuple(topic for topic in receives if topic in known),
+        )
 
 
 def service_topics() -> list[ServiceTopics]:

@@ -55,7 +55,7 @@ class ArrayItem:
 class ArrayTrainer(Trainer[ArrayItem]):
     """Trains a graph of one input by its first output.
 
-    A subclass says how a sample becomes arrays (`read`). The loss is the mean squared error, and
+    A subclass makes arrays of a sample (`read`). The loss is the mean squared error, and
     so is the figure; `loss` and `score` change that.
 
     Attributes:

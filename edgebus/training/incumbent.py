@@ -17,7 +17,7 @@ from edgebus.transfer import ArtifactFetcher
 __all__ = ["INCUMBENT", "Incumbent", "WrongModelError"]
 
 INCUMBENT = "incumbent.json"
-"""The file in a folder that says which bundle of the store is the incumbent."""
+"""File in a folder with the digest of the incumbent's bundle."""
 
 
 class WrongModelError(ValueError):

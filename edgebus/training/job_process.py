@@ -14,7 +14,7 @@ from edgebus.training.job_spec import JobEvent, JobOutcome, JobSpec, read_event
 __all__ = ["LOG", "SPEC", "JobCrashedError", "run_process"]
 
 SPEC = "spec.json"
-"""File in a job's folder that says what the job is."""
+"""File in a job's folder with its specification."""
 
 LOG = "log.txt"
 """File in a job's folder with what its libraries print."""

@@ -81,7 +81,7 @@ class JobOutcome(_Event):
     """The end of the job.
 
     Attributes:
-        outcome: accepted: `bundle` may serve; refused: the gate or the data said no; failed: the
+        outcome: accepted: `bundle` may serve; refused: by the gate, or for its data; failed: the
             job itself went wrong; skipped: there was nothing to do.
         reason: In words, with figures.
         bundle: Folder of the candidate.

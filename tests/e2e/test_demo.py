@@ -31,7 +31,7 @@ from edgebus.contracts.registry import topic_of
 from edgebus_detection.lab.summary import DetectionSummary
 from edgebus_detection.messages import CAMERA_FRAME, Frame, JpegPayload
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.timeout(1200)
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 1000.0

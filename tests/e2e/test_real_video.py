@@ -17,7 +17,7 @@ import pytest
 
 from edgebus_detection.lab.summary import DetectionSummary
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 # A first job may come before anything was seen on a held-out frame; the next one knows more.
 DECIDED = re.compile(r"cloud/retrainer: job \w+ (accepted|failed|refused: (?!too few))")

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from edgebus.cli.app import app
 from edgebus_detection.lab.summary import DetectionSummary
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 DECIDED = re.compile(r"cloud/retrainer: job \w+ (accepted|failed|refused: (?!too few))")
 

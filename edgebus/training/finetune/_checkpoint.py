@@ -45,7 +45,7 @@ class Checkpoints:
     """Keeps the newest snapshot of a run in one safetensors file, with its facts as JSON inside.
 
     One file, replaced by a rename: weights and facts of different steps never meet. A digest over
-    both tells a damaged file.
+    both reveals a damaged file.
 
     Args:
         path: The file; its folder is there.

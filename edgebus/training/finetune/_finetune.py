@@ -71,7 +71,7 @@ def finetune(
     and not kept: memory depends on the batch, not on how many there are.
 
     Args:
-        graph: The graph; its scope says what is trained.
+        graph: The graph; its scope decides what is trained.
         objective: Loads items and gives the loss.
         new: Items of the domain to learn.
         replay: Items of what the model knew before.
@@ -85,7 +85,7 @@ def finetune(
             to the bit.
         on_step: Called after each step.
         stop: Asked after each step; true ends the run early with what was learnt so far. All of a
-            team have to be told the same.
+            team have to get the same answer.
 
     Raises:
         NothingToTrainOnError: There is no readable item.

@@ -53,7 +53,7 @@ class Measured:
         Args:
             figure: Its name.
             scores: The scores, one per item, at least one.
-            streams: Stream of each item; empty: none is told apart.
+            streams: Stream of each item; empty: no groups.
             lower_is_better: Whether less is better.
         """
         values = np.asarray(scores, np.float64)

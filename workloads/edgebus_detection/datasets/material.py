@@ -136,7 +136,7 @@ def prepare(
 def _trusted(
     pictures: Sequence[Labelled], taught: Sequence[Labelled], min_boxes: int
 ) -> tuple[Labelled, ...]:
-    """Pictures without what the teacher said too rarely to be believed."""
+    """Pictures without classes that the teacher saw too rarely to be trusted."""
     checked = ignore_rare(pictures, min_boxes=min_boxes, counted=taught)
     return tuple(
         new if new.provenance == "teacher" else old

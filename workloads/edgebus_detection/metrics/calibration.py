@@ -25,7 +25,7 @@ def calibration_error(matches: Sequence[Matches], *, threshold: float = 0.1) -> 
             to be so.
 
     Returns:
-        0 (scores are what they say) to 1; None without a detection.
+        0 (scores are probabilities) to 1; None without a detection.
     """
     scores = np.concatenate([np.zeros(0, np.float32), *(entry.scores for entry in matches)])
     hits = np.concatenate([np.zeros(0, np.bool_), *(entry.hits for entry in matches)])

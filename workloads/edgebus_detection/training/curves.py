@@ -84,7 +84,7 @@ def _thinned(losses: Sequence[float]) -> list[tuple[float, float]]:
 
 
 def _means(losses: Sequence[float]) -> list[tuple[float, float]]:
-    """Means over a twentieth of the run, which says more than the loss of eight pictures."""
+    """Means over a twentieth of the run, since the loss of eight pictures is noisy."""
     width = max(1, len(losses) // 20)
     every = max(1, len(losses) // _MOST_POINTS)
     return [

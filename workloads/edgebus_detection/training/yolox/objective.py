@@ -26,7 +26,7 @@ __all__ = ["HeadMismatchError", "Picture", "YoloxObjective", "targets_of"]
 
 
 class HeadMismatchError(TrainingError):
-    """The graph's output is not what the head says.
+    """The graph's output does not have the head's shape.
 
     Attributes:
         found: Shape of the output.
@@ -63,7 +63,7 @@ class YoloxObjective(Objective[LabelledImage, Picture]):
         prepare: Makes the model's input of a picture.
         augmentation: How far pictures are changed.
         classes: Class indices that labels of new pictures speak of: where the graph saw others
-            before the run, these pictures do not say that there is nothing; None: all.
+            before the run, these pictures are no evidence of background; None: all.
     """
 
     def __init__(
