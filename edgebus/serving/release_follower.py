@@ -251,6 +251,16 @@ class ReleaseFollower(Generic[M]):
         if serving is self._swap.current:
             self._answered += 1
 
+    @property
+    def previous(self) -> Serving[M] | None:
+        """The model that served before."""
+        return self._swap.previous
+
+    def on_probation(self, serving: Serving[M]) -> bool:
+        """Whether a model serves and has not answered enough inputs yet to be trusted."""
+        few = self._answered < self._settings.probation_inputs
+        return few and serving is self._swap.current
+
     async def taken_back(self, serving: Serving[M], error: Exception) -> bool:
         """A model failed on an input: if it is on probation, the one before serves again.
 
@@ -259,10 +269,9 @@ class ReleaseFollower(Generic[M]):
         """
         if self._swap.current is not serving:
             return True
-        on_probation = self._answered < self._settings.probation_inputs
         previous = self._swap.previous
         own = self._stream is not None
-        if not on_probation or (previous is None and not own):
+        if not self.on_probation(serving) or (previous is None and not own):
             return False
         reason = f"taken back on its input {self._answered + 1}: {error}"
         self._log.error("model taken back", model=_words(serving.ref), reason=str(error))
@@ -407,6 +416,9 @@ class ReleaseFollower(Generic[M]):
         return True
 
     def _serve_at_start(self, bundle: Bundle) -> None:
+        if self._task not in (None, bundle.manifest.task):
+            reason = f"it is for {bundle.manifest.task}, this service serves {self._task}"
+            raise ModelRefusedError(model=bundle.ref, stage="load", reason=reason)
         loaded = self._swap.prepare(bundle)
         self._swap.switch(loaded)
         if self._remembered.current is None or self._remembered.current.digest != bundle.digest:

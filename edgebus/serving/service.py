@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from edgebus.artifacts import Bundle, BundleError, Store
 from edgebus.bus import Event, Latest, RawMessage, RetryPolicy
 from edgebus.contracts import (
+    Message,
     ModelStatus,
     Release,
     Segment,
@@ -30,7 +31,6 @@ from edgebus.contracts import (
 )
 from edgebus.service import Service, ServiceSettings, on
 from edgebus.serving.engine import EngineSettings
-from edgebus.serving.errors import EngineError
 from edgebus.serving.model import Model
 from edgebus.serving.release_follower import ReleaseFollower, ReleaseSettings
 from edgebus.serving.serving_state import StateFile
@@ -159,21 +159,21 @@ class ModelService(Service[S], Generic[S]):
         """Answer an input.
 
         Raises:
-            ValueError: The input is broken; it becomes a dead letter.
-            EngineError: The model's output is unusable.
+            Exception: The input is broken, or no model can answer it; it becomes a dead letter.
         """
         record = record_of(event.payload)
         attributes: dict[str, str | int] = {"stream": record.stream, "index": record.index}
         with self.tracer.step("predict", parent=record.traceparent, attributes=attributes):
             stream = self._stream(event)
             self.streams.observe(stream)
-            answer = await self._answer(event, stream)
-            if answer is None:
+            answered = await self._answer(event, stream)
+            if answered is None:
                 self.metrics.counter("inputs.unserved")
                 return
+            answer, prediction = answered
             await self.publish(
                 self.workload.predictions,
-                self.workload.prediction(event.payload, answer),
+                prediction,
                 expires_in_s=None,
                 **{self.workload.stream_level: stream},
             )
@@ -183,37 +183,54 @@ class ModelService(Service[S], Generic[S]):
         latency = (answer.answered - record.captured).total_seconds() * 1e3
         self.metrics.observe("latency", max(0.0, latency))
 
-    async def _answer(self, event: Event[Any], stream: str) -> Answer[Any] | None:
-        """Answer an input in the worker; None while there is no model."""
-        loop = asyncio.get_running_loop()
+    async def _answer(self, event: Event[Any], stream: str) -> tuple[Answer[Any], Message] | None:
+        """Answer an input; None while there is no model."""
         while True:
             follower = self.streams.get(stream) or self.shared
             serving = follower.serving
             if serving is None:
                 return None
             try:
-                prediction, stages, answered = await loop.run_in_executor(
-                    self._worker, self._predict, serving, event.payload
-                )
-            except ValueError:
-                self.metrics.counter("inputs.failed")
-                raise
-            except EngineError as error:
+                found = await self._ask(serving, event)
+            except Exception as error:
                 # A new model on probation is taken back, and the one before answers this input.
-                if not await follower.taken_back(serving, error):
+                blamed = await self._is_to_blame(follower, serving, event)
+                if not blamed or not await follower.taken_back(serving, error):
                     self.metrics.counter("inputs.failed")
                     raise
                 self.metrics.counter("model.taken_back")
                 continue
             follower.answered(serving)
-            return Answer(
-                prediction=prediction,
-                model=serving.ref,
-                received=event.received,
-                answered=max(answered, event.received),
-                stages=stages,
-                dropped=self._dropped[event.topic],
-            )
+            return found
+
+    async def _ask(self, serving: Serving[Model], event: Event[Any]) -> tuple[Answer[Any], Message]:
+        """Let a model answer an input in the worker."""
+        loop = asyncio.get_running_loop()
+        prediction, stages, answered = await loop.run_in_executor(
+            self._worker, self._predict, serving, event.payload
+        )
+        answer = Answer(
+            prediction=prediction,
+            model=serving.ref,
+            received=event.received,
+            answered=max(answered, event.received),
+            stages=stages,
+            dropped=self._dropped[event.topic],
+        )
+        return answer, self.workload.prediction(event.payload, answer)
+
+    async def _is_to_blame(
+        self, follower: ReleaseFollower[Model], serving: Serving[Model], event: Event[Any]
+    ) -> bool:
+        """Whether a model failed by its own fault: a broken input fails the one before it too."""
+        other = follower.previous or self.shared.serving
+        if other is None or other is serving or not follower.on_probation(serving):
+            return True  # nobody to compare with; whether it is taken back is the follower's
+        try:
+            await self._ask(other, event)
+        except Exception:  # noqa: BLE001 models and workloads may raise anything
+            return False
+        return True
 
     def _predict(
         self, serving: Serving[Model], payload: Any

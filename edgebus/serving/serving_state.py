@@ -61,6 +61,8 @@ class StateFile:
             found = ServingState.model_validate_json(self.path.read_bytes())
         except FileNotFoundError:
             return empty, ""
+        except OSError as error:
+            return empty, f"{self.path} cannot be read: {error.strerror}"
         except ValidationError as error:
             return empty, f"{self.path} is damaged ({error.error_count()} errors)"
         if found.model != model:

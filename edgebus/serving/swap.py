@@ -19,6 +19,9 @@ from edgebus.workload import WorkloadUnknownError, load_workload
 
 __all__ = ["HotSwap", "LoadedModel", "M", "Named", "Serving", "Swap"]
 
+# Errors whose text says all.
+_TOLD = (InferenceError, ArtifactError, WorkloadUnknownError, ValueError)
+
 EngineMaker = Callable[[ModelSource, EngineSettings], Engine]
 
 
@@ -176,14 +179,12 @@ class HotSwap(Swap[Model]):
             warm = time.perf_counter()
             stage = "probe"
             deviation = run_probe(engine, bundle.manifest, bundle.probe())
-        except (
-            InferenceError,
-            ArtifactError,
-            WorkloadUnknownError,
-            ValueError,
-            MemoryError,
-        ) as error:
-            reason = str(error) or type(error).__name__
+        except OSError:
+            raise  # the disk's trouble, which may pass
+        except Exception as error:
+            # A stranger's workload may raise anything; it must not end the service.
+            told = isinstance(error, _TOLD) and str(error)
+            reason = told or f"{type(error).__name__}: {error}".removesuffix(": ")
             raise ModelRefusedError(model=bundle.ref, stage=stage, reason=reason) from error
         return LoadedModel(
             model=model,

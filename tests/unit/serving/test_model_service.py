@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -25,7 +27,17 @@ from edgebus.artifacts import (
 )
 from edgebus.artifacts.graph import declare_external
 from edgebus.artifacts.tensors import TensorFile, dump_tensors
-from edgebus.contracts import Count, Message, ModelRef, Release, Segment, Timestamp, Topic, topics
+from edgebus.contracts import (
+    Count,
+    Message,
+    ModelRef,
+    ModelStatus,
+    Release,
+    Segment,
+    Timestamp,
+    Topic,
+    topics,
+)
 from edgebus.contracts import utc_now as now
 from edgebus.service.testing import ServiceHarness
 from edgebus.serving import EngineError, EngineSettings, OrtEngine, make_probe, run_probe
@@ -216,3 +228,124 @@ async def test_a_server_needs_no_code_of_its_own_for_another_workload(tmp_path) 
         assert (said.value, said.model.version) == (10, 2)
         provider.cancel()
         await asyncio.gather(provider, return_exceptions=True)
+
+
+class Lab:
+    """A server that answers meter readings, and a distributor beside it."""
+
+    def __init__(self, harness: ServiceHarness[ModelServiceSettings], folder: Path) -> None:
+        self.harness = harness
+        self._cloud = harness.node("cloud", "distributor")
+        self._store = Store(folder / "cloud")
+        self.provider = ArtifactProvider(harness.bus, self._cloud, self._store)
+
+    async def release(self, bundle: Bundle, sequence: int) -> ModelStatus:
+        self._store.put_bundle(bundle)
+        ref = reference(self._store, bundle.digest, provider=self._cloud)
+        await self.harness.publish(
+            topics.RELEASE.at(self._cloud, model="line", channel="stable"),
+            Release(source=self._cloud.source, channel="stable", bundle=ref, sequence=sequence),
+        )
+        return await self.status("updated", "failed", sequence=sequence)
+
+    async def status(self, *states: str, sequence: int) -> ModelStatus:
+        event = await self.harness.expect(
+            topics.MODEL_STATUS,
+            where=lambda e: e.payload.state in states and e.payload.sequence == sequence,
+        )
+        return event.payload
+
+    async def read(self, index: int, *values: float) -> None:
+        reading = Reading(stream="hall", index=index, captured=now(), values=values)
+        at = READINGS.at(self.harness.node("pi-01"), stream="hall")
+        await self.harness.publish(at, reading)
+
+    async def ask(self, index: int, *values: float) -> Estimate:
+        await self.read(index, *values)
+        return (await self.harness.expect(ESTIMATES)).payload
+
+
+@asynccontextmanager
+async def lab(bundle: Bundle, folder: Path, **more: Any) -> AsyncIterator[Lab]:
+    settings = ModelServiceSettings(workload="line", bundle=bundle.path, engine=ONE)
+    async with ServiceHarness(Server, settings, also=(READINGS, ESTIMATES), **more) as harness:
+        made = Lab(harness, folder)
+        providing = asyncio.create_task(made.provider.run())
+        yield made
+        providing.cancel()
+        await asyncio.gather(providing, return_exceptions=True)
+
+
+def steeper(bundle: Bundle, folder: Path) -> Bundle:
+    update = bundle.tensors() | {"slope": np.full((2, 1), 3, np.float32)}
+    return derive_bundle(bundle, update, out=folder, probe=make_probe)
+
+
+def remade(bundle: Bundle, folder: Path, *, rename: str = "estimate", **fields: Any) -> Bundle:
+    """The same model with other fields in its manifest, or with an output of another name."""
+    model = onnx.load_from_string(bundle.graph_bytes())
+    model.graph.node[-1].output[0] = model.graph.output[0].name = rename
+    (graph,) = bundle.manifest.graphs
+    output = graph.outputs[0].model_copy(update={"name": rename})
+    fields = {"graphs": (graph.model_copy(update={"outputs": (output,)}),), **fields}
+    return write_bundle(
+        folder,
+        manifest=bundle.manifest.model_copy(update={"version": 2, **fields}),
+        graph=model.SerializeToString(deterministic=True),
+        weights=dump_tensors(bundle.tensors()),
+    )
+
+
+@pytest.mark.parametrize("error", [KeyError("classes"), ImportError("no such library")])
+async def test_whatever_a_workload_raises_refuses_the_release_alone(
+    tmp_path, monkeypatch, error
+) -> None:
+    load = Line.load
+
+    def strange(self, source, engine, **options):
+        if source.ref.version == 2:
+            raise error
+        return load(self, source, engine, **options)
+
+    monkeypatch.setattr(Line, "load", strange)
+    first = line_bundle(tmp_path / "1")
+    async with lab(first, tmp_path) as it:
+        status = await it.release(steeper(first, tmp_path / "2"), 1)
+        assert status.state == "failed"
+        assert f"failed its load: {type(error).__name__}: {error}" in status.error
+        assert (await it.ask(0, 1, 2)).model.version == 1
+
+
+async def test_a_model_whose_answer_makes_no_message_is_taken_back(tmp_path) -> None:
+    first = line_bundle(tmp_path / "1")
+    async with lab(first, tmp_path) as it:
+        second = remade(first, tmp_path / "2", rename="other")
+        assert (await it.release(second, 1)).state == "updated"
+        assert (await it.ask(0, 1, 2)).model.version == 1
+        status = await it.status("failed", sequence=1)
+        assert status.error == "taken back on its input 1: 'estimate'"
+
+
+async def test_a_new_model_is_not_taken_back_for_an_input_that_fails_the_old_one_too(
+    tmp_path,
+) -> None:
+    first = line_bundle(tmp_path / "1")
+    async with lab(first, tmp_path) as it:
+        assert (await it.release(steeper(first, tmp_path / "2"), 1)).state == "updated"
+        await it.read(0, 3e38, 0)  # twice that is infinite in 32 bits
+        letter = (await it.harness.expect(topics.DEAD_LETTER)).payload
+        assert "not finite" in letter.error
+        assert (await it.ask(1, 1, 2)).model.version == 2
+
+
+async def test_a_first_bundle_of_another_workload_does_not_serve(tmp_path) -> None:
+    other = remade(line_bundle(tmp_path / "1"), tmp_path / "2", task="circle")
+    async with lab(other, tmp_path) as it:
+        state = await it.harness.wait_for_state("degraded")
+        assert "it is for circle, this service serves line" in state.reason
+
+
+async def test_a_state_file_that_cannot_be_read_does_not_keep_it_from_starting(tmp_path) -> None:
+    (tmp_path / "data" / "server" / "current.json").mkdir(parents=True)
+    async with lab(line_bundle(tmp_path / "1"), tmp_path, data_dir=tmp_path / "data") as it:
+        assert (await it.ask(0, 1, 2)).value == 7
