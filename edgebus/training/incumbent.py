@@ -41,6 +41,7 @@ class Incumbent:
 
     Args:
         model: Name of the model.
+        task: Its workload.
         identity: Who follows.
         channel: Channel whose releases are followed.
         folder: Keeps the state and the bundle's folder for the trainer.
@@ -53,6 +54,7 @@ class Incumbent:
         self,
         *,
         model: str,
+        task: str,
         identity: Identity,
         channel: str,
         folder: Path,
@@ -69,6 +71,7 @@ class Incumbent:
             ReleaseSettings(channel=channel),
             identity=identity,
             model=model,
+            task=task,
             store=store,
             state=StateFile(folder / INCUMBENT),
             swap=Swap[Bundle](LoadedModel),

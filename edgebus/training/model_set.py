@@ -132,6 +132,7 @@ class ModelSet:
 
         incumbent = Incumbent(
             model=name,
+            task=self._settings.workload,
             identity=self._identity,
             channel=self._settings.channel,
             folder=self._folder / "streams" / stream_id if stream_id else self._folder,
