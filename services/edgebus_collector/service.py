@@ -131,7 +131,12 @@ class Collector(Service[CollectorSettings]):
             return
         self._feedback.spend(1)
         self.metrics.counter("feedback")
-        await self._keep(self._selector.choose_feedback(seen), seen)
+        try:
+            choice = self._selector.choose_feedback(seen)
+        except Exception as error:  # noqa: BLE001 see `_give_up`
+            self._give_up(seen.example, error)
+            return
+        await self._keep(choice, seen)
 
     @on(topics.SERVICE_STATE, where=_receiver_of)
     async def on_state(self, event: Event[ServiceState]) -> None:
@@ -216,6 +221,9 @@ class Collector(Service[CollectorSettings]):
                 # Who predicts dead-letters it; one dead letter is enough.
                 self.metrics.counter("unreadable")
                 continue
+            except Exception as error:  # noqa: BLE001 see `_give_up`
+                self._give_up(example, error)
+                continue
             await self._carry_out(decision)
             if decision is None and self._selector.wants_reference(example):
                 if self._for_reference.full():
@@ -223,10 +231,21 @@ class Collector(Service[CollectorSettings]):
                 else:
                     self._for_reference.put_nowait(example)
 
+    def _give_up(self, example: Example[Any, Any, Any], error: Exception) -> None:
+        """An input that a policy or the workload cannot cope with: a stranger's code fails.
+
+        It is not tried again: an example is put together once.
+        """
+        self.metrics.counter("failed")
+        self.log.warning(
+            "input given up",
+            stream=example.stream,
+            index=example.prediction.index,
+            error=f"{type(error).__name__}: {error}",
+        )
+
     async def _ask_reference(self, model: ReferenceModel) -> None:
         """Show inputs to the reference model, one at a time, for ever."""
-        from edgebus.serving import EngineError
-
         while True:
             example = await self._for_reference.get()
             began = time.perf_counter()
@@ -234,8 +253,9 @@ class Collector(Service[CollectorSettings]):
                 answer = await asyncio.to_thread(model.predict, example.input)
                 example = replace(example, reference=answer)
                 decision = self._selector.decide_reference(example, now=time.monotonic())
-            except (ValueError, EngineError):
+            except Exception as error:  # noqa: BLE001 the model's, a policy's, the workload's
                 self.metrics.counter("reference.failed")
+                self.log.warning("reference failed", error=f"{type(error).__name__}: {error}")
                 continue
             self.metrics.observe("reference", (time.perf_counter() - began) * 1e3)
             await self._carry_out(decision)
@@ -269,6 +289,9 @@ class Collector(Service[CollectorSettings]):
                 self.metrics.counter("dropped.too_large")
                 self.log.warning("sample dropped", stream=stream, error=str(error))
                 return
+            except Exception as error:  # noqa: BLE001 see `_give_up`
+                self._give_up(choice.example, error)
+                return
             await self._put(sample, choice)
 
     async def _put(self, sample: Any, choice: Choice) -> None:
@@ -278,6 +301,9 @@ class Collector(Service[CollectorSettings]):
             # A full disk must not stop this node's inputs from being looked at.
             self.metrics.counter("dropped.spool")
             await self._set_trouble(f"samples are lost: {error}")
+            return
+        except Exception as error:  # noqa: BLE001 the sample's `encode`
+            self._give_up(choice.example, error)
             return
         self.metrics.counter("dropped.spool", len(dropped))
         self.metrics.counter(f"collected.{choice.policy}")

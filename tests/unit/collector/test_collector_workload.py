@@ -1,5 +1,7 @@
 """The collector with a workload that knows no picture: numbers, predicted and known."""
 
+import asyncio
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -102,6 +104,43 @@ async def test_what_is_far_from_the_truth_becomes_a_sample(config):
         # Without fingerprints nothing is a near-duplicate.
         await measure(h, train[2], predicted=1.0, true=3.0)
         assert (await h.expect(Line.samples)).payload.index == train[2]
+
+
+def broken(*args):
+    raise KeyError("colour")
+
+
+@pytest.mark.parametrize("part", ["policy", "sample", "fingerprint"])
+async def test_an_input_that_breaks_a_strangers_code_is_counted(config, monkeypatch, part):
+    train = [index for index in range(100) if split_of("main", index) == "train"]
+    async with ServiceHarness(Collector, config, also=[Line.samples]) as h:
+        with monkeypatch.context() as strange:
+            if part == "policy":
+                strange.setattr(ErrorPolicy, "score", broken)
+            elif part == "sample":
+                strange.setattr(Line, "sample", broken)
+            else:
+                strange.setattr(h.service._selector, "_fingerprint", broken)
+            await measure(h, train[0], predicted=1.0, true=3.0)
+            async with asyncio.timeout(5):
+                while not h.service.metrics.snapshot().counters.get("failed"):
+                    await asyncio.sleep(0.01)
+        await measure(h, train[1], predicted=1.0, true=3.0)
+        assert (await h.expect(Line.samples)).payload.index == train[1]
+        counters = h.service.metrics.snapshot().counters
+        assert (counters["failed"], counters["considered"]) == (1, 2)
+
+
+async def test_a_reference_model_that_fails_does_not_end_the_service(config):
+    train = [index for index in range(100) if split_of("main", index) == "train"]
+    async with ServiceHarness(Collector, config, also=[Line.samples]) as h:
+        h.service.spawn(h.service._ask_reference(SimpleNamespace(predict=broken)), name="reference")
+        h.service._for_reference.put_nowait(SimpleNamespace(input=None))
+        async with asyncio.timeout(5):
+            while not h.service.metrics.snapshot().counters.get("reference.failed"):
+                await asyncio.sleep(0.01)
+        await measure(h, train[0], predicted=1.0, true=3.0)
+        assert (await h.expect(Line.samples)).payload.index == train[0]
 
 
 def test_what_a_workload_does_not_have_is_refused_in_the_settings(config):
