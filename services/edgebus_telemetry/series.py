@@ -95,6 +95,8 @@ class Series:
         self._names = [n for n in names if n not in {"base", *_WHO, *self._columns}]
         self._tags = [name for name in self._names if name not in _ENDLESS]
         self._known: dict[str, set[str]] = {}
+        self.failed = 0
+        """Figures that raised an error."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -105,7 +107,7 @@ class Series:
         """The rows of a message: one, for most kinds."""
         message = event.payload
         values = [column.value(message) for column in self._columns.values()]
-        values += [figure(message) for figure in self._figures.values()]
+        values += [self._figure(name, message) for name in self._figures]
         return [[*self._who(event), *map(_text, values)]]
 
     def point(self, event: Event[Any]) -> Point:
@@ -120,10 +122,18 @@ class Series:
                 tags |= {} if value is None else {name: str(value)}
             else:
                 fields |= _fields(name, value, column.types)
-        for name, figure in self._figures.items():
-            fields |= _fields(name, figure(message), frozenset())
+        for name in self._figures:
+            fields |= _fields(name, self._figure(name, message), frozenset())
         tags = {name: self._bounded(name, value) for name, value in tags.items()}
         return Point(self.measurement, self._time(event), tags, fields)
+
+    def _figure(self, name: str, message: Any) -> Any:
+        """One figure; None where it raises, whatever that is: the message's own fields stay."""
+        try:
+            return self._figures[name](message)
+        except Exception:  # noqa: BLE001 a stranger's code
+            self.failed += 1
+            return None
 
     def _time(self, event: Event[Any]) -> datetime:
         time: datetime = event.payload.time
@@ -195,7 +205,7 @@ def series_of(
         figures: More columns by schema identifier, of the workloads.
     """
     special: dict[type[Message], type[Series]] = {Metrics: _Metrics, ServiceState: _States}
-    return {
+    found = {
         kind: special.get(kind, Series)(
             kind,
             [topic for topic in topics if topic.payload is kind],
@@ -203,6 +213,16 @@ def series_of(
         )
         for kind in dict.fromkeys(topic.payload for topic in topics)
     }
+    tables: set[str] = set()
+    measurements: set[str] = set()
+    for kind, series in found.items():
+        # Another version of a message, or one named like a table of ours, has other columns.
+        own = kind.schema_id().replace("/", "_")
+        series.table = own if series.table in tables else series.table
+        series.measurement = own if series.measurement in measurements else series.measurement
+        tables.add(series.table)
+        measurements.add(series.measurement)
+    return found
 
 
 def _columns(kind: type[Message]) -> dict[str, _Column]:

@@ -114,6 +114,7 @@ class Telemetry(Service[TelemetrySettings]):
             self.metrics.gauge("influx.dropped", self._buffer.dropped)
             self.metrics.gauge("influx.written", stats.written)
             self.metrics.gauge("influx.refused", stats.refused)
+        self.metrics.gauge("figures.failed", sum(one.failed for one in self._series.values()))
         await self._tell_trouble()
 
     async def _write_tables(self) -> None:

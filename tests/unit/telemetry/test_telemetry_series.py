@@ -250,3 +250,32 @@ def test_every_registered_message_has_columns_of_its_own(name: str) -> None:
     if issubclass(topic.payload, Message):
         columns = series(topic).columns
         assert len(set(columns)) == len(columns) > 5
+
+
+def test_a_figure_that_raises_leaves_its_cell_empty_and_the_rest_as_it_is() -> None:
+    one = series(BEDS, wet=lambda bed: bed.moisture, dry=lambda bed: 1 - bed.damp)
+    heard = event(BEDS, f"{WHO}/garden/a/bed/7", FULL)
+    (row,) = one.rows(heard)
+    cell = dict(zip(one.columns, row, strict=True))
+    assert (cell["wet"], cell["dry"], cell["note"]) == ("", "0", "dry")
+    fields = one.point(heard).fields
+    assert "wet" not in fields
+    assert fields["dry"] == 0
+    assert one.failed == 2
+
+
+def test_a_message_named_like_a_table_of_ours_gets_a_table_of_its_own() -> None:
+    class Models(Message, version=1):
+        shape: str
+
+    class Later(Message, version=2, name="models"):
+        shape: str
+        colour: str
+
+    kinds = (Models, Later)
+    strange = [
+        Topic(f"{{node}}/{{service}}/shape-{kind.__name__}", kind, qos=1, doc="") for kind in kinds
+    ]
+    made = series_of([topics.MODEL_STATUS, *strange], {}).values()
+    assert [one.table for one in made] == ["models", "models_1", "models_2"]
+    assert len({one.measurement for one in made}) == 3
