@@ -40,6 +40,7 @@ _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGN: Final = 64  # a cache line, and what SIMD loads like
 _MAX_HEADER: Final = 8 * 2**20
 _MAX_RANK: Final = 16
+_MAX_VALUES: Final = 2**48
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +210,15 @@ def _read_entry(name: str, fields: Any, begin: int, file: str) -> TensorEntry:
 
     if not isinstance(fields, dict):
         raise wrong("has no dtype, shape and offsets")
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        raise wrong("has a name that is no text")
     dtype, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise wrong(f"has dtype {dtype!r}; known are {', '.join(DTYPES)}")
     if not _naturals(shape) or len(shape) > _MAX_RANK:
+        raise wrong(f"has shape {shape!r}")
+    if math.prod(size or 1 for size in shape) > _MAX_VALUES:
+        # Without elements, and still more than NumPy can count.
         raise wrong(f"has shape {shape!r}")
     if not _naturals(offsets) or len(offsets) != 2:
         raise wrong(f"has offsets {offsets!r}")

@@ -92,6 +92,20 @@ def test_what_is_none_is_refused_with_a_reason(data: bytes, reason: str) -> None
     assert refused.value.schema == "window/1"
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("load", [0, 2**62]), ("load", [0, 2**70]), ("load", [0, *[2**32] * 3]), ("\ud800", [0])],
+)
+def test_what_numpy_or_a_writer_cannot_have_is_refused(name: str, shape: list[int]) -> None:
+    header = {
+        "__metadata__": {"record": MADE.record.encode().decode()},
+        name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]},
+    }
+    text = json.dumps(header).encode()
+    with pytest.raises(PayloadError, match="has a name that is no text|has shape"):
+        Window.decode(struct.pack("<Q", len(text)) + text)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 400), st.integers(0, 400))
 def test_garbage_is_refused_or_read_and_nothing_else(junk: bytes, at: int, cut: int) -> None:
