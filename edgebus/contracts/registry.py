@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import cache, lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from itertools import permutations
 from types import ModuleType
 from typing import Any
 
@@ -34,10 +35,11 @@ class RegistryError(ContractError):
 def all_topics() -> Mapping[str, Topic[Any]]:
     """Every topic by its constant's name: the framework's first, then by package.
 
-    A package whose module cannot be imported is left out, with a warning.
+    Where a name is taken, the entry point's goes in front: ``FLOW_SAMPLES``. A package whose module
+    cannot be imported is left out, with a warning.
 
     Raises:
-        RegistryError: Two topics have the same name or match the same concrete topics.
+        RegistryError: A filter of one topic would match all of another's messages.
     """
     found = _topics_in(topics)
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
@@ -52,17 +54,14 @@ def all_topics() -> Mapping[str, Topic[Any]]:
             )
             continue
         for name, topic in _topics_in(module).items():
-            if found.setdefault(name, topic) is not topic:
-                msg = f"{point.value} and {_place(found[name])} both name a topic {name}"
-                raise RegistryError(msg)
-    shapes: dict[tuple[str | None, ...], str] = {}
-    for name, topic in found.items():
-        other = shapes.setdefault(_shape(topic), name)
-        if other != name:
+            taken = found.get(name, topic) is not topic
+            found[f"{point.name.upper()}_{name}" if taken else name] = topic
+    for (name, one), (other, two) in permutations(found.items(), 2):
+        if one is not two and _covers(one, two):
             msg = (
-                f"topics {other} ({found[other].address}, {found[other].payload.__name__}) and "
-                f"{name} ({topic.address}, {topic.payload.__name__}) cannot be told apart; "
-                "put a literal level into one of them"
+                f"topics {name} ({one.address}, {one.payload.__name__}) and {other} "
+                f"({two.address}, {two.payload.__name__}) cannot be told apart by who subscribes "
+                f"to {name}; give one of them another last level"
             )
             raise RegistryError(msg)
     return found
@@ -129,10 +128,15 @@ def _rank(topic: Topic[Any]) -> list[bool]:
     return [name is not None for name in topic.placeholders]
 
 
-def _shape(topic: Topic[Any]) -> tuple[str | None, ...]:
-    """What tells the concrete topics of one pattern from those of another."""
-    levels = zip(topic.levels, topic.placeholders, strict=True)
-    return tuple(level if name is None else None for level, name in levels)
+def _covers(one: Topic[Any], other: Topic[Any]) -> bool:
+    """Whether each concrete topic of `other` is one of `one` too."""
+    if len(one.levels) != len(other.levels):
+        return False
+    levels = zip(one.placeholders, one.levels, other.placeholders, other.levels, strict=True)
+    return all(
+        name is not None or (other_name is None and level == other_level)
+        for name, level, other_name, other_level in levels
+    )
 
 
 def _topics_in(module: ModuleType) -> dict[str, Topic[Any]]:

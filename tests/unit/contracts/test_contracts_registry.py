@@ -96,10 +96,18 @@ def test_a_broken_package_is_left_out_with_one_warning(install: Install) -> None
         assert "humidity/1" in all_messages()
 
 
-def test_a_name_twice_is_an_error_that_names_both(install: Install) -> None:
-    other = Topic("{node}/{service}/other/humidity", Humidity, qos=1, doc="Other.")
+def test_a_name_that_is_taken_gets_its_package_in_front(install: Install) -> None:
+    other = Topic("{node}/{service}/other/wetness", Humidity, qos=1, doc="Other.")
     install(garden={"HUMIDITY": HUMIDITY}, orchard={"HUMIDITY": other})
-    with pytest.raises(RegistryError, match=r"orchard and .*Humidity both name a topic HUMIDITY"):
+    assert all_topics()["HUMIDITY"] is HUMIDITY
+    assert all_topics()["ORCHARD_HUMIDITY"] is other
+
+
+def test_a_pattern_within_another_is_an_error_that_names_both(install: Install) -> None:
+    # Whoever subscribes to the humidity of every plant would get this one too.
+    other = Topic("{node}/{service}/shed/humidity", Watered, qos=1, doc="Other.")
+    install(garden={"HUMIDITY": HUMIDITY}, orchard={"SHED": other})
+    with pytest.raises(RegistryError, match=r"HUMIDITY .* and SHED .* cannot be told apart"):
         all_topics()
 
 
