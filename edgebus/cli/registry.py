@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     R = TypeVar("R", bound=Reply)
     C = TypeVar("C", bound=Command)
 
-__all__ = ["add_to", "retrain"]
-
 Node = Annotated[
     str | None,
     typer.Option("--node", metavar="NODE", help="The node asked; found by itself if it is one."),

@@ -36,24 +36,6 @@ from uuid_utils import uuid7
 from edgebus.contracts.errors import PayloadError
 from edgebus.contracts.trace import Traceparent
 
-__all__ = [
-    "Count",
-    "Message",
-    "Ordinal",
-    "Payload",
-    "RawBytes",
-    "Record",
-    "RecordPayload",
-    "Timestamp",
-    "Wrapper",
-    "explain",
-    "new_id",
-    "record_of",
-    "rfc3339",
-    "stamped",
-    "utc_now",
-]
-
 
 def utc_now() -> datetime:
     """The wall clock, aware, UTC."""

@@ -12,8 +12,6 @@ from typing import Any, Final
 
 from edgebus_detection.vision.spec import DecoderSpec
 
-__all__ = ["COCO_CLASSES", "HEADS", "TRAINABLE_HEADS", "Head", "recognise"]
-
 # fmt: off
 COCO_CLASSES: Final = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",

@@ -17,8 +17,6 @@ from edgebus_detection.models.heads import COCO_CLASSES, HEADS, Head, recognise
 from edgebus_detection.models.spec import detection_manifest
 from edgebus_detection.vision import InputSpec
 
-__all__ = ["import_onnx", "open_bundle"]
-
 
 def open_bundle(path: Path, *, imports: Path) -> Bundle:
     """Open a bundle's folder, or an ONNX file, which becomes a bundle once.
