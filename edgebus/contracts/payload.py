@@ -218,6 +218,8 @@ class Message(Record):
             reason = explain(error)
         else:
             given = message.__pydantic_fields_set__
+            if given.issuperset(cls.STAMPED):
+                return message
             missing = [f for f in cls.STAMPED if f not in given and not getattr(message, f)]
             if not missing:
                 return message
