@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from uuid import uuid4
 
-__all__ = ["drop_leftovers", "sync_folder", "write_file", "write_folder"]
-
 
 def write_file(path: Path, data: bytes) -> None:
     """Write or replace a file; a crash or a power cut leaves the old bytes or the new, no mixture.

@@ -29,18 +29,6 @@ if TYPE_CHECKING:
     from edgebus.training.job_spec import JobSpec
     from edgebus.training.trainer import Trainer
 
-__all__ = [
-    "ENTRY_POINTS",
-    "Answer",
-    "Figure",
-    "NoSettings",
-    "UntrainableError",
-    "Workload",
-    "WorkloadUnknownError",
-    "installed_workloads",
-    "load_workload",
-]
-
 ENTRY_POINTS = "edgebus.workloads"
 
 Figure = Callable[[Any], float | int | str | None]

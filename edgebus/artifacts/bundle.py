@@ -33,8 +33,6 @@ from edgebus.artifacts.manifest import Manifest, TensorSpec
 from edgebus.artifacts.tensors import Array, TensorFile, dtype_name
 from edgebus.contracts import ModelRef
 
-__all__ = ["Bundle", "Limits", "ModelSource", "read_plain_file"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:

@@ -2,24 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "ArtifactError",
-    "BlobMissingError",
-    "BundleDigestError",
-    "BundleError",
-    "BundleFileMissingError",
-    "BundleFormatError",
-    "BundleLimitError",
-    "BundlePathError",
-    "BundleTensorError",
-    "DeliveryError",
-    "ImportRefusedError",
-    "PatchError",
-    "QuotaExceededError",
-    "StoreError",
-    "UnsupportedOperatorError",
-]
-
 
 class ArtifactError(Exception):
     """The base of every error in this package."""

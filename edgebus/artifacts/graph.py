@@ -20,8 +20,6 @@ from edgebus.artifacts.errors import BundleFormatError, BundlePathError, BundleT
 from edgebus.artifacts.index import GRAPH, WEIGHTS
 from edgebus.artifacts.tensors import TensorEntry, TensorFile
 
-__all__ = ["GraphFacts", "PortFacts", "declare_external", "inspect_graph", "verify_weights"]
-
 _TYPES: Final[dict[int, str]] = {
     onnx.TensorProto.FLOAT: "F32",
     onnx.TensorProto.DOUBLE: "F64",

@@ -15,23 +15,6 @@ from pydantic import Field, ValidationError, model_validator
 from edgebus.artifacts.errors import BundleFormatError
 from edgebus.contracts import Count, Digest, Record, explain
 
-__all__ = [
-    "BLOCK_SIZE",
-    "GRAPH",
-    "INDEX",
-    "MANIFEST",
-    "PATCH",
-    "PROBE",
-    "WEIGHTS",
-    "BlobEntry",
-    "BundleIndex",
-    "FileEntry",
-    "FileName",
-    "PatchEntry",
-    "block_digests",
-    "sha256",
-]
-
 BLOCK_SIZE: Final = 65536
 """Bytes of a block: far below every broker's limit, small enough that control traffic passes."""
 

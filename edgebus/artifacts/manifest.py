@@ -20,15 +20,6 @@ from edgebus.contracts import (
     utc_now,
 )
 
-__all__ = [
-    "EngineRequirements",
-    "GraphSpec",
-    "Manifest",
-    "ProbeSpec",
-    "TensorSpec",
-    "TrainedOn",
-]
-
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 DType = Literal["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]

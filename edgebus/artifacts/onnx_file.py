@@ -22,8 +22,6 @@ from edgebus.artifacts.tensors import DTYPES, TensorFile
 from edgebus.artifacts.write import ProbeMaker, write_bundle
 from edgebus.contracts import explain, utc_now
 
-__all__ = ["OnnxFile", "bundle_from_onnx"]
-
 TrainableCheck = Callable[[bytes], None]
 
 

@@ -10,8 +10,6 @@ from edgebus.artifacts.errors import ArtifactError
 from edgebus.artifacts.tensors import Array, TensorFile, dump_tensors
 from edgebus.contracts import Message, PayloadError, RecordPayload
 
-__all__ = ["ArrayPayload"]
-
 _RECORD = "record"
 
 R = TypeVar("R", bound=Message)

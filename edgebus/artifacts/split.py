@@ -13,8 +13,6 @@ from edgebus.artifacts.graph import declare_external
 from edgebus.artifacts.index import WEIGHTS
 from edgebus.artifacts.tensors import Array, TensorFile, dump_tensors
 
-__all__ = ["fold_half_weights", "split_weights"]
-
 # What a weight feeds, and from which input on. Other float initializers (the scales of Resize,
 # say) decide shapes: ONNX Runtime wants those inline.
 _WEIGHT_INPUTS: Final = {

@@ -25,8 +25,6 @@ from edgebus.artifacts.errors import BlobMissingError, BundleDigestError, QuotaE
 from edgebus.artifacts.index import INDEX, BundleIndex, sha256
 from edgebus.files import drop_leftovers, sync_folder, write_file, write_folder
 
-__all__ = ["GarbageCollected", "PartialBlob", "Store"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GarbageCollected:

@@ -20,8 +20,6 @@ import numpy.typing as npt
 
 from edgebus.artifacts.errors import BundleFormatError, BundleLimitError, BundleTensorError
 
-__all__ = ["DTYPES", "Array", "TensorEntry", "TensorFile", "dtype_name", "dump_tensors"]
-
 Array = npt.NDArray[Any]
 
 DTYPES: Final[dict[str, np.dtype[Any]]] = {

@@ -21,8 +21,6 @@ from edgebus.artifacts.errors import BundleError, PatchError
 from edgebus.artifacts.index import PATCH
 from edgebus.artifacts.tensors import Array, TensorFile, dump_tensors
 
-__all__ = ["Update", "apply_patch", "apply_update", "difference", "encode_patch"]
-
 Floats = npt.NDArray[np.float32]
 
 _FORMAT: Final = "patch/1"

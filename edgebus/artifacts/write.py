@@ -33,8 +33,6 @@ from edgebus.artifacts.update import (
 from edgebus.contracts import utc_now
 from edgebus.files import write_folder
 
-__all__ = ["Draft", "ProbeMaker", "derive_bundle", "write_bundle"]
-
 ProbeMaker = Callable[[ModelSource], tuple[ProbeSpec, Mapping[str, Array]]]
 """Runs a model on its probe input and gives what came out; `edgebus.serving.make_probe`."""
 

@@ -26,8 +26,6 @@ from edgebus.contracts import (
     utc_now,
 )
 
-__all__ = ["Consumer", "ConsumerOptions", "DeadLetterSink", "SeenIds"]
-
 
 class SeenIds:
     """The last `limit` ids, oldest forgotten first."""

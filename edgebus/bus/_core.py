@@ -30,8 +30,6 @@ from edgebus.bus.subscription import Registry
 from edgebus.bus.transport import Connection, Transport
 from edgebus.contracts import Filter, Identity
 
-__all__ = ["Core"]
-
 
 class Core:
     """The parts of a bus, tied together; `Bus` is their public face.

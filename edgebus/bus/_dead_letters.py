@@ -24,8 +24,6 @@ from edgebus.bus.transport import Outgoing
 from edgebus.contracts import DeadLetter, Identity, RawBytes
 from edgebus.contracts.topics import DEAD_LETTER, DEAD_LETTER_PAYLOAD
 
-__all__ = ["DeadLetterPublisher", "Limiter"]
-
 _TEXT = 4096
 
 

@@ -10,8 +10,6 @@ from typing import Any
 from edgebus.bus.event import RawMessage
 from edgebus.contracts import Payload, PayloadError, Topic
 
-__all__ = ["AckWindow", "Delivery", "Item", "Route", "Slot"]
-
 
 class Slot:
     """The place of one received event in the order of acknowledgements."""

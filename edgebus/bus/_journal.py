@@ -31,8 +31,6 @@ from edgebus.bus.errors import BusClosedError, OutboxFileError
 from edgebus.bus.state import OutboxState
 from edgebus.bus.transport import Outgoing
 
-__all__ = ["Journal", "OutboxFile", "Stored"]
-
 T = TypeVar("T")
 
 _LINGER_S = 0.05

@@ -28,16 +28,6 @@ from edgebus.bus.state import ConnectionChange, ConnectionState
 from edgebus.bus.transport import Connection, ConnectOptions, Loss, Transport, Will
 from edgebus.contracts import Address, Identity, Payload, Qos
 
-__all__ = [
-    "Backoff",
-    "IdentityCheck",
-    "Link",
-    "Links",
-    "TakeoverJudge",
-    "WillFactory",
-    "client_id",
-]
-
 
 class Backoff:
     """Exponential back-off with full jitter.

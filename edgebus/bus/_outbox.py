@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from edgebus.bus.errors import OutboxFullError
 from edgebus.bus.transport import Outgoing
 
-__all__ = ["OVERFLOW", "Entry", "Outbox"]
-
 OVERFLOW = "it gave way to newer ones in a full outbox"
 
 # Bulk in flight, so that a command is never more than this far behind a block or a record.

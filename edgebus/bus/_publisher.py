@@ -14,8 +14,6 @@ from edgebus.bus.errors import MessageTooLargeError, OutboxFullError, PublishRef
 from edgebus.bus.settings import BusSettings
 from edgebus.bus.transport import Connection, Outgoing
 
-__all__ = ["Publisher"]
-
 _MAX_RETAINED = 1000
 
 

@@ -18,8 +18,6 @@ from edgebus.bus.subscription import Registry
 from edgebus.contracts import Address, Command, ContractError, Identity, PayloadError, Reply
 from edgebus.contracts.topics import REPLY
 
-__all__ = ["Requests", "reply_address"]
-
 R = TypeVar("R", bound=Reply)
 
 

@@ -10,8 +10,6 @@ from edgebus.bus.errors import SubscribeRefusedError
 from edgebus.bus.event import RawMessage
 from edgebus.contracts import ContractError
 
-__all__ = ["Router", "TopicTrie", "check_filter", "check_topic"]
-
 T = TypeVar("T")
 _CACHED_TOPICS = 4096
 _MAX_TOPIC = 65_535

@@ -10,8 +10,6 @@ import structlog
 
 from edgebus.bus.errors import BusClosedError
 
-__all__ = ["Tasks"]
-
 
 class Tasks:
     """Runs the bus's tasks from its opening to its closing.

@@ -28,7 +28,6 @@ from edgebus.contracts import (
     Filter,
     Identity,
     Message,
-    Payload,
     Qos,
     RecordPayload,
     Reply,
@@ -74,6 +73,7 @@ class Bus:
         identity_check: IdentityCheck | None = None,
     ) -> None:
         self.identity = identity
+        self._source = identity.source
         self._url = transport.url
         self._settings = settings or BusSettings()
         self._core = Core(
@@ -177,18 +177,26 @@ class Bus:
             PublishRefusedError: The broker refuses it (MQTT 5).
             BusClosedError: The bus is not open.
         """
-        stamped = self.stamp(payload)
-        await self._send(address, stamped.encode(), expires_in_s, _traceparent(stamped))
+        stamped, trace = self._stamp(payload)
+        await self._send(address, stamped.encode(), expires_in_s, trace)
 
     def stamp(self, payload: P) -> P:
         """The payload as `publish` sends it: with source and traceparent.
 
         For whoever keeps a message before it is published, such as a spool.
         """
-        if isinstance(payload, (Message, RecordPayload)):
-            values = {"source": self.identity.source, "traceparent": CURRENT.get()}
-            return cast("P", payload.stamp(values))
-        return payload
+        return self._stamp(payload)[0]
+
+    def _stamp(self, payload: P) -> tuple[P, str | None]:
+        """A payload with source and traceparent, and the latter for the transport."""
+        record = payload.record if isinstance(payload, RecordPayload) else payload
+        if not isinstance(record, Message):
+            return payload, None
+        trace = record.traceparent or CURRENT.get()
+        if not record.source or trace != record.traceparent:
+            values = {"source": self._source, "traceparent": trace}
+            payload = cast("P", cast("Message", payload).stamp(values))
+        return payload, trace
 
     async def publish_raw(
         self,
@@ -389,9 +397,8 @@ class Bus:
                 expected = self._core.requests.expect(address, command, address.topic.reply)
                 async with expected as (reply_to, answer):
                     filled = {"reply_to": reply_to, "expires": expires}
-                    asked = self.stamp(command.model_copy(update=filled))
-                    data, trace = asked.encode(), _traceparent(asked)
-                    await self._send(address, data, timeout, trace, durable=False)
+                    asked, trace = self._stamp(command.model_copy(update=filled))
+                    await self._send(address, asked.encode(), timeout, trace, durable=False)
                     return await answer
         except TimeoutError as error:
             raise RequestTimeoutError(topic=address.name, timeout=timeout) from error
@@ -418,10 +425,3 @@ class Bus:
             return
         address = reply_address(command.reply_to, identity=self.identity)
         await self.publish(address, reply.stamp({"request": command.id}))
-
-
-def _traceparent(payload: Payload) -> str | None:
-    """Trace context of a message, or of the record inside a payload."""
-    if isinstance(payload, RecordPayload):
-        payload = payload.record
-    return payload.traceparent if isinstance(payload, Message) else None

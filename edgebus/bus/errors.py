@@ -4,23 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = [
-    "BrokerRefusedError",
-    "BrokerUnreachableError",
-    "BusClosedError",
-    "BusError",
-    "CommandFailedError",
-    "ConnectionLostError",
-    "DrainTimeoutError",
-    "IdentityTakenError",
-    "MessageTooLargeError",
-    "OutboxFileError",
-    "OutboxFullError",
-    "PublishRefusedError",
-    "RequestTimeoutError",
-    "SubscribeRefusedError",
-]
-
 
 class BusError(Exception):
     """The base of every error of this package."""

@@ -9,8 +9,6 @@ from typing import Generic, NamedTuple, TypeAlias
 
 from edgebus.contracts.payload import P
 
-__all__ = ["Cleared", "ClearedHandler", "Event", "Handler", "RawHandler", "RawMessage"]
-
 
 # Tuples: a frozen dataclass takes several times as long to make, and these come by the thousands.
 class RawMessage(NamedTuple):

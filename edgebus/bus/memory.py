@@ -28,8 +28,6 @@ from edgebus.bus.transport import (
 )
 from edgebus.contracts import Qos, utc_now
 
-__all__ = ["BrokerFaults", "MemoryBroker", "MemoryTransport"]
-
 _DEFAULT_EXPIRY_S = 86_400
 _DEFAULT_RECEIVE_MAXIMUM = 1024
 

@@ -9,8 +9,6 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from edgebus.bus.event import RawMessage
 
-__all__ = ["Buffer", "DropOldest", "Latest", "QueuePolicy", "Queued", "Wait"]
-
 _MIB = 1024 * 1024
 
 

@@ -10,17 +10,6 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-__all__ = [
-    "BrokerAddress",
-    "BrokerSettings",
-    "BusSettings",
-    "Credentials",
-    "OutboxSettings",
-    "RetryPolicy",
-    "read_addresses",
-    "take_credentials",
-]
-
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 # Only before a scheme does a comma separate: a password may hold one.
 _SEPARATOR = re.compile(r"\s*,\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")

@@ -7,15 +7,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-__all__ = [
-    "BusStats",
-    "ConnectionChange",
-    "ConnectionListener",
-    "ConnectionState",
-    "OutboxState",
-    "SubscriptionStats",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionChange:

@@ -14,8 +14,6 @@ from edgebus.bus.queues import Wait
 from edgebus.bus.state import SubscriptionStats
 from edgebus.contracts import Filter, Qos
 
-__all__ = ["Registry", "Subscription", "Wanted"]
-
 
 class Subscription:
     """A handler's tie to the bus."""

@@ -13,17 +13,6 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 from edgebus.bus.event import RawMessage
 from edgebus.contracts import Qos
 
-__all__ = [
-    "Acknowledged",
-    "ConnectOptions",
-    "Connection",
-    "Loss",
-    "Outgoing",
-    "Receiver",
-    "Transport",
-    "Will",
-]
-
 
 class Outgoing(NamedTuple):
     """One message to publish.

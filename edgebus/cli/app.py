@@ -14,8 +14,6 @@ from edgebus.cli import deadletter, model, recording, run, samples, schema, topi
 from edgebus.cli.console import fail, warn
 from edgebus.cli.errors import describe, exit_code_of
 
-__all__ = ["app", "main"]
-
 _HELP = """EdgeBus: models that notice drift, retrain and come back better, on an MQTT bus.
 
 Try the whole loop on this machine:

@@ -16,8 +16,6 @@ from edgebus.service import ServiceError
 if TYPE_CHECKING:
     from edgebus.service import NodeSettings
 
-__all__ = ["ServiceNotFoundError", "connect", "find_node"]
-
 _PATIENCE_S = 3.0
 _ALIVE = frozenset({"ready", "degraded"})
 

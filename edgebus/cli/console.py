@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["fail", "output", "quiet_logs", "table", "warn"]
-
 
 def output() -> Console:
     """A console on standard output; wide where no terminal cuts it."""

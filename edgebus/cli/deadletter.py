@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from edgebus.inspect import DeadLetters, Letter
     from edgebus.service import NodeSettings
 
-__all__ = ["add_to"]
-
 Source = Annotated[
     Path | None,
     typer.Option(

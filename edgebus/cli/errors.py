@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["describe", "exit_code_of"]
-
 # What a missing module is part of; the core needs none of these.
 _EXTRAS = {
     "cv2": "edge",

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from edgebus.artifacts import Bundle
 
-__all__ = ["add_to", "print_bundle"]
-
 Folder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.")]
 
 

@@ -11,8 +11,6 @@ import typer
 if TYPE_CHECKING:
     from edgebus.service import NodeSettings
 
-__all__ = ["Broker", "Config", "Overrides", "node_settings"]
-
 Config = Annotated[
     Path | None,
     typer.Option("--config", "-c", metavar="FILE", help="The node's YAML file."),

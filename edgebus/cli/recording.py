@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     )
     from edgebus.service import NodeSettings
 
-__all__ = ["add_to"]
-
 Filters = Annotated[
     list[str] | None,
     typer.Option(

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     R = TypeVar("R", bound=Reply)
     C = TypeVar("C", bound=Command)
 
-__all__ = ["add_to", "retrain"]
-
 Node = Annotated[
     str | None,
     typer.Option("--node", metavar="NODE", help="The node asked; found by itself if it is one."),
@@ -50,25 +48,19 @@ def list_models(
     timeout: Timeout = 10.0,
 ) -> None:
     """List the registry's versions, and which channel serves which."""
-    from edgebus.contracts import ModelListCommand, ModelListReply, topics
+    from edgebus.contracts import ModelListCommand, topics
 
     settings = node_settings(config=config, overrides=overrides, broker=broker)
 
-    async def ask() -> ModelListReply:
-        from edgebus.cli.connect import connect
-
-        async with connect(settings) as bus:
-            return await _request(
-                bus,
-                settings,
-                topics.CMD_MODELS,
-                ModelListCommand(model=model),
-                service="distributor",
-                node=node,
-                timeout=timeout,
-            )
-
-    reply = asyncio.run(ask())
+    asked = _ask(
+        settings,
+        topics.CMD_MODELS,
+        ModelListCommand(model=model),
+        service="distributor",
+        node=node,
+        timeout=timeout,
+    )
+    reply = asyncio.run(asked)
     rows = [
         (
             entry.bundle.model.name,
@@ -127,22 +119,15 @@ def rollback(
 
     settings = node_settings(config=config, overrides=overrides, broker=broker)
 
-    async def ask() -> Reply:
-        from edgebus.cli.connect import connect
-
-        async with connect(settings) as bus:
-            command = RollbackCommand(model=model, channel=channel, version=version)
-            return await _request(
-                bus,
-                settings,
-                topics.CMD_ROLLBACK,
-                command,
-                service="distributor",
-                node=node,
-                timeout=timeout,
-            )
-
-    print(asyncio.run(ask()).detail)
+    asked = _ask(
+        settings,
+        topics.CMD_ROLLBACK,
+        RollbackCommand(model=model, channel=channel, version=version),
+        service="distributor",
+        node=node,
+        timeout=timeout,
+    )
+    print(asyncio.run(asked).detail)
 
 
 def retrain(
@@ -157,21 +142,33 @@ def retrain(
 
     settings = node_settings(config=config, overrides=overrides, broker=broker)
 
-    async def ask() -> Reply:
-        from edgebus.cli.connect import connect
+    asked = _ask(
+        settings,
+        topics.CMD_RETRAIN,
+        RetrainCommand(),
+        service="retrainer",
+        node=node,
+        timeout=timeout,
+    )
+    print(asyncio.run(asked).detail)
 
-        async with connect(settings) as bus:
-            return await _request(
-                bus,
-                settings,
-                topics.CMD_RETRAIN,
-                RetrainCommand(),
-                service="retrainer",
-                node=node,
-                timeout=timeout,
-            )
 
-    print(asyncio.run(ask()).detail)
+async def _ask(
+    settings: NodeSettings,
+    topic: CommandTopic[C, R],
+    command: C,
+    *,
+    service: str,
+    node: str | None,
+    timeout: float,
+) -> R:
+    """Connect, and ask a service of the site."""
+    from edgebus.cli.connect import connect
+
+    async with connect(settings) as bus:
+        return await _request(
+            bus, settings, topic, command, service=service, node=node, timeout=timeout
+        )
 
 
 async def _request(

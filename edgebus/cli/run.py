@@ -11,8 +11,6 @@ from edgebus.cli.console import table
 from edgebus.cli.errors import describe
 from edgebus.cli.options import Broker, Config, Overrides
 
-__all__ = ["add_to"]
-
 
 def add_to(app: typer.Typer) -> None:
     """Mount the commands."""

@@ -12,8 +12,6 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-__all__ = ["ENTRY_POINTS", "CommandsMissingError", "add_to"]
-
 ENTRY_POINTS = "edgebus.commands"
 _NAME = "samples"
 

@@ -9,8 +9,6 @@ import typer
 
 from edgebus.cli.console import table
 
-__all__ = ["add_to"]
-
 commands = typer.Typer(no_args_is_help=True, help="The contracts as JSON Schema and AsyncAPI.")
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from edgebus.inspect import Traffic, TrafficLine
     from edgebus.service import NodeSettings
 
-__all__ = ["stats"]
-
 _HEADERS = ("topic", "messages", "msg/s", "bytes/s", "size p50", "max", "age p50", "max")
 _REDRAW_S = 0.5
 

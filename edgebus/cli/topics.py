@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from edgebus.bus import RawMessage
     from edgebus.service import NodeSettings
 
-__all__ = ["add_to"]
-
 Show = Callable[["RawMessage"], None]
 
 commands = typer.Typer(no_args_is_help=True, help="List the topics, and watch them live.")

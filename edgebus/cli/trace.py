@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from edgebus.inspect.path import Hop
 
-__all__ = ["add_to"]
-
 
 def add_to(app: typer.Typer) -> None:
     """Mount the command."""

@@ -10,22 +10,6 @@ from edgebus.contracts.models import BundleRef
 from edgebus.contracts.names import Digest, Segment
 from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp, stamped
 
-__all__ = [
-    "CaptureCommand",
-    "Command",
-    "DeadLetter",
-    "Metrics",
-    "ModelEntry",
-    "ModelListCommand",
-    "ModelListReply",
-    "PublishCommand",
-    "Reply",
-    "RetrainCommand",
-    "RollbackCommand",
-    "ServiceState",
-    "State",
-]
-
 State = Literal["starting", "ready", "degraded", "draining", "stopped", "offline"]
 
 

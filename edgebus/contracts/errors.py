@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["ContractError", "NameRefusedError", "PayloadError"]
-
 # Names come from outside, and errors go into logs.
 _SHOWN = 80
 

@@ -8,16 +8,6 @@ from pydantic import Field
 
 from edgebus.contracts.payload import Count, Record, Timestamp
 
-__all__ = [
-    "TRUTH",
-    "LabelReport",
-    "LabelSet",
-    "Provenance",
-    "TeacherThreshold",
-    "operator",
-    "teacher",
-]
-
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 TRUTH = "truth"

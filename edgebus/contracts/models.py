@@ -10,27 +10,6 @@ from edgebus.contracts.labels import LabelReport
 from edgebus.contracts.names import Digest, Segment
 from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp
 
-__all__ = [
-    "BlockRange",
-    "BlockRequest",
-    "BundleRef",
-    "Candidate",
-    "Change",
-    "Collected",
-    "DeliveryState",
-    "DomainReport",
-    "EdgeProgress",
-    "GateReport",
-    "ModelRef",
-    "ModelStatus",
-    "Release",
-    "RolloutStatus",
-    "StoreStatus",
-    "TrainingOutcome",
-    "TrainingProgress",
-    "TrainingResult",
-]
-
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 DeliveryState = Literal[

@@ -11,8 +11,6 @@ from pydantic import AfterValidator
 
 from edgebus.contracts.errors import NameRefusedError
 
-__all__ = ["Digest", "Identity", "Segment", "check_segment", "shared_model", "stream_model"]
-
 _MAX_LENGTH = 96
 # MQTT 5.0 §4.7 reserves the first three; `*` and `>` are the wildcards of NATS, which may carry
 # the same topics.

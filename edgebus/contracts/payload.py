@@ -36,24 +36,6 @@ from uuid_utils import uuid7
 from edgebus.contracts.errors import PayloadError
 from edgebus.contracts.trace import Traceparent
 
-__all__ = [
-    "Count",
-    "Message",
-    "Ordinal",
-    "Payload",
-    "RawBytes",
-    "Record",
-    "RecordPayload",
-    "Timestamp",
-    "Wrapper",
-    "explain",
-    "new_id",
-    "record_of",
-    "rfc3339",
-    "stamped",
-    "utc_now",
-]
-
 
 def utc_now() -> datetime:
     """The wall clock, aware, UTC."""
@@ -236,6 +218,8 @@ class Message(Record):
             reason = explain(error)
         else:
             given = message.__pydantic_fields_set__
+            if given.issuperset(cls.STAMPED):
+                return message
             missing = [f for f in cls.STAMPED if f not in given and not getattr(message, f)]
             if not missing:
                 return message

@@ -10,8 +10,6 @@ from edgebus.contracts.errors import PayloadError
 from edgebus.contracts.payload import Message, RecordPayload
 from edgebus.contracts.registry import topic_of
 
-__all__ = ["instant_of", "json_object", "record_in", "sent_at"]
-
 
 def sent_at(topic: str, payload: bytes) -> datetime | None:
     """Time at which a message was sent, as it says; None where it does not.

@@ -20,8 +20,6 @@ from edgebus.contracts.errors import ContractError
 from edgebus.contracts.payload import Message, RecordPayload
 from edgebus.contracts.topic import CommandTopic, Topic
 
-__all__ = ["ENTRY_POINTS", "RegistryError", "all_messages", "all_topics", "topic_of"]
-
 ENTRY_POINTS = "edgebus.topics"
 
 _CACHED_NAMES = 4096

@@ -13,18 +13,6 @@ from edgebus.contracts.models import ModelRef
 from edgebus.contracts.names import Segment
 from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp
 
-__all__ = [
-    "Consent",
-    "Drift",
-    "DriftState",
-    "SampleRecord",
-    "SampleRefusedError",
-    "Split",
-    "StoredSample",
-    "Verdict",
-    "split_of",
-]
-
 Split = Literal["train", "holdout"]
 Consent = Literal["unstated", "given", "refused"]
 

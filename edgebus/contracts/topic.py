@@ -13,8 +13,6 @@ from edgebus.contracts.payload import P
 if TYPE_CHECKING:
     from edgebus.contracts.control import Command, Reply
 
-__all__ = ["Address", "CommandAddress", "CommandTopic", "Filter", "Qos", "Topic"]
-
 Qos = Literal[0, 1]
 
 C = TypeVar("C", bound="Command")

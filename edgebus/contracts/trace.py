@@ -15,8 +15,6 @@ from uuid import UUID
 
 from pydantic import BeforeValidator
 
-__all__ = ["CURRENT", "Traceparent", "begin_trace", "continue_trace", "trace_of"]
-
 CURRENT: ContextVar[str | None] = ContextVar("edgebus.traceparent", default=None)
 """The traceparent of what is being done; the bus stamps it on what is published meanwhile."""
 

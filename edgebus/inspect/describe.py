@@ -9,8 +9,6 @@ from typing import Any
 from edgebus.contracts import Message, Payload, PayloadError, RawBytes, RecordPayload
 from edgebus.contracts.registry import topic_of
 
-__all__ = ["as_json", "as_line", "human_bytes", "printable"]
-
 _LONGEST = 160
 # Said by the line itself, or by nobody who looks at a terminal.
 _QUIET = frozenset({"id", "time", "source", "schema"})

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from edgebus.contracts import ContractError, DeadLetter, PayloadError
 from edgebus.contracts.topics import DEAD_LETTER, DEAD_LETTER_PAYLOAD
 
-__all__ = ["DeadLetters", "Letter", "LetterNotFoundError", "check_replayable"]
-
 SHORT = 8
 """Characters of an id that people see: its end, where ids of one minute differ."""
 

@@ -15,8 +15,6 @@ from edgebus.workload import installed_workloads
 if TYPE_CHECKING:
     from edgebus.recording import Recorded
 
-__all__ = ["Hop", "InputNotFoundError", "follow"]
-
 Parents = Mapping[str, tuple[str, ...]]
 
 

@@ -9,8 +9,6 @@ from statistics import median
 from edgebus.contracts.peek import sent_at
 from edgebus.contracts.registry import topic_of
 
-__all__ = ["Traffic", "TrafficLine"]
-
 _SAMPLES = 1000
 _OTHERS = "(other topics)"
 

@@ -15,13 +15,6 @@ from typing import Self
 
 from edgebus.lab.process import dying_with_parent, stop_process
 
-__all__ = [
-    "BrokerNotInstalledError",
-    "BrokerStartError",
-    "EmbeddedBroker",
-    "free_ports",
-]
-
 _PROGRAM = "nats-server"
 # CONNECT, MQTT 3.1.1, clean session, no client id, keep-alive 10 s; the broker answers CONNACK 0.
 _CONNECT = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x0a\x00\x00"

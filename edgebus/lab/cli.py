@@ -20,21 +20,6 @@ from edgebus.service.log import configure_logging
 from edgebus.service.settings import LogSettings
 from edgebus.topology import Topology, TopologyError, check_services, override
 
-__all__ = [
-    "Out",
-    "Plain",
-    "RunOptions",
-    "Seconds",
-    "Settings",
-    "TopologyFile",
-    "WorkloadName",
-    "echo",
-    "load_topology",
-    "make_command",
-    "start",
-    "up",
-]
-
 # The options that every workload's `edgebus up` has.
 TopologyFile = Annotated[Path | None, typer.Argument(help="A topology file; the demo without one.")]
 WorkloadName = Annotated[

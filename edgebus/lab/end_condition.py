@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from edgebus.lab.run_state import RunState
 from edgebus.topology import Topology, Until
 
-__all__ = ["RunEnd", "check_end", "waiting_for"]
-
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:

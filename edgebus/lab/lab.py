@@ -20,8 +20,6 @@ from edgebus.lab.summary import RunFacts, Summary, summarize
 from edgebus.lab.view import stream_lines, stream_table, summary_table
 from edgebus.workload import Workload, WorkloadUnknownError, load_workload
 
-__all__ = ["DEFAULT_WORKLOAD", "ROOMY", "Lab", "load_lab"]
-
 DEFAULT_WORKLOAD = "detection"
 """The workload of `edgebus up` where neither the command line nor the topology names one."""
 

@@ -17,8 +17,6 @@ from edgebus.contracts import (
 )
 from edgebus.lab.run_state import RunState
 
-__all__ = ["observe"]
-
 M = TypeVar("M", bound=Message)
 
 

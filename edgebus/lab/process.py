@@ -9,8 +9,6 @@ import signal
 import sys
 from pathlib import Path
 
-__all__ = ["dying_with_parent", "stop_process"]
-
 _LAUNCHER = Path(__file__).with_name("launch.py")
 
 

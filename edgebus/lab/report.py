@@ -21,16 +21,6 @@ from edgebus.lab.round_report import (
 from edgebus.lab.run_state import RunState
 from edgebus.lab.summary import Summary
 
-__all__ = [
-    "DOMAINS",
-    "data_uri",
-    "human_size",
-    "render_report",
-    "shown_figures",
-    "write_csv",
-    "write_run",
-]
-
 DOMAINS = {"new": "what the streams show now", "old": "what the model knew before"}
 """Titles of the gate's domains."""
 

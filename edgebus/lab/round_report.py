@@ -10,8 +10,6 @@ from typing import Any
 from edgebus.contracts import rfc3339
 from edgebus.lab.rounds import CLOUD_STAGES, EDGE_STAGES, Round, Rounds, Stage
 
-__all__ = ["ROUND_COLUMNS", "clock_skew", "figure_at", "plot_rounds", "round_rows", "round_summary"]
-
 ROUND_COLUMNS = (
     "round",
     "job",

@@ -25,8 +25,6 @@ from edgebus.contracts import (
     TrainingResult,
 )
 
-__all__ = ["CLOUD_STAGES", "EDGE_STAGES", "Place", "Round", "Rounds", "Stage"]
-
 Place = Literal["edge", "up", "cloud", "down"]
 
 CLOUD_STAGES: tuple[tuple[str, Place], ...] = (

@@ -32,8 +32,6 @@ from edgebus.lab.view import LiveView, PlainView
 from edgebus.mqtt import MqttTransport
 from edgebus.topology import MAX_PACKET_BYTES, Topology, fill_placeholders, node_configs
 
-__all__ = ["Run", "make_run_folder"]
-
 _LEAD_S = 8.0
 """Inputs start this long after the services, so that none of the first is missed."""
 

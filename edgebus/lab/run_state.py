@@ -25,8 +25,6 @@ from edgebus.lab.rounds import Rounds
 from edgebus.lab.streams import StreamState
 from edgebus.topology import Until
 
-__all__ = ["EdgeModel", "RunEvent", "RunState", "service_of"]
-
 _MAX_EVENTS = 10_000
 
 

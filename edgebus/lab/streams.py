@@ -6,8 +6,6 @@ from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime
 
-__all__ = ["StreamState"]
-
 
 @dataclass
 class StreamState:

@@ -10,21 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from edgebus.contracts import GateReport, Release, Timestamp
 from edgebus.lab.run_state import RunState, service_of
 
-__all__ = [
-    "Bytes",
-    "Count",
-    "EdgeSummary",
-    "Edges",
-    "ModelSummary",
-    "RunFacts",
-    "Seconds",
-    "StreamSummary",
-    "Summary",
-    "SummaryPart",
-    "TrainingSummary",
-    "summarize",
-]
-
 Count = Annotated[int, Field(ge=0)]
 
 

@@ -13,16 +13,6 @@ from typing import Literal
 from edgebus.lab.broker import EmbeddedBroker
 from edgebus.lab.process import dying_with_parent, stop_process
 
-__all__ = [
-    "Backoff",
-    "ProcessEvent",
-    "ProcessSpec",
-    "ServiceFailedError",
-    "SetupFailedError",
-    "Supervisor",
-    "run_setup",
-]
-
 _USAGE_ERROR = 2
 """Exit code of a service whose settings are wrong: starting it again changes nothing."""
 

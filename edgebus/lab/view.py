@@ -19,18 +19,6 @@ from edgebus.lab.rounds import Round
 from edgebus.lab.run_state import RunEvent, RunState
 from edgebus.lab.summary import Summary
 
-__all__ = [
-    "Lines",
-    "LiveView",
-    "PlainView",
-    "Streams",
-    "render",
-    "stage_of",
-    "stream_lines",
-    "stream_table",
-    "summary_table",
-]
-
 Streams = Callable[[datetime], RenderableType]
 """Draws the middle of the view, a row per stream or edge, as it is now."""
 

@@ -9,8 +9,6 @@ from typing import Any, Literal
 from edgebus.mining.example import Example, Judgement
 from edgebus.mining.policy import Policy
 
-__all__ = ["Combination", "PolicyChain", "Ruling"]
-
 Combination = Literal["first", "any", "all"]
 
 

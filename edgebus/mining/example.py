@@ -13,16 +13,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = [
-    "AboutInput",
-    "Example",
-    "Fingerprint",
-    "InputUnreadableError",
-    "Judgement",
-    "Predicted",
-    "Statistic",
-]
-
 Fingerprint: TypeAlias = "npt.NDArray[np.uint64]"
 """uint64 [n]: 64 n bits. Two differ in `np.bitwise_count(a ^ b).sum()` of them."""
 

@@ -9,8 +9,6 @@ from cachetools import LRUCache
 
 from edgebus.mining.example import Fingerprint
 
-__all__ = ["NearDuplicates"]
-
 _MAX_KEYS = 1024
 
 

@@ -13,16 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgebus.contracts import explain
 from edgebus.mining.example import Example, Judgement
 
-__all__ = [
-    "Policy",
-    "PolicyError",
-    "PolicySettings",
-    "ScorePolicy",
-    "ScoreSettings",
-    "installed_policies",
-    "make_policies",
-]
-
 ENTRY_POINTS = "edgebus.policies"
 
 

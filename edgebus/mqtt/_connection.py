@@ -41,8 +41,6 @@ from edgebus.mqtt._properties import NO_PROPERTIES, Properties
 from edgebus.mqtt._session import Identifiers, KeepAlive, Limits, Memory, Session
 from edgebus.mqtt._wire import PROTOCOL_ERROR, ProtocolError
 
-__all__ = ["MqttConnection", "Writer", "connect_packet", "refusal"]
-
 
 def connect_packet(settings: BrokerSettings, options: ConnectOptions) -> Connect:
     """The CONNECT packet for one connection."""

@@ -36,8 +36,6 @@ from edgebus.mqtt._wire import (
     check_topic_text,
 )
 
-__all__ = ["Decoder", "Parser"]
-
 _CACHED = 4096
 _CACHED_BYTES = 512
 _V311_CODES: Final = frozenset({0, 1, 2, 0x80})

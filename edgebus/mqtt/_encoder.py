@@ -25,8 +25,6 @@ from edgebus.mqtt._packets import (
 from edgebus.mqtt._properties import Kind, Properties, encode_properties
 from edgebus.mqtt._wire import MAX_VARINT, Reader, encode_binary, encode_text, encode_varint
 
-__all__ = ["PublishEncoder", "encode_packet"]
-
 _U16: Final = struct.Struct(">H").pack
 _CACHED = 4096
 # A user property (§3.3.2.3.7) of this name, its value to come.

@@ -7,32 +7,6 @@ from typing import Final, NamedTuple, TypeAlias
 
 from edgebus.mqtt._properties import NO_PROPERTIES, Kind, Properties
 
-__all__ = [
-    "BAD_CREDENTIALS",
-    "NOT_AUTHORIZED",
-    "RETURN_CODES",
-    "SUCCESS",
-    "TAKEN_OVER",
-    "UNSUPPORTED_VERSION",
-    "VALID_CODES",
-    "Ack",
-    "Auth",
-    "Connack",
-    "Connect",
-    "Disconnect",
-    "LastWill",
-    "Packet",
-    "Pingreq",
-    "Pingresp",
-    "Publish",
-    "Suback",
-    "Subscribe",
-    "Subscription",
-    "Unsuback",
-    "Unsubscribe",
-    "reason_text",
-]
-
 SUCCESS: Final = 0x00
 UNSUPPORTED_VERSION: Final = 0x84
 BAD_CREDENTIALS: Final = 0x86

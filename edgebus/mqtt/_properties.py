@@ -17,8 +17,6 @@ from edgebus.mqtt._wire import (
     encode_varint,
 )
 
-__all__ = ["NO_PROPERTIES", "Kind", "Properties", "decode_properties", "encode_properties"]
-
 
 class Kind(IntEnum):
     """Packet types (§2.1.2); `WILL` stands for the will's properties inside CONNECT."""

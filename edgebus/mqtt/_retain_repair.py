@@ -20,8 +20,6 @@ from edgebus.bus.transport import Acknowledged, Outgoing
 from edgebus.contracts import Qos
 from edgebus.mqtt._connection import MqttConnection
 
-__all__ = ["RetainRepair"]
-
 # Less than the time-out after which NATS gives up (`js_api_timeout`, 5 s unless it is set).
 _DOUBTFUL_S = 1.0
 # Each one takes a time-out, so these outlast an election. On a link that is as slow as that, one

@@ -29,8 +29,6 @@ from edgebus.mqtt._packets import (
 from edgebus.mqtt._properties import NO_PROPERTIES, Kind, Properties
 from edgebus.mqtt._wire import PROTOCOL_ERROR, ProtocolError
 
-__all__ = ["Identifiers", "KeepAlive", "Limits", "Memory", "Session", "SessionOwner"]
-
 _LARGEST = 0x0FFFFFFF
 _CACHED = 4096
 

@@ -4,20 +4,6 @@ from __future__ import annotations
 
 import struct
 
-__all__ = [
-    "MALFORMED",
-    "MAX_VARINT",
-    "PACKET_TOO_LARGE",
-    "PROTOCOL_ERROR",
-    "ProtocolError",
-    "Reader",
-    "check_filter_text",
-    "check_topic_text",
-    "encode_binary",
-    "encode_text",
-    "encode_varint",
-]
-
 MALFORMED = 0x81
 PROTOCOL_ERROR = 0x82
 PACKET_TOO_LARGE = 0x95

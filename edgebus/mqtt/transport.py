@@ -16,8 +16,6 @@ from edgebus.mqtt._connection import MqttConnection
 from edgebus.mqtt._retain_repair import RetainRepair
 from edgebus.mqtt._session import Memory
 
-__all__ = ["MqttTransport"]
-
 
 class MqttTransport:
     """Opens connections to an MQTT broker.

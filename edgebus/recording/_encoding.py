@@ -18,8 +18,6 @@ from edgebus.contracts import Qos, RecordPayload, Wrapper
 from edgebus.contracts.peek import instant_of, json_object, record_in
 from edgebus.contracts.registry import all_messages, all_topics, topic_of
 
-__all__ = ["Channel", "Encoded", "channel_facts", "decode", "encode", "nanoseconds", "wrappers"]
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _JSON = "application/json"
 _BYTES = "application/octet-stream"

@@ -18,8 +18,6 @@ from uuid import UUID
 from edgebus.contracts import PayloadError, RecordPayload, rfc3339
 from edgebus.contracts.registry import topic_of
 
-__all__ = ["IdRewriter"]
-
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from edgebus.contracts import Message
 
-__all__ = ["json_schema"]
-
 
 def json_schema(kind: type[Message]) -> bytes:
     """The JSON Schema of what a message has on the wire.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["Sink"]
-
 
 class Sink:
     """A file that is written in two steps: `write` keeps in memory, `spill` puts on disk.

@@ -4,13 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = [
-    "RecordingError",
-    "RecordingExistsError",
-    "RecordingUnreadableError",
-    "RecordingWriteError",
-]
-
 
 class RecordingError(Exception):
     """The base of every error of this package."""

@@ -18,8 +18,6 @@ from edgebus.contracts import Qos
 from edgebus.recording._encoding import channel_facts, decode
 from edgebus.recording.errors import RecordingUnreadableError
 
-__all__ = ["Recorded", "Recording"]
-
 _MAX_RECORD = 256 * 1024 * 1024
 # What the reader raises on bytes that make no sense; lz4 says RuntimeError.
 _BROKEN = (

@@ -12,8 +12,6 @@ from edgebus.bus import Bus, RawMessage, TopicTrie, Wait
 from edgebus.recording.errors import RecordingError
 from edgebus.recording.writer import RecordingWriter
 
-__all__ = ["RecordReport", "record"]
-
 _SEAL_S = 2.0
 """Seconds of a recording that a crash of this process can lose."""
 

@@ -15,8 +15,6 @@ from edgebus.recording._ids import IdRewriter
 from edgebus.recording.errors import RecordingError
 from edgebus.recording.reader import Recorded
 
-__all__ = ["MappingError", "PrefixMap", "ReplayOptions", "ReplayReport", "replay"]
-
 _CONNECT_S = 30.0
 _SETTLE_S = 0.25
 """A broker sends what it keeps in one go after SUBACK."""

@@ -17,8 +17,6 @@ from edgebus.recording._schemas import json_schema
 from edgebus.recording._sink import Sink
 from edgebus.recording.errors import RecordingExistsError, RecordingWriteError
 
-__all__ = ["RecordingWriter"]
-
 CHUNK_BYTES = 512 * 1024
 # MCAP numbers channels with 16 bits.
 MAX_CHANNELS = 65_000

@@ -23,8 +23,6 @@ from edgebus.samples.label_book import LabelBook, SampleUnknownError, newest_lab
 from edgebus.samples.store import SampleKind, row_of
 from edgebus.samples.tables import LabelRow, SampleRow, from_micros, micros
 
-__all__ = ["Catalog", "Entry", "NoStoreError", "Query"]
-
 _BLOCK = 20  # inputs; what `split_of` holds out together, and mostly one scene
 _PAGE = 200
 

@@ -9,8 +9,6 @@ from sqlalchemy import Engine, create_engine, event
 
 from edgebus.samples.tables import SCHEMA_VERSION, TableBase
 
-__all__ = ["StoreVersionError", "open_database"]
-
 _BUSY_S = 30.0
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from edgebus.files import write_file
 
-__all__ = ["SampleFiles"]
-
 
 class SampleFiles:
     """Files named by their SHA-256, so that the same payload is stored once.

@@ -14,12 +14,6 @@ from sqlalchemy.orm import Session
 from edgebus.contracts import LabelSet
 from edgebus.samples.tables import LabelRow, SampleRow
 
-__all__ = [
-    "LabelBook",
-    "SampleUnknownError",
-    "newest_labels",
-]
-
 _CHUNK = 500  # SQLite bounds the variables of a statement
 
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["onset"]
-
 
 def onset(errors: Sequence[float], *, origin: float) -> float | None:
     """The time from which errors come at a higher rate.

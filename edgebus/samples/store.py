@@ -24,15 +24,6 @@ from edgebus.samples.label_book import newest_labels
 from edgebus.samples.onset import onset
 from edgebus.samples.tables import LabelRow, SampleRow, UseRow, from_micros, micros
 
-__all__ = [
-    "Counts",
-    "SampleKind",
-    "SampleStore",
-    "edge_of",
-    "row_of",
-    "stream_id",
-]
-
 Added = Literal["added", "duplicate"]
 
 AUDIT = "audit"

@@ -7,18 +7,6 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import ForeignKey, Index, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-__all__ = [
-    "EPOCH",
-    "SCHEMA_VERSION",
-    "JobRow",
-    "LabelRow",
-    "SampleRow",
-    "TableBase",
-    "UseRow",
-    "from_micros",
-    "micros",
-]
-
 SCHEMA_VERSION = 1
 """Kept in SQLite's `user_version`; a store of another version is refused."""
 

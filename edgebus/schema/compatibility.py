@@ -11,8 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Change", "Contracts", "compare", "refusals"]
-
 Kind = Literal["break", "note"]
 Schema = Mapping[str, Any]
 

@@ -18,13 +18,6 @@ from edgebus.contracts import CommandTopic, Message, RecordPayload, Reply, Topic
 from edgebus.contracts.registry import all_messages, all_topics
 from edgebus.schema.services import ServiceTopics, service_topics
 
-__all__ = [
-    "asyncapi_document",
-    "schema_documents",
-    "schema_files",
-    "topics_page",
-]
-
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _BINDING = "0.2.0"
 # What each payload on the wire has, though a reader would fill most of it in.

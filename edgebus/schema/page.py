@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["asyncapi_page"]
-
 Schema = Mapping[str, Any]
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")

@@ -12,8 +12,6 @@ import yaml
 
 from edgebus.schema.compatibility import Contracts
 
-__all__ = ["ContractsNotFoundError", "current", "published"]
-
 _ASYNCAPI = "asyncapi.yaml"
 _MESSAGE = re.compile(r"(.+)-(\d+)\.json")
 

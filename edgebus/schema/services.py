@@ -10,8 +10,6 @@ from edgebus.contracts.registry import all_topics
 from edgebus.service import Service, ServiceError, load_service, service_entry_points
 from edgebus.service.declare import EveryDeclaration
 
-__all__ = ["ServiceTopics", "service_topics"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceTopics:

@@ -25,19 +25,6 @@ from edgebus.service.errors import DeclarationError
 if TYPE_CHECKING:
     from edgebus.bus import Event, QueuePolicy, RetryPolicy
 
-__all__ = [
-    "Call",
-    "CommandDeclaration",
-    "Declaration",
-    "EveryDeclaration",
-    "OnDeclaration",
-    "Scope",
-    "command",
-    "declarations_of",
-    "every",
-    "on",
-]
-
 Scope = Literal["node", "site"]
 """Publishers to listen to: this node's own services, or those of every node of the site."""
 

@@ -12,8 +12,6 @@ from edgebus.service.errors import DeclarationError, UnknownServiceError
 if TYPE_CHECKING:
     from edgebus.service.service import Service
 
-__all__ = ["ENTRY_POINT_GROUP", "find_services", "load_service", "service_entry_points"]
-
 ENTRY_POINT_GROUP = "edgebus.services"
 
 

@@ -6,18 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = [
-    "CommandRefusedError",
-    "DeclarationError",
-    "DuplicateIdentityError",
-    "ServiceError",
-    "ServiceFailedError",
-    "SettingsError",
-    "SettingsProblem",
-    "UnknownServiceError",
-    "hide_credentials",
-]
-
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
 
 

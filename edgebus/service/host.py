@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import psutil
 
-__all__ = ["HostSampler", "HostUse", "process_alive"]
-
 
 @dataclass(frozen=True, slots=True)
 class HostUse:

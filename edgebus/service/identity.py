@@ -25,15 +25,6 @@ from edgebus.service.errors import DuplicateIdentityError, SettingsError, Settin
 from edgebus.service.host import process_alive
 from edgebus.service.presence import ALIVE, Presence
 
-__all__ = [
-    "IdentityGuard",
-    "Verdict",
-    "find_running_instance",
-    "folder_lock",
-    "is_elder",
-    "judge",
-]
-
 Verdict = Literal["ignore", "reassert", "yield"]
 
 _RETAINED_S = 0.5

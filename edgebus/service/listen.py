@@ -13,8 +13,6 @@ from edgebus.service.declare import Call, CommandDeclaration, EveryDeclaration, 
 from edgebus.service.errors import CommandRefusedError
 from edgebus.service.service import Service
 
-__all__ = ["subscribe_all", "tick"]
-
 
 async def subscribe_all(service: Service[Any], bus: Bus) -> None:
     """Make every subscription that a service declares."""

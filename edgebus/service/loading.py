@@ -22,8 +22,6 @@ from edgebus.service.sources import (
     merge,
 )
 
-__all__ = ["explain", "load_node", "load_settings"]
-
 S = TypeVar("S", bound=ServiceSettings)
 
 _SECRET = re.compile(r"password|passwd|secret|token|credential|private", re.IGNORECASE)

@@ -11,8 +11,6 @@ import structlog
 
 from edgebus.service.settings import LogSettings
 
-__all__ = ["configure_logging"]
-
 
 def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) -> None:
     """Set up this process's logs; called once, by the program and never by the library.

@@ -6,8 +6,6 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
-__all__ = ["MetricsRegistry", "MetricsSnapshot"]
-
 _WINDOW = 512
 
 

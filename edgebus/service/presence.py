@@ -15,8 +15,6 @@ from typing import Final
 
 from edgebus.contracts import Identity, ServiceState, State, new_id, utc_now
 
-__all__ = ["ALIVE", "Presence"]
-
 ALIVE: Final[frozenset[State]] = frozenset({"starting", "ready", "degraded", "draining"})
 
 

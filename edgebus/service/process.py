@@ -16,8 +16,6 @@ from edgebus.service.runtime import Runtime
 from edgebus.service.service import Service
 from edgebus.service.settings import NodeSettings, ServiceSettings
 
-__all__ = ["run_service", "version_of"]
-
 _WRONG_INPUT = 2
 
 

@@ -32,8 +32,6 @@ from edgebus.service.service import Service, ServiceContext
 from edgebus.service.settings import NodeSettings, ServiceSettings
 from edgebus.service.vitals import Vitals
 
-__all__ = ["Runtime"]
-
 S = TypeVar("S", bound=ServiceSettings)
 R = TypeVar("R")
 

@@ -34,8 +34,6 @@ from edgebus.service.tracing import Tracer
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-__all__ = ["Service", "ServiceContext"]
-
 S = TypeVar("S", bound=ServiceSettings)
 P = TypeVar("P", bound=Payload)
 

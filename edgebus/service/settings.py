@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from edgebus.bus import BrokerSettings, BusSettings
 from edgebus.contracts import Segment
 
-__all__ = ["LogSettings", "NodeSettings", "ServiceSettings"]
-
 
 class ServiceSettings(BaseModel):
     """A service's own settings; each service subclasses it.

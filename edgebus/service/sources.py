@@ -13,8 +13,6 @@ from pydantic_settings.exceptions import SettingsError as SourceError
 from edgebus.service.errors import SettingsError, SettingsProblem, hide_credentials
 from edgebus.service.yamltext import YamlTextError, read_yaml
 
-__all__ = ["Path_", "SourceTree", "from_environment", "from_file", "from_overrides", "merge"]
-
 ENVIRONMENT_PREFIX = "EDGEBUS_"
 _DELIMITER = "__"
 # Variables of the same prefix that are no settings: the folder of test data, and the command

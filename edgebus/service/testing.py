@@ -36,8 +36,6 @@ from edgebus.service.runtime import Runtime
 from edgebus.service.service import Service
 from edgebus.service.settings import NodeSettings, ServiceSettings
 
-__all__ = ["ServiceHarness"]
-
 S = TypeVar("S", bound=ServiceSettings)
 P = TypeVar("P", bound=Payload)
 C = TypeVar("C", bound=Command)

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Link, SpanContext
     from opentelemetry.trace import Tracer as OtelTracer
 
-__all__ = ["Step", "Tracer"]
-
 Attribute = str | int | float | bool
 
 

@@ -9,8 +9,6 @@ from edgebus.contracts import Metrics
 from edgebus.service.host import HostSampler
 from edgebus.service.metrics import MetricsRegistry
 
-__all__ = ["Vitals", "bus_figures"]
-
 
 class Vitals:
     """Makes the metrics messages of one service.

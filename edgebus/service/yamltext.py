@@ -7,8 +7,6 @@ import yaml
 
 from edgebus.service.errors import hide_credentials
 
-__all__ = ["YamlTextError", "read_yaml"]
-
 _SHOWN: Final = 80
 _MAX_DEPTH: Final = 50
 _MAX_VALUES: Final = 100_000

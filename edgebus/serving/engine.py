@@ -17,8 +17,6 @@ from edgebus.artifacts.graph import inspect_graph
 from edgebus.artifacts.tensors import dtype_name
 from edgebus.serving.errors import EngineError
 
-__all__ = ["Engine", "EngineSettings", "OrtEngine", "choose_providers"]
-
 Provider = Literal["auto", "cpu", "cuda", "tensorrt"]
 
 _NAMES: Final[Mapping[str, str]] = {
@@ -229,4 +227,5 @@ def _check_weights(graph: bytes, tensors: Mapping[str, Array]) -> None:
 
 
 def first_line(error: Exception) -> str:
+    """The first line of a runtime's error, at most 500 characters."""
     return str(error).strip().split("\n", 1)[0][:500]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from edgebus.contracts import ModelRef
 
-__all__ = ["EngineError", "InferenceError", "ModelRefusedError", "NoPreviousModelError"]
-
 
 class InferenceError(Exception):
     """The base of this package's errors."""

@@ -10,8 +10,6 @@ from edgebus.contracts import ModelRef
 from edgebus.serving.engine import Engine
 from edgebus.serving.probe import check_finite, probe_inputs
 
-__all__ = ["ArrayModel", "Model", "NamedSource"]
-
 
 class NamedSource(ModelSource, Protocol):
     """A model source with a digest; `edgebus.artifacts.Bundle` is one."""

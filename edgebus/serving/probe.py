@@ -17,16 +17,6 @@ from edgebus.serving.engine import Engine, EngineSettings, OrtEngine
 from edgebus.serving.errors import EngineError, InferenceError
 from edgebus.workload import load_workload
 
-__all__ = [
-    "ProbeError",
-    "check_finite",
-    "make_probe",
-    "probe_inputs",
-    "run_probe",
-    "seeded_bytes",
-    "seeded_inputs",
-]
-
 _VALUES = 256
 
 

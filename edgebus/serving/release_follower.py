@@ -35,8 +35,6 @@ from edgebus.transfer import FetchProgress
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-__all__ = ["Fetch", "ReleaseFollower", "ReleaseRefusedError", "ReleaseSettings", "verify_release"]
-
 _MAX_LOADS = 2
 
 

@@ -39,8 +39,6 @@ from edgebus.serving.swap import HotSwap, Serving
 from edgebus.transfer import ArtifactFetcher
 from edgebus.workload import Answer, load_workload
 
-__all__ = ["ModelService", "ModelServiceSettings", "Server"]
-
 
 class ModelServiceSettings(ServiceSettings, ReleaseSettings):
     """Settings of a service that serves a model."""

@@ -10,8 +10,6 @@ from pydantic import ValidationError
 from edgebus.contracts import Count, ModelRef, Record, Segment, Timestamp
 from edgebus.files import write_file
 
-__all__ = ["ServingState", "StateFile"]
-
 
 class ServingState(Record):
     """State of one model that a release follower keeps.

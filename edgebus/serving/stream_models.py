@@ -23,8 +23,6 @@ from edgebus.serving.serving_state import StateFile
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-__all__ = ["StreamModels"]
-
 _MOST = 256  # streams of one node whose releases are followed
 
 

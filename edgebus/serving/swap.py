@@ -17,8 +17,6 @@ from edgebus.serving.model import Model
 from edgebus.serving.probe import run_probe
 from edgebus.workload import WorkloadUnknownError, load_workload
 
-__all__ = ["HotSwap", "LoadedModel", "M", "Named", "Serving", "Swap"]
-
 # Errors whose text says all.
 _TOLD = (InferenceError, ArtifactError, WorkloadUnknownError, ValueError)
 

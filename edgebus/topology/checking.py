@@ -11,8 +11,6 @@ import yaml
 from edgebus.service import SettingsError, UnknownServiceError, load_service, load_settings
 from edgebus.topology.topology import Topology, TopologyError, fill_placeholders, node_configs
 
-__all__ = ["check_services"]
-
 _ANY_URL = "mqtt://localhost:1883"
 # What stands for values that only a run knows; every one fits where a path or a time does.
 _PLACEHOLDERS = {"run": "run", "assets": "assets", "start": "0"}

@@ -11,8 +11,6 @@ import yaml
 
 from edgebus.topology.topology import Topology, TopologyError, Tree
 
-__all__ = ["override"]
-
 
 def override(topology: Topology, pairs: Iterable[str]) -> Topology:
     """Apply ``key=value`` pairs.

@@ -9,16 +9,6 @@ from edgebus.contracts import Segment
 from edgebus.service.loading import explain
 from edgebus.service.yamltext import YamlTextError, read_yaml
 
-__all__ = [
-    "MAX_PACKET_BYTES",
-    "BrokerChoice",
-    "Topology",
-    "TopologyError",
-    "Until",
-    "fill_placeholders",
-    "node_configs",
-]
-
 MAX_PACKET_BYTES = 8 * 2**20
 """Largest MQTT packet that the services of a topology accept."""
 

@@ -13,8 +13,6 @@ from torch import Tensor
 from edgebus.training.array_trainer import ArrayItem
 from edgebus.training.finetune import Loss, Objective, Outputs, Total
 
-__all__ = ["ArrayObjective"]
-
 
 class ArrayObjective(Objective[ArrayItem, ArrayItem]):
     """Mean loss of the graph's first output.

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from edgebus.training.finetune import Objective
 
-__all__ = ["ArrayItem", "ArrayTrainer"]
-
 _BLOCK = 10
 
 

@@ -24,8 +24,6 @@ from edgebus.training.job_clock import JobClock
 from edgebus.training.job_spec import StepDone
 from edgebus.training.trainer import ItemT, Material, Trainer, count_labelled
 
-__all__ = ["CandidateTrials", "MeasuredCandidate"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredCandidate:

@@ -9,8 +9,6 @@ from cachetools import LRUCache
 from edgebus.contracts import Drift, ModelRef, SampleRecord
 from edgebus.samples import stream_id
 
-__all__ = ["Drifts"]
-
 _MOST = 4096  # streams and statistics
 
 

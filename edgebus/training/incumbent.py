@@ -14,8 +14,6 @@ from edgebus.contracts import Identity, ModelStatus, Release
 from edgebus.serving import LoadedModel, ReleaseFollower, ReleaseSettings, StateFile, Swap
 from edgebus.transfer import ArtifactFetcher
 
-__all__ = ["INCUMBENT", "Incumbent", "WrongModelError"]
-
 INCUMBENT = "incumbent.json"
 """File in a folder with the digest of the incumbent's bundle."""
 

@@ -22,8 +22,6 @@ from edgebus.training.trainer import (
 )
 from edgebus.workload import UntrainableError, load_workload
 
-__all__ = ["CARD", "open_trainer", "run_job"]
-
 CARD = "card"
 """Folder in a job's folder with the candidate's model card."""
 

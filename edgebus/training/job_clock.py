@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 
 from edgebus.training.job_spec import JobEvent, Phase, PhaseName
 
-__all__ = ["JobClock", "Report"]
-
 Report = Callable[[JobEvent], None]
 
 

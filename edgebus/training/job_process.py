@@ -11,8 +11,6 @@ from pathlib import Path
 from edgebus.files import write_file
 from edgebus.training.job_spec import JobEvent, JobOutcome, JobSpec, read_event
 
-__all__ = ["LOG", "SPEC", "JobCrashedError", "run_process"]
-
 SPEC = "spec.json"
 """File in a job's folder with its specification."""
 

@@ -39,8 +39,6 @@ from edgebus.transfer import reference
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-__all__ = ["JobRunner"]
-
 _MOST_TRACES = 256
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 

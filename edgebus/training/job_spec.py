@@ -8,8 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 from edgebus.contracts import GateReport, LabelReport, StoredSample, TrainingOutcome
 from edgebus.training.settings import GateSettings, TrainSettings
 
-__all__ = ["JobEvent", "JobOutcome", "JobSpec", "Phase", "PhaseName", "StepDone", "read_event"]
-
 PhaseName = Literal["preparing", "training", "evaluating", "publishing"]
 
 

@@ -12,8 +12,6 @@ from sqlalchemy.orm import Session
 from edgebus.contracts import ModelRef, TrainingResult, shared_model
 from edgebus.samples import JobRow, SampleRow, UseRow
 
-__all__ = ["Job", "JobJournal"]
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CHUNK = 500  # SQLite bounds the variables of a statement
 

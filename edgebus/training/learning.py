@@ -17,8 +17,6 @@ from edgebus.training.validation_split import validation_split
 if TYPE_CHECKING:
     from edgebus.training.finetune import FinetuneResult, Team
 
-__all__ = ["CHECKPOINT", "Learnt", "assist", "learn"]
-
 CHECKPOINT = "checkpoint.safetensors"
 """File in a job's folder."""
 

@@ -21,8 +21,6 @@ from edgebus.transfer import ArtifactFetcher
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-__all__ = ["ModelSet"]
-
 
 class Spawn(Protocol):
     """Runs a task, supervised."""

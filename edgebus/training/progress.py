@@ -13,8 +13,6 @@ from edgebus.training.journal import Job
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-__all__ = ["ProgressPublisher"]
-
 _INTERVAL_S = 0.5
 
 

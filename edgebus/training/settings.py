@@ -9,16 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from edgebus.contracts import Segment
 
-__all__ = [
-    "FinetuneSettings",
-    "GateSettings",
-    "RetrainingSettings",
-    "StoreSettings",
-    "StreamModelSettings",
-    "TrainSettings",
-    "TriggerSettings",
-]
-
 Fraction = Annotated[float, Field(ge=0, le=1)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]

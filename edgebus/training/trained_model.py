@@ -16,8 +16,6 @@ from edgebus.training.journal import JobJournal
 from edgebus.training.settings import RetrainingSettings, TriggerSettings
 from edgebus.training.triggers import TriggerState
 
-__all__ = ["TrainedModel", "TriggerStates", "triggers_of"]
-
 
 @dataclass(slots=True, kw_only=True)
 class TrainedModel:

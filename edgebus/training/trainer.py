@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from edgebus.training.job_spec import JobOutcome, JobSpec
     from edgebus.training.learning import Learnt
 
-__all__ = [
-    "Leak",
-    "LeakReport",
-    "Material",
-    "Trainer",
-    "TrainingFailedError",
-    "TrainingItem",
-    "count_labelled",
-]
-
 
 class TrainingFailedError(RuntimeError):
     """The training itself went wrong; the cause is a `TrainingError`, which needs torch."""

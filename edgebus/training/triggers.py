@@ -8,8 +8,6 @@ from typing import Literal
 
 from edgebus.training.settings import TriggerSettings
 
-__all__ = ["Trigger", "TriggerState", "needed", "reason", "trigger", "waits_for"]
-
 Trigger = Literal["count", "edge", "drift", "rebase", "interval", "command"]
 
 

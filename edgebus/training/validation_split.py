@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from edgebus.training.trainer import ItemT, count_labelled
 
-__all__ = ["validation_split"]
-
 
 def validation_split(
     items: Sequence[ItemT], *, share: float, min_labelled: int

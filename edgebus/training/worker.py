@@ -23,8 +23,6 @@ from edgebus.training.job_spec import JobEvent, JobOutcome, JobSpec
 from edgebus.training.learning import assist
 from edgebus.training.trainer import TrainingFailedError
 
-__all__ = ["main"]
-
 _ORPHANED = 3
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

@@ -13,8 +13,6 @@ from typing import Literal, Protocol
 from edgebus.artifacts.index import BLOCK_SIZE, sha256
 from edgebus.contracts import BlockRange
 
-__all__ = ["BlockReceiver", "Patience", "Sink", "Taken", "ranges"]
-
 Taken = Literal["new", "duplicate", "corrupt"]
 
 # BlockRequest carries no more ranges; the rest is asked for later.

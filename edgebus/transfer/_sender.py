@@ -17,8 +17,6 @@ from cachetools import LRUCache
 from edgebus.artifacts.index import BLOCK_SIZE
 from edgebus.contracts import BlockRange
 
-__all__ = ["Block", "BlockSender", "Pace", "SenderStats"]
-
 _LISTENERS = 4096
 """Most pairs of blob and listener that are remembered, the latest."""
 

@@ -25,8 +25,6 @@ from edgebus.contracts import BlockRequest, BundleRef, ContractError, Identity, 
 from edgebus.contracts.topics import BLOCK, BLOCK_REQUEST
 from edgebus.transfer._receiver import BlockReceiver, Patience
 
-__all__ = ["ArtifactFetcher", "FetchProgress", "provider_identity"]
-
 _SILENCES_TO_REPORT = 3
 _DIGITS = 12
 

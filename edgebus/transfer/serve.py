@@ -15,8 +15,6 @@ from edgebus.contracts import BlockRequest, BundleRef, Identity, RawBytes
 from edgebus.contracts.topics import BLOCK, BLOCK_REQUEST
 from edgebus.transfer._sender import Block, BlockSender, Pace, SenderStats
 
-__all__ = ["ArtifactProvider", "reference"]
-
 # 134 Mbit/s: more than most edges' links carry, and little enough that the commands that share
 # connection, broker and processor with a model wait at most twice as long as without it
 # (benchmarks/priorities.py).

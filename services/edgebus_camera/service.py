@@ -27,8 +27,6 @@ from edgebus_camera.sources.opening import DEFAULT_FPS
 from edgebus_camera.view import EncodedFrame, View
 from edgebus_detection.messages import CAMERA_FRAME, CAMERA_TRUTH, Frame, FrameRecord, GroundTruth
 
-__all__ = ["Camera"]
-
 _EXPIRES_S = 5.0
 """A frame that a broker still holds after this is of no use to a detector."""
 

@@ -9,8 +9,6 @@ from edgebus.contracts import Segment
 from edgebus.service import ServiceSettings
 from edgebus_detection.emulation.drift import DriftStep
 
-__all__ = ["CameraSettings", "ViewSettings"]
-
 Side = Annotated[int, Field(ge=64, le=8192)]
 
 

@@ -16,8 +16,6 @@ from edgebus_detection.emulation.effects import Effects
 from edgebus_detection.messages import Box
 from edgebus_detection.vision import Image, encode_jpeg
 
-__all__ = ["EncodedFrame", "View"]
-
 
 @dataclass(frozen=True, slots=True)
 class EncodedFrame:

@@ -10,8 +10,6 @@ from pydantic import Field, model_validator
 
 from edgebus.service import ServiceSettings
 
-__all__ = ["Budget", "BudgetSettings", "Kind", "TokenBucket"]
-
 Positive = Annotated[float, Field(gt=0)]
 
 Kind = Literal["train", "holdout", "audit"]

@@ -10,8 +10,6 @@ from typing import Any, Literal
 from edgebus.contracts import Verdict
 from edgebus.mining import Example
 
-__all__ = ["FeedbackRefusedError", "History", "Seen", "resolve"]
-
 _MAX_VERDICTS = 16
 
 Cause = Literal["unknown", "late", "invalid", "repeated"]

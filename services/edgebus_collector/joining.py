@@ -11,8 +11,6 @@ from cachetools import LRUCache
 from edgebus.contracts import record_of
 from edgebus.mining import AboutInput, Example, Predicted
 
-__all__ = ["Joiner"]
-
 
 @dataclass(slots=True)
 class _Parts:

@@ -10,8 +10,6 @@ from pydantic import Field
 from edgebus.service import ServiceSettings
 from edgebus.workload import Workload
 
-__all__ = ["ReferenceModel", "ReferenceSettings"]
-
 
 class ReferenceSettings(ServiceSettings):
     """Second model on the collector's node, for policies that compare with one."""

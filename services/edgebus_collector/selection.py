@@ -14,8 +14,6 @@ from edgebus_collector.budget import Budget, Kind
 from edgebus_collector.history import Seen
 from edgebus_collector.settings import CollectorSettings
 
-__all__ = ["AUDIT", "COMMAND", "FEEDBACK", "Choice", "Selector", "Suppressed", "share_of"]
-
 AUDIT = "audit"
 """Policy name of samples that were drawn by share, easy ones included."""
 

@@ -16,8 +16,6 @@ from edgebus_collector.spool import Spool, Spooled
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-__all__ = ["Sender"]
-
 _REFUSED_REST_S = 30.0
 
 

@@ -28,8 +28,6 @@ from edgebus_collector.sending import Sender
 from edgebus_collector.settings import CollectorSettings
 from edgebus_collector.spool import Spool, SpoolFullError
 
-__all__ = ["Collector"]
-
 # What the documentation shows; settings may name another.
 _DEFAULT = load_workload(CollectorSettings.model_fields["workload"].default)
 _INPUTS = DropOldest(messages=32, bytes=32 * 2**20)

@@ -13,12 +13,6 @@ from edgebus_collector.drift import DriftSettings
 from edgebus_collector.reference_model import ReferenceSettings
 from edgebus_collector.spool import SpoolSettings
 
-__all__ = [
-    "BufferSettings",
-    "CollectorSettings",
-    "StreamSettings",
-]
-
 Share = Annotated[float, Field(ge=0, le=1)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 

@@ -12,8 +12,6 @@ from pydantic import Field
 from edgebus.files import drop_leftovers, write_file
 from edgebus.service import ServiceSettings
 
-__all__ = ["Spool", "SpoolFullError", "SpoolSettings", "Spooled"]
-
 _SUFFIX = ".sample"
 
 

@@ -11,8 +11,6 @@ from edgebus.contracts import Segment
 from edgebus.serving.service import ModelService, ModelServiceSettings
 from edgebus_detection.messages import CAMERA_FRAME, DETECTIONS
 
-__all__ = ["Detector", "DetectorSettings"]
-
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

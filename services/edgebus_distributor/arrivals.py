@@ -15,8 +15,6 @@ from edgebus.transfer import ArtifactFetcher, reference
 from edgebus_distributor.records import Decision, Intake, RegistryRefusedError
 from edgebus_distributor.registry import Registry
 
-__all__ = ["Arrivals"]
-
 Key = tuple[str, str]
 
 _RETRY_S = 5.0

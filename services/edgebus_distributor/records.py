@@ -7,8 +7,6 @@ from datetime import datetime
 
 from edgebus.contracts import BundleRef
 
-__all__ = ["Decision", "Intake", "RegistryRefusedError"]
-
 
 class RegistryRefusedError(Exception):
     """A version or a release does not fit what the registry has.

@@ -12,8 +12,6 @@ from edgebus.contracts import BundleRef, ModelEntry, ModelRef, shared_model, utc
 from edgebus_distributor.records import Decision, Intake, RegistryRefusedError
 from edgebus_distributor.tables import IntakeRow, ReleaseRow, VersionRow
 
-__all__ = ["Registry"]
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -8,8 +8,6 @@ from datetime import datetime
 from edgebus.contracts import EdgeProgress, ModelStatus, RolloutStatus
 from edgebus_distributor.records import Decision
 
-__all__ = ["Rollouts"]
-
 Key = tuple[str, str]
 
 

@@ -34,8 +34,6 @@ from edgebus_distributor.rollout import Rollouts
 from edgebus_distributor.settings import DistributorSettings
 from edgebus_distributor.tables import open_database
 
-__all__ = ["Distributor"]
-
 
 class Distributor(Service[DistributorSettings]):
     """Keeps the model versions, and brings the released one to every edge.

@@ -8,8 +8,6 @@ from pydantic import Field
 from edgebus.contracts import Segment
 from edgebus.service import ServiceSettings
 
-__all__ = ["DistributorSettings"]
-
 
 class DistributorSettings(ServiceSettings):
     """Settings of the distributor, section `distributor` of a node's file."""

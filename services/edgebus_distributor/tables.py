@@ -8,8 +8,6 @@ from typing import Any
 from sqlalchemy import JSON, Engine, ForeignKey, String, UniqueConstraint, create_engine, event
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-__all__ = ["IntakeRow", "RegistryFileError", "ReleaseRow", "VersionRow", "open_database"]
-
 _SCHEMA_VERSION = 1
 
 

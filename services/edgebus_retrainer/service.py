@@ -39,9 +39,6 @@ from edgebus.transfer import ArtifactProvider
 from edgebus.workload import load_workload
 from edgebus_retrainer.settings import RetrainerSettings
 
-__all__ = ["Retrainer"]
-
-
 _DISK_REST_S = 5.0
 
 DueJob = tuple[TrainedModel, Trigger, str]

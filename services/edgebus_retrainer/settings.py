@@ -10,8 +10,6 @@ from edgebus.service import ServiceSettings
 from edgebus.training.settings import RetrainingSettings
 from edgebus.workload import WorkloadUnknownError, load_workload
 
-__all__ = ["RetrainerSettings"]
-
 
 class RetrainerSettings(RetrainingSettings, ServiceSettings):
     """Settings of the retrainer.

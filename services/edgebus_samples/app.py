@@ -8,8 +8,6 @@ from edgebus_samples.import_export import export, import_
 from edgebus_samples.label import label
 from edgebus_samples.list_show import list_samples, sheet, show
 
-__all__ = ["app"]
-
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,

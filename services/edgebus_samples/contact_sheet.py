@@ -13,8 +13,6 @@ from edgebus_detection.vision import Image
 from edgebus_samples.details import SampleDetail, SampleUnreadableError
 from edgebus_samples.drawing import SourceName, draw_sources, fit, legend, occurring
 
-__all__ = ["contact_sheet", "one_picture"]
-
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GROUND = 32
 _GAP = 8

@@ -16,8 +16,6 @@ from edgebus_detection.messages import Box, BoxLabels, Sample, SampleRecord
 from edgebus_detection.models import detection_spec
 from edgebus_detection.vision import Image, ImageError, decode_picture
 
-__all__ = ["DetailQuery", "PictureCatalog", "SampleDetail", "SampleUnreadableError", "picture_of"]
-
 
 class SampleUnreadableError(ValueError):
     """A sample's file is missing or corrupt.

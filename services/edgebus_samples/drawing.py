@@ -13,8 +13,6 @@ from edgebus_detection.labels.label_sources import LabelSources
 from edgebus_detection.messages import Box
 from edgebus_detection.vision import Image
 
-__all__ = ["LINES", "Line", "SourceName", "boxes_of", "draw_sources", "fit", "legend", "occurring"]
-
 SourceName = Literal["operator", "truth", "teacher", "model", "ignore"]
 Point = tuple[float, float]
 _Place = tuple[int, int, int, int]  # left, top, width, height

@@ -22,8 +22,6 @@ from edgebus_samples.importing import import_dataset
 from edgebus_samples.label import AnyClass, Who
 from edgebus_samples.options import Accept, Data, choosing, report_unreadable
 
-__all__ = ["export", "import_"]
-
 
 class Format(StrEnum):
     """Formats of a data set."""

@@ -16,8 +16,6 @@ from edgebus_detection.messages import BoxLabels, Sample, SourcedBox
 from edgebus_detection.vision import pair_boxes
 from edgebus_samples.details import PictureCatalog, SampleUnreadableError
 
-__all__ = ["ImportReport", "import_dataset"]
-
 _SAME_IOU = 0.99
 """Least overlap of a box that was not moved; formats round."""
 

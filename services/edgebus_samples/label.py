@@ -16,8 +16,6 @@ from edgebus_detection.messages import BoxLabels, SourcedBox
 from edgebus_samples.details import PictureCatalog
 from edgebus_samples.options import Data, Which
 
-__all__ = ["AnyClass", "Who", "label"]
-
 Who = Annotated[
     str,
     typer.Option(

@@ -22,8 +22,6 @@ from edgebus_samples.details import DetailQuery, PictureCatalog, SampleDetail
 from edgebus_samples.options import Accept, Data, Which, choosing, report_unreadable
 from edgebus_samples.page import sample_page
 
-__all__ = ["list_samples", "sheet", "show"]
-
 
 @choosing
 def list_samples(

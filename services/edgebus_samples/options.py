@@ -15,8 +15,6 @@ import typer
 
 from edgebus_samples.details import DetailQuery
 
-__all__ = ["Accept", "Data", "Which", "choosing", "report_unreadable"]
-
 _SHOWN = 10
 
 

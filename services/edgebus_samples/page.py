@@ -11,8 +11,6 @@ from edgebus_detection.messages import Box
 from edgebus_samples.details import SampleDetail
 from edgebus_samples.drawing import LINES, SourceName, boxes_of
 
-__all__ = ["sample_page"]
-
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;
   color: #222; background: #fafafa }

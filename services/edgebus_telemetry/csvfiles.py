@@ -7,8 +7,6 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["CsvTable"]
-
 
 class CsvTable:
     """One table: rows wait in memory until `flush` writes them.

@@ -12,8 +12,6 @@ from typing import Protocol
 from edgebus_telemetry.series import Point
 from edgebus_telemetry.settings import InfluxSettings
 
-__all__ = ["InfluxAwayError", "InfluxSink", "InfluxWriter", "PointBuffer", "PointsRefusedError"]
-
 
 class InfluxAwayError(RuntimeError):
     """InfluxDB does not take writes now; the same write may succeed later."""

@@ -23,8 +23,6 @@ from edgebus.bus import Event
 from edgebus.contracts import Message, Metrics, Record, Segment, ServiceState, Topic, rfc3339
 from edgebus.workload import Figure
 
-__all__ = ["Point", "Series", "Value", "series_of"]
-
 Value = float | int | str | bool
 
 _WHO = ("heard", "site", "node", "service", "time")

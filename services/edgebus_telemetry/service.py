@@ -15,8 +15,6 @@ from edgebus_telemetry.influx import ClientSink, InfluxSink, InfluxWriter, Point
 from edgebus_telemetry.series import series_of
 from edgebus_telemetry.settings import TelemetrySettings
 
-__all__ = ["Telemetry"]
-
 
 def _worth_writing(topic: Topic[Any]) -> bool:
     """Whether a topic carries JSON messages other than letters, commands and replies."""

@@ -7,8 +7,6 @@ from pydantic import Field, SecretStr
 
 from edgebus.service import ServiceSettings
 
-__all__ = ["CsvSettings", "InfluxSettings", "TelemetrySettings"]
-
 
 class CsvSettings(ServiceSettings):
     """CSV files."""

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from edgebus_detection.training.trainer import DetectionTrainer
     from edgebus_detection.vision import Image
 
-__all__ = ["Detection"]
-
 
 def _mean_score(detections: Detections) -> float | None:
     scores = [box.score for box in detections.boxes if box.score is not None]

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["WeightAverage"]
-
 
 class WeightAverage:
     """An exponential moving average of parameters (Polyak and Juditsky 1992, with a short memory).

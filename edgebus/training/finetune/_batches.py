@@ -13,8 +13,6 @@ import numpy.typing as npt
 from edgebus.training.finetune._errors import NothingToTrainOnError, UnreadableItemError
 from edgebus.training.finetune._objective import Item, Objective, Row
 
-__all__ = ["Batch", "Batches", "plain_batches", "repeat_factors"]
-
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[Row]):

@@ -18,8 +18,6 @@ from safetensors.numpy import save
 from edgebus.files import write_file
 from edgebus.training.finetune._errors import CheckpointError
 
-__all__ = ["Checkpoints", "Snapshot"]
-
 _VERSION = "1"
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 

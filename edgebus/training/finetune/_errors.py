@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["CheckpointError", "DeviceError", "NothingToTrainOnError", "TrainingDivergedError",
-           "TrainingError", "UnreadableItemError"]  # fmt: skip
-
 
 class TrainingError(Exception):
     """Base of the errors of a training run."""

@@ -17,8 +17,6 @@ from edgebus.training.finetune._team import Team, alone
 from edgebus.training.graph import TorchGraph
 from edgebus.training.settings import FinetuneSettings
 
-__all__ = ["FinetuneResult", "finetune"]
-
 
 @dataclass(frozen=True, slots=True)
 class FinetuneResult:

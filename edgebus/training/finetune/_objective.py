@@ -13,8 +13,6 @@ from torch import Tensor
 
 from edgebus.training.graph import TorchGraph
 
-__all__ = ["Item", "Loss", "Objective", "Outputs", "Row", "Total"]
-
 Item = TypeVar("Item")
 Row = TypeVar("Row")
 Outputs: TypeAlias = dict[str, Tensor]

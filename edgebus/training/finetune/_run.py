@@ -23,8 +23,6 @@ from edgebus.training.finetune._team import Team
 from edgebus.training.graph import TorchGraph, TrainScope
 from edgebus.training.settings import FinetuneSettings
 
-__all__ = ["LEARNING_RATES", "Run", "TrainStep", "frozen_copy", "rate_at"]
-
 LEARNING_RATES: dict[TrainScope, float] = {
     "biases": 1e-3,
     "biases+scales": 1e-3,

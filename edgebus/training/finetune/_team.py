@@ -14,8 +14,6 @@ from torch.nn import Parameter
 
 from edgebus.training.finetune._errors import DeviceError
 
-__all__ = ["Team", "alone", "join_team", "pick_device"]
-
 T = TypeVar("T")
 
 # The others wait while the first one labels. A process that dies is noticed by who started them.

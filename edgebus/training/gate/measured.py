@@ -9,8 +9,6 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Counts", "Floats", "Measured", "gain_interval", "resampled_mean"]
-
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 

@@ -10,17 +10,6 @@ from edgebus.contracts import Change, DomainReport, GateReport
 from edgebus.training.gate.measured import Measured, gain_interval
 from edgebus.training.settings import GateSettings
 
-__all__ = [
-    "NEW",
-    "OLD",
-    "Latency",
-    "decide",
-    "domain_report",
-    "forgets_too_much",
-    "latency_of",
-    "too_few",
-]
-
 _NOTHING_MS = 0.5  # less is the clock's and the scheduler's, and slows nobody down
 
 NEW = "new"

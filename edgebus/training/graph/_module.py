@@ -17,8 +17,6 @@ from edgebus.training.graph._errors import GraphError, GraphWeightsError
 from edgebus.training.graph._plan import Plan, compile_plan
 from edgebus.training.graph._weights import HEAD_DEPTH, TrainScope, Weight, choose
 
-__all__ = ["TorchGraph", "check_supported", "interpolate"]
-
 Float32 = npt.NDArray[np.float32]
 
 

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["RULES", "NodeView", "NotSupported", "Op", "Rule", "ints", "rule"]
-
 Op = Callable[..., Tensor | tuple[Tensor, ...]]
 """Computes a node: called with the node's inputs in order, None for an absent optional one."""
 

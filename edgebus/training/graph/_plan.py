@@ -20,8 +20,6 @@ from edgebus.training.graph._node import RULES, NodeView, NotSupported, Op, Shap
 from edgebus.training.graph._shapes import DTYPES
 from edgebus.training.graph._weights import Weight, find_weights
 
-__all__ = ["Plan", "Step", "compile_plan"]
-
 _MOVES = frozenset(
     [
         "Concat",

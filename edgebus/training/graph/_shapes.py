@@ -10,8 +10,6 @@ from torch import Tensor
 
 from edgebus.training.graph._node import NodeView, NotSupported, Op, ints, rule
 
-__all__ = ["DTYPES"]
-
 DTYPES: dict[int, torch.dtype] = {
     1: torch.float32,
     2: torch.uint8,

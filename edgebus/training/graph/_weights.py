@@ -11,8 +11,6 @@ from onnx import TensorProto
 
 from edgebus.training.graph._errors import GraphError
 
-__all__ = ["HEAD_DEPTH", "Choice", "TrainScope", "Weight", "choose", "find_weights"]
-
 TrainScope = Literal["biases", "biases+scales", "head", "all"]
 """What to train: biases only; biases and one factor per output channel; the last layers; all."""
 

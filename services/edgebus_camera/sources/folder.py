@@ -19,8 +19,6 @@ from edgebus_detection.datasets.yolo import class_names, label_file, yolo_boxes
 from edgebus_detection.messages import Box
 from edgebus_detection.vision import Image, ImageError, read_picture
 
-__all__ = ["FolderSource", "load_picture", "pictures_below"]
-
 _COCO_NAMES: Final = ("annotations.json", "_annotations.coco.json", "instances.json")
 
 

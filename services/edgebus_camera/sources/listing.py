@@ -16,8 +16,6 @@ from edgebus_camera.sources.folder import load_picture, pictures_below
 from edgebus_camera.sources.video import VideoSource
 from edgebus_detection.datasets.picture import PICTURES
 
-__all__ = ["ListSource"]
-
 
 class _Part(Protocol):
     """One entry of the list while it is played."""

@@ -14,8 +14,6 @@ import numpy.typing as npt
 from edgebus_camera.sources.base import SourceFrame, SourceLostError
 from edgebus_detection.vision import Image
 
-__all__ = ["Capture", "LiveSource", "open_capture"]
-
 _OPEN_MS: Final = 5_000
 _READ_MS: Final = 5_000
 

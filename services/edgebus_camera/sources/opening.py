@@ -17,8 +17,6 @@ from edgebus_detection.datasets import read_mot
 from edgebus_detection.datasets.coco import COCO_CLASSES
 from edgebus_detection.emulation.street import Scene
 
-__all__ = ["DEFAULT_FPS", "open_source"]
-
 DEFAULT_FPS: Final = 10.0
 """Frames per second of sources without a rate of their own."""
 

@@ -7,8 +7,6 @@ from functools import partial
 from edgebus_camera.sources.base import SourceFrame
 from edgebus_detection.emulation.street import Scene
 
-__all__ = ["StreetSource"]
-
 
 class StreetSource:
     """Endless pictures of a street, with their true boxes.

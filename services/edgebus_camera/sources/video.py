@@ -11,8 +11,6 @@ import numpy as np
 from edgebus_camera.sources.base import PASS_PERIOD, SourceError, SourceFrame
 from edgebus_detection.messages import Box
 
-__all__ = ["VideoSource"]
-
 
 class VideoSource:
     """The frames of a video file.

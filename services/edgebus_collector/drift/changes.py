@@ -14,8 +14,6 @@ import numpy as np
 if TYPE_CHECKING:
     from river.base import DriftDetector
 
-__all__ = ["Change", "ChangeMonitor", "split_at"]
-
 _MEMORY = 2048
 _SCALE = 3.0
 _LEAST_DEVIATION = 1e-3

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Final, Literal
 if TYPE_CHECKING:
     from river.base import DriftDetector
 
-__all__ = ["DetectorName", "check_parameter", "make_detector"]
-
 DetectorName = Literal["adwin", "page-hinkley", "kswin"]
 
 

@@ -16,8 +16,6 @@ from edgebus.service import ServiceSettings
 from edgebus_collector.drift.changes import Change, ChangeMonitor
 from edgebus_collector.drift.detectors import DetectorName, check_parameter, make_detector
 
-__all__ = ["DriftSettings", "DriftWatch"]
-
 _MAX_STREAMS = 256
 Positive = Annotated[float, Field(gt=0)]
 

@@ -102,7 +102,7 @@ def test_what_numpy_or_a_writer_cannot_have_is_refused(name: str, shape: list[in
         name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]},
     }
     text = json.dumps(header).encode()
-    with pytest.raises(PayloadError, match="has a name that is no text|has shape"):
+    with pytest.raises(PayloadError, match=r"has a name that is no text|has shape"):
         Window.decode(struct.pack("<Q", len(text)) + text)
 
 

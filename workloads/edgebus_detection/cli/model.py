@@ -15,8 +15,6 @@ from edgebus.cli.model import print_bundle
 if TYPE_CHECKING:
     from edgebus_detection.vision import Image
 
-__all__ = ["app"]
-
 _PICTURES = {".jpg", ".jpeg"}
 
 app = typer.Typer()

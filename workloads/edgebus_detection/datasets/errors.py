@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["SourceError"]
-
 
 class SourceError(ValueError):
     """A source of pictures or of their labels cannot be read.

@@ -14,8 +14,6 @@ from edgebus_detection.datasets.yolo import read_yolo
 from edgebus_detection.messages import Box
 from edgebus_detection.vision import ImageError, Truth, read_picture
 
-__all__ = ["Folder", "read_folder"]
-
 _BLOCK = 10
 
 

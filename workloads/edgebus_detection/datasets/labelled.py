@@ -12,12 +12,6 @@ import numpy as np
 from edgebus_detection.messages import Box
 from edgebus_detection.vision import Truth, to_truth
 
-__all__ = [
-    "LabelBuilder",
-    "Labelled",
-    "ignore_rare",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labelled:

@@ -11,8 +11,6 @@ from edgebus.training.trainer import Leak, LeakReport, Material
 from edgebus_detection.datasets.labelled import Labelled
 from edgebus_detection.vision import Hash, ImageError, difference_hash
 
-__all__ = ["remove_leaks"]
-
 _CHUNK = 512
 _FLAT = 12
 

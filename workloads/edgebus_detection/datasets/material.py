@@ -16,8 +16,6 @@ from edgebus_detection.labels import Labeller, Labelling
 from edgebus_detection.models import detection_spec
 from edgebus_detection.training.options import DetectionTraining
 
-__all__ = ["TeacherMissingError", "UnknownClassError", "prepare"]
-
 
 class TeacherMissingError(ValueError):
     """Samples that nobody has labelled, and nobody to do so.

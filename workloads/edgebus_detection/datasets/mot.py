@@ -10,8 +10,6 @@ from edgebus_detection.datasets.errors import SourceError
 from edgebus_detection.datasets.picture import clip_box
 from edgebus_detection.messages import Box
 
-__all__ = ["MOT_CLASSES", "read_mot"]
-
 MOT_CLASSES: Final[Mapping[int, str]] = {
     1: "person", 2: "person", 3: "car", 4: "bicycle", 5: "motorcycle", 7: "person",
 }  # fmt: skip

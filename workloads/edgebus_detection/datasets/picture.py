@@ -11,19 +11,6 @@ from typing import Final, Literal
 
 from edgebus_detection.messages import Box, Sample, SourcedBox
 
-__all__ = [
-    "PICTURES",
-    "PROVENANCE_FILE",
-    "DatasetBox",
-    "DatasetPicture",
-    "ExportPicture",
-    "ImpossibleBoxError",
-    "Style",
-    "checked_box",
-    "clip_box",
-    "sample_id_in",
-]
-
 Style = Literal["coco", "yolo", "labelstudio"]
 Corners = tuple[float, float, float, float]
 

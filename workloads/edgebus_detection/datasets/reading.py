@@ -13,8 +13,6 @@ from edgebus_detection.datasets.errors import SourceError
 from edgebus_detection.datasets.picture import DatasetBox, DatasetPicture, Style, sample_id_in
 from edgebus_detection.datasets.yolo import read_yolo
 
-__all__ = ["read_coco", "read_dataset"]
-
 _BY = re.compile(r"truth|teacher:\S+|operator:\S.*")
 _FILES: Mapping[Style, str] = {
     "coco": "annotations.json",

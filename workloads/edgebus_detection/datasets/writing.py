@@ -13,8 +13,6 @@ from edgebus.contracts import TRUTH
 from edgebus_detection.datasets.picture import PROVENANCE_FILE, ExportPicture, Style
 from edgebus_detection.messages import Box, Sample, SourcedBox
 
-__all__ = ["coco_document", "write_dataset"]
-
 
 def write_dataset(
     pictures: Iterable[ExportPicture], folder: Path, *, style: Style, classes: Sequence[str] = ()

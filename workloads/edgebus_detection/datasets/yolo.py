@@ -18,8 +18,6 @@ from edgebus_detection.datasets.picture import (
     sample_id_in,
 )
 
-__all__ = ["class_names", "label_file", "read_yolo", "yolo_boxes"]
-
 
 def read_yolo(
     folder: Path, wrong: list[str], *, names: Mapping[int, str] | None = None

@@ -6,8 +6,6 @@ from typing import Annotated, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["EFFECTS", "DriftScript", "DriftStep", "EffectName", "condition_of"]
-
 EffectName = Literal["moved", "fog", "dusk", "infrared", "blur", "noise"]
 """The effects, in the order in which they are applied: from the mounting to the sensor."""
 

@@ -19,8 +19,6 @@ from edgebus_detection.emulation.drift import EFFECTS, EffectName
 from edgebus_detection.emulation.street import Lights
 from edgebus_detection.messages import Box
 
-__all__ = ["Effects", "move_boxes"]
-
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 

@@ -29,8 +29,6 @@ from edgebus_detection.lab.lab import ASSETS, DetectionLab
 from edgebus_detection.lab.reference_pictures import with_reference
 from edgebus_detection.lab.user_models import UserModels, open_models
 
-__all__ = ["up"]
-
 _OWN = "Your own cameras"
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 from edgebus.topology import Topology, TopologyError, Tree
 from edgebus_detection.lab.user_models import UserModels
 
-__all__ = ["Sources", "check_files", "compose", "why_not_learning"]
-
 _FIRST_JOB = 150
 _MEASURED = 480
 """Frames of each camera that the new model answers before the end: a pass of most recordings."""

@@ -17,8 +17,6 @@ from edgebus.contracts import ModelStatus, ServiceState
 from edgebus_detection.lab.frames import FrameEntry
 from edgebus_detection.messages import Detections
 
-__all__ = ["FrameCounts", "Life", "Serving", "count_frames", "lives_of", "serving_of"]
-
 _IN_FLIGHT = timedelta(seconds=2)
 """Frames younger than this at the end may still be under way."""
 

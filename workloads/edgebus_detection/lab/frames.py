@@ -12,8 +12,6 @@ from edgebus_detection.messages import Box, Detections, FrameRecord, GroundTruth
 from edgebus_detection.metrics import RollingAp
 from edgebus_detection.vision import Detected, Truth
 
-__all__ = ["ROLLING_WINDOW", "CameraFrames", "ClassNumbers", "FrameEntry", "severity_of"]
-
 _MAX_FRAMES = 20_000
 """Frames remembered per camera; 40 minutes at 8 fps. Older ones leave the figures."""
 

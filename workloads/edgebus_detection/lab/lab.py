@@ -20,8 +20,6 @@ from edgebus_detection.lab.summary import DetectionSummary
 from edgebus_detection.lab.view import camera_lines, camera_table, detection_table
 from edgebus_detection.messages import CAMERA_TRUTH, Detections, Frame, GroundTruth
 
-__all__ = ["ASSETS", "DetectionLab"]
-
 ASSETS = Path(__file__).parent / "assets"
 """The demo and its model."""
 

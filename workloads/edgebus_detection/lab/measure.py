@@ -26,8 +26,6 @@ from edgebus_detection.lab.summary import (
 )
 from edgebus_detection.metrics import mean_average_precision
 
-__all__ = ["Phase", "build_summary", "map_figures", "phase_of", "recovered"]
-
 Phase = Literal["before_drift", "after_drift", "after_loop"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 

@@ -25,8 +25,6 @@ from edgebus_detection.vision import (
     encode_jpeg,
 )
 
-__all__ = ["PictureKeeper", "PicturePair", "SavedPicture", "write_pictures"]
-
 _WAITING = 64
 """Pictures kept per camera until their detections come."""
 _SCORE = 0.4

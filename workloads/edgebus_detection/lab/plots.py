@@ -14,8 +14,6 @@ from edgebus_detection.lab.summary import DetectionSummary
 if TYPE_CHECKING:  # matplotlib takes half a second to import
     from matplotlib.axes import Axes
 
-__all__ = ["plot_map"]
-
 # Okabe and Ito's colours, distinct for colour-blind people too.
 _VERSIONS = ("#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 _DRIFT, _TRAINING, _INK = "#E69F00", "#999999", "#333333"

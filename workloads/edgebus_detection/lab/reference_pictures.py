@@ -16,8 +16,6 @@ from edgebus_detection.lab.compose import is_live
 if TYPE_CHECKING:
     from edgebus_detection.vision import Image
 
-__all__ = ["FIRST_FRAMES", "with_reference"]
-
 FIRST_FRAMES = 200
 """Frames of each recording that count as normal: a camera is set up for what it shows first."""
 

@@ -15,8 +15,6 @@ from edgebus_detection.lab.plots import plot_map
 from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.lab.summary import DetectionSummary
 
-__all__ = ["render_report", "write_run"]
-
 _TEMPLATE = Path(__file__).parent / "assets" / "detection_report.html.j2"
 
 FRAME_COLUMNS = (

@@ -14,8 +14,6 @@ from edgebus_detection.messages import (
     GroundTruth,
 )
 
-__all__ = ["DetectionState"]
-
 
 class DetectionState(RunState):
     """Frames, truth and detections per camera, beside the state of every run.

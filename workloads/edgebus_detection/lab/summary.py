@@ -8,15 +8,6 @@ from pydantic import Field
 
 from edgebus.lab import Bytes, Count, Summary, SummaryPart
 
-__all__ = [
-    "CameraSummary",
-    "DetectionBytes",
-    "DetectionSummary",
-    "Frames",
-    "Latency",
-    "MapFigures",
-]
-
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

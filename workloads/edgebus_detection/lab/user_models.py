@@ -14,8 +14,6 @@ from edgebus.topology import TopologyError
 if TYPE_CHECKING:
     from edgebus.artifacts import Bundle
 
-__all__ = ["UserModels", "model_name", "open_models"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserModels:

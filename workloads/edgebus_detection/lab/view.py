@@ -15,8 +15,6 @@ from edgebus_detection.lab.frames import CameraFrames, severity_of
 from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.lab.summary import DetectionSummary, MapFigures
 
-__all__ = ["camera_lines", "camera_table", "detection_table", "sparkline"]
-
 _SECOND = Text("mAP .50:.95", "dim", justify="right")
 _BARS = "▁▂▃▄▅▆▇█"
 

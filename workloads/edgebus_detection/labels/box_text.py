@@ -10,8 +10,6 @@ from typing import Any
 from edgebus_detection.datasets.picture import ImpossibleBoxError, checked_box
 from edgebus_detection.messages import Box
 
-__all__ = ["BoxesRefusedError", "check_boxes", "parse_words", "read_rows", "unknown_class"]
-
 
 class BoxesRefusedError(ValueError):
     """Boxes that cannot be, or of unknown classes; nothing was written.

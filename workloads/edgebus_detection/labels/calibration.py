@@ -12,8 +12,6 @@ from edgebus.contracts import TeacherThreshold
 from edgebus_detection.messages import Box
 from edgebus_detection.vision import corners, iou, pair
 
-__all__ = ["Compared", "calibrate"]
-
 _LEAST = 10
 """A precision of fewer boxes is chance."""
 

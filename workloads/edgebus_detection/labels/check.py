@@ -6,8 +6,6 @@ from edgebus.contracts import SampleRefusedError
 from edgebus_detection.messages import Sample
 from edgebus_detection.vision import ImageError, decode_picture
 
-__all__ = ["check_picture"]
-
 
 def check_picture(sample: Sample) -> None:
     """Decode the picture and compare its size.

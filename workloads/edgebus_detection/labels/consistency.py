@@ -12,8 +12,6 @@ import numpy.typing as npt
 from edgebus_detection.messages import Box
 from edgebus_detection.vision import Image, pair_boxes
 
-__all__ = ["Grey", "TaughtFrame", "inconsistent_boxes", "to_grey"]
-
 Grey = npt.NDArray[np.uint8]
 """uint8 [height, width]."""
 

@@ -18,8 +18,6 @@ from edgebus_detection.labels.teacher import Answer, Labeller, Teacher, answer_f
 from edgebus_detection.messages import Box
 from edgebus_detection.vision import corners, iou
 
-__all__ = ["Ensemble", "fuse", "open_teacher"]
-
 
 class Ensemble:
     """Teachers that vote. Its answers are kept on disk as those of one teacher.

@@ -15,16 +15,6 @@ from edgebus.contracts import TRUTH, operator
 from edgebus_detection.messages import Box, BoxLabels, SourcedBox, Verdict
 from edgebus_detection.vision import pair_boxes
 
-__all__ = [
-    "Conflict",
-    "ConflictKind",
-    "LabelSources",
-    "MergedLabels",
-    "compare",
-    "count_conflicts",
-    "merge",
-]
-
 ConflictKind = Literal["denied", "missing", "class"]
 
 

@@ -23,8 +23,6 @@ from edgebus_detection.labels.teacher import Labeller
 from edgebus_detection.messages import Box, BoxLabels, Sample, SampleRecord, SourcedBox
 from edgebus_detection.vision import Image, ImageError, decode_picture
 
-__all__ = ["Labelling"]
-
 _BLOCK = 20  # frames that are held out together: see `split_of`
 _CAMERAS = 64  # whose last picture is kept to be compared with the next
 

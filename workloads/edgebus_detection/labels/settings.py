@@ -7,8 +7,6 @@ from pydantic import Field, model_validator
 
 from edgebus.service import ServiceSettings
 
-__all__ = ["LabelSettings"]
-
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]

@@ -14,8 +14,6 @@ from edgebus_detection.messages import Box
 from edgebus_detection.models import DetectionModel, open_bundle
 from edgebus_detection.vision import decode_picture, to_boxes
 
-__all__ = ["Answer", "CachedAnswers", "Labeller", "Teacher", "answer_folder", "open_model"]
-
 
 class Answer(Record):
     """A teacher's boxes of a picture.

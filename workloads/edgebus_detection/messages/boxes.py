@@ -9,8 +9,6 @@ from pydantic import Field, model_validator
 from edgebus.contracts.labels import LabelSet, Provenance
 from edgebus.contracts.payload import Record
 
-__all__ = ["Box", "BoxLabels", "SourcedBox"]
-
 Pixels = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 

@@ -11,8 +11,6 @@ from edgebus.contracts.names import Segment
 from edgebus.contracts.payload import Count, Message, Record
 from edgebus_detection.messages.boxes import Box
 
-__all__ = ["Feedback", "Opinion", "Verdict"]
-
 Opinion = Literal["wrong", "wrong_box", "missed", "label"]
 
 

@@ -16,8 +16,6 @@ from pydantic import Field
 from edgebus.contracts.errors import PayloadError
 from edgebus.contracts.payload import Message, RecordPayload, Wrapper
 
-__all__ = ["JpegPayload", "PictureRecord", "Side"]
-
 _SOI = b"\xff\xd8"
 _EOI = b"\xff\xd9"
 _COM = 0xFE

@@ -13,8 +13,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from edgebus.contracts import Message
 
-__all__ = ["AsCompressedImage"]
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 

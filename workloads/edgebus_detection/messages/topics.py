@@ -6,14 +6,6 @@ from edgebus.contracts import Topic
 from edgebus_detection.messages.feedback import Feedback
 from edgebus_detection.messages.vision import Detections, Frame, GroundTruth, Sample
 
-__all__ = [
-    "CAMERA_FRAME",
-    "CAMERA_TRUTH",
-    "DETECTIONS",
-    "FEEDBACK",
-    "SAMPLES",
-]
-
 CAMERA_FRAME: Final = Topic(
     "{node}/{service}/{camera}/frame",
     Frame,

@@ -14,16 +14,6 @@ from edgebus_detection.messages.boxes import Box
 from edgebus_detection.messages.feedback import Verdict
 from edgebus_detection.messages.jpeg import JpegPayload, PictureRecord, Side
 
-__all__ = [
-    "Detections",
-    "Frame",
-    "FrameRecord",
-    "GroundTruth",
-    "Sample",
-    "SampleRecord",
-    "StageTimes",
-]
-
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

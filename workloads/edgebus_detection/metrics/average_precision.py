@@ -13,15 +13,6 @@ import numpy.typing as npt
 from edgebus_detection.vision import Detected, Truth, coverage, pair
 from edgebus_detection.vision import iou as overlaps
 
-__all__ = [
-    "MapResult",
-    "Matches",
-    "RollingAp",
-    "average_precision",
-    "match",
-    "mean_average_precision",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Matches:

@@ -8,8 +8,6 @@ import numpy as np
 
 from edgebus_detection.metrics.average_precision import Matches
 
-__all__ = ["calibration_error"]
-
 _BINS = 10
 
 

@@ -20,8 +20,6 @@ from edgebus_detection.metrics.resampling import resampled_ap
 from edgebus_detection.models import DetectionModel
 from edgebus_detection.vision import Detected, ImageError, Truth, read_picture
 
-__all__ = ["CALIBRATION_ERROR", "MAP", "MAP50", "figures_of", "measure"]
-
 MAP50, MAP, CALIBRATION_ERROR = "mAP50", "mAP", "calibration_error"
 """Names of the figures; the first decides."""
 

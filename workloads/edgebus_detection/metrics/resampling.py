@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 from edgebus_detection.metrics.average_precision import Matches
 
-__all__ = ["resampled_ap"]
-
 _CHUNK = 64  # resamples at a time: bounds memory to some megabytes
 
 Counts = npt.NDArray[np.int64]

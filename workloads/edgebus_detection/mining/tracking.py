@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from edgebus_detection.messages import Box
 from edgebus_detection.vision import corners, iou
 
-__all__ = ["Step", "Track", "Tracker"]
-
 
 @dataclass(slots=True, eq=False)
 class Track:

@@ -1,6 +1,7 @@
 """Detection models: manifest, heads, import from ONNX, prediction, novelty."""
 
-from edgebus_detection.models.heads import COCO_CLASSES, TRAINABLE_HEADS
+from edgebus_detection.datasets.coco import COCO_CLASSES
+from edgebus_detection.models.heads import TRAINABLE_HEADS
 from edgebus_detection.models.model import DetectionModel, Prediction, probe_picture
 from edgebus_detection.models.novelty import Novelty, NoveltyError, add_novelty, make_novelty
 from edgebus_detection.models.onnx_import import import_onnx, open_bundle

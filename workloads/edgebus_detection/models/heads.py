@@ -12,24 +12,6 @@ from typing import Any, Final
 
 from edgebus_detection.vision.spec import DecoderSpec
 
-__all__ = ["COCO_CLASSES", "HEADS", "TRAINABLE_HEADS", "Head", "recognise"]
-
-# fmt: off
-COCO_CLASSES: Final = (
-    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
-    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog",
-    "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella",
-    "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite",
-    "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
-    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange",
-    "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant",
-    "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone",
-    "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors",
-    "teddy bear", "hair drier", "toothbrush",
-)
-# fmt: on
-"""The 80 classes of COCO 2017, in the order that detectors trained on it use."""
-
 TRAINABLE_HEADS: Final = frozenset({"yolox"})
 """Kinds of heads that the retrainer has a loss for."""
 

@@ -23,8 +23,6 @@ from edgebus_detection.vision import (
     suppress,
 )
 
-__all__ = ["DetectionModel", "Prediction", "probe_picture"]
-
 _TILES = 13
 
 

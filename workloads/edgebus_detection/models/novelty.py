@@ -39,8 +39,6 @@ from edgebus.serving.errors import EngineError, InferenceError
 from edgebus_detection.models.spec import NoveltySpec, detection_spec, input_spec
 from edgebus_detection.vision import Image, Preprocessor
 
-__all__ = ["Novelty", "NoveltyError", "add_novelty", "make_novelty"]
-
 _OUTPUT = "novelty"
 _LEAST_PICTURES = 20
 _FOLDS = 5

@@ -13,11 +13,10 @@ from pydantic import ValidationError
 from edgebus.artifacts import Bundle, OnnxFile, ProbeMaker
 from edgebus.artifacts.graph import PortFacts
 from edgebus.contracts import explain
-from edgebus_detection.models.heads import COCO_CLASSES, HEADS, Head, recognise
+from edgebus_detection.datasets.coco import COCO_CLASSES
+from edgebus_detection.models.heads import HEADS, Head, recognise
 from edgebus_detection.models.spec import detection_manifest
 from edgebus_detection.vision import InputSpec
-
-__all__ = ["import_onnx", "open_bundle"]
 
 
 def open_bundle(path: Path, *, imports: Path) -> Bundle:

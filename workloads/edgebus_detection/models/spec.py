@@ -11,15 +11,6 @@ from edgebus.artifacts import BundleFormatError, GraphSpec, Manifest, TensorSpec
 from edgebus.contracts import Count, Record, explain
 from edgebus_detection.vision.spec import DecoderSpec, InputSpec, PictureSpec
 
-__all__ = [
-    "TASK",
-    "DetectionSpec",
-    "NoveltySpec",
-    "detection_manifest",
-    "detection_spec",
-    "input_spec",
-]
-
 TASK = "detection"
 
 

@@ -26,8 +26,6 @@ from edgebus.serving.probe import make_probe
 from edgebus_detection.models.spec import detection_manifest
 from edgebus_detection.vision import DecoderSpec, Image, InputSpec
 
-__all__ = ["TINY_CLASSES", "tiny_bundle", "tiny_onnx", "tiny_picture", "tiny_tensors"]
-
 TINY_CLASSES = ("person", "car")
 """Red squares are persons, blue ones cars."""
 

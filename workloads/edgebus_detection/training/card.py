@@ -29,8 +29,6 @@ from edgebus_detection.models import detection_spec
 from edgebus_detection.training.curves import draw_curves
 from edgebus_detection.training.options import DetectionTraining
 
-__all__ = ["ModelCard", "PictureSet", "make_card", "write_card"]
-
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

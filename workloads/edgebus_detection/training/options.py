@@ -8,8 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from edgebus_detection.labels.settings import LabelSettings
 
-__all__ = ["AugmentSettings", "DetectionTraining"]
-
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

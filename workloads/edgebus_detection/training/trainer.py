@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from edgebus_detection.training.yolox.images import LabelledImage
     from edgebus_detection.training.yolox.objective import YoloxObjective
 
-__all__ = ["DetectionTrainer"]
-
 
 class DetectionTrainer(Trainer[Labelled]):
     """Detection as jobs train it."""

@@ -9,8 +9,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Boxes", "Detected", "Truth", "clip_boxes", "coverage", "iou", "suppress"]
-
 Boxes: TypeAlias = npt.NDArray[np.float32]
 """float32 [n, 4]: x1, y1, x2, y2 in pixels, origin top left, bottom right exclusive."""
 

@@ -9,8 +9,6 @@ import numpy as np
 from edgebus_detection.messages import Box
 from edgebus_detection.vision.boxes import Boxes, Detected, Truth
 
-__all__ = ["corners", "to_boxes", "to_detected", "to_truth"]
-
 
 def corners(boxes: Sequence[Box]) -> Boxes:
     """Corners of boxes, float32 [n, 4]: x1, y1, x2, y2 in pixels."""

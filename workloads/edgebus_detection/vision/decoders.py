@@ -16,8 +16,6 @@ from edgebus_detection.vision.boxes import Detected
 from edgebus_detection.vision.errors import OutputError
 from edgebus_detection.vision.spec import DecoderSpec
 
-__all__ = ["DECODERS", "Decoder", "make_decoder"]
-
 Array: TypeAlias = npt.NDArray[np.float32]
 
 # exp() of more overflows what any picture needs; such boxes are clipped to the picture anyway.

@@ -13,8 +13,6 @@ import numpy as np
 from edgebus_detection.messages import Box
 from edgebus_detection.vision.images import Image, check_image
 
-__all__ = ["Style", "caption", "draw_boxes"]
-
 Color: TypeAlias = tuple[int, int, int]
 
 # Okabe and Ito's palette, told apart by colour-blind people too (jfly.uni-koeln.de/color), as BGR,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from edgebus.mining import InputUnreadableError
 
-__all__ = ["ImageError", "OutputError", "VisionError"]
-
 
 class VisionError(ValueError):
     """A picture or a model's output cannot be used; the base of this package's errors."""

@@ -10,8 +10,6 @@ import numpy as np
 from edgebus.mining import Fingerprint
 from edgebus_detection.vision.images import decode_grey
 
-__all__ = ["Hash", "difference_hash"]
-
 Hash: TypeAlias = Fingerprint
 """uint64 [4]: 256 bits."""
 

@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from edgebus_detection.vision.errors import ImageError
 
-__all__ = ["Grey", "Image", "decode_grey", "decode_picture", "encode_jpeg", "read_picture"]
-
 Image: TypeAlias = npt.NDArray[np.uint8]
 """A picture: uint8 of shape [height, width, 3], channels blue, green, red."""
 

@@ -13,8 +13,6 @@ from edgebus_detection.messages import Box
 from edgebus_detection.vision.boxes import iou
 from edgebus_detection.vision.conversions import corners
 
-__all__ = ["Matching", "match_boxes", "pair", "pair_boxes"]
-
 
 def pair(
     overlap: npt.NDArray[np.float32], *, min_iou: float, rank: npt.NDArray[Any]

@@ -13,8 +13,6 @@ from edgebus_detection.vision.boxes import Boxes
 from edgebus_detection.vision.images import Image, check_image
 from edgebus_detection.vision.spec import InputSpec
 
-__all__ = ["Placement", "Preprocessor", "Tensor"]
-
 Tensor: TypeAlias = npt.NDArray[Any]
 """float32 or uint8, [1, 3, H, W] or [1, H, W, 3]."""
 

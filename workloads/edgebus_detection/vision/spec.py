@@ -8,8 +8,6 @@ from pydantic import Field
 
 from edgebus.contracts import Ordinal, Record, Segment
 
-__all__ = ["DecoderSpec", "InputSpec", "PictureSpec"]
-
 Side = Annotated[int, Field(ge=8, le=8192)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]

@@ -13,8 +13,6 @@ import numpy.typing as npt
 from edgebus_detection.emulation.street.canvas import Bgr, Canvas, Image, Sprite, shade
 from edgebus_detection.emulation.street.layout import HEIGHT, Layout, Prop, scale_at
 
-__all__ = ["LAMP_HEIGHT", "Backdrop", "draw_backdrop", "draw_prop"]
-
 LAMP_HEIGHT: Final = 92.0
 """Height of a street lamp in units at scale 1."""
 

@@ -13,8 +13,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Bgr", "Canvas", "Image", "Mask", "Sprite", "shade"]
-
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Bgr = tuple[int, int, int]

@@ -12,8 +12,6 @@ from typing import Final
 
 from edgebus_detection.emulation.street.canvas import Bgr, Canvas, Sprite, shade
 
-__all__ = ["POSES", "Figure", "draw_bicycle", "draw_bus", "draw_car", "draw_person", "draw_rider"]
-
 POSES: Final = 8
 """Poses of one stride, and of one turn of a wheel."""
 

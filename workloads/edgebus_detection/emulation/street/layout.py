@@ -6,8 +6,6 @@ import random
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["HEIGHT", "Kind", "Layout", "Prop", "Track", "make_layout", "scale_at"]
-
 HEIGHT: Final = 240.0
 """Height of every view in scene units; the width follows from the picture's aspect ratio."""
 

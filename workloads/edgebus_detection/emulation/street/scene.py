@@ -18,8 +18,6 @@ from edgebus_detection.emulation.street.layout import HEIGHT, make_layout, scale
 from edgebus_detection.emulation.street.traffic import Label, passers
 from edgebus_detection.messages import Box
 
-__all__ = ["Lights", "Scene", "SceneFrame"]
-
 _VISIBLE: Final = 0.3  # of an object's pixels, in the picture and not hidden, to be labelled
 _SPRITES: Final = 512  # kept drawn: about 40 passers-by with all their poses
 _GRAIN: Final = 2.2  # standard deviation of the sensor's noise by day, in grey levels

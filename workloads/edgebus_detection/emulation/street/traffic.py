@@ -20,8 +20,6 @@ from edgebus_detection.emulation.street.figures import (
 )
 from edgebus_detection.emulation.street.layout import Layout, Track, scale_at
 
-__all__ = ["CLASSES", "Label", "Passer", "passers"]
-
 Label = Literal["person", "bicycle", "car", "bus"]
 CLASSES: Final[tuple[Label, ...]] = ("person", "bicycle", "car", "bus")
 """The labels of the scene, by their COCO names."""

@@ -13,8 +13,6 @@ from edgebus_detection.vision import match_boxes, to_boxes
 if TYPE_CHECKING:
     from edgebus_detection.models import Prediction
 
-__all__ = ["DisagreementPolicy", "DisagreementSettings"]
-
 
 class DisagreementSettings(PolicySettings):
     """Settings of the disagreement policy."""

@@ -13,8 +13,6 @@ from edgebus.mining import Judgement, Policy, PolicySettings
 from edgebus_detection.messages import Detections
 from edgebus_detection.mining import Example, boxes_of, certainty
 
-__all__ = ["ExpectedPolicy", "ExpectedSettings", "expected_error"]
-
 _MAX_CAMERAS = 256
 _USUAL_FRAMES = 10_000
 

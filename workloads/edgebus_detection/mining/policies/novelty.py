@@ -7,8 +7,6 @@ from typing import ClassVar
 from edgebus.mining import ScorePolicy
 from edgebus_detection.mining import Example
 
-__all__ = ["NoveltyPolicy"]
-
 
 class NoveltyPolicy(ScorePolicy):
     """The picture's first-layer statistics are far from the reference.

@@ -13,8 +13,6 @@ from edgebus_detection.messages import Box
 from edgebus_detection.mining import Example, boxes_of
 from edgebus_detection.mining.tracking import Track, Tracker
 
-__all__ = ["TemporalPolicy", "TemporalSettings"]
-
 _MAX_CAMERAS = 256
 
 Kind = Literal["vanished", "relabelled", "appeared"]

@@ -13,8 +13,6 @@ from edgebus_detection.messages import Box
 from edgebus_detection.mining import Example, boxes_of
 from edgebus_detection.vision import match_boxes
 
-__all__ = ["TruthPolicy", "TruthSettings"]
-
 
 class TruthSettings(PolicySettings):
     """Settings of the truth policy."""

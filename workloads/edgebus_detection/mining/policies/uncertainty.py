@@ -11,15 +11,6 @@ from edgebus.mining import Judgement, Policy, PolicySettings
 from edgebus_detection.messages import Detections
 from edgebus_detection.mining import Example
 
-__all__ = [
-    "ConfidencePolicy",
-    "ConfidenceSettings",
-    "EntropyPolicy",
-    "EntropySettings",
-    "MarginPolicy",
-    "MarginSettings",
-]
-
 
 def _scores(detections: Detections) -> list[float]:
     return [box.score for box in detections.boxes if box.score is not None]

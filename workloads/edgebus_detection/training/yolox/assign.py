@@ -13,8 +13,6 @@ from torch import Tensor
 
 from edgebus_detection.training.yolox.head import Anchors
 
-__all__ = ["Assignment", "assign", "pairwise_iou"]
-
 _CENTRE_CELLS = 2.5  # a cell this near to the middle of a box may answer for it
 _MOST = 10  # predictions per box at most
 _IOU_WEIGHT = 3.0

@@ -10,8 +10,6 @@ import numpy as np
 from edgebus_detection.training.options import AugmentSettings
 from edgebus_detection.vision import Boxes, Image, Truth
 
-__all__ = ["Example", "augment"]
-
 _FILL = (114, 114, 114)
 
 

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from edgebus.training.finetune import Total
 
-__all__ = ["distillation_loss", "other_classes"]
-
 _SEEN = 0.1  # a score from which the graph is taken to have seen something
 
 

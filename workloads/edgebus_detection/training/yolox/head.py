@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Anchors", "YoloxHead", "decode_boxes"]
-
 
 @dataclass(frozen=True, slots=True)
 class Anchors:

@@ -12,8 +12,6 @@ import numpy.typing as npt
 from edgebus.training.finetune import UnreadableItemError
 from edgebus_detection.vision import Boxes, Image, ImageError, Truth, decode_picture
 
-__all__ = ["LabelledImage", "Places", "Prepare"]
-
 
 class Places(Protocol):
     """Placement of a picture in the model's input."""

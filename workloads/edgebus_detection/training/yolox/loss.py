@@ -13,8 +13,6 @@ from edgebus.training.finetune import Loss, Total
 from edgebus_detection.training.yolox.assign import assign
 from edgebus_detection.training.yolox.head import Anchors, decode_boxes
 
-__all__ = ["Target", "yolox_loss"]
-
 _BOX_WEIGHT = 5.0
 _IGNORED = 0.5  # a prediction of which this part lies in an ignore region is not judged
 

@@ -22,8 +22,6 @@ from edgebus_detection.training.yolox.images import LabelledImage, Prepare
 from edgebus_detection.training.yolox.loss import Target, yolox_loss
 from edgebus_detection.vision import Truth
 
-__all__ = ["HeadMismatchError", "Picture", "YoloxObjective", "targets_of"]
-
 
 class HeadMismatchError(TrainingError):
     """The graph's output does not have the head's shape.
