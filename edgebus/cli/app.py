@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from edgebus.cli import deadletter, model, recording, run, samples, schema, topics, trace
-from edgebus.cli.console import fail, warn
+from edgebus.cli import deadletter, model, recording, run, schema, topics, trace
+from edgebus.cli.console import note, warn
 from edgebus.cli.errors import describe, exit_code_of
 
 _HELP = """EdgeBus: models that notice drift, retrain and come back better, on an MQTT bus.
@@ -83,7 +83,6 @@ run.add_to(app)
 topics.add_to(app)
 schema.add_to(app)
 model.add_to(app)
-samples.add_to(app)
 recording.add_to(app)
 deadletter.add_to(app)
 trace.add_to(app)
@@ -106,5 +105,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("EDGEBUS_DEBUG"):
             raise
-        fail(describe(error))
+        note(describe(error))
         sys.exit(exit_code_of(error))

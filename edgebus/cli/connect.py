@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from edgebus.bus import Bus, Event
-from edgebus.contracts import Filter, Identity, ServiceState, topics
+from edgebus.contracts import Identity, ServiceState, topics
 from edgebus.mqtt import MqttTransport
 from edgebus.service import ServiceError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgebus.service import NodeSettings
 
 _PATIENCE_S = 3.0
+_FIND_S = 2.0
 _ALIVE = frozenset({"ready", "degraded"})
 
 
@@ -54,14 +55,13 @@ async def connect(node: NodeSettings) -> AsyncIterator[Bus]:
         yield bus
 
 
-async def find_node(
-    bus: Bus, service: str, *, settings: NodeSettings, patience_s: float = 2.0
-) -> str:
+async def find_node(bus: Bus, service: str) -> str:
     """The one node of the site that runs a service, by the states that the broker keeps.
 
     Raises:
         ServiceNotFoundError: None is ready, or more than one.
     """
+    base, site = bus.identity.base, bus.identity.site
     states: dict[str, ServiceState] = {}
     found = asyncio.Event()
 
@@ -70,12 +70,9 @@ async def find_node(
         if event.payload.state in _ALIVE:
             found.set()
 
-    wanted: Filter[ServiceState] = topics.SERVICE_STATE.any(
-        base=settings.base, site=settings.site, service=service
-    )
-    await bus.subscribe(wanted, see)
+    await bus.subscribe(topics.SERVICE_STATE.any(base=base, site=site, service=service), see)
     try:
-        async with asyncio.timeout(patience_s):
+        async with asyncio.timeout(_FIND_S):
             await found.wait()
             # The broker sends what it keeps in one go; a second node would be here by now.
             await asyncio.sleep(0.1)
@@ -83,5 +80,5 @@ async def find_node(
         pass
     nodes = sorted(node for node, state in states.items() if state.state in _ALIVE)
     if len(nodes) != 1:
-        raise ServiceNotFoundError(service, site=settings.site, nodes=nodes)
+        raise ServiceNotFoundError(service, site=site, nodes=nodes)
     return nodes[0]

@@ -37,14 +37,14 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str =
     output().print(drawn)
 
 
-def fail(message: str) -> None:
+def note(message: str) -> None:
     """One line to standard error."""
     sys.stderr.write(f"edgebus: {' '.join(message.split())}\n")
 
 
 def warn(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning as one line on standard error, without the line of code that gave it."""
-    fail(f"warning: {message}")
+    note(f"warning: {message}")
 
 
 def quiet_logs() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -155,9 +153,10 @@ async def _replay(
     keep: bool,
     recording: Path | None,
 ) -> None:
+    from edgebus.cli.connect import connect
     from edgebus.inspect import check_replayable
 
-    async with _connected(node) as bus:
+    async with connect(node) as bus:
         pile = await _collect(node, recording, bus=bus)
         chosen = _choose(pile, wanted, every=every)
         payloads = [check_replayable(letter) for letter in chosen]
@@ -173,7 +172,9 @@ async def _replay(
 
 
 async def _discard(node: NodeSettings, wanted: list[str] | None, *, every: bool) -> None:
-    async with _connected(node) as bus:
+    from edgebus.cli.connect import connect
+
+    async with connect(node) as bus:
         chosen = _choose(await _collect(node, None, bus=bus), wanted, every=every)
         for letter in chosen:
             await _take_away(bus, letter)
@@ -192,15 +193,6 @@ def _choose(pile: DeadLetters, wanted: list[str] | None, *, every: bool) -> list
     return pile.letters() if every else [pile.find(text) for text in dict.fromkeys(wanted or ())]
 
 
-@asynccontextmanager
-async def _connected(node: NodeSettings) -> AsyncIterator[Bus]:
-    from edgebus.cli.connect import connect
-
-    async with connect(node) as bus:
-        await bus.connected(5.0)
-        yield bus
-
-
 async def _collect(
     node: NodeSettings, recording: Path | None, *, bus: Bus | None = None
 ) -> DeadLetters:
@@ -215,7 +207,9 @@ async def _collect(
             pile.add(message.topic, message.payload)
         return pile
     if bus is None:
-        async with _connected(node) as own:
+        from edgebus.cli.connect import connect
+
+        async with connect(node) as own:
             return await _collect(node, None, bus=own)
 
     async def take(message: RawMessage) -> None:

@@ -1,7 +1,8 @@
-"""`edgebus model`: bundles on disk; the registry's commands come from `edgebus.cli.registry`.
+"""`edgebus model`, `edgebus samples`: bundles on disk, and what workloads and services bring.
 
-A workload adds commands of its own, for example its import, as a `typer.Typer` of several commands
-named ``model.…`` in the entry-point group `edgebus.commands`.
+The framework imports neither. Both add commands of their own, each a `typer.Typer` in the
+entry-point group `edgebus.commands`: ``samples``, or ``model.…`` for one with several commands
+that go below `edgebus model`. The registry's commands come from `edgebus.cli.registry`.
 """
 
 from __future__ import annotations
@@ -15,18 +16,36 @@ from typer.core import TyperGroup
 
 from edgebus.cli import registry
 from edgebus.cli.console import table
-from edgebus.cli.samples import ENTRY_POINTS
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from edgebus.artifacts import Bundle
 
+_ENTRY_POINTS = "edgebus.commands"
+
 Folder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.")]
 
 
+class CommandsMissingError(LookupError):
+    """No installed package brings these commands.
+
+    Attributes:
+        name: The group of commands.
+    """
+
+    exit_code = 2
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"no installed package brings the commands 'edgebus {name}' (entry points "
+            f"{_ENTRY_POINTS}); run: pip install 'edgebus[cloud]'"
+        )
+        self.name = name
+
+
 class _Group(TyperGroup):
-    """Commands of the framework, and those of workloads, imported when somebody asks for them."""
+    """Commands of the framework, and those of others, imported when somebody asks for them."""
 
     # Any: typer keeps a copy of click of its own, and its types with it.
     _own: Any = None
@@ -35,11 +54,14 @@ class _Group(TyperGroup):
     @property
     def commands(self) -> Any:
         if self._all is None:
-            self._all = dict(self._own)
-            for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
-                if point.name.partition(".")[0] == "model":
+            found = dict(self._own)
+            for point in sorted(entry_points(group=_ENTRY_POINTS), key=lambda point: point.name):
+                if point.name.partition(".")[0] == self.name:
                     group: Any = typer.main.get_command(point.load())
-                    self._all |= group.commands
+                    found |= group.commands
+            if not found:
+                raise CommandsMissingError(str(self.name))
+            self._all = found
         return self._all
 
     @commands.setter
@@ -51,6 +73,7 @@ class _Group(TyperGroup):
 commands = typer.Typer(
     cls=_Group, no_args_is_help=True, help="Import models, show them, release them, roll them back."
 )
+samples = typer.Typer(cls=_Group, no_args_is_help=True)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -58,6 +81,13 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(commands, name="model", rich_help_panel="Models")
     registry.add_to(commands)
     app.command("retrain", rich_help_panel="Models")(registry.retrain)
+    app.add_typer(samples, name="samples", rich_help_panel="Models")
+
+
+# Without a callback typer takes a group without commands for no group.
+@samples.callback()
+def _samples() -> None:
+    """Look at the samples of a retrainer on this host, label them, exchange them."""
 
 
 @commands.command()

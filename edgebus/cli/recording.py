@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgebus.cli.console import note
 from edgebus.cli.options import Broker, Config, Overrides, node_settings
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def record(
 
     Example: edgebus record drift.mcap --seconds 60 --exclude 'edgebus/+/+/+/blocks/#'
     """
+    from edgebus.inspect import human_bytes
     from edgebus.recording import RecordingWriter
 
     node = node_settings(config=config, overrides=overrides, broker=broker)
@@ -80,13 +82,16 @@ def record(
             seconds=seconds,
         )
     )
-    print(_record_line(file, report))
+    print(
+        f"{file}: {report.messages} messages on {report.channels} channels, "
+        f"{human_bytes(report.size)}, {report.seconds:.1f} s"
+    )
     if report.dropped:
-        _note(f"{report.dropped} QoS 0 messages came faster than the disk took them")
+        note(f"{report.dropped} QoS 0 messages came faster than the disk took them")
     if report.left_out:
-        _note(f"{report.left_out} messages were left out: too many topics for one MCAP file")
+        note(f"{report.left_out} messages were left out: too many topics for one MCAP file")
     if report.reconnects:
-        _note(f"the broker was away {report.reconnects} times; what was said meanwhile is missing")
+        note(f"the broker was away {report.reconnects} times; what was said meanwhile is missing")
 
 
 def replay(
@@ -124,6 +129,7 @@ def replay(
 
     Example: edgebus replay drift.mcap --filter 'edgebus/+/pi-01/#' --fresh --speed 2
     """
+    from edgebus.inspect import human_bytes
     from edgebus.recording import PrefixMap, Recording, ReplayOptions
 
     options = ReplayOptions(
@@ -136,13 +142,18 @@ def replay(
     recording = Recording(file)
     node = node_settings(config=config, overrides=overrides, broker=broker)
     report = asyncio.run(_replay(node, recording, options))
-    print(_replay_line(report))
+    left_out = f", {report.left_out} left out" if report.left_out else ""
+    restored = f", {report.restored} retained topics put back" if report.restored else ""
+    print(
+        f"{report.published} messages published, {human_bytes(report.published_bytes)}, "
+        f"{report.seconds:.1f} s{left_out}{restored}"
+    )
     if recording.trouble is not None:
-        _note(f"{file} is not whole: {recording.trouble}")
+        note(f"{file} is not whole: {recording.trouble}")
     if report.late_s > 0.5:
-        _note(f"this machine or the broker was up to {report.late_s:.1f} s behind the recording")
+        note(f"this machine or the broker was up to {report.late_s:.1f} s behind the recording")
     if not report.published:
-        _note("nothing was published; look at the filters, and into the file")
+        note("nothing was published; look at the filters, and into the file")
         raise typer.Exit(1)
 
 
@@ -159,7 +170,6 @@ async def _record(
 
     stop = asyncio.Event()
     async with connect(node) as bus:
-        await bus.connected(5.0)
         writer = open_writer()
         with _stops(stop), _status("recording, end with Ctrl-C") as status:
             redraw = asyncio.create_task(_show(writer, status), name="status line")
@@ -177,7 +187,6 @@ async def _replay(node: NodeSettings, recording: Recording, options: ReplayOptio
 
     stop = asyncio.Event()
     async with connect(node) as bus:
-        await bus.connected(5.0)
         with _stops(stop):
             return await run(bus, recording, options=options, stop=stop)
 
@@ -232,28 +241,3 @@ def _factor(text: str) -> float:
         msg = f"{text!r} is no speed; write a number above zero, or max"
         raise typer.BadParameter(msg, param_hint="--speed")
     return value
-
-
-def _record_line(file: Path, report: RecordReport) -> str:
-    from edgebus.inspect import human_bytes
-
-    return (
-        f"{file}: {report.messages} messages on {report.channels} channels, "
-        f"{human_bytes(report.size)}, {report.seconds:.1f} s"
-    )
-
-
-def _replay_line(report: ReplayReport) -> str:
-    from edgebus.inspect import human_bytes
-
-    left_out = f", {report.left_out} left out" if report.left_out else ""
-    restored = f", {report.restored} retained topics put back" if report.restored else ""
-    return (
-        f"{report.published} messages published, {human_bytes(report.published_bytes)}, "
-        f"{report.seconds:.1f} s{left_out}{restored}"
-    )
-
-
-def _note(text: str) -> None:
-    """To standard error: the result is there, and this is to be known of it."""
-    sys.stderr.write(f"edgebus: {text}\n")

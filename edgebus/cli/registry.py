@@ -51,16 +51,9 @@ def list_models(
     from edgebus.contracts import ModelListCommand, topics
 
     settings = node_settings(config=config, overrides=overrides, broker=broker)
-
-    asked = _ask(
-        settings,
-        topics.CMD_MODELS,
-        ModelListCommand(model=model),
-        service="distributor",
-        node=node,
-        timeout=timeout,
+    reply = _ask(
+        settings, topics.CMD_MODELS, ModelListCommand(model=model), node=node, timeout=timeout
     )
-    reply = asyncio.run(asked)
     rows = [
         (
             entry.bundle.model.name,
@@ -118,16 +111,9 @@ def rollback(
     from edgebus.contracts import RollbackCommand, topics
 
     settings = node_settings(config=config, overrides=overrides, broker=broker)
-
-    asked = _ask(
-        settings,
-        topics.CMD_ROLLBACK,
-        RollbackCommand(model=model, channel=channel, version=version),
-        service="distributor",
-        node=node,
-        timeout=timeout,
-    )
-    print(asyncio.run(asked).detail)
+    command = RollbackCommand(model=model, channel=channel, version=version)
+    reply = _ask(settings, topics.CMD_ROLLBACK, command, node=node, timeout=timeout)
+    print(reply.detail)
 
 
 def retrain(
@@ -141,8 +127,7 @@ def retrain(
     from edgebus.contracts import RetrainCommand, topics
 
     settings = node_settings(config=config, overrides=overrides, broker=broker)
-
-    asked = _ask(
+    reply = _ask(
         settings,
         topics.CMD_RETRAIN,
         RetrainCommand(),
@@ -150,34 +135,34 @@ def retrain(
         node=node,
         timeout=timeout,
     )
-    print(asyncio.run(asked).detail)
+    print(reply.detail)
 
 
-async def _ask(
+def _ask(
     settings: NodeSettings,
     topic: CommandTopic[C, R],
     command: C,
     *,
-    service: str,
     node: str | None,
     timeout: float,
+    service: str = "distributor",
 ) -> R:
     """Connect, and ask a service of the site."""
     from edgebus.cli.connect import connect
 
-    async with connect(settings) as bus:
-        return await _request(
-            bus, settings, topic, command, service=service, node=node, timeout=timeout
-        )
+    async def ask() -> R:
+        async with connect(settings) as bus:
+            return await _request(bus, topic, command, service, node=node, timeout=timeout)
+
+    return asyncio.run(ask())
 
 
 async def _request(
     bus: Bus,
-    settings: NodeSettings,
     topic: CommandTopic[C, R],
     command: C,
-    *,
     service: str,
+    *,
     node: str | None,
     timeout: float,
 ) -> R:
@@ -192,10 +177,8 @@ async def _request(
     from edgebus.contracts import Identity
     from edgebus.service import CommandRefusedError
 
-    target = node or await find_node(bus, service, settings=settings)
-    address = topic.at(
-        Identity(base=settings.base, site=settings.site, node=target, service=service)
-    )
+    target, own = node or await find_node(bus, service), bus.identity
+    address = topic.at(Identity(base=own.base, site=own.site, node=target, service=service))
     answer = await bus.request(address, command, timeout=timeout)
     if not answer.ok:
         msg = f"{service} on {target} refuses: {answer.detail}"
@@ -218,19 +201,11 @@ async def _publish(
         async with connect(settings) as bus:
             provider = ArtifactProvider(bus, bus.identity, store)
             serving = asyncio.create_task(provider.run(), name="serve blocks")
-            command = PublishCommand(
-                bundle=reference(store, bundle.digest, provider=bus.identity),
-                channel=channel,
-            )
+            offered = reference(store, bundle.digest, provider=bus.identity)
+            command = PublishCommand(bundle=offered, channel=channel)
             try:
                 return await _request(
-                    bus,
-                    settings,
-                    topics.CMD_PUBLISH,
-                    command,
-                    service="distributor",
-                    node=node,
-                    timeout=timeout,
+                    bus, topics.CMD_PUBLISH, command, "distributor", node=node, timeout=timeout
                 )
             finally:
                 serving.cancel()

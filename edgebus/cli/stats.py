@@ -65,7 +65,6 @@ async def _stats(filter_: str, node: NodeSettings, *, seconds: float | None, eve
         )
 
     async with connect(node) as bus:
-        await bus.connected(5.0)
         traffic.start(time.monotonic())
         await bus.tap(filter_, take)
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgebus.cli.console import output
+from edgebus.cli.console import note, output
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -34,24 +34,18 @@ def trace(
 
     Example: edgebus trace 3f2a90bc --recording drift.mcap
     """
-    import sys
+    from rich.tree import Tree
 
     from edgebus.inspect.path import follow
     from edgebus.recording import Recording
 
     source = Recording(recording)
     hop = follow(source, identifier)
-    output().print(_tree(hop, hop))
+    tree = Tree(_line(hop, hop))
+    _grow(tree, hop, hop)
+    output().print(tree)
     if source.trouble is not None:
-        sys.stderr.write(f"edgebus: {recording} is not whole: {source.trouble}\n")
-
-
-def _tree(hop: Hop, start: Hop) -> Tree:
-    from rich.tree import Tree
-
-    root = Tree(_line(hop, start))
-    _grow(root, hop, start)
-    return root
+        note(f"{recording} is not whole: {source.trouble}")
 
 
 def _grow(tree: Tree, hop: Hop, start: Hop) -> None:
@@ -92,13 +86,9 @@ def _phrase(hop: Hop) -> str:
     if (own := _WORDS.get(hop.kind)) is not None:
         return own(hop.body)
     if "split" in hop.body and "policy" in hop.body:
-        return _sample(hop.body)
+        return f"{hop.body['split']}, {hop.body['policy']}: {hop.body.get('reason')}"
     phrases = (workload.phrase(hop.kind, hop.body) for workload in installed_workloads())
     return next((phrase for phrase in phrases if phrase), "")
-
-
-def _sample(body: dict[str, Any]) -> str:
-    return f"{body.get('split')}, {body.get('policy')}: {body.get('reason')}"
 
 
 def _training(body: dict[str, Any]) -> str:
