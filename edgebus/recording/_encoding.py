@@ -7,6 +7,7 @@ broker) stands in the channel's metadata.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from edgebus.bus import RawMessage
-from edgebus.contracts import Qos, RecordPayload, Wrapper
+from edgebus.contracts import Message, Qos, RecordPayload, Wrapper
 from edgebus.contracts.peek import instant_of, json_object, record_in
 from edgebus.contracts.registry import all_messages, all_topics, topic_of
 
@@ -151,3 +152,30 @@ def nanoseconds(time: datetime) -> int:
     """Since 1970, exact to the microsecond; 0 for anything before."""
     passed = max(time, _EPOCH) - _EPOCH
     return ((passed.days * 86_400 + passed.seconds) * 1_000_000 + passed.microseconds) * 1000
+
+
+def json_schema(kind: type[Message]) -> bytes:
+    """The JSON Schema of what a message has on the wire.
+
+    Fields that are None are left out there, so "X or null" is X: viewers that know one type per
+    field can show it.
+    """
+    schema = kind.model_json_schema(by_alias=True, mode="serialization")
+    return json.dumps(_without_null(schema), ensure_ascii=False).encode()
+
+
+def _without_null(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_without_null(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    made = {key: _without_null(value) for key, value in node.items()}
+    options = made.get("anyOf")
+    if isinstance(options, list):
+        kept = [option for option in options if option != {"type": "null"}]
+        if len(kept) == 1:
+            del made["anyOf"]
+            made = {**kept[0], **made}
+    if made.get("default", made) is None:
+        del made["default"]
+    return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -33,11 +34,6 @@ class Sink:
         """Bytes that wait for `spill`."""
         return self._waiting
 
-    @property
-    def safe(self) -> int:
-        """Bytes on disk."""
-        return self._safe
-
     def write(self, data: bytes) -> int:
         """Keep whole records until `spill`."""
         if data:
@@ -65,7 +61,9 @@ class Sink:
             while rest:
                 rest = rest[os.write(self._file, rest) :]
         except OSError:
-            self._cut_back()
+            # Not a regular file: a pipe or a device keeps what it got.
+            with suppress(OSError):
+                os.ftruncate(self._file, self._safe)
             raise
         self._safe += len(data)
 
@@ -80,10 +78,3 @@ class Sink:
                 os.fsync(self._file)
         finally:
             os.close(self._file)
-
-    def _cut_back(self) -> None:
-        try:
-            os.ftruncate(self._file, self._safe)
-        except OSError:
-            # Not a regular file: a pipe or a device keeps what it got.
-            return

@@ -121,13 +121,6 @@ class Recording:
         if self.trouble:
             self.trouble += f"; {count} messages were read"
 
-    def topics(self) -> dict[str, bool]:
-        """Every topic, and whether the broker keeps its last value; reads the whole file."""
-        found: dict[str, bool] = {}
-        for message in self:
-            found[message.topic] = found.get(message.topic, False) or message.retain
-        return found
-
 
 class _Bounded:
     """A file that never reads beyond its end, whatever length a damaged record claims."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,11 +41,6 @@ class RecordReport:
     left_out: int
     reconnects: int
 
-    @property
-    def complete(self) -> bool:
-        """Whether everything that was said is in the file, as far as this side can know."""
-        return not (self.dropped or self.left_out or self.reconnects)
-
 
 async def record(
     bus: Bus,
@@ -55,7 +50,6 @@ async def record(
     stop: asyncio.Event,
     exclude: Sequence[str] = (),
     seconds: float | None = None,
-    on_live: Callable[[], None] | None = None,
 ) -> RecordReport:
     """Record until `stop` is set or the time is over; the file is closed in any case.
 
@@ -66,7 +60,6 @@ async def record(
         stop: Ends the recording.
         exclude: Topic filters of what is left out.
         seconds: How long at most.
-        on_live: Called once the subscriptions stand.
 
     Raises:
         RecordingWriteError: The disk does not take it.
@@ -81,8 +74,6 @@ async def record(
     connects = bus.connection.connects
     try:
         subscription = await bus.tap(list(filters), session.take, policy=_QUEUE, qos=1)
-        if on_live is not None:
-            on_live()
         await _until_over(bus, session, stop=stop, seconds=seconds)
         await subscription.unsubscribe()
     except BaseException as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -116,7 +116,6 @@ async def replay(
     *,
     options: ReplayOptions | None = None,
     stop: asyncio.Event | None = None,
-    on_message: Callable[[Recorded, ReplayReport], None] | None = None,
 ) -> ReplayReport:
     """Publish a recording, each message as far behind the first one as it was then.
 
@@ -129,7 +128,6 @@ async def replay(
         recording: The messages, in order; they may be read twice.
         options: How.
         stop: Ends it early.
-        on_message: Told of each message after it was published.
 
     Raises:
         BrokerUnreachableError: The broker is away for long.
@@ -150,7 +148,7 @@ async def replay(
     loop = asyncio.get_running_loop()
     begun = loop.time()
     try:
-        await _play(bus, recording, options, wanted, report, stop=stop, on_message=on_message)
+        await _play(bus, recording, options, wanted, report, stop=stop)
     finally:
         report.seconds = loop.time() - begun
         report.restored = await state.restore()
@@ -165,7 +163,6 @@ async def _play(
     report: ReplayReport,
     *,
     stop: asyncio.Event,
-    on_message: Callable[[Recorded, ReplayReport], None] | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     begun: float | None = None
@@ -194,8 +191,6 @@ async def _play(
         )
         report.published += 1
         report.published_bytes += len(payload)
-        if on_message is not None:
-            on_message(item, report)
 
 
 def _rewriter(origin: int, speed: float) -> IdRewriter:

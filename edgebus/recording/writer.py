@@ -12,8 +12,7 @@ from mcap.writer import CompressionType, Writer
 
 from edgebus.bus import RawMessage
 from edgebus.contracts.registry import all_messages
-from edgebus.recording._encoding import Channel, encode, nanoseconds, wrappers
-from edgebus.recording._schemas import json_schema
+from edgebus.recording._encoding import Channel, encode, json_schema, nanoseconds, wrappers
 from edgebus.recording._sink import Sink
 from edgebus.recording.errors import RecordingExistsError, RecordingWriteError
 
@@ -43,7 +42,6 @@ class RecordingWriter:
     ) -> None:
         self.path = path
         self.messages = 0
-        self.payload_bytes = 0
         self.left_out = 0
         """Messages on topics beyond what one file can number."""
         self._saved = 0
@@ -96,7 +94,6 @@ class RecordingWriter:
             data=encoded.data,
         )
         self.messages += 1
-        self.payload_bytes += len(message.payload)
 
     def seal(self) -> None:
         """End the chunk, so that the next `spill` puts everything so far on disk."""

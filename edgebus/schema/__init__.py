@@ -1,10 +1,16 @@
 """Published contracts: JSON Schema and AsyncAPI, their pages, and their compatibility."""
 
 from edgebus.schema.compatibility import Change, Contracts, compare, refusals
-from edgebus.schema.files import asyncapi_document, schema_documents, schema_files, topics_page
+from edgebus.schema.files import (
+    ServiceTopics,
+    asyncapi_document,
+    schema_documents,
+    schema_files,
+    service_topics,
+    topics_page,
+)
 from edgebus.schema.page import asyncapi_page
 from edgebus.schema.published import ContractsNotFoundError, current, published
-from edgebus.schema.services import ServiceTopics, service_topics
 
 __all__ = [
     "Change",

@@ -16,7 +16,6 @@ Schema = Mapping[str, Any]
 
 _LOWER_BOUNDS = ("minimum", "exclusiveMinimum", "minLength", "minItems")
 _UPPER_BOUNDS = ("maximum", "exclusiveMaximum", "maxLength", "maxItems")
-_WAY_OUT = "declare a new major version of the schema"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,18 +73,18 @@ def _compare_schemas(old: Mapping[str, Schema], new: Mapping[str, Schema]) -> It
         if identifier not in new:
             yield _gone(identifier, new)
             continue
-        for path, reason in refusals(old[identifier], new[identifier]):
-            yield Change(
-                kind="break",
-                where=_where(identifier, path),
-                what=f"old readers refuse new messages: {reason}; {_WAY_OUT}",
-            )
-        for path, reason in refusals(new[identifier], old[identifier]):
-            yield Change(
-                kind="break",
-                where=_where(identifier, path),
-                what=f"new readers refuse old messages: {reason}; {_WAY_OUT}",
-            )
+        before, after = old[identifier], new[identifier]
+        for who, reader, writer in (
+            ("old readers refuse new", before, after),
+            ("new readers refuse old", after, before),
+        ):
+            for path, reason in refusals(reader, writer):
+                where = f"{identifier} {path}".rstrip()
+                yield Change(
+                    kind="break",
+                    where=where,
+                    what=f"{who} messages: {reason}; declare a new major version of the schema",
+                )
     for identifier in sorted(set(new) - set(old)):
         yield Change(kind="note", where=identifier, what="is new")
 
@@ -170,10 +169,6 @@ def _sending(document: Schema, channel: str) -> Schema:
     return {}
 
 
-def _where(identifier: str, path: str) -> str:
-    return f"{identifier} {path}".rstrip()
-
-
 class _Comparison:
     """One reader against one writer, with the definitions of each."""
 
@@ -250,16 +245,16 @@ def _scalar_refusals(reader: Schema, writer: Schema) -> Iterator[str]:
         elif strange := [value for value in possible if value not in accepted]:
             yield f"it may be {_listed(strange)}, known are {_listed(accepted)}"
         return
-    yield from _bound_refusals(reader, writer, possible)
+    if possible is not None:
+        return
+    yield from _bound_refusals(reader, writer)
     for keyword in ("pattern", "format"):
         limit = reader.get(keyword)
-        if limit is not None and writer.get(keyword) != limit and possible is None:
+        if limit is not None and writer.get(keyword) != limit:
             yield f"{keyword} {limit!r} is asked for, it has {writer.get(keyword)!r}"
 
 
-def _bound_refusals(reader: Schema, writer: Schema, possible: list[Any] | None) -> Iterator[str]:
-    if possible is not None:
-        return
+def _bound_refusals(reader: Schema, writer: Schema) -> Iterator[str]:
     for keyword in _LOWER_BOUNDS:
         limit, least = reader.get(keyword), writer.get(keyword)
         if limit is not None and (least is None or least < limit):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -16,7 +17,8 @@ from pydantic.json_schema import models_json_schema
 
 from edgebus.contracts import CommandTopic, Message, RecordPayload, Reply, Topic
 from edgebus.contracts.registry import all_messages, all_topics
-from edgebus.schema.services import ServiceTopics, service_topics
+from edgebus.service import Service, ServiceError, load_service, service_entry_points
+from edgebus.service.declare import EveryDeclaration
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _BINDING = "0.2.0"
@@ -37,6 +39,49 @@ _PARAMETERS = {
     "letter": "Place of the dead letter among those that are kept, from 0.",
     "request": "id of the command that is answered.",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceTopics:
+    """Topics that one service sends and receives.
+
+    Attributes:
+        name: Its name.
+        sends: Topics that it declares to publish on.
+        receives: Topics of its handlers and commands, and others that it says it subscribes to.
+    """
+
+    name: str
+    sends: tuple[Topic[Any], ...]
+    receives: tuple[Topic[Any], ...]
+
+    @classmethod
+    def of(cls, service: type[Service[Any]]) -> ServiceTopics:
+        """By the declarations of a class, of registered topics alone: others have no channel."""
+        known = set(all_topics().values())
+        handled = [
+            declaration.topic
+            for _, declaration in service.declarations
+            if not isinstance(declaration, EveryDeclaration)
+            and isinstance(declaration.topic, Topic)
+        ]
+        receives = dict.fromkeys((*handled, *service.subscribes))
+        return cls(
+            name=service.name,
+            sends=tuple(topic for topic in service.publishes if topic in known),
+            receives=tuple(topic for topic in receives if topic in known),
+        )
+
+
+def service_topics() -> list[ServiceTopics]:
+    """Every installed service, by name; one whose dependencies are not installed is left out."""
+    found = []
+    for name in sorted(service_entry_points()):
+        try:
+            found.append(ServiceTopics.of(load_service(name)))
+        except (ServiceError, ImportError):
+            continue  # `edgebus services` says why
+    return found
 
 
 def schema_documents() -> dict[str, dict[str, Any]]:
@@ -89,7 +134,7 @@ def asyncapi_document() -> dict[str, Any]:
                 "bindings": {"mqtt": bindings},
                 **({"reply": _reply(topic)} if isinstance(topic, CommandTopic) else {}),
             }
-    payloads = _unique(kind for topic in all_topics().values() for kind in _carried(topic))
+    payloads = dict.fromkeys(kind for t in all_topics().values() for kind in _carried(t))
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -305,7 +350,3 @@ def _require_base(kind: type[Message], body: dict[str, Any]) -> None:
 def _camel(constant: str) -> str:
     first, *rest = constant.lower().split("_")
     return first + "".join(word.capitalize() for word in rest)
-
-
-def _unique(kinds: Iterable[type[Any]]) -> list[type[Any]]:
-    return list(dict.fromkeys(kinds))

@@ -75,14 +75,6 @@ class _Channel:
     parameters: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Group:
-    """The topics of one kind of service."""
-
-    title: str
-    channels: tuple[_Channel, ...]
-
-
 def asyncapi_page(document: Schema) -> str:
     """The page of an AsyncAPI 3.0 document, as HTML."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -105,12 +97,13 @@ def asyncapi_page(document: Schema) -> str:
     )
 
 
-def _groups(document: Schema) -> list[_Group]:
+def _groups(document: Schema) -> dict[str, list[_Channel]]:
+    """The topics by kind of service, by title."""
     found: dict[str, list[_Channel]] = {}
     for name, channel in document["channels"].items():
         made = _channel(document, name, channel)
         found.setdefault(_title(document, name, made.address), []).append(made)
-    return [_Group(title=title, channels=tuple(items)) for title, items in found.items()]
+    return found
 
 
 def _title(document: Schema, name: str, address: str) -> str:

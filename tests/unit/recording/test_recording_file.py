@@ -27,7 +27,7 @@ from edgebus.recording import (
     RecordingWriter,
 )
 from edgebus.recording import writer as writer_module
-from edgebus.recording._schemas import json_schema
+from edgebus.recording._encoding import json_schema
 from edgebus_detection.messages import DETECTIONS
 from recording_examples import (
     DETECTOR,

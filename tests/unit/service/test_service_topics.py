@@ -1,7 +1,7 @@
 """Handlers and outputs on topics that the settings decide."""
 
 from edgebus.contracts import Message, Topic, topics
-from edgebus.schema.services import ServiceTopics
+from edgebus.schema import ServiceTopics
 from edgebus.service import Service, ServiceSettings, on
 from edgebus.service.testing import ServiceHarness
 from edgebus_collector import Collector
