@@ -3,7 +3,7 @@
 from edgebus.lab.broker import BrokerNotInstalledError, BrokerStartError, EmbeddedBroker
 from edgebus.lab.end_condition import RunEnd, check_end, waiting_for
 from edgebus.lab.lab import ROOMY, Lab, load_lab
-from edgebus.lab.report import data_uri, human_size, render_report, write_csv, write_run
+from edgebus.lab.report import data_uri, render_report, write_csv, write_run
 from edgebus.lab.rounds import Round, Rounds, Stage
 from edgebus.lab.run_state import EdgeModel, RunEvent, RunState, service_of
 from edgebus.lab.streams import StreamState
@@ -31,7 +31,6 @@ __all__ = [
     "SummaryPart",
     "check_end",
     "data_uri",
-    "human_size",
     "load_lab",
     "render_report",
     "service_of",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 import socket
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from edgebus.lab.process import dying_with_parent, stop_process
+from edgebus.lab.process import start_process, stop_process
 
 _PROGRAM = "nats-server"
 # CONNECT, MQTT 3.1.1, clean session, no client id, keep-alive 10 s; the broker answers CONNACK 0.
@@ -162,15 +161,11 @@ class EmbeddedBroker:
         server = find_server()
         self.data_dir.mkdir(parents=True, exist_ok=True)
         if self.port == 0:
-            self.port = free_port(self.host)
+            [self.port] = free_ports(1, host=self.host)
         config = self.data_dir / "broker.conf"
         config.write_text(self.config())
-        self._process = process = await asyncio.create_subprocess_exec(
-            *dying_with_parent(os.fspath(server), "--config", os.fspath(config)),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
+        self._process = process = await start_process(
+            str(server), "--config", str(config), output=asyncio.subprocess.DEVNULL
         )
         try:
             async with asyncio.timeout(self.start_timeout_s):
@@ -208,8 +203,22 @@ class EmbeddedBroker:
         await self.start()
 
     async def ready(self) -> bool:
-        """Whether it takes clients."""
-        return await _answers(self.host, self.port)
+        """Whether it accepts an MQTT 3.1.1 connection."""
+        try:
+            reader, writer = await asyncio.open_connection(self.host, self.port)
+        except OSError:
+            return False
+        try:
+            writer.write(_CONNECT)
+            async with asyncio.timeout(5):
+                answer = await reader.readexactly(len(_CONNACK))
+            writer.write(_DISCONNECT)
+            await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            return False
+        finally:
+            writer.close()
+        return answer == _CONNACK
 
     def config(self) -> str:
         """The text of its configuration file."""
@@ -230,12 +239,7 @@ class EmbeddedBroker:
         return ""
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on now."""
-    return free_ports(1, host=host)[0]
-
-
-def free_ports(count: int, *, host: str = "127.0.0.1") -> list[int]:
+def free_ports(count: int, *, host: str) -> list[int]:
     """Different TCP ports that nobody listens on now."""
     with contextlib.ExitStack() as stack:
         ports: list[int] = []
@@ -244,22 +248,3 @@ def free_ports(count: int, *, host: str = "127.0.0.1") -> list[int]:
             probe.bind((host, 0))
             ports.append(probe.getsockname()[1])
         return ports
-
-
-async def _answers(host: str, port: int) -> bool:
-    """Whether a broker on that port accepts an MQTT 3.1.1 connection."""
-    try:
-        reader, writer = await asyncio.open_connection(host, port)
-    except OSError:
-        return False
-    try:
-        writer.write(_CONNECT)
-        async with asyncio.timeout(5):
-            answer = await reader.readexactly(len(_CONNACK))
-        writer.write(_DISCONNECT)
-        await writer.drain()
-    except (OSError, TimeoutError, asyncio.IncompleteReadError):
-        return False
-    finally:
-        writer.close()
-    return answer == _CONNACK

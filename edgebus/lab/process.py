@@ -7,7 +7,9 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
 
@@ -18,10 +20,30 @@ def dying_with_parent(*command: str) -> tuple[str, ...]:
     return (sys.executable, "-I", "-S", os.fspath(_LAUNCHER), str(os.getpid()), *command)
 
 
+async def start_process(
+    *command: str, output: int | IO[bytes], environment: Mapping[str, str] | None = None
+) -> asyncio.subprocess.Process:
+    """Start a program in a session of its own; it ends when this process dies.
+
+    Args:
+        command: Program and arguments.
+        output: Where its standard output and error go.
+        environment: Its whole environment; this process's own by default.
+    """
+    return await asyncio.create_subprocess_exec(
+        *dying_with_parent(*command),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=output,
+        stderr=asyncio.subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+    )
+
+
 async def stop_process(process: asyncio.subprocess.Process, *, grace_s: float) -> int:
     """SIGTERM, then after `grace_s` SIGKILL for it and its whole process group.
 
-    The process must have been started with ``start_new_session=True``.
+    The process must have been started by `start_process`.
 
     Returns:
         Its exit code; negative for a signal.

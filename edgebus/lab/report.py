@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgebus.contracts import DomainReport, rfc3339
+from edgebus.inspect import human_bytes
 from edgebus.lab.round_report import (
     ROUND_COLUMNS,
     clock_skew,
@@ -81,7 +82,7 @@ def render_report(
         lstrip_blocks=True,
     )
     environment.filters.update(
-        figure=_figure, percent=_percent, size=human_size, clock=_clock, seconds=_seconds
+        figure=_figure, percent=_percent, size=human_bytes, clock=_clock, seconds=_seconds
     )
     rounds = state.rounds.all(since=summary.started)
     judged, stages = summary.judged, summary.seconds.stages
@@ -106,15 +107,6 @@ def shown_figures(domains: Sequence[DomainReport]) -> list[str]:
     """Names of the gate's figures that are shown: the deciding one and the next."""
     names = dict.fromkeys(name for each in domains for name in (each.deciding, *each.figures))
     return list(names)[:2]
-
-
-def human_size(size: float) -> str:
-    """Bytes in words: ``16.1 kB``."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -85,23 +85,23 @@ class Run:
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._interrupt)
+            loop.add_signal_handler(number, self._interrupted.set)
         started = utc_now()
         try:
             async with AsyncExitStack() as stack:
                 broker = await self._broker(stack)
                 url = broker.url if broker else self._topology.broker.url or ""
                 self._echo(f"broker {url}")
-                environment = self._environment()
+                environment = {
+                    **os.environ,
+                    "PYTHONUNBUFFERED": "1",
+                    **self._topology.environment,
+                }
                 topology = self._filled(start_s=0)
                 for command in topology.setup:
                     self._echo(f"setting up: {' '.join(command)}")
-                    await run_setup(
-                        command,
-                        python=sys.executable,
-                        log=self._folder / "logs" / "setup.log",
-                        environment=environment,
-                    )
+                    log = self._folder / "logs" / "setup.log"
+                    await run_setup(command, log=log, environment=environment)
                 topology = self._filled(start_s=time.time() + _LEAD_S)
                 specs = self._specs(topology, url, environment)
                 await self._observe(stack, url)
@@ -183,9 +183,6 @@ class Run:
                 async with asyncio.timeout(_REFRESH_S):
                     await self._interrupted.wait()
 
-    def _interrupt(self) -> None:
-        self._interrupted.set()
-
     def _show(self, event: RunEvent) -> None:
         if self._view is not None:
             self._view.show(event)
@@ -210,9 +207,6 @@ class Run:
             values["assets"] = str(self.lab.assets)
         tree = fill_placeholders(self._topology.model_dump(exclude_unset=True), values)
         return Topology.parse(tree, source=self._topology.name)
-
-    def _environment(self) -> Mapping[str, str]:
-        return {**os.environ, "PYTHONUNBUFFERED": "1", **self._topology.environment}
 
     def _specs(
         self, topology: Topology, url: str, environment: Mapping[str, str]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from edgebus.lab.broker import EmbeddedBroker
-from edgebus.lab.process import dying_with_parent, stop_process
+from edgebus.lab.process import start_process, stop_process
 
 _USAGE_ERROR = 2
 """Exit code of a service whose settings are wrong: starting it again changes nothing."""
@@ -190,14 +191,7 @@ class Supervisor:
     async def _start(self, spec: ProcessSpec) -> asyncio.subprocess.Process:
         spec.log.parent.mkdir(parents=True, exist_ok=True)
         with spec.log.open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                *dying_with_parent(*spec.command),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=asyncio.subprocess.STDOUT,
-                env=dict(spec.environment),
-                start_new_session=True,
-            )
+            process = await start_process(*spec.command, output=log, environment=spec.environment)
         self._running[spec.name] = process
         self._on_event(ProcessEvent(name=spec.name, kind="started", pid=process.pid))
         return process
@@ -213,9 +207,7 @@ class Supervisor:
             self._on_event(ProcessEvent(name=name, kind="stopped", code=code))
 
 
-async def run_setup(
-    command: Sequence[str], *, python: str, log: Path, environment: Mapping[str, str]
-) -> None:
+async def run_setup(command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> None:
     """Run one set-up command to its end.
 
     Raises:
@@ -223,13 +215,8 @@ async def run_setup(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            *dying_with_parent(python, "-m", *command),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=asyncio.subprocess.STDOUT,
-            env=dict(environment),
-            start_new_session=True,
+        process = await start_process(
+            sys.executable, "-m", *command, output=output, environment=environment
         )
     try:
         code = await process.wait()

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from edgebus.contracts import DomainReport, TrainingProgress, utc_now
-from edgebus.lab.report import DOMAINS, human_size, shown_figures
+from edgebus.inspect import human_bytes
+from edgebus.lab.report import DOMAINS, shown_figures
 from edgebus.lab.round_report import round_summary
 from edgebus.lab.rounds import Round
 from edgebus.lab.run_state import RunEvent, RunState
@@ -136,7 +137,7 @@ def _services(state: RunState) -> RenderableType:
             row += [
                 "none" if now.serving is None else f"{now.serving.name} v{now.serving.version}",
                 now.state,
-                human_size(edge.received_bytes),
+                human_bytes(edge.received_bytes),
                 "" if now.swap_ms is None else f"{now.swap_ms:.1f} ms",
             ]
         table.add_row(*row)
@@ -170,7 +171,7 @@ def _loop(state: RunState) -> RenderableType:
 
 def _samples(state: RunState) -> tuple[RenderableType, RenderableType]:
     sent = sum(state.samples.values())
-    size = human_size(sum(state.sample_bytes.values()))
+    size = human_bytes(sum(state.sample_bytes.values()))
     store = state.store
     if store is None or store.needed is None:
         return _bar(0), Text(f"{sent} collected, {size}", "dim" if not sent else "")
@@ -353,7 +354,7 @@ def summary_table(
     for name, text in (rows or {}).items():
         grid.add_row(name, text)
     grid.add_row(
-        "bytes", f"{human_size(summary.bytes.up)} up, {human_size(summary.bytes.down)} down"
+        "bytes", f"{human_bytes(summary.bytes.up)} up, {human_bytes(summary.bytes.down)} down"
     )
     grid.add_row("seconds", f"{seconds.total:.0f}: " + ", ".join(stages))
     for one in rounds:

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from edgebus_detection.lab.frame_accounting import FrameCounts, count_frames, lives_of, serving_of
+from edgebus_detection.lab.frame_accounting import count_frames, lives_of, serving_of
 from edgebus_detection.lab.frames import FrameEntry
 from edgebus_detection.lab.state import DetectionState
+from edgebus_detection.lab.summary import Frames
 from edgebus_detection.messages import Detections
 from lab_story import NEW, OLD, answer, at, born, record, status, truth
 
@@ -27,7 +28,7 @@ def counts_of(
     statuses: list[object] | None = None,
     end: float = 0.0,
     dead_letters: int = 0,
-) -> FrameCounts:
+) -> Frames:
     births = births if births is not None else [(-1.0, "a", 1)]
     return count_frames(
         frames(answers, count),
@@ -44,7 +45,7 @@ def all_of(count: int, **changes: object) -> dict[int, Detections]:
 
 def test_all_answered() -> None:
     found = counts_of(all_of(40), 40, end=4)
-    assert found == FrameCounts(
+    assert found == Frames(
         total=40, answered=40, dropped=0, dropped_in_swap=0, unserved=0, failed=0, torn=0
     )
 

@@ -119,6 +119,6 @@ async def test_a_process_that_is_done_is_left_alone(tmp_path: Path) -> None:
 
 async def test_set_up_tells_what_failed(tmp_path: Path) -> None:
     log = tmp_path / "setup.log"
-    await run_setup(["timeit", "-n1", "0"], python=sys.executable, log=log, environment=os.environ)
+    await run_setup(["timeit", "-n1", "0"], log=log, environment=os.environ)
     with pytest.raises(SetupFailedError, match="No module named no_such_module"):
-        await run_setup(["no_such_module"], python=sys.executable, log=log, environment=os.environ)
+        await run_setup(["no_such_module"], log=log, environment=os.environ)

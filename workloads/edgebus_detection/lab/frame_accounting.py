@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 
 from edgebus.contracts import ModelStatus, ServiceState
 from edgebus_detection.lab.frames import FrameEntry
+from edgebus_detection.lab.summary import Frames
 from edgebus_detection.messages import Detections
 
 _IN_FLIGHT = timedelta(seconds=2)
@@ -37,19 +38,6 @@ class Serving:
     digest: str
     since: datetime
     prepared: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class FrameCounts:
-    """Frame counts of one camera; see `edgebus_detection.lab.summary.Frames`."""
-
-    total: int
-    answered: int
-    dropped: int
-    dropped_in_swap: int
-    unserved: int
-    failed: int
-    torn: int
 
 
 def lives_of(states: Iterable[ServiceState]) -> list[Life]:
@@ -95,8 +83,8 @@ def count_frames(
     servings: Sequence[Serving],
     end: datetime,
     dead_letters: int = 0,
-) -> FrameCounts:
-    """Count the frames of one camera.
+) -> Frames:
+    """Count the frames of one camera, but not those held out.
 
     Args:
         frames: Its frames.
@@ -122,8 +110,8 @@ def count_frames(
         dropped += max(0, answers[-1].dropped - before)
         last_of_instance[instance] = answers[-1].dropped
         first, last = answers[0].captured, answers[-1].captured
-        running = number == max(grouped) and not _reborn_after(births, answers[-1].detected)
-        if running:
+        reborn = bool(births) and births[-1] > answers[-1].detected
+        if number == max(grouped) and not reborn:
             last = max(last, end - _IN_FLIGHT)
         between = [frame for frame in ordered if first <= frame.captured <= last]
         silent = sum(frame.answer is None for frame in between)
@@ -140,7 +128,7 @@ def count_frames(
         for frame in ordered
     )
     silent = len(ordered) - answered
-    return FrameCounts(
+    return Frames(
         total=len(ordered),
         answered=answered,
         dropped=dropped,
@@ -149,10 +137,6 @@ def count_frames(
         failed=failed + dead_letters,
         torn=torn,
     )
-
-
-def _reborn_after(births: Sequence[datetime], time: datetime) -> bool:
-    return bool(births) and births[-1] > time
 
 
 def _out_of_order(answers: Sequence[Detections], servings: Sequence[Serving]) -> int:

@@ -117,8 +117,7 @@ class CameraFrames(StreamState):
         entry.truth = truth
         self.condition = truth.condition
         self.effects = dict(truth.effects)
-        if entry.answer is not None:
-            self._measure(entry)
+        self._measure(entry)
 
     def add_answer(self, answer: Detections) -> bool:
         """Add the detections of a frame.
@@ -135,8 +134,7 @@ class CameraFrames(StreamState):
         swapped = self.count_prediction(
             answer.model.version, captured=answer.captured, predicted=answer.detected
         )
-        if entry.truth is not None:
-            self._measure(entry)
+        self._measure(entry)
         return swapped
 
     def _entry(self, identifier: str, index: int, captured: datetime) -> FrameEntry:
@@ -149,7 +147,7 @@ class CameraFrames(StreamState):
         return entry
 
     def _measure(self, entry: FrameEntry) -> None:
-        """Add a frame with truth and detections to the rolling accuracy."""
+        """Add a frame to the rolling accuracy, once it has truth and detections."""
         if entry.truth is None or entry.answer is None:
             return
         self.rolling.add(

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Literal, Unpack, get_args
 
 from edgebus.lab import RunFacts, summarize
-from edgebus_detection.lab.frame_accounting import (
-    FrameCounts,
-    count_frames,
-    lives_of,
-    serving_of,
-)
+from edgebus_detection.lab.frame_accounting import count_frames, lives_of, serving_of
 from edgebus_detection.lab.frames import CameraFrames, ClassNumbers, FrameEntry, severity_of
 from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.lab.summary import (
@@ -120,17 +114,15 @@ def _phased(camera: CameraFrames) -> list[tuple[Phase, FrameEntry]]:
     if first is None:
         return []
     final = severity_of(camera.effects)
-    pairs: list[tuple[Phase, FrameEntry]] = []
-    for frame in camera.frames.values():
-        if not frame.held_out:
-            continue
-        phase = phase_of(frame, first_version=first, final_severity=final)
-        if phase is not None:
-            pairs.append((phase, frame))
-    return pairs
+    return [
+        (phase, frame)
+        for frame in camera.frames.values()
+        if frame.held_out
+        and (phase := phase_of(frame, first_version=first, final_severity=final)) is not None
+    ]
 
 
-def _count_frames(state: DetectionState, camera: CameraFrames, end: datetime) -> FrameCounts:
+def _count_frames(state: DetectionState, camera: CameraFrames, end: datetime) -> Frames:
     name = f"{camera.node}/detector"
     edge = state.edges.get(name)
     return count_frames(
@@ -145,7 +137,7 @@ def _count_frames(state: DetectionState, camera: CameraFrames, end: datetime) ->
 def _camera(
     state: DetectionState,
     camera: CameraFrames,
-    counts: FrameCounts,
+    counts: Frames,
     pairs: Sequence[tuple[Phase, FrameEntry]],
 ) -> CameraSummary:
     figures, at50 = map_figures(pairs, state.classes)
@@ -163,11 +155,12 @@ def _camera(
     )
 
 
-def _frames(counts: Iterable[FrameCounts], held_out: int) -> Frames:
-    every = [asdict(count) for count in counts]
-    names = (field.name for field in fields(FrameCounts))
+def _frames(counts: Iterable[Frames], held_out: int) -> Frames:
+    every = list(counts)
+    names = Frames.model_fields.keys() - {"held_out"}
     return Frames(
-        **{name: sum(count[name] for count in every) for name in names}, held_out=held_out
+        **{name: sum(getattr(count, name) for count in every) for name in names},
+        held_out=held_out,
     )
 
 

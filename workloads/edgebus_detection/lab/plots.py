@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebus.lab.round_report import figure_at
-from edgebus_detection.lab.frames import ROLLING_WINDOW, CameraFrames
+from edgebus_detection.lab.frames import ROLLING_WINDOW, CameraFrames, severity_of
 from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.lab.summary import DetectionSummary
 
@@ -64,8 +65,7 @@ def _draw_camera(axis: Axes, camera: CameraFrames, state: DetectionState, start:
             _at(result.started, start), _at(result.time, start), 0, 0.05, color=_TRAINING, lw=0
         )
         _write(axis, _at(result.started, start), "training", "#777777", y=0.09)
-    swaps = _swaps(camera)
-    for time, version in swaps:
+    for time, version in _swaps(camera):
         axis.axvline(_at(time, start), color=_VERSIONS[1], linewidth=1.2, linestyle=(0, (4, 2)))
         _write(axis, _at(time, start), f"swap to {version}", _VERSIONS[1], y=0.2)
     axis.set_ylim(0, 1.02)
@@ -91,7 +91,7 @@ def _write(axis: Axes, x: float, text: str, color: str, *, y: float = 0.94) -> N
 def _ramp(camera: CameraFrames) -> tuple[datetime, datetime] | None:
     """Begin and end of the scripted effects' ramp."""
     steps = [
-        (frame.captured, max(frame.truth.effects.values(), default=0.0))
+        (frame.captured, severity_of(frame.truth.effects))
         for frame in camera.frames.values()
         if frame.truth is not None
     ]
@@ -103,16 +103,12 @@ def _ramp(camera: CameraFrames) -> tuple[datetime, datetime] | None:
 
 
 def _swaps(camera: CameraFrames) -> list[tuple[datetime, int]]:
-    found: list[tuple[datetime, int]] = []
-    before: int | None = None
-    for frame in camera.frames.values():
-        if frame.answer is None:
-            continue
-        version = frame.answer.model.version
-        if before is not None and version != before:
-            found.append((frame.answer.detected, version))
-        before = version
-    return found
+    answers = [frame.answer for frame in camera.frames.values() if frame.answer is not None]
+    return [
+        (after.detected, after.model.version)
+        for before, after in pairwise(answers)
+        if after.model.version != before.model.version
+    ]
 
 
 def _at(time: datetime, start: datetime) -> float:

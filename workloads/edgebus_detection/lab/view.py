@@ -87,18 +87,15 @@ def camera_lines(state: DetectionState, now: datetime) -> Iterable[str]:
 
 def detection_table(summary: DetectionSummary, rounds: Sequence[Round] = ()) -> RenderableType:
     """Accuracy per camera, then the rows of every run, with its frames."""
-    above = [_phases(summary)] if _has_figures(summary.map50) else []
-    frames = summary.frames
+    figures, frames = summary.map50, summary.frames
+    measured = figures.after_drift is not None or figures.after_loop is not None
+    above = [_phases(summary)] if measured else []
     text = (
         f"{frames.answered} of {frames.total} answered, {frames.dropped} dropped "
         f"({frames.dropped_in_swap} in the swap), {frames.unserved} while no detector was there, "
         f"{frames.failed} failed, {frames.torn} torn"
     )
     return summary_table(summary, rounds, above=above, rows={"frames": text})
-
-
-def _has_figures(figures: MapFigures) -> bool:
-    return figures.after_drift is not None or figures.after_loop is not None
 
 
 def _phases(summary: DetectionSummary) -> Table:
