@@ -24,8 +24,8 @@ _CONFIG = """\
 server_name: "edgebus-embedded"
 host: "{host}"
 port: -1
-max_payload: {max_payload}
-max_pending: {max_pending}
+max_payload: 8388608
+max_pending: 67108864
 write_deadline: "10s"
 log_file: "{log}"
 logfile_size_limit: 8MB
@@ -94,7 +94,6 @@ class EmbeddedBroker:
         data_dir: Folder for its store, configuration and log.
         host: Address to listen on.
         port: MQTT port; 0 takes a free one.
-        max_payload: Largest message in bytes.
         start_timeout_s: How long it may take to answer its first CONNECT.
         ack_wait_s: After this long an event that a client has not acknowledged is sent again.
     """
@@ -105,14 +104,12 @@ class EmbeddedBroker:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
-        max_payload: int = 8 * 2**20,
         start_timeout_s: float = 15.0,
         ack_wait_s: float = 30.0,
     ) -> None:
         self.data_dir = data_dir
         self.host = host
         self.port = port
-        self.max_payload = max_payload
         self.start_timeout_s = start_timeout_s
         self.ack_wait_s = ack_wait_s
         self._process: asyncio.subprocess.Process | None = None
@@ -197,11 +194,6 @@ class EmbeddedBroker:
             self._process.kill()
             await self._process.wait()
 
-    async def restart(self) -> None:
-        """Stop and start again on the same port with the same data."""
-        await self.stop()
-        await self.start()
-
     async def ready(self) -> bool:
         """Whether it accepts an MQTT 3.1.1 connection."""
         try:
@@ -227,15 +219,13 @@ class EmbeddedBroker:
             port=self.port,
             log=self.log_file.absolute(),
             store=(self.data_dir / "store").absolute(),
-            max_payload=self.max_payload,
-            max_pending=max(64 * 2**20, 4 * self.max_payload),
             ack_wait_ms=round(self.ack_wait_s * 1000),
         )
 
-    def log_end(self, *, lines: int = 3) -> str:
-        """The last lines of its log, in one."""
+    def log_end(self) -> str:
+        """The last three lines of its log, in one."""
         with contextlib.suppress(OSError):
-            return " | ".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
+            return " | ".join(self.log_file.read_text(errors="replace").splitlines()[-3:])
         return ""
 
 

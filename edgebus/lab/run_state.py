@@ -80,9 +80,6 @@ class RunState:
 
     A workload's subclass adds the measures of its streams.
 
-    Args:
-        on_event: Called for each event of the history.
-
     Attributes:
         serving_services: Names of the services that serve models, each of which must end on a
             retrained version; empty: all that published a model status.
@@ -98,7 +95,7 @@ class RunState:
 
     serving_services: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, *, on_event: Callable[[RunEvent], None] = lambda _event: None) -> None:
+    def __init__(self) -> None:
         self.rounds = Rounds()
         self._counts: dict[str, StreamState] = {}
         self.streams: Mapping[str, StreamState] = self._counts
@@ -117,7 +114,7 @@ class RunState:
         self.drift_at: datetime | None = None
         self.events: deque[RunEvent] = deque(maxlen=_MAX_EVENTS)
         self._sample_ids: set[str] = set()
-        self.on_event = on_event
+        self.on_event: Callable[[RunEvent], object] = lambda _event: None
 
     def first_version(self) -> int | None:
         """The version that the run began with; None while none is known."""

@@ -60,12 +60,12 @@ class StreamState:
         self.answer_times.append(predicted)
         return before is not None and before != version
 
-    def rate(self, now: datetime, *, window_s: float = 5.0) -> float:
-        """Predictions per second, over the last seconds."""
-        recent = sum((now - time).total_seconds() <= window_s for time in self.answer_times)
-        return recent / window_s
+    def rate(self, now: datetime) -> float:
+        """Predictions per second, over the last five seconds."""
+        recent = sum((now - time).total_seconds() <= 5 for time in self.answer_times)
+        return recent / 5
 
-    def latency_ms(self, share: float = 0.5, *, newest: int = 50) -> float | None:
-        """A quantile of the newest latencies, in milliseconds."""
+    def latency_ms(self, *, newest: int = 50) -> float | None:
+        """Median of the newest latencies, in milliseconds."""
         values = sorted(list(self.latencies)[-newest:])
-        return values[int(share * (len(values) - 1))] if values else None
+        return values[(len(values) - 1) // 2] if values else None

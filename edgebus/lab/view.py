@@ -28,6 +28,7 @@ Lines = Callable[[datetime], Iterable[str]]
 
 _STAGES = ("watch", "drift", "collect", "train", "release", "converge")
 _EVENTS = 8
+_EVERY = timedelta(seconds=10)
 _PARTS = 8
 """Sets with more parts than these list none."""
 _STYLES = {
@@ -257,16 +258,8 @@ class LiveView:
 class PlainView:
     """One line per event, and one per stream every ten seconds, for logs and pipes."""
 
-    def __init__(
-        self,
-        state: RunState,
-        lines: Lines,
-        *,
-        echo: Callable[[str], None],
-        every_s: float = 10.0,
-    ) -> None:
+    def __init__(self, state: RunState, lines: Lines, *, echo: Callable[[str], None]) -> None:
         self._state, self._lines, self._echo = state, lines, echo
-        self._every = timedelta(seconds=every_s)
         self._last = utc_now()
 
     def __enter__(self) -> PlainView:
@@ -281,7 +274,7 @@ class PlainView:
     def refresh(self) -> None:
         """Print the state of the streams and of the training, when it is time."""
         now = utc_now()
-        if now - self._last < self._every:
+        if now - self._last < _EVERY:
             return
         self._last = now
         lines = list(self._lines(now))

@@ -23,7 +23,9 @@ UNTIL = Until(loop="closed", after_inputs=100)
 
 def test_the_story_is_told_once_in_order() -> None:
     lines: list[RunEvent] = []
-    play_story(DetectionState(on_event=lines.append))
+    state = DetectionState()
+    state.on_event = lines.append
+    play_story(state)
     kinds = [line.kind for line in lines if line.kind != "state"]
     assert kinds == [
         "drift",
@@ -84,7 +86,8 @@ def test_a_run_ends_closed_or_by_its_time() -> None:
 
 def test_retained_messages_that_come_again_change_nothing() -> None:
     lines: list[RunEvent] = []
-    state = DetectionState(on_event=lines.append)
+    state = DetectionState()
+    state.on_event = lines.append
     for message in (status(1), status(2, state="downloading", target=NEW, received=5)):
         state.on_model_status("edge-1", "detector", message)
         state.on_model_status("edge-1", "detector", message)

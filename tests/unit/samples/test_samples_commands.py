@@ -6,12 +6,12 @@ import time
 import cv2
 import numpy as np
 import pytest
+from edgebus.cli.samples import CommandsMissingError
 from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
 from edgebus.cli.app import app
 from edgebus.cli.errors import describe, exit_code_of
-from edgebus.cli.samples import CommandsMissingError
 from edgebus.contracts import new_id
 from edgebus.samples import open_database, row_of
 from edgebus_samples import DetailQuery, PictureCatalog

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
-from edgebus.lab import RunEvent, RunState, service_of
+from edgebus.lab import RunState, service_of
 from edgebus_detection.lab.frames import CameraFrames, ClassNumbers, severity_of
-from edgebus_detection.messages import (
-    CAMERA_FRAME,
-    Detections,
-    FrameRecord,
-    GroundTruth,
-)
+from edgebus_detection.messages import CAMERA_FRAME, Detections, FrameRecord, GroundTruth
 
 
 class DetectionState(RunState):
     """Frames, truth and detections per camera, beside the state of every run.
-
-    Args:
-        on_event: Called for each event of the history.
 
     Attributes:
         classes: Numbers of the class names.
@@ -28,8 +19,8 @@ class DetectionState(RunState):
 
     serving_services: ClassVar[frozenset[str]] = frozenset({"detector"})
 
-    def __init__(self, *, on_event: Callable[[RunEvent], None] = lambda _event: None) -> None:
-        super().__init__(on_event=on_event)
+    def __init__(self) -> None:
+        super().__init__()
         self.classes = ClassNumbers()
         self.cameras: dict[str, CameraFrames] = {}
         self.streams = self.cameras
