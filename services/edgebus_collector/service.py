@@ -180,6 +180,7 @@ class Collector(Service[CollectorSettings]):
         self.metrics.gauge("inputs.waiting", self._joiner.pending)
         self.metrics.gauge("inputs.expired", self._joiner.expired)
         if self._drift is not None:
+            self.metrics.gauge("drift.failed", self._drift.failed)
             streams = self._drift.streams
             self.metrics.gauge("drift.streams", sum(count > 0 for count in streams.values()))
             for name in self._gauged - streams.keys():
