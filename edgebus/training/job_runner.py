@@ -25,12 +25,11 @@ from edgebus.contracts import (
 )
 from edgebus.contracts.trace import continue_trace
 from edgebus.samples import SampleStore
-from edgebus.training.disk_thread import DiskThread
 from edgebus.training.incumbent import Incumbent
 from edgebus.training.job import CARD
 from edgebus.training.job_process import SPEC, JobCrashedError, run_process
 from edgebus.training.job_spec import JobOutcome, JobSpec
-from edgebus.training.journal import Job, JobJournal
+from edgebus.training.journal import DiskThread, Job, JobJournal
 from edgebus.training.learning import CHECKPOINT
 from edgebus.training.progress import ProgressPublisher
 from edgebus.training.settings import RetrainingSettings

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import ParamSpec, TypeVar
 
 from sqlalchemy import Engine, func, select, update
 from sqlalchemy.orm import Session
 
 from edgebus.contracts import ModelRef, TrainingResult, shared_model
 from edgebus.samples import JobRow, SampleRow, UseRow
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CHUNK = 500  # SQLite bounds the variables of a statement
@@ -45,6 +50,18 @@ class Job:
     def stream_model(self) -> str | None:
         """Name of the stream's own model that it is for; None: the shared one."""
         return self.model if shared_model(self.model)[1] else None
+
+
+class DiskThread:
+    """Calls what blocks on the disk in a thread, one call at a time."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def __call__(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call it; what it raises is raised here."""
+        async with self._lock:
+            return await asyncio.to_thread(call, *args, **kwargs)
 
 
 class JobJournal:

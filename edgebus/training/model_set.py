@@ -10,10 +10,9 @@ from edgebus.artifacts import ArtifactError, Store
 from edgebus.bus import Bus
 from edgebus.contracts import Identity, NameRefusedError, Release, shared_model, stream_model
 from edgebus.samples import SampleStore
-from edgebus.training.disk_thread import DiskThread
 from edgebus.training.incumbent import Incumbent
 from edgebus.training.job_runner import JobRunner
-from edgebus.training.journal import JobJournal
+from edgebus.training.journal import DiskThread, JobJournal
 from edgebus.training.settings import RetrainingSettings
 from edgebus.training.trained_model import TrainedModel
 from edgebus.transfer import ArtifactFetcher

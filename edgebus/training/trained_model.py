@@ -8,11 +8,10 @@ from datetime import datetime
 
 from edgebus.contracts import ModelRef
 from edgebus.samples import Counts, SampleStore
-from edgebus.training.disk_thread import DiskThread
 from edgebus.training.drifts import Drifts
 from edgebus.training.incumbent import Incumbent
 from edgebus.training.job_runner import JobRunner
-from edgebus.training.journal import JobJournal
+from edgebus.training.journal import DiskThread, JobJournal
 from edgebus.training.settings import RetrainingSettings, TriggerSettings
 from edgebus.training.triggers import TriggerState
 

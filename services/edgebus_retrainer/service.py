@@ -28,10 +28,9 @@ from edgebus.contracts import (
 from edgebus.contracts.topics import DRIFT
 from edgebus.samples import SampleFiles, SampleStore, edge_of, open_database
 from edgebus.service import CommandRefusedError, Service, command, every, on
-from edgebus.training.disk_thread import DiskThread
 from edgebus.training.drifts import Drifts
 from edgebus.training.incumbent import WrongModelError
-from edgebus.training.journal import Job, JobJournal
+from edgebus.training.journal import DiskThread, Job, JobJournal
 from edgebus.training.model_set import ModelSet
 from edgebus.training.trained_model import TrainedModel, TriggerStates, triggers_of
 from edgebus.training.triggers import Trigger, TriggerState, needed, reason, trigger, waits_for

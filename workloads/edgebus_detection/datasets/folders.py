@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgebus.contracts import Split, split_of
-from edgebus_detection.datasets.errors import SourceError
 from edgebus_detection.datasets.labelled import LabelBuilder, Labelled
-from edgebus_detection.datasets.picture import DatasetPicture, ImpossibleBoxError
+from edgebus_detection.datasets.picture import DatasetPicture, ImpossibleBoxError, SourceError
 from edgebus_detection.datasets.reading import read_coco
 from edgebus_detection.datasets.yolo import read_yolo
 from edgebus_detection.messages import Box

@@ -16,10 +16,14 @@ from edgebus.training.finetune import Loss, Objective, Outputs, Total, TrainingE
 from edgebus.training.graph import TorchGraph
 from edgebus_detection.training.options import AugmentSettings
 from edgebus_detection.training.yolox.augment import Example, augment
-from edgebus_detection.training.yolox.distillation import distillation_loss, other_classes
 from edgebus_detection.training.yolox.head import Anchors, YoloxHead
 from edgebus_detection.training.yolox.images import LabelledImage, Prepare
-from edgebus_detection.training.yolox.loss import Target, yolox_loss
+from edgebus_detection.training.yolox.loss import (
+    Target,
+    distillation_loss,
+    other_classes,
+    yolox_loss,
+)
 from edgebus_detection.vision import Truth
 
 
