@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgebus.artifacts import Update
 from edgebus.training.job_spec import Phase, Report, StepDone
 from edgebus.training.settings import TrainSettings
 from edgebus.training.trainer import (
@@ -30,27 +29,6 @@ _MOST_VALIDATED = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Learnt:
-    """The outcome of the training.
-
-    Attributes:
-        update: What changes in the incumbent's weights.
-        losses: Loss of each step.
-        validation: Steps and the loss on the validation split.
-        validated_on: Items in that split.
-        best_step: The step whose weights are the outcome; None: the last.
-        resumed_at: Steps that were done before a crash.
-    """
-
-    update: Update
-    losses: tuple[float, ...]
-    validation: tuple[tuple[int, float], ...]
-    validated_on: int
-    best_step: int | None
-    resumed_at: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
     """Items and settings that the processes of a job share."""
 
@@ -60,7 +38,7 @@ class _Plan:
     settings: TrainSettings
 
 
-def learn(trainer: Trainer[ItemT], material: Material[ItemT], *, report: Report) -> Learnt:
+def learn(trainer: Trainer[ItemT], material: Material[ItemT], *, report: Report) -> FinetuneResult:
     """Train the incumbent's graph; an interrupted job goes on from its last checkpoint.
 
     Args:
@@ -95,14 +73,7 @@ def learn(trainer: Trainer[ItemT], material: Material[ItemT], *, report: Report)
         raise TrainingFailedError(str(error)) from error
     material.unusable.extend(result.warnings)
     material.unusable.extend(f"{name} cannot be decoded" for name in result.unreadable)
-    return Learnt(
-        update=result.update,
-        losses=result.losses,
-        validation=result.validation,
-        validated_on=len(validation),
-        best_step=result.best_step,
-        resumed_at=result.resumed_at,
-    )
+    return result
 
 
 def assist(trainer: Trainer[ItemT]) -> None:

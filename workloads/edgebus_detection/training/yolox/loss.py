@@ -1,4 +1,4 @@
-"""The loss of YOLOX with ignore regions, and distillation: earlier pictures keep their predictions."""
+"""The loss of YOLOX with ignore regions, and distillation on earlier pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgebus.training.finetune import Loss, Total
-from edgebus_detection.training.yolox.assign import assign
+from edgebus_detection.training.yolox.assign import areas, assign, inside, iou_of, overlaps
 from edgebus_detection.training.yolox.head import Anchors, decode_boxes
 
 _BOX_WEIGHT = 5.0
@@ -98,7 +98,7 @@ def yolox_loss(
     if not owned:
         return Loss(object_loss, _parts(0.0, object_loss, 0.0, 0))
     where, boxes, labels, fit = (torch.cat(column) for column in zip(*owned, strict=True))
-    box_loss = (1 - _iou(predicted.flatten(0, 1)[where], boxes).square()).sum() / norm
+    box_loss = (1 - iou_of(predicted.flatten(0, 1)[where], boxes).square()).sum() / norm
     aim = F.one_hot(labels, classes.shape[-1]) * fit[:, None]
     class_loss = (
         F.binary_cross_entropy_with_logits(classes.flatten(0, 1)[where], aim, reduction="sum")
@@ -118,26 +118,11 @@ def _parts(
     return found | {"matched": float(matched)}
 
 
-def _iou(first: Tensor, second: Tensor) -> Tensor:
-    """Intersection over union, row by row."""
-    top_left = torch.maximum(first[:, :2], second[:, :2])
-    bottom_right = torch.minimum(first[:, 2:], second[:, 2:])
-    overlap = (bottom_right - top_left).clamp(min=0).prod(-1)
-    areas = [(b[:, 2:] - b[:, :2]).clamp(min=0).prod(-1) for b in (first, second)]
-    return overlap / (areas[0] + areas[1] - overlap + 1e-9)
-
-
 def _ignored(predicted: Tensor, anchors: Anchors, regions: Tensor) -> Tensor:
     """Predictions whose cell lies in a region, or that lie in one by more than half."""
-    centres = anchors.centres
-    inside = (centres[:, None] > regions[None, :, :2]).all(-1) & (
-        centres[:, None] < regions[None, :, 2:]
-    ).all(-1)
-    top_left = torch.maximum(predicted[:, None, :2], regions[None, :, :2])
-    bottom_right = torch.minimum(predicted[:, None, 2:], regions[None, :, 2:])
-    overlap = (bottom_right - top_left).clamp(min=0).prod(-1)
-    area = (predicted[:, 2:] - predicted[:, :2]).clamp(min=0).prod(-1)
-    return (inside | (overlap > _IGNORED * area[:, None])).any(1)
+    within = inside(anchors.centres[:, None], regions)
+    overlap = overlaps(predicted[:, None], regions)
+    return (within | (overlap > _IGNORED * areas(predicted)[:, None])).any(1)
 
 
 def distillation_loss(raw: Tensor, was: Tensor, *, total: Total = list) -> Tensor:
