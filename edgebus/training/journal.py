@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from edgebus.contracts import ModelRef, TrainingResult, shared_model
 from edgebus.samples import JobRow, SampleRow, UseRow
 from edgebus.samples.tables import from_micros, micros
+from edgebus.workload import call_in_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,7 +63,7 @@ class DiskThread:
     async def __call__(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call it; what it raises is raised here."""
         async with self._lock:
-            return await asyncio.to_thread(call, *args, **kwargs)
+            return await asyncio.to_thread(call_in_thread, call, *args, **kwargs)
 
 
 class JobJournal:
