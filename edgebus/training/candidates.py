@@ -20,8 +20,7 @@ from edgebus.training.gate import (
     domain_report,
     latency_of,
 )
-from edgebus.training.job_clock import JobClock
-from edgebus.training.job_spec import StepDone
+from edgebus.training.job_spec import JobClock, StepDone
 from edgebus.training.trainer import ItemT, Material, Trainer, count_labelled
 
 

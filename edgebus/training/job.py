@@ -9,8 +9,7 @@ from edgebus.artifacts import Bundle
 from edgebus.contracts import GateReport
 from edgebus.training.candidates import CandidateTrials
 from edgebus.training.gate import NEW, OLD, forgets_too_much, too_few
-from edgebus.training.job_clock import JobClock, Report
-from edgebus.training.job_spec import JobOutcome, JobSpec, StepDone
+from edgebus.training.job_spec import JobClock, JobOutcome, JobSpec, Report, StepDone
 from edgebus.training.learning import learn
 from edgebus.training.settings import GateSettings
 from edgebus.training.trainer import (

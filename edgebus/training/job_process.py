@@ -60,7 +60,9 @@ async def run_process(
     try:
         outcome = await _listen(process, on_event)
         if outcome is None:
-            raise JobCrashedError(code=await process.wait(), log=_tail(log_path))
+            code = await process.wait()
+            log = log_path.read_bytes()[-_TAIL:].decode(errors="replace")
+            raise JobCrashedError(code=code, log=log)
         # With the outcome all is on disk; what a training library does at exit takes seconds.
         return outcome
     finally:
@@ -70,6 +72,8 @@ async def run_process(
 
 
 async def _start(spec: JobSpec, path: Path, log_path: Path) -> asyncio.subprocess.Process:
+    # The child must import the same packages.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with log_path.open("ab") as log:
         return await asyncio.create_subprocess_exec(
             *_command(spec, path),
@@ -77,7 +81,7 @@ async def _start(spec: JobSpec, path: Path, log_path: Path) -> asyncio.subproces
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
             limit=_LINE,
-            env=_environment(),
+            env=environment,
         )
 
 
@@ -100,13 +104,3 @@ def _command(spec: JobSpec, path: Path) -> tuple[str, ...]:
         count = f"--nproc-per-node={spec.settings.devices}"
         several = ("-m", "torch.distributed.run", "--standalone", count)
     return (sys.executable, *several, "-m", "edgebus.training.worker", str(path))
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment, and its module path: the child must import the same packages."""
-    paths = [path for path in sys.path if path]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-
-
-def _tail(path: Path) -> str:
-    return path.read_bytes()[-_TAIL:].decode(errors="replace")

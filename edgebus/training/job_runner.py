@@ -25,12 +25,11 @@ from edgebus.contracts import (
 )
 from edgebus.contracts.trace import continue_trace
 from edgebus.samples import SampleStore
-from edgebus.training.disk_thread import DiskThread
 from edgebus.training.incumbent import Incumbent
 from edgebus.training.job import CARD
 from edgebus.training.job_process import SPEC, JobCrashedError, run_process
 from edgebus.training.job_spec import JobOutcome, JobSpec
-from edgebus.training.journal import Job, JobJournal
+from edgebus.training.journal import DiskThread, Job, JobJournal
 from edgebus.training.learning import CHECKPOINT
 from edgebus.training.progress import ProgressPublisher
 from edgebus.training.settings import RetrainingSettings
@@ -44,38 +43,49 @@ _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobRunner:
-    """Runs the jobs of one model, one at a time, and publishes their results.
+class RetrainingContext:
+    """Stores, settings and bus that all models of a retrainer share.
 
     Attributes:
         bus: The bus.
         identity: Who publishes.
         settings: How models are retrained.
-        model: Name of the model.
         samples: The sample store.
         journal: Remembers jobs.
         bundles: Gets the candidates.
-        shared: What is trained further.
-        incumbent: What serves and has to be beaten: the same, but for a stream's own model.
         disk: Where stores are used.
         folder: The retrainer's data folder.
-        kept: Digests of the bundles that any model of this retrainer needs.
         log: A logger.
     """
 
     bus: Bus
     identity: Identity
     settings: RetrainingSettings
-    model: str
     samples: SampleStore
     journal: JobJournal
     bundles: Store
-    shared: Incumbent
-    incumbent: Incumbent
     disk: DiskThread
     folder: Path
-    kept: Callable[[], Awaitable[set[str]]]
     log: FilteringBoundLogger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRunner:
+    """Runs the jobs of one model, one at a time, and publishes their results.
+
+    Attributes:
+        context: What it shares with the runners of other models.
+        model: Name of the model.
+        shared: What is trained further.
+        incumbent: What serves and has to be beaten: the same, but for a stream's own model.
+        kept: Digests of the bundles that any model of this retrainer needs.
+    """
+
+    context: RetrainingContext
+    model: str
+    shared: Incumbent
+    incumbent: Incumbent
+    kept: Callable[[], Awaitable[set[str]]]
 
     async def run(
         self,
@@ -106,7 +116,7 @@ class JobRunner:
         spec = await self._specify(job, base)
         against = self.incumbent.bundle
         taken()
-        self.log.info(
+        self.context.log.info(
             "job started",
             job=job.id,
             model=job.model,
@@ -120,40 +130,45 @@ class JobRunner:
         # What nobody has labelled was not learnt, and stays to be.
         waiting = frozenset(outcome.waiting)
         used = tuple(sample for sample in spec.train if sample.id not in waiting)
-        own = self.incumbent is not self.shared
-        if own and outcome.outcome == "accepted" and not _same(against, self.incumbent.bundle):
+        own, serving = self.incumbent is not self.shared, self.incumbent.bundle
+        moved = (serving and serving.digest) != (against and against.digest)
+        if own and moved and outcome.outcome == "accepted":
             reason = "another version serves now than the candidate was measured against"
             outcome = outcome.model_copy(update={"outcome": "refused", "reason": reason})
         return await self._finish(job, outcome, used=used, traceparent=traceparent)
 
     async def offer(self, result: TrainingResult) -> None:
         """Publish a result and, where one was accepted, its candidate; harmless to repeat."""
-        await self.bus.publish(topics.TRAINING_RESULT.at(self.identity, job=result.job), result)
+        await self.context.bus.publish(
+            topics.TRAINING_RESULT.at(self.context.identity, job=result.job), result
+        )
         if result.candidate is None or result.gate is None:
             return
-        bundle = await self.disk(
-            reference, self.bundles, result.candidate.digest, provider=self.identity
+        bundle = await self.context.disk(
+            reference, self.context.bundles, result.candidate.digest, provider=self.context.identity
         )
         candidate = Candidate(
             traceparent=continue_trace(result.traceparent),
             bundle=bundle,
             job=result.job,
-            channel=self.settings.channel,
+            channel=self.context.settings.channel,
             gate=result.gate,
         )
-        await self.bus.publish(topics.CANDIDATE.at(self.identity, model=self.model), candidate)
+        await self.context.bus.publish(
+            topics.CANDIDATE.at(self.context.identity, model=self.model), candidate
+        )
 
     async def _specify(self, job: Job, base: Bundle) -> JobSpec:
         """Specification for the job's process."""
-        settings, samples, model = self.settings, self.samples, self.model
-        since = await self.disk(samples.new_domain_since, model) or _EVER
+        settings, samples, model = self.context.settings, self.context.samples, self.model
+        since = await self.context.disk(samples.new_domain_since, model) or _EVER
         gate, train = settings.gate, settings.train
         folder, serving = await self.shared.folder_of(base), await self._serving()
         if settings.stream_models is not None and settings.stream_models.min_gain is not None:
             own = {"min_gain": settings.stream_models.min_gain} if job.stream_model else {}
             gate = gate.model_copy(update=own)
         if job.attempts > 1:
-            begun = await self.disk(_begun, self._job_folder(job.id))
+            begun = await self.context.disk(_begun, self._job_folder(job.id))
             if begun is not None:
                 # The very samples that it began with, or its checkpoint would be of no use.
                 now = {
@@ -173,20 +188,22 @@ class JobRunner:
             folder=self._job_folder(job.id),
             version=job.version,
             train=tuple(
-                await self.disk(samples.fresh, model, since=since, limit=train.max_samples)
+                await self.context.disk(samples.fresh, model, since=since, limit=train.max_samples)
             ),
             replay_samples=tuple(
-                await self.disk(samples.earlier, model, before=since, limit=train.max_replay)
+                await self.context.disk(
+                    samples.earlier, model, before=since, limit=train.max_replay
+                )
             ),
             new_holdout=tuple(
-                await self.disk(samples.holdout, model, since=since, limit=gate.max_items)
+                await self.context.disk(samples.holdout, model, since=since, limit=gate.max_items)
             ),
             old_holdout=tuple(
-                await self.disk(samples.holdout, model, before=since, limit=gate.max_items)
+                await self.context.disk(samples.holdout, model, before=since, limit=gate.max_items)
             ),
             replay=settings.replay,
             replay_holdout=settings.replay_holdout,
-            cache=self.folder / "labels",
+            cache=self.context.folder / "labels",
             settings=train,
             gate=gate,
             options=settings.options,
@@ -210,9 +227,11 @@ class JobRunner:
             before: Seconds of what was before it.
             began: When it was begun with, on the steady clock.
         """
-        train = self.settings.train
+        train = self.context.settings.train
         for attempt in range(job.attempts, train.max_attempts + 1):
-            publisher = ProgressPublisher(self.bus, self.identity, job=job, log=self.log)
+            publisher = ProgressPublisher(
+                self.context.bus, self.context.identity, job=job, log=self.context.log
+            )
             try:
                 async with asyncio.timeout(train.timeout_s):
                     outcome = await run_process(spec, on_event=publisher.publish)
@@ -230,9 +249,11 @@ class JobRunner:
             except OSError as error:
                 return JobOutcome(outcome="failed", reason=f"it could not be started: {error}")
             except JobCrashedError as error:
-                self.log.warning("job crashed", job=job.id, attempt=attempt, error=str(error))
+                self.context.log.warning(
+                    "job crashed", job=job.id, attempt=attempt, error=str(error)
+                )
                 if attempt < train.max_attempts:
-                    await self.disk(self.journal.again, job.id)
+                    await self.context.disk(self.context.journal.again, job.id)
         reason = f"it crashed {train.max_attempts} times; see log.txt in {spec.folder.name}"
         return JobOutcome(outcome="failed", reason=reason)
 
@@ -250,13 +271,15 @@ class JobRunner:
         if outcome.outcome == "accepted":
             outcome, candidate = await self._keep_candidate(job, outcome)
         accepted = outcome.outcome == "accepted"
-        counts = await self.disk(self.samples.counts, self.model)
+        counts = await self.context.disk(self.context.samples.counts, self.model)
         result = TrainingResult(
             traceparent=traceparent,
-            traces=await self.disk(
-                self.samples.traces, [sample.id for sample in used], limit=_MOST_TRACES
+            traces=await self.context.disk(
+                self.context.samples.traces, [sample.id for sample in used], limit=_MOST_TRACES
             ),
-            collected=await self.disk(self.samples.collected, [sample.id for sample in used]),
+            collected=await self.context.disk(
+                self.context.samples.collected, [sample.id for sample in used]
+            ),
             job=job.id,
             model=job.base,
             stream_model=job.stream_model,
@@ -273,14 +296,14 @@ class JobRunner:
             seconds=outcome.seconds | {"keeping": round(keeping + time.monotonic() - began, 3)},
             started=job.started,
         )
-        await self.disk(
-            self.journal.finish,
+        await self.context.disk(
+            self.context.journal.finish,
             result,
             untrained=counts.untrained,
             lacking=outcome.lacking,
             trained=[sample.id for sample in used] if accepted else [],
         )
-        self.log.info(
+        self.context.log.info(
             "job ended",
             job=job.id,
             model=job.model,
@@ -289,9 +312,9 @@ class JobRunner:
             seconds=round(sum(result.seconds.values()), 1),
             unusable=len(outcome.unusable),
         )
-        await self.disk((self._job_folder(job.id) / CHECKPOINT).unlink, missing_ok=True)
+        await self.context.disk((self._job_folder(job.id) / CHECKPOINT).unlink, missing_ok=True)
         for text in outcome.unusable[:20]:
-            self.log.warning("not used", job=job.id, what=text)
+            self.context.log.warning("not used", job=job.id, what=text)
         await self._tidy(keep=candidate)
         return result
 
@@ -310,8 +333,8 @@ class JobRunner:
                 msg = "the job named no bundle"
                 raise OSError(msg)
             bundle = await asyncio.to_thread(Bundle.open, outcome.bundle)
-            await self.disk(self.bundles.put_bundle, bundle)
-            await self.disk(self._keep_card, job)
+            await self.context.disk(self.context.bundles.put_bundle, bundle)
+            await self.context.disk(self._keep_card, job)
         except (ArtifactError, OSError) as error:
             reason = f"the candidate cannot be kept: {error}"
             return outcome.model_copy(update={"outcome": "failed", "reason": reason}), None
@@ -321,28 +344,27 @@ class JobRunner:
         """The card of a version outlives its job's folder."""
         card = self._job_folder(job.id) / CARD
         if card.is_dir():
-            kept = self.folder / "cards" / f"{self.model}-v{job.version}"
+            kept = self.context.folder / "cards" / f"{self.model}-v{job.version}"
             shutil.copytree(card, kept, dirs_exist_ok=True)
 
     async def _tidy(self, *, keep: ModelRef | None) -> None:
         """Forget what earlier jobs left: folders, retained results, bundles."""
-        limit = self.settings.store.results
-        results = await self.disk(self.journal.results, self.model, limit=limit + 10)
+        limit = self.context.settings.store.results
+        results = await self.context.disk(
+            self.context.journal.results, self.model, limit=limit + 10
+        )
         for old in results[limit:]:
-            await self.bus.clear(topics.TRAINING_RESULT.at(self.identity, job=old.job))
+            await self.context.bus.clear(
+                topics.TRAINING_RESULT.at(self.context.identity, job=old.job)
+            )
             shutil.rmtree(self._job_folder(old.job), ignore_errors=True)
         kept = await self.kept()
         if keep is not None:
             kept.add(keep.digest)
-        await self.disk(self.incumbent.tidy, keep=kept)
+        await self.context.disk(self.incumbent.tidy, keep=kept)
 
     def _job_folder(self, job: str) -> Path:
-        return self.folder / "jobs" / job
-
-
-def _same(first: Bundle | None, second: Bundle | None) -> bool:
-    digests = [None if bundle is None else bundle.digest for bundle in (first, second)]
-    return digests[0] == digests[1]
+        return self.context.folder / "jobs" / job
 
 
 def _begun(folder: Path) -> JobSpec | None:

@@ -1,5 +1,9 @@
 """The specification of a job, and the events and the outcome that its process reports."""
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -121,3 +125,25 @@ def read_event(line: bytes) -> JobEvent:
         ValidationError: It is none.
     """
     return _EVENTS.validate_json(line)
+
+
+Report = Callable[[JobEvent], None]
+
+
+@dataclass(slots=True)
+class JobClock:
+    """Reports phases and adds up their seconds."""
+
+    report: Report
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: PhaseName, detail: str = "") -> Iterator[None]:
+        """A phase of the job; entered twice, its seconds add up."""
+        self.report(Phase(phase=name, detail=detail))
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = time.monotonic() - began
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
+from typing import ParamSpec, TypeVar
 
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import ColumnElement, Engine, func, select, update
 from sqlalchemy.orm import Session
 
 from edgebus.contracts import ModelRef, TrainingResult, shared_model
 from edgebus.samples import JobRow, SampleRow, UseRow
+from edgebus.samples.tables import from_micros, micros
+from edgebus.workload import call_in_thread
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_NEWEST_FIRST = JobRow.started.desc(), JobRow.id.desc()
 _CHUNK = 500  # SQLite bounds the variables of a statement
 
 
@@ -47,6 +54,18 @@ class Job:
         return self.model if shared_model(self.model)[1] else None
 
 
+class DiskThread:
+    """Calls what blocks on the disk in a thread, one call at a time."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def __call__(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call it; what it raises is raised here."""
+        async with self._lock:
+            return await asyncio.to_thread(call_in_thread, call, *args, **kwargs)
+
+
 class JobJournal:
     """Jobs in SQLite. Methods do disk I/O and block; one thread at a time.
 
@@ -70,7 +89,7 @@ class JobJournal:
                     version=job.version,
                     trigger=job.trigger,
                     why=job.why,
-                    started=(job.started - _EPOCH) // timedelta(microseconds=1),
+                    started=micros(job.started),
                     attempts=job.attempts,
                     finished=None,
                     outcome=None,
@@ -117,7 +136,7 @@ class JobJournal:
                     session.execute(
                         update(SampleRow).where(SampleRow.id.in_(ids)).values(job=result.job)
                     )
-            row.finished = (result.time - _EPOCH) // timedelta(microseconds=1)
+            row.finished = micros(result.time)
             row.outcome = result.outcome
             row.reason = result.reason
             row.untrained = untrained
@@ -126,14 +145,8 @@ class JobJournal:
 
     def unfinished(self, models: Sequence[str]) -> Job | None:
         """The job of one of these models that a crash interrupted."""
-        with Session(self._engine) as session:
-            row = session.scalar(
-                select(JobRow)
-                .where(JobRow.model.in_(models), JobRow.outcome.is_(None))
-                .order_by(JobRow.started.desc(), JobRow.id.desc())
-                .limit(1)
-            )
-            return None if row is None else _job(row)
+        row = self._newest(JobRow.model.in_(models), JobRow.outcome.is_(None))
+        return None if row is None else _job(row)
 
     def last(self, model: str) -> TrainingResult | None:
         """The result of the job that ended last."""
@@ -145,7 +158,7 @@ class JobJournal:
         query = (
             select(JobRow.result)
             .where(JobRow.model == model, JobRow.result.is_not(None))
-            .order_by(JobRow.started.desc(), JobRow.id.desc())
+            .order_by(*_NEWEST_FIRST)
             .limit(limit)
         )
         with Session(self._engine) as session:
@@ -157,11 +170,10 @@ class JobJournal:
 
     def candidates(self, models: Sequence[str], *, limit: int) -> set[str]:
         """Digests of the candidates among the newest results of each model."""
-        found = [self.results(model, limit=limit) for model in models]
         return {
             result.candidate.digest
-            for results in found
-            for result in results
+            for model in models
+            for result in self.results(model, limit=limit)
             if result.candidate is not None
         }
 
@@ -187,7 +199,7 @@ class JobJournal:
         row = self._ended_last(model)
         if row is None or row.outcome != "skipped" or not row.lacking:
             return None
-        return row.lacking, _EPOCH + timedelta(microseconds=row.started)
+        return row.lacking, from_micros(row.started)
 
     def was_tried(self, model: str, *, base: str) -> bool:
         """Whether a job of this model from this version has come to an end.
@@ -208,13 +220,12 @@ class JobJournal:
             return list(session.scalars(query.distinct().order_by(JobRow.model)))
 
     def _ended_last(self, model: str) -> JobRow | None:
+        return self._newest(JobRow.model == model, JobRow.outcome.is_not(None))
+
+    def _newest(self, *conditions: ColumnElement[bool]) -> JobRow | None:
+        newest = select(JobRow).where(*conditions).order_by(*_NEWEST_FIRST).limit(1)
         with Session(self._engine) as session:
-            return session.scalar(
-                select(JobRow)
-                .where(JobRow.model == model, JobRow.outcome.is_not(None))
-                .order_by(JobRow.started.desc(), JobRow.id.desc())
-                .limit(1)
-            )
+            return session.scalar(newest)
 
 
 def _job(row: JobRow) -> Job:
@@ -224,7 +235,7 @@ def _job(row: JobRow) -> Job:
         base=ModelRef(name=row.base_name, version=row.base_version, digest=row.base_digest),
         version=row.version,
         trigger=row.trigger,
-        started=_EPOCH + timedelta(microseconds=row.started),
+        started=from_micros(row.started),
         attempts=row.attempts,
         why=row.why,
     )

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgebus.artifacts import Update
-from edgebus.training.job_clock import Report
-from edgebus.training.job_spec import Phase, StepDone
+from edgebus.training.job_spec import Phase, Report, StepDone
 from edgebus.training.settings import TrainSettings
-from edgebus.training.trainer import ItemT, Material, Trainer, TrainingFailedError
-from edgebus.training.validation_split import validation_split
+from edgebus.training.trainer import (
+    ItemT,
+    Material,
+    Trainer,
+    TrainingFailedError,
+    count_labelled,
+)
 
 if TYPE_CHECKING:
     from edgebus.training.finetune import FinetuneResult, Team
@@ -21,27 +26,6 @@ CHECKPOINT = "checkpoint.safetensors"
 """File in a job's folder."""
 
 _MOST_VALIDATED = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Learnt:
-    """The outcome of the training.
-
-    Attributes:
-        update: What changes in the incumbent's weights.
-        losses: Loss of each step.
-        validation: Steps and the loss on the validation split.
-        validated_on: Items in that split.
-        best_step: The step whose weights are the outcome; None: the last.
-        resumed_at: Steps that were done before a crash.
-    """
-
-    update: Update
-    losses: tuple[float, ...]
-    validation: tuple[tuple[int, float], ...]
-    validated_on: int
-    best_step: int | None
-    resumed_at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +38,7 @@ class _Plan:
     settings: TrainSettings
 
 
-def learn(trainer: Trainer[ItemT], material: Material[ItemT], *, report: Report) -> Learnt:
+def learn(trainer: Trainer[ItemT], material: Material[ItemT], *, report: Report) -> FinetuneResult:
     """Train the incumbent's graph; an interrupted job goes on from its last checkpoint.
 
     Args:
@@ -89,14 +73,7 @@ def learn(trainer: Trainer[ItemT], material: Material[ItemT], *, report: Report)
         raise TrainingFailedError(str(error)) from error
     material.unusable.extend(result.warnings)
     material.unusable.extend(f"{name} cannot be decoded" for name in result.unreadable)
-    return Learnt(
-        update=result.update,
-        losses=result.losses,
-        validation=result.validation,
-        validated_on=len(validation),
-        best_step=result.best_step,
-        resumed_at=result.resumed_at,
-    )
+    return result
 
 
 def assist(trainer: Trainer[ItemT]) -> None:
@@ -139,7 +116,7 @@ def _parts(
     settings: TrainSettings, material: Material[ItemT]
 ) -> tuple[Sequence[ItemT], Sequence[ItemT], Sequence[ItemT]]:
     """Items of the new domain, earlier ones, and a validation split of both."""
-    new, aside = validation_split(
+    new, aside = _validation_split(
         material.new,
         share=min(settings.validation_share, _MOST_VALIDATED / len(material.new)),
         min_labelled=settings.validation_min_items,
@@ -147,5 +124,36 @@ def _parts(
     if not aside or not material.replay or not settings.replay_share:
         return new, material.replay, aside
     share = min(settings.validation_share, len(aside) / len(material.replay))
-    replay, known = validation_split(material.replay, share=share, min_labelled=1)
+    replay, known = _validation_split(material.replay, share=share, min_labelled=1)
     return new, replay, (*aside, *known)
+
+
+def _validation_split(
+    items: Sequence[ItemT], *, share: float, min_labelled: int
+) -> tuple[tuple[ItemT, ...], tuple[ItemT, ...]]:
+    """Split training items into those to train on and those to validate on.
+
+    Whole groups of neighbours are set aside, drawn by a digest of their names, so that the same
+    items always fall on the same side. Nothing is where that leaves fewer than `min_labelled`
+    items with labels: a loss on a handful of items is chance, and few samples are better
+    learnt from.
+
+    Args:
+        items: Training items.
+        share: Part to set aside, at most.
+        min_labelled: Items with labels that are needed to validate on.
+
+    Returns:
+        To train on, and to validate on, both in the given order.
+    """
+    groups = Counter(item.group for item in items)
+    chosen: set[str] = set()
+    room = share * len(items)
+    for group in sorted(groups, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        if groups[group] <= room:
+            chosen.add(group)
+            room -= groups[group]
+    aside = tuple(item for item in items if item.group in chosen)
+    if count_labelled(aside) < min_labelled:
+        return tuple(items), ()
+    return tuple(item for item in items if item.group not in chosen), aside

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgebus.artifacts import ArtifactError, Store
-from edgebus.bus import Bus
-from edgebus.contracts import Identity, NameRefusedError, Release, shared_model, stream_model
-from edgebus.samples import SampleStore
-from edgebus.training.disk_thread import DiskThread
+from edgebus.artifacts import ArtifactError
+from edgebus.contracts import NameRefusedError, Release, shared_model, stream_model
 from edgebus.training.incumbent import Incumbent
-from edgebus.training.job_runner import JobRunner
-from edgebus.training.journal import JobJournal
-from edgebus.training.settings import RetrainingSettings
+from edgebus.training.job_runner import JobRunner, RetrainingContext
 from edgebus.training.trained_model import TrainedModel
 from edgebus.transfer import ArtifactFetcher
 
 if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
+    pass
 
 
 class Spawn(Protocol):
@@ -34,41 +28,22 @@ class ModelSet:
     """All models of one retrainer, by their names; made as streams turn out to need them.
 
     Args:
-        bus: The bus.
-        identity: Who publishes.
-        settings: The retrainer's.
+        context: What the models share.
         model: Name of the shared model.
-        samples: The sample store.
-        journal: Remembers jobs.
-        bundles: Gets the candidates.
-        disk: Where stores are used.
-        folder: The retrainer's data folder.
         changed: Awaited after what serves has changed, or could not be had.
         spawn: Starts tasks.
-        log: A logger.
     """
 
     def __init__(
         self,
+        context: RetrainingContext,
         *,
-        bus: Bus,
-        identity: Identity,
-        settings: RetrainingSettings,
         model: str,
-        samples: SampleStore,
-        journal: JobJournal,
-        bundles: Store,
-        disk: DiskThread,
-        folder: Path,
         changed: Callable[[], Awaitable[None]],
         spawn: Spawn,
-        log: FilteringBoundLogger,
     ) -> None:
-        self._bus, self._identity, self._settings = bus, identity, settings
-        self._samples, self._journal, self._bundles = samples, journal, bundles
-        self._disk, self._folder, self._changed = disk, folder, changed
-        self._spawn, self._log = spawn, log
-        self._fetcher = ArtifactFetcher(bus, identity, bundles)
+        self._context, self._changed, self._spawn = context, changed, spawn
+        self._fetcher = ArtifactFetcher(context.bus, context.identity, context.bundles)
         self._nameless: set[str] = set()
         self.models: dict[str, TrainedModel] = {}
         """All of them, the shared one first."""
@@ -77,15 +52,15 @@ class ModelSet:
     async def start(self) -> None:
         """Follow the releases of the shared model, and take up the own ones of the last run."""
         self._follow(self.shared)
-        if self._settings.stream_models is not None:
-            for name in await self._disk(self._journal.models, self.shared.name):
+        if self._context.settings.stream_models is not None:
+            for name in await self._context.disk(self._context.journal.models, self.shared.name):
                 await self.of(shared_model(name)[1])
         for trained in self.models.values():
             await self._offer_again(trained)
 
     async def of(self, stream_id: str) -> TrainedModel | None:
         """The own model of a stream, ``node.stream``; None where it may have none."""
-        own = self._settings.stream_models
+        own = self._context.settings.stream_models
         if own is None or stream_id in self._nameless or not own.takes(stream_id):
             return None
         try:
@@ -99,7 +74,7 @@ class ModelSet:
             limit = f"there are {own.max_models} (retrainer.stream_models.max_models)"
             self._deny(stream_id, limit)
             return None
-        trained = await self._disk(self._make, name, stream_id)
+        trained = await self._context.disk(self._make, name, stream_id)
         self._follow(trained)
         return trained
 
@@ -115,8 +90,10 @@ class ModelSet:
 
     async def kept(self) -> set[str]:
         """Digests of the bundles that any of the models needs."""
-        limit = self._settings.store.results
-        kept = await self._disk(self._journal.candidates, list(self.models), limit=limit)
+        limit = self._context.settings.store.results
+        kept = await self._context.disk(
+            self._context.journal.candidates, list(self.models), limit=limit
+        )
         for trained in self.models.values():
             kept |= trained.incumbent.digests
         return kept
@@ -130,29 +107,23 @@ class ModelSet:
 
         incumbent = Incumbent(
             model=name,
-            task=self._settings.workload,
-            identity=self._identity,
-            channel=self._settings.channel,
-            folder=self._folder / "streams" / stream_id if stream_id else self._folder,
-            store=self._bundles,
+            task=self._context.settings.workload,
+            identity=self._context.identity,
+            channel=self._context.settings.channel,
+            folder=self._context.folder / "streams" / stream_id
+            if stream_id
+            else self._context.folder,
+            store=self._context.bundles,
             fetcher=self._fetcher,
             changed=changed,
         )
         incumbent.restore()
         runner = JobRunner(
-            bus=self._bus,
-            identity=self._identity,
-            settings=self._settings,
+            context=self._context,
             model=name,
-            samples=self._samples,
-            journal=self._journal,
-            bundles=self._bundles,
             shared=self.shared.incumbent if stream_id else incumbent,
             incumbent=incumbent,
-            disk=self._disk,
-            folder=self._folder,
             kept=self.kept,
-            log=self._log,
         )
         trained = TrainedModel(name=name, stream_id=stream_id, incumbent=incumbent, runner=runner)
         self.models[name] = trained
@@ -163,16 +134,18 @@ class ModelSet:
 
     def _deny(self, stream_id: str, why: str) -> None:
         self._nameless.add(stream_id)
-        self._log.warning("no model of its own for this stream", stream=stream_id, error=why)
+        self._context.log.warning(
+            "no model of its own for this stream", stream=stream_id, error=why
+        )
 
     async def _offer_again(self, trained: TrainedModel) -> None:
         """Publish the last result of a model again: a crash may have come before."""
-        last = await self._disk(self._journal.last, trained.name)
+        last = await self._context.disk(self._context.journal.last, trained.name)
         if last is None:
             return
         try:
             await trained.runner.offer(last)
         except ArtifactError as error:
-            self._log.warning("candidate lost", job=last.job, error=str(error))
+            self._context.log.warning("candidate lost", job=last.job, error=str(error))
             return
         trained.offered = last.candidate

@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from edgebus.contracts import ModelRef
-from edgebus.samples import Counts, SampleStore
-from edgebus.training.disk_thread import DiskThread
+from edgebus.samples import Counts
 from edgebus.training.drifts import Drifts
 from edgebus.training.incumbent import Incumbent
-from edgebus.training.job_runner import JobRunner
-from edgebus.training.journal import JobJournal
+from edgebus.training.job_runner import JobRunner, RetrainingContext
 from edgebus.training.settings import RetrainingSettings, TriggerSettings
 from edgebus.training.triggers import TriggerState
 
@@ -90,20 +88,14 @@ class TriggerStates:
     """Reads the inputs of a model's triggers from store and journal.
 
     Attributes:
-        settings: The retrainer's.
+        context: Store, journal and settings.
         shared: The shared model.
-        samples: The sample store.
-        journal: Remembers jobs.
         drifts: Which streams have drifted.
-        disk: Where stores are used.
     """
 
-    settings: RetrainingSettings
+    context: RetrainingContext
     shared: TrainedModel
-    samples: SampleStore
-    journal: JobJournal
     drifts: Drifts
-    disk: DiskThread
 
     async def of(self, model: TrainedModel, counts: Counts, *, running: bool) -> TriggerState:
         """The state of one model.
@@ -113,15 +105,17 @@ class TriggerStates:
             counts: What lies in the store of it.
             running: Whether a job runs.
         """
-        since = await self.disk(self.samples.new_domain_since, model.name)
+        since = await self.context.disk(self.context.samples.new_domain_since, model.name)
         return TriggerState(
             untrained=counts.untrained,
             per_edge=counts.untrained_per_edge,
-            untrained_at_refusal=await self.disk(self.journal.untrained_at_refusal, model.name),
+            untrained_at_refusal=await self.context.disk(
+                self.context.journal.untrained_at_refusal, model.name
+            ),
             since_last_s=time.monotonic() - model.ended_at,
             drifted=self._has_drifted(model),
             rebase=await self._rebase(model),
-            accepted=await self.disk(self.journal.accepted, model.name),
+            accepted=await self.context.disk(self.context.journal.accepted, model.name),
             asked=model.asked,
             waiting=self.waiting(model, running=running),
             lacking="" if since is None else await self._lacking(model.name, since),
@@ -133,26 +127,24 @@ class TriggerStates:
             return "a job is running"
         if self.shared.incumbent.bundle is None:
             return f"a first version of {self.shared.name}"
-        patience = self.settings.trigger.release_wait_s
+        patience = self.context.settings.trigger.release_wait_s
         return self.shared.awaited(patience) or model.awaited(patience)
 
     async def streams(self) -> dict[str, int]:
         """Untrained samples of each stream that may have a model of its own."""
-        own = self.settings.stream_models
+        own = self.context.settings.stream_models
         if own is None:
             return {}
-        found = await self.disk(self.samples.untrained_per_stream, self.shared.name)
+        found = await self.context.disk(self.context.samples.untrained_per_stream, self.shared.name)
         return {name: count for name, count in found.items() if own.takes(name)}
 
     def may_start(self, model: TrainedModel, untrained: int) -> bool:
         """True where a stream's own model may be due for a job."""
-        triggers, drifted = triggers_of(self.settings, model), self._has_drifted(model)
+        triggers, drifted = triggers_of(self.context.settings, model), self._has_drifted(model)
         by_drift = triggers.drift_samples if drifted and triggers.on_drift else None
         numbers = (triggers.min_samples, by_drift)
         enough = min((number for number in numbers if number is not None), default=None)
-        bundle, shared = model.incumbent.bundle, self.shared.incumbent.bundle
-        moved = bundle is not None and shared is not None and _moved(model, self.shared)
-        return moved or (enough is not None and untrained >= enough)
+        return _moved(model, self.shared) or (enough is not None and untrained >= enough)
 
     def _has_drifted(self, model: TrainedModel) -> bool:
         """True where a stream that the model serves has drifted since it serves."""
@@ -161,29 +153,29 @@ class TriggerStates:
 
     async def _rebase(self, model: TrainedModel) -> str:
         """Why a stream's own model is to be made from the shared one again; empty if it is not."""
-        own, shared = model.incumbent.bundle, self.shared.incumbent.bundle
-        if not model.stream_id or own is None or shared is None or not _moved(model, self.shared):
+        shared = self.shared.incumbent.bundle
+        if not model.stream_id or shared is None or not _moved(model, self.shared):
             return ""
-        if await self.disk(self.journal.was_tried, model.name, base=shared.digest):
+        if await self.context.disk(self.context.journal.was_tried, model.name, base=shared.digest):
             return ""
         return f"{self.shared.name} is v{shared.manifest.version} now; {model.name} is of an older"
 
     async def _lacking(self, name: str, since: datetime) -> str:
         """Why the gate could only refuse: held-out samples that are missing."""
-        settings = self.settings
+        settings = self.context.settings
         wanted = settings.gate.min_items
-        new = await self.disk(self.samples.measurable, name, since=since)
+        new = await self.context.disk(self.context.samples.measurable, name, since=since)
         if new < wanted:
             return f"held-out samples: {new} of {wanted}"
         if settings.replay is None and settings.replay_holdout is None:
-            old = await self.disk(self.samples.measurable, name, before=since)
+            old = await self.context.disk(self.context.samples.measurable, name, before=since)
             if old < wanted and (old or settings.gate.require_old):
                 return f"held-out samples of the old domain: {old} of {wanted}"
         # Held-out samples that waited for a teacher may have turned out to be empty.
-        lacked = await self.disk(self.journal.lacked, name)
+        lacked = await self.context.disk(self.context.journal.lacked, name)
         if lacked is not None:
             more, began = lacked
-            news = await self.disk(self.samples.measurable_news, name, since=began)
+            news = await self.context.disk(self.context.samples.measurable_news, name, since=began)
             if news < more:
                 return f"held-out samples, new or labelled since the last job: {news} of {more}"
         return ""

@@ -12,10 +12,9 @@ from edgebus.contracts import LabelReport
 if TYPE_CHECKING:
     from edgebus.artifacts import Bundle
     from edgebus.serving import Model
-    from edgebus.training.finetune import Objective
+    from edgebus.training.finetune import FinetuneResult, Objective
     from edgebus.training.gate import Measured
     from edgebus.training.job_spec import JobOutcome, JobSpec
-    from edgebus.training.learning import Learnt
 
 
 class TrainingFailedError(RuntimeError):
@@ -203,7 +202,7 @@ class Trainer(Generic[ItemT]):
         return None
 
     def write_card(
-        self, material: Material[ItemT], learnt: Learnt, outcome: JobOutcome, folder: Path
+        self, material: Material[ItemT], learnt: FinetuneResult, outcome: JobOutcome, folder: Path
     ) -> None:
         """Write a model card for people; by default none.
 

@@ -28,10 +28,10 @@ from edgebus.contracts import (
 from edgebus.contracts.topics import DRIFT
 from edgebus.samples import SampleFiles, SampleStore, edge_of, open_database
 from edgebus.service import CommandRefusedError, Service, command, every, on
-from edgebus.training.disk_thread import DiskThread
 from edgebus.training.drifts import Drifts
 from edgebus.training.incumbent import WrongModelError
-from edgebus.training.journal import Job, JobJournal
+from edgebus.training.job_runner import RetrainingContext
+from edgebus.training.journal import DiskThread, Job, JobJournal
 from edgebus.training.model_set import ModelSet
 from edgebus.training.trained_model import TrainedModel, TriggerStates, triggers_of
 from edgebus.training.triggers import Trigger, TriggerState, needed, reason, trigger, waits_for
@@ -118,29 +118,22 @@ class Retrainer(Service[RetrainerSettings]):
         self.journal = JobJournal(engine)
         self.bundles = Store(self.data_dir / "store")
         self._provider = ArtifactProvider(self.bus, self.identity, self.bundles)
-        self._models = ModelSet(
+        context = RetrainingContext(
             bus=self.bus,
             identity=self.identity,
             settings=settings,
-            model=self.model,
             samples=self.samples,
             journal=self.journal,
             bundles=self.bundles,
             disk=self.disk,
             folder=self.data_dir,
-            changed=self._incumbent_changed,
-            spawn=self.spawn,
             log=self.log,
         )
-        self._shared = self._models.shared
-        self._states = TriggerStates(
-            settings=settings,
-            shared=self._shared,
-            samples=self.samples,
-            journal=self.journal,
-            drifts=self._drifts,
-            disk=self.disk,
+        self._models = ModelSet(
+            context, model=self.model, changed=self._incumbent_changed, spawn=self.spawn
         )
+        self._shared = self._models.shared
+        self._states = TriggerStates(context=context, shared=self._shared, drifts=self._drifts)
 
     async def on_sample(self, event: Event[Any]) -> None:
         """Store a sample; it is acknowledged when it is on disk."""

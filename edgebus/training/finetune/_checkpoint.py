@@ -112,10 +112,6 @@ class Checkpoints:
             raise CheckpointError(path=self.path, reason=reason)
         return Snapshot(run=run, step=step, facts=facts, arrays=arrays)
 
-    def clear(self) -> None:
-        """Forget the run."""
-        self.path.unlink(missing_ok=True)
-
 
 def _digest(facts: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
     digest = hashlib.sha256(facts.encode())

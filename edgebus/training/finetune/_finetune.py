@@ -18,7 +18,7 @@ from edgebus.training.graph import TorchGraph
 from edgebus.training.settings import FinetuneSettings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneResult:
     """The outcome of a run.
 
@@ -29,25 +29,25 @@ class FinetuneResult:
             fell no more.
         losses: Loss of each step.
         validation: Steps and the validation loss after them; empty without items to validate on.
+        validated_on: Items to validate on.
         best_step: The step whose weights are the outcome; None: the last.
         resumed_at: Steps that an interrupted run had done before; 0: none.
         unreadable: Names of items that were left out.
         warnings: What went wrong without ending the run.
         trainable: How many numbers were trained.
-        device: Where, for example ``cpu`` or ``cuda:0``.
     """
 
     update: Update
     steps: int
-    stopped: bool
     losses: tuple[float, ...]
-    validation: tuple[tuple[int, float], ...]
-    best_step: int | None
-    resumed_at: int
-    unreadable: tuple[str, ...]
-    warnings: tuple[str, ...]
     trainable: int
-    device: str
+    stopped: bool = False
+    validation: tuple[tuple[int, float], ...] = ()
+    validated_on: int = 0
+    best_step: int | None = None
+    resumed_at: int = 0
+    unreadable: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def finetune(
@@ -123,12 +123,12 @@ def finetune(
         stopped=stopped or run.done < config.steps,
         losses=tuple(run.losses),
         validation=tuple(run.validation),
+        validated_on=len(validation),
         best_step=run.best_step,
         resumed_at=resumed_at,
         unreadable=tuple(run.batches.unreadable),
         warnings=tuple(warnings),
         trainable=graph.trainable,
-        device=str(together.device),
     )
 
 

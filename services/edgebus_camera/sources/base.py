@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from edgebus_detection.datasets.errors import SourceError
+from edgebus_detection.datasets import SourceError
 from edgebus_detection.emulation.street import Lights
 from edgebus_detection.messages import Box
 from edgebus_detection.vision import Image

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from edgebus_detection.training.yolox import Target, YoloxHead, decode_boxes, yolox_loss
-from edgebus_detection.training.yolox.assign import assign, pairwise_iou
+from edgebus_detection.training.yolox.assign import assign, iou_of
 
 HEAD = YoloxHead(height=64, width=96, classes=3, strides=(8, 16, 32))
 ANCHORS = HEAD.anchors(torch.device("cpu"))
@@ -63,7 +63,7 @@ def _one(cell):
 def test_overlap_of_pairs():
     first = boxes((0, 0, 10, 10), (5, 5, 5, 9))
     second = boxes((0, 0, 10, 10), (5, 0, 15, 10), (20, 20, 30, 30))
-    found = pairwise_iou(first, second)
+    found = iou_of(first[:, None], second)
     torch.testing.assert_close(found[0], torch.tensor([1.0, 1 / 3, 0.0]))
     assert found[1].tolist() == [0.0, 0.0, 0.0]
 

@@ -8,7 +8,7 @@ from edgebus.training.finetune import Batches
 from edgebus.training.finetune._run import frozen_copy
 from edgebus.training.graph import TorchGraph
 from edgebus_detection.training.yolox import Anchors, LabelledImage, Target, yolox_loss
-from edgebus_detection.training.yolox.distillation import distillation_loss, other_classes
+from edgebus_detection.training.yolox.loss import distillation_loss, other_classes
 from training_scenes import CLASSES, network, objective, prepare, scene, train
 
 

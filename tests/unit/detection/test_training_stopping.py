@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from edgebus.training.finetune import TrainingDivergedError
-from edgebus.training.finetune._average import WeightAverage
 from edgebus.training.finetune._batches import Batches, repeat_factors
-from edgebus.training.finetune._run import rate_at
+from edgebus.training.finetune._run import WeightAverage, rate_at
 from edgebus.training.graph import TorchGraph
 from edgebus.training.settings import FinetuneSettings
 from edgebus_detection.vision import Truth

@@ -7,7 +7,7 @@ import pytest
 
 from edgebus.training.gate import Measured, gain_interval
 from edgebus_detection.metrics import Matches, average_precision
-from edgebus_detection.metrics.calibration import calibration_error
+from edgebus_detection.metrics.measuring import calibration_error
 from edgebus_detection.metrics.resampling import resampled_ap
 
 

@@ -12,10 +12,10 @@ from edgebus.samples import open_database
 from edgebus.service.testing import ServiceHarness
 from edgebus.training import job as job_module
 from edgebus.training import job_runner
+from edgebus.training.finetune import FinetuneResult
 from edgebus.training.job import run_job
 from edgebus.training.job_spec import JobOutcome
 from edgebus.training.journal import JobJournal
-from edgebus.training.learning import Learnt
 from edgebus.training.settings import StreamModelSettings
 from edgebus.transfer import ArtifactProvider, reference
 from edgebus_detection.messages import SAMPLES, Sample
@@ -44,14 +44,8 @@ def learns(monkeypatch, *, by):
     def learn(trainer, *_args, **_options):
         base = trainer.base
         name = next(name for name in base.tensors() if name.endswith("bias"))
-        return Learnt(
-            update=Update(replace={name: base.tensors()[name] - np.float32(by)}),
-            losses=(1.0,),
-            validation=(),
-            validated_on=0,
-            best_step=None,
-            resumed_at=0,
-        )
+        update = Update(replace={name: base.tensors()[name] - np.float32(by)})
+        return FinetuneResult(update=update, steps=1, losses=(1.0,), trainable=1)
 
     monkeypatch.setattr(job_module, "learn", learn)
 

@@ -4,7 +4,6 @@ A data set is read by `read_dataset`, `read_coco` or `read_yolo` as it is writte
 checked yet; `read_folder` makes labels of it. `write_dataset` writes samples.
 """
 
-from edgebus_detection.datasets.errors import SourceError
 from edgebus_detection.datasets.folders import Folder, read_folder
 from edgebus_detection.datasets.labelled import LabelBuilder, Labelled, ignore_rare
 from edgebus_detection.datasets.mot import read_mot
@@ -13,6 +12,7 @@ from edgebus_detection.datasets.picture import (
     DatasetPicture,
     ExportPicture,
     ImpossibleBoxError,
+    SourceError,
     Style,
     checked_box,
 )

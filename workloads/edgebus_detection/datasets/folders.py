@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from edgebus.contracts import Split, split_of
-from edgebus_detection.datasets.errors import SourceError
 from edgebus_detection.datasets.labelled import LabelBuilder, Labelled
-from edgebus_detection.datasets.picture import DatasetPicture, ImpossibleBoxError
+from edgebus_detection.datasets.picture import DatasetPicture, ImpossibleBoxError, SourceError
 from edgebus_detection.datasets.reading import read_coco
 from edgebus_detection.datasets.yolo import read_yolo
 from edgebus_detection.messages import Box
 from edgebus_detection.vision import ImageError, Truth, read_picture
+
+T = TypeVar("T")
 
 _BLOCK = 10
 
@@ -68,12 +71,12 @@ def read_folder(path: Path, builder: LabelBuilder, *, limit: int | None = None) 
     else:
         found = read_yolo(path, refused, names=dict(enumerate(builder.classes)))
     files = {_file_of(picture, root): picture for picture in found}
-    chosen = sorted((file for file in files if file is not None), key=str)
+    chosen: Sequence[Path] = sorted((file for file in files if file is not None), key=str)
     if not chosen:
         reason = "holds no labelled picture; expected COCO annotations.json or YOLO text files"
         raise SourceError(source=str(path), reason=reason)
-    if limit is not None and len(chosen) > limit:
-        chosen = [chosen[number * len(chosen) // limit] for number in range(limit)]
+    if limit is not None:
+        chosen = spread(chosen, limit)
     pictures: list[Labelled] = []
     for number, file in enumerate(chosen):
         picture = files[file]
@@ -92,6 +95,13 @@ def read_folder(path: Path, builder: LabelBuilder, *, limit: int | None = None) 
             )
         )
     return Folder(pictures=tuple(pictures), refused=tuple(refused))
+
+
+def spread(items: Sequence[T], limit: int) -> Sequence[T]:
+    """At most `limit` of them, evenly spread."""
+    if len(items) <= limit:
+        return items
+    return [items[number * len(items) // limit] for number in range(limit)]
 
 
 def _file_of(picture: DatasetPicture, root: Path) -> Path | None:

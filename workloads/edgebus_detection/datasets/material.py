@@ -10,7 +10,7 @@ from pathlib import Path
 from edgebus.artifacts import Manifest
 from edgebus.training.job_spec import JobSpec
 from edgebus.training.trainer import Material
-from edgebus_detection.datasets.folders import Folder, read_folder
+from edgebus_detection.datasets.folders import Folder, read_folder, spread
 from edgebus_detection.datasets.labelled import LabelBuilder, Labelled, ignore_rare
 from edgebus_detection.labels import Labeller, Labelling
 from edgebus_detection.models import detection_spec
@@ -97,7 +97,7 @@ def prepare(
     new_holdout, old_holdout = labeller.label(spec.new_holdout), labeller.label(spec.old_holdout)
     replay, measured = _folders(spec, builder, labeller.unusable)
     measured = ignore_rare(
-        _spread(old_holdout + measured, spec.gate.max_items), min_boxes=options.min_measured_boxes
+        spread(old_holdout + measured, spec.gate.max_items), min_boxes=options.min_measured_boxes
     )
     held_out = ignore_rare(new_holdout, min_boxes=options.min_measured_boxes)
     nobody_knows = bool(labeller.waiting) and not labeller.report().inputs
@@ -163,10 +163,3 @@ def _folders(
     if spec.replay_holdout is not None:
         measured = read(spec.replay_holdout, spec.gate.max_items).pictures
     return train, measured
-
-
-def _spread(pictures: tuple[Labelled, ...], limit: int) -> tuple[Labelled, ...]:
-    """At most `limit` of them, evenly spread."""
-    if len(pictures) <= limit:
-        return pictures
-    return tuple(pictures[number * len(pictures) // limit] for number in range(limit))

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from edgebus_detection.datasets.errors import SourceError
-from edgebus_detection.datasets.picture import clip_box
+from edgebus_detection.datasets.picture import SourceError, clip_box
 from edgebus_detection.messages import Box
 
 MOT_CLASSES: Final[Mapping[int, str]] = {

@@ -22,6 +22,22 @@ PROVENANCE_FILE = "provenance.json"
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
+class SourceError(ValueError):
+    """A source of pictures or of their labels cannot be read.
+
+    Attributes:
+        source: Its path, address or device number.
+        reason: Why, and the way out.
+    """
+
+    exit_code = 2
+
+    def __init__(self, *, source: str, reason: str) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.source = source
+        self.reason = reason
+
+
 class ImpossibleBoxError(ValueError):
     """A box of a data set that cannot be.
 

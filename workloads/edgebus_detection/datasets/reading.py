@@ -9,8 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgebus_detection.datasets.errors import SourceError
-from edgebus_detection.datasets.picture import DatasetBox, DatasetPicture, Style, sample_id_in
+from edgebus_detection.datasets.picture import (
+    DatasetBox,
+    DatasetPicture,
+    SourceError,
+    Style,
+    sample_id_in,
+)
 from edgebus_detection.datasets.yolo import read_yolo
 
 _BY = re.compile(r"truth|teacher:\S+|operator:\S.*")

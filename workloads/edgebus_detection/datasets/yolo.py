@@ -9,12 +9,12 @@ from pathlib import Path
 
 import yaml
 
-from edgebus_detection.datasets.errors import SourceError
 from edgebus_detection.datasets.picture import (
     PICTURES,
     PROVENANCE_FILE,
     DatasetBox,
     DatasetPicture,
+    SourceError,
     sample_id_in,
 )
 

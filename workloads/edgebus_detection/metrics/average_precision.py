@@ -102,10 +102,6 @@ class RollingAp:
         """Take one more picture in."""
         self._matches.append(match(detected, truth, iou=self._iou))
 
-    def clear(self) -> None:
-        """Forget what was seen, for example because another model serves now."""
-        self._matches.clear()
-
     @property
     def value(self) -> float | None:
         """The mean over classes; None before the first true box."""
@@ -164,7 +160,9 @@ def mean_average_precision(
         raise ImportError(msg) from error
     coco = COCO(_annotations(truths, classes))
     rows = _results(predictions)
-    evaluator = COCOeval_faster(coco, coco.loadRes(rows) if rows else COCO(_empty(coco)), "bbox")
+    # `loadRes` refuses an empty list.
+    found = coco.loadRes(rows) if rows else COCO(coco.dataset | {"annotations": []})
+    evaluator = COCOeval_faster(coco, found, "bbox")
     if iou is not None:
         evaluator.params.iouThrs = np.asarray(iou, np.float64)
     evaluator.evaluate()
@@ -227,12 +225,3 @@ def _results(predictions: Sequence[Detected]) -> list[dict[str, Any]]:
             found.boxes, found.scores, found.labels, strict=True
         )
     ]
-
-
-def _empty(truth: Any) -> dict[str, Any]:
-    """A COCO data set of the same pictures without any box; `loadRes` refuses an empty list."""
-    return {
-        "images": truth.dataset["images"],
-        "annotations": [],
-        "categories": truth.dataset["categories"],
-    }

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
+
 from edgebus.training.gate import Measured
 from edgebus_detection.datasets.labelled import Labelled
 from edgebus_detection.metrics.average_precision import (
@@ -15,7 +17,6 @@ from edgebus_detection.metrics.average_precision import (
     match,
     mean_average_precision,
 )
-from edgebus_detection.metrics.calibration import calibration_error
 from edgebus_detection.metrics.resampling import resampled_ap
 from edgebus_detection.models import DetectionModel
 from edgebus_detection.vision import Detected, ImageError, Truth, read_picture
@@ -24,6 +25,7 @@ MAP50, MAP, CALIBRATION_ERROR = "mAP50", "mAP", "calibration_error"
 """Names of the figures; the first decides."""
 
 _THRESHOLD = 0.01  # of the score: mAP needs the whole precision-recall curve
+_BINS = 10
 
 
 def measure(
@@ -103,6 +105,31 @@ def figures_of(
         lower_is_better=(CALIBRATION_ERROR,),
         resample=partial(resampled_ap, matches),
     )
+
+
+def calibration_error(matches: Sequence[Matches], *, threshold: float = 0.1) -> float | None:
+    """Expected calibration error of detections (Guo et al. 2017; for detections Kueppers 2020).
+
+    How far, on average, the share of hits among detections of about the same score lies from that
+    score. Ten bins of equal width.
+
+    Args:
+        matches: Detections, one entry per picture.
+        threshold: Lower scores are left out: there are thousands of nearly 0, and all are right
+            to be so.
+
+    Returns:
+        0 (scores are probabilities) to 1; None without a detection.
+    """
+    scores = np.concatenate([np.zeros(0, np.float32), *(entry.scores for entry in matches)])
+    hits = np.concatenate([np.zeros(0, np.bool_), *(entry.hits for entry in matches)])
+    counted = scores >= threshold
+    scores, hits = scores[counted].astype(np.float64), hits[counted]
+    if not len(scores):
+        return None
+    bins = np.minimum((scores * _BINS).astype(np.int64), _BINS - 1)
+    gaps = np.bincount(bins, scores - hits, minlength=_BINS)
+    return float(np.abs(gaps).sum() / len(scores))
 
 
 def _fraction(value: float) -> float:

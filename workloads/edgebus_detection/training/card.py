@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,7 +21,6 @@ from edgebus.contracts import (
 )
 from edgebus.files import write_file
 from edgebus.training.job_spec import JobOutcome, JobSpec
-from edgebus.training.learning import Learnt
 from edgebus.training.settings import TrainSettings
 from edgebus.training.trainer import Material
 from edgebus_detection.datasets.labelled import Labelled
@@ -28,6 +28,9 @@ from edgebus_detection.metrics.measuring import MAP
 from edgebus_detection.models import detection_spec
 from edgebus_detection.training.curves import draw_curves
 from edgebus_detection.training.options import DetectionTraining
+
+if TYPE_CHECKING:
+    from edgebus.training.finetune import FinetuneResult
 
 
 class _Part(BaseModel):
@@ -110,7 +113,7 @@ def make_card(
     base: Bundle,
     *,
     material: Material[Labelled],
-    learnt: Learnt,
+    learnt: FinetuneResult,
     outcome: JobOutcome,
 ) -> ModelCard:
     """The card of a candidate that was measured.

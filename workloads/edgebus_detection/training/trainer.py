@@ -12,7 +12,6 @@ from edgebus.artifacts import Bundle
 from edgebus.serving import EngineSettings
 from edgebus.training.gate import Measured
 from edgebus.training.job_spec import JobOutcome, JobSpec
-from edgebus.training.learning import Learnt
 from edgebus.training.trainer import Leak, LeakReport, Material, Trainer
 from edgebus.workload import UntrainableError
 from edgebus_detection.datasets.labelled import Labelled
@@ -26,6 +25,7 @@ from edgebus_detection.training.options import DetectionTraining
 from edgebus_detection.vision import ImageError, Preprocessor, read_picture
 
 if TYPE_CHECKING:
+    from edgebus.training.finetune import FinetuneResult
     from edgebus_detection.training.yolox.images import LabelledImage
     from edgebus_detection.training.yolox.objective import YoloxObjective
 
@@ -126,7 +126,11 @@ class DetectionTrainer(Trainer[Labelled]):
         return None
 
     def write_card(
-        self, material: Material[Labelled], learnt: Learnt, outcome: JobOutcome, folder: Path
+        self,
+        material: Material[Labelled],
+        learnt: FinetuneResult,
+        outcome: JobOutcome,
+        folder: Path,
     ) -> None:
         """`card.json`, `card.md` and the curve of the loss."""
         card = make_card(

@@ -1,7 +1,7 @@
 """The YOLOX objective: pictures, augmentation, assignment, loss, distillation. Needs torch."""
 
 from edgebus_detection.training.yolox.head import Anchors, YoloxHead, decode_boxes
-from edgebus_detection.training.yolox.images import LabelledImage, Places, Prepare
+from edgebus_detection.training.yolox.images import LabelledImage
 from edgebus_detection.training.yolox.loss import Target, yolox_loss
 from edgebus_detection.training.yolox.objective import (
     HeadMismatchError,
@@ -15,8 +15,6 @@ __all__ = [
     "HeadMismatchError",
     "LabelledImage",
     "Picture",
-    "Places",
-    "Prepare",
     "Target",
     "YoloxHead",
     "YoloxObjective",

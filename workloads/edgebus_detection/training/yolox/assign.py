@@ -34,13 +34,27 @@ class Assignment:
     iou: Tensor
 
 
-def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
-    """Intersection over union of every pair: [n, 4] and [m, 4] give [n, m]."""
-    top_left = torch.maximum(first[:, None, :2], second[None, :, :2])
-    bottom_right = torch.minimum(first[:, None, 2:], second[None, :, 2:])
-    overlap = (bottom_right - top_left).clamp(min=0).prod(-1)
-    areas = [(b[:, 2:] - b[:, :2]).clamp(min=0).prod(-1) for b in (first, second)]
-    return overlap / (areas[0][:, None] + areas[1][None] - overlap + 1e-9)
+def areas(boxes: Tensor) -> Tensor:
+    """[..., 4] gives [...]."""
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
+
+
+def overlaps(first: Tensor, second: Tensor) -> Tensor:
+    """Area that both have, of boxes whose shapes broadcast: [..., 4] give [...]."""
+    top_left = torch.maximum(first[..., :2], second[..., :2])
+    bottom_right = torch.minimum(first[..., 2:], second[..., 2:])
+    return (bottom_right - top_left).clamp(min=0).prod(-1)
+
+
+def iou_of(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union of boxes whose shapes broadcast: [..., 4] give [...]."""
+    overlap = overlaps(first, second)
+    return overlap / (areas(first) + areas(second) - overlap + 1e-9)
+
+
+def inside(points: Tensor, boxes: Tensor) -> Tensor:
+    """Points, [..., 2], that lie in boxes, [..., 4]: bool [...]."""
+    return ((points > boxes[..., :2]) & (points < boxes[..., 2:])).all(-1)
 
 
 @torch.no_grad()
@@ -67,24 +81,22 @@ def assign(
     none = torch.zeros(0, dtype=torch.int64, device=boxes.device)
     if len(boxes) == 0:
         return Assignment(none, none, predicted.new_zeros(0))
-    inside = (centres[None] > boxes[:, None, :2]).all(-1) & (
-        centres[None] < boxes[:, None, 2:]
-    ).all(-1)
+    within = inside(centres[None], boxes[:, None])
     middles = (boxes[:, :2] + boxes[:, 2:]) / 2
     distance = (centres[None] - middles[:, None]).abs().amax(-1)
     near = distance < _CENTRE_CELLS * anchors.strides[None, :, 0]
-    candidates = (inside | near).any(0).nonzero()[:, 0]
+    candidates = (within | near).any(0).nonzero()[:, 0]
     if len(candidates) == 0:
         return Assignment(none, none, predicted.new_zeros(0))
 
-    iou = pairwise_iou(boxes, predicted[candidates])
+    iou = iou_of(boxes[:, None], predicted[candidates])
     # Binary cross-entropy of the joint score against the one-hot class, without a [G, A, C] tensor.
     score = (classes[candidates].sigmoid() * objectness[candidates, None].sigmoid()).sqrt()
     score = score.clamp(1e-6, 1 - 1e-6)
     off = -torch.log1p(-score)
     own_off, own_on = off[:, labels].T, -score[:, labels].log().T
     class_cost = off.sum(1)[None] - own_off + own_on
-    both = (inside & near)[:, candidates]
+    both = (within & near)[:, candidates]
     cost = class_cost - _IOU_WEIGHT * (iou + 1e-8).log() + _FAR * (~both)
 
     most = min(_MOST, len(candidates))

@@ -4,29 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from edgebus.training.finetune import UnreadableItemError
-from edgebus_detection.vision import Boxes, Image, ImageError, Truth, decode_picture
-
-
-class Places(Protocol):
-    """Placement of a picture in the model's input."""
-
-    def to_input(self, boxes: Boxes, /) -> Boxes:
-        """Boxes of the picture in pixels of the model's input."""
-        ...
-
-
-class Prepare(Protocol):
-    """Makes the model's input of a picture, as `Preprocessor.prepare` does."""
-
-    def __call__(self, image: Image, /) -> tuple[npt.NDArray[Any], Places]:
-        """The tensor, float32 [1, C, H, W] or [C, H, W], and where the picture lies in it."""
-        ...
+from edgebus_detection.vision import Image, ImageError, Truth, decode_picture
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The loss of YOLOX with ignore regions."""
+"""The loss of YOLOX with ignore regions, and distillation on earlier pictures."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgebus.training.finetune import Loss, Total
-from edgebus_detection.training.yolox.assign import assign
+from edgebus_detection.training.yolox.assign import areas, assign, inside, iou_of, overlaps
 from edgebus_detection.training.yolox.head import Anchors, decode_boxes
 
 _BOX_WEIGHT = 5.0
 _IGNORED = 0.5  # a prediction of which this part lies in an ignore region is not judged
+_SEEN = 0.1  # a score from which the graph is taken to have seen something
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def yolox_loss(
     if not owned:
         return Loss(object_loss, _parts(0.0, object_loss, 0.0, 0))
     where, boxes, labels, fit = (torch.cat(column) for column in zip(*owned, strict=True))
-    box_loss = (1 - _iou(predicted.flatten(0, 1)[where], boxes).square()).sum() / norm
+    box_loss = (1 - iou_of(predicted.flatten(0, 1)[where], boxes).square()).sum() / norm
     aim = F.one_hot(labels, classes.shape[-1]) * fit[:, None]
     class_loss = (
         F.binary_cross_entropy_with_logits(classes.flatten(0, 1)[where], aim, reduction="sum")
@@ -117,23 +118,47 @@ def _parts(
     return found | {"matched": float(matched)}
 
 
-def _iou(first: Tensor, second: Tensor) -> Tensor:
-    """Intersection over union, row by row."""
-    top_left = torch.maximum(first[:, :2], second[:, :2])
-    bottom_right = torch.minimum(first[:, 2:], second[:, 2:])
-    overlap = (bottom_right - top_left).clamp(min=0).prod(-1)
-    areas = [(b[:, 2:] - b[:, :2]).clamp(min=0).prod(-1) for b in (first, second)]
-    return overlap / (areas[0] + areas[1] - overlap + 1e-9)
-
-
 def _ignored(predicted: Tensor, anchors: Anchors, regions: Tensor) -> Tensor:
     """Predictions whose cell lies in a region, or that lie in one by more than half."""
-    centres = anchors.centres
-    inside = (centres[:, None] > regions[None, :, :2]).all(-1) & (
-        centres[:, None] < regions[None, :, 2:]
-    ).all(-1)
-    top_left = torch.maximum(predicted[:, None, :2], regions[None, :, :2])
-    bottom_right = torch.minimum(predicted[:, None, 2:], regions[None, :, 2:])
-    overlap = (bottom_right - top_left).clamp(min=0).prod(-1)
-    area = (predicted[:, 2:] - predicted[:, :2]).clamp(min=0).prod(-1)
-    return (inside | (overlap > _IGNORED * area[:, None])).any(1)
+    within = inside(anchors.centres[:, None], regions)
+    overlap = overlaps(predicted[:, None], regions)
+    return (within | (overlap > _IGNORED * areas(predicted)[:, None])).any(1)
+
+
+def distillation_loss(raw: Tensor, was: Tensor, *, total: Total = list) -> Tensor:
+    """Distance of the predictions from those before the run; 0: none.
+
+    Learning without forgetting (Li and Hoiem, arXiv:1606.09282), in the form for detectors
+    (Shmelkov et al., arXiv:1708.06977): every prediction of a picture is held to what it was, not
+    only the few that answer for a labelled box. Objectness: Kullback-Leibler divergence of all
+    predictions. Classes: the same, and boxes: absolute difference in cells, both weighted by the
+    objectness that was. All are divided by the sum of those weights, or by the number of pictures
+    where that is larger.
+
+    Args:
+        raw: Output of the graph with logits in place of scores, [B, N, 5 + C].
+        was: What it was, of the same shape.
+        total: Sums of numbers over the processes that have a share of the batch each.
+    """
+    weight = was[..., 4].sigmoid()
+    objectness = _divergence(raw[..., 4], was[..., 4]).sum()
+    classes = (weight * _divergence(raw[..., 5:], was[..., 5:]).sum(-1)).sum()
+    boxes = (weight * (raw[..., :4] - was[..., :4]).abs().sum(-1)).sum()
+    counts: Sequence[float] = (float(weight.sum()), len(raw))
+    norm = max(1.0, *total(counts))
+    return (objectness + classes + boxes) / norm
+
+
+def other_classes(was: Tensor, classes: Sequence[int]) -> Tensor:
+    """Predictions that saw something of other classes than these, bool [B, N]."""
+    scores = was[..., 5:].sigmoid() * was[..., 4:5].sigmoid()
+    best, which = scores.max(-1)
+    return (best > _SEEN) & ~torch.isin(which, torch.tensor(list(classes), device=was.device))
+
+
+def _divergence(now: Tensor, was: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of Bernoulli variables, from their logits."""
+    wanted = was.sigmoid()
+    return F.binary_cross_entropy_with_logits(
+        now, wanted, reduction="none"
+    ) - F.binary_cross_entropy_with_logits(was, wanted, reduction="none")

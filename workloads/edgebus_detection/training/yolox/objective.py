@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,15 @@ from edgebus.training.finetune import Loss, Objective, Outputs, Total, TrainingE
 from edgebus.training.graph import TorchGraph
 from edgebus_detection.training.options import AugmentSettings
 from edgebus_detection.training.yolox.augment import Example, augment
-from edgebus_detection.training.yolox.distillation import distillation_loss, other_classes
 from edgebus_detection.training.yolox.head import Anchors, YoloxHead
-from edgebus_detection.training.yolox.images import LabelledImage, Prepare
-from edgebus_detection.training.yolox.loss import Target, yolox_loss
-from edgebus_detection.vision import Truth
+from edgebus_detection.training.yolox.images import LabelledImage
+from edgebus_detection.training.yolox.loss import (
+    Target,
+    distillation_loss,
+    other_classes,
+    yolox_loss,
+)
+from edgebus_detection.vision import Image, Placement, Truth
 
 
 class HeadMismatchError(TrainingError):
@@ -58,7 +62,8 @@ class YoloxObjective(Objective[LabelledImage, Picture]):
 
     Args:
         head: Shape and meaning of the graph's output.
-        prepare: Makes the model's input of a picture.
+        prepare: Makes the model's input of a picture, float32 [1, C, H, W] or [C, H, W], and tells
+            where the picture lies in it, as `Preprocessor.prepare` does.
         augmentation: How far pictures are changed.
         classes: Class indices that labels of new pictures speak of: where the graph saw others
             before the run, these pictures are no evidence of background; None: all.
@@ -68,7 +73,7 @@ class YoloxObjective(Objective[LabelledImage, Picture]):
         self,
         *,
         head: YoloxHead,
-        prepare: Prepare,
+        prepare: Callable[[Image], tuple[npt.NDArray[Any], Placement]],
         augmentation: AugmentSettings | None = None,
         classes: Sequence[int] | None = None,
     ) -> None:
