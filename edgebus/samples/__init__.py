@@ -1,7 +1,6 @@
 """Samples of any workload that a service stores: payloads as files, facts and labels in SQLite."""
 
 from edgebus.samples.catalog import Catalog, Entry, NoStoreError, Query
-from edgebus.samples.database import StoreVersionError, open_database
 from edgebus.samples.files import SampleFiles
 from edgebus.samples.label_book import (
     LabelBook,
@@ -16,7 +15,7 @@ from edgebus.samples.store import (
     row_of,
     stream_id,
 )
-from edgebus.samples.tables import JobRow, SampleRow, UseRow
+from edgebus.samples.tables import JobRow, SampleRow, UseRow, open_database
 
 __all__ = [
     "Catalog",
@@ -31,7 +30,6 @@ __all__ = [
     "SampleRow",
     "SampleStore",
     "SampleUnknownError",
-    "StoreVersionError",
     "UseRow",
     "edge_of",
     "onset",

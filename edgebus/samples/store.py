@@ -19,10 +19,11 @@ from edgebus.contracts import (
     record_of,
     shared_model,
 )
+from edgebus.database import from_micros, micros
 from edgebus.samples.files import SampleFiles
 from edgebus.samples.label_book import newest_labels
 from edgebus.samples.onset import onset
-from edgebus.samples.tables import LabelRow, SampleRow, UseRow, from_micros, micros
+from edgebus.samples.tables import LabelRow, SampleRow, UseRow
 
 Added = Literal["added", "duplicate"]
 
