@@ -9,7 +9,7 @@ from edgebus_detection.vision.boxes import (
     iou,
     suppress,
 )
-from edgebus_detection.vision.conversions import corners, to_boxes, to_detected, to_truth
+from edgebus_detection.vision.conversions import certainty, corners, to_boxes, to_detected, to_truth
 from edgebus_detection.vision.decoders import DECODERS, Decoder, make_decoder
 from edgebus_detection.vision.draw import Style, caption, draw_boxes
 from edgebus_detection.vision.errors import ImageError, OutputError, VisionError
@@ -40,6 +40,7 @@ __all__ = [
     "Truth",
     "VisionError",
     "caption",
+    "certainty",
     "clip_boxes",
     "corners",
     "coverage",
