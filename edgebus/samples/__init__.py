@@ -1,17 +1,14 @@
 """Samples of any workload that a service stores: payloads as files, facts and labels in SQLite."""
 
 from edgebus.samples.catalog import Catalog, Entry, NoStoreError, Query
-from edgebus.samples.files import SampleFiles
-from edgebus.samples.label_book import (
-    LabelBook,
-    SampleUnknownError,
-)
-from edgebus.samples.onset import onset
+from edgebus.samples.label_book import LabelBook, SampleUnknownError
 from edgebus.samples.store import (
     Counts,
+    SampleFiles,
     SampleKind,
     SampleStore,
     edge_of,
+    onset,
     row_of,
     stream_id,
 )

@@ -18,9 +18,8 @@ from sqlalchemy.orm import Session
 from edgebus.artifacts import Bundle, Store
 from edgebus.contracts import LabelSet, RecordPayload, SampleRecord, Split, record_of
 from edgebus.database import from_micros, micros
-from edgebus.samples.files import SampleFiles
 from edgebus.samples.label_book import LabelBook, SampleUnknownError, newest_labels
-from edgebus.samples.store import SampleKind, row_of
+from edgebus.samples.store import SampleFiles, SampleKind, row_of
 from edgebus.samples.tables import LabelRow, SampleRow, open_database
 
 _BLOCK = 20  # inputs; what `split_of` holds out together, and mostly one scene
