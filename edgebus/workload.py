@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -73,6 +73,8 @@ class NoSettings(BaseModel):
 
 
 P = TypeVar("P")
+A = ParamSpec("A")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,6 +305,22 @@ class Workload:
     lab: ClassVar[str] = "edgebus.lab:Lab"
     """Import path of its `edgebus.lab.Lab`, ``module:class``: what `edgebus up` shows and reports
     of a run. Imported by that command only, so that a device needs none of it."""
+
+
+def call_in_thread(call: Callable[A, T], /, *args: A.args, **kwargs: A.kwargs) -> T:
+    """Call what runs a workload's code, in a thread that somebody waits for.
+
+    No future carries a StopIteration: for want of a default in ``next(…)`` the wait had no end.
+
+    Raises:
+        RuntimeError: There was one, as where a generator raises it (PEP 479).
+        Exception: Whatever else the call raises.
+    """
+    try:
+        return call(*args, **kwargs)
+    except StopIteration as error:
+        msg = "an iterator had no further item (StopIteration)"
+        raise RuntimeError(msg) from error
 
 
 @cache

@@ -23,7 +23,7 @@ import yaml
 
 from edgebus.cli.app import app
 from edgebus.contracts.registry import all_topics
-from edgebus.service import load_node, service_entry_points
+from edgebus.service import load_node, load_settings, service_entry_points
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -91,6 +91,10 @@ async def test_python_runs(
     if any("MqttTransport" in snippet.text for snippet in blocks):
         broker = request.getfixturevalue("mosquitto")
         monkeypatch.setenv("EDGEBUS_BROKER__URL", broker.url)
+    for snippet in blocks:
+        if snippet.title:
+            (tmp_path / snippet.title).write_text(snippet.text)
+    monkeypatch.syspath_prepend(tmp_path)
     names: dict[str, Any] = {"__name__": "docs"}
     for snippet in blocks:
         # Line numbers of the page, so that a traceback leads there.
@@ -114,6 +118,8 @@ def test_data_can_be_read(snippet: Snippet, tmp_path: Path) -> None:
         file.write_text(snippet.text)
         known = {*service_entry_points(), "person-counter"}
         assert load_node(config=file, environment={}, sections=known).node == data["node"]
+        for service in data.keys() & service_entry_points():
+            load_settings(service, config=file, environment={})
 
 
 def shell_lines() -> Iterator[Any]:

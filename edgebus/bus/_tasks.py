@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from typing import Any
 
 import structlog
 
 from edgebus.bus.errors import BusClosedError
+from edgebus.contracts.trace import CURRENT
 
 
 class Tasks:
@@ -55,7 +57,10 @@ class Tasks:
 
     def spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
         """Run something until it ends or the bus is closed."""
-        task = asyncio.create_task(work, name=f"bus {self._owner} {name}")
+        # Whoever subscribes while handling a message: what comes later is of other traces.
+        context = copy_context()
+        context.run(CURRENT.set, None)
+        task = asyncio.create_task(work, name=f"bus {self._owner} {name}", context=context)
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task

@@ -93,8 +93,14 @@ def _phrase(hop: Hop) -> str:
         return own(hop.body)
     if "split" in hop.body and "policy" in hop.body:
         return _sample(hop.body)
-    phrases = (workload.phrase(hop.kind, hop.body) for workload in installed_workloads())
-    return next((phrase for phrase in phrases if phrase), "")
+    for workload in installed_workloads():
+        try:
+            phrase = workload.phrase(hop.kind, hop.body)
+        except Exception:  # noqa: BLE001 a stranger's code, about bytes that may be anything
+            continue
+        if phrase:
+            return phrase
+    return ""
 
 
 def _sample(body: dict[str, Any]) -> str:

@@ -270,6 +270,8 @@ class Runtime(Generic[S]):
         """Publish the state on each connection and change, and whenever the topic holds another."""
         while True:
             await self._news.wait()
+            if not (self._news.is_set() or self._older or self._session_lost):
+                continue  # published by `_publish_state_now` meanwhile
             self._news.clear()
             if self._older is not None:
                 raise DuplicateIdentityError(self.identity.source, other=self._older)

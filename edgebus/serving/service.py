@@ -37,7 +37,7 @@ from edgebus.serving.serving_state import StateFile
 from edgebus.serving.stream_models import StreamModels
 from edgebus.serving.swap import HotSwap, Serving
 from edgebus.transfer import ArtifactFetcher
-from edgebus.workload import Answer, load_workload
+from edgebus.workload import Answer, call_in_thread, load_workload
 
 
 class ModelServiceSettings(ServiceSettings, ReleaseSettings):
@@ -205,7 +205,7 @@ class ModelService(Service[S], Generic[S]):
         """Let a model answer an input in the worker."""
         loop = asyncio.get_running_loop()
         prediction, stages, answered = await loop.run_in_executor(
-            self._worker, self._predict, serving, event.payload
+            self._worker, call_in_thread, self._predict, serving, event.payload
         )
         answer = Answer(
             prediction=prediction,

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from edgebus.workload import call_in_thread
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -19,4 +21,4 @@ class DiskThread:
     async def __call__(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call it; what it raises is raised here."""
         async with self._lock:
-            return await asyncio.to_thread(call, *args, **kwargs)
+            return await asyncio.to_thread(call_in_thread, call, *args, **kwargs)

@@ -17,7 +17,7 @@ from edgebus.mining import (
     Predicted,
 )
 from edgebus.service import CommandRefusedError, Service, command, every, on
-from edgebus.workload import Workload, load_workload
+from edgebus.workload import Workload, call_in_thread, load_workload
 from edgebus_collector.budget import TokenBucket
 from edgebus_collector.drift import DriftWatch, make_detector
 from edgebus_collector.history import FeedbackRefusedError, History, Seen, resolve
@@ -180,6 +180,7 @@ class Collector(Service[CollectorSettings]):
         self.metrics.gauge("inputs.waiting", self._joiner.pending)
         self.metrics.gauge("inputs.expired", self._joiner.expired)
         if self._drift is not None:
+            self.metrics.gauge("drift.failed", self._drift.failed)
             streams = self._drift.streams
             self.metrics.gauge("drift.streams", sum(count > 0 for count in streams.values()))
             for name in self._gauged - streams.keys():
@@ -248,7 +249,7 @@ class Collector(Service[CollectorSettings]):
             example = await self._for_reference.get()
             began = time.perf_counter()
             try:
-                answer = await asyncio.to_thread(model.predict, example.input)
+                answer = await asyncio.to_thread(call_in_thread, model.predict, example.input)
                 example = replace(example, reference=answer)
                 decision = self._selector.decide_reference(example, now=time.monotonic())
             except Exception as error:  # noqa: BLE001 the model's, a policy's, the workload's

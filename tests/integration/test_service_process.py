@@ -175,7 +175,8 @@ async def test_the_guides_service_runs_and_stops(mosquitto: Any, processes: Proc
         process.send_signal(signal.SIGTERM)
         code, _, log = await ended(process)
         assert code == 0
-        assert [state.state for state in ear.states if state.instance == born.instance][-2:] == [
+        assert [state.state for state in ear.states if state.instance == born.instance][-3:] == [
+            "ready",
             "draining",
             "stopped",
         ]

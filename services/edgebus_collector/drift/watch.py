@@ -85,6 +85,8 @@ class DriftWatch:
         names = statistics if settings.statistics is None else settings.statistics
         self._statistics = {name: statistics[name] for name in names}
         self._streams: LRUCache[str, _Stream] = LRUCache(_MAX_STREAMS)
+        self.failed = 0
+        """Values that could not be computed, or that are no numbers."""
 
     @property
     def streams(self) -> dict[str, int]:
@@ -109,19 +111,31 @@ class DriftWatch:
         monitors = self._monitors(prediction)
         found: list[Drift] = []
         for name, statistic in self._statistics.items():
-            value = statistic.value(prediction)
-            if value is None and name in self._settings.zero_if_absent:
-                value = 0.0
+            value = self._value(name, prediction)
             if value is None:
                 continue
             monitor = monitors.get(name)
             if monitor is None:
                 monitor = monitors[name] = self._monitor(name, statistic)
-            scaled = math.log1p(value) if statistic.logarithmic else value
-            change = monitor.update(scaled, at=prediction.captured)
+            change = monitor.update(value, at=prediction.captured)
             if change is not None:
                 found.append(self._drift(prediction, name, change))
         return found
+
+    def _value(self, name: str, prediction: Predicted) -> float | None:
+        """A statistic, on the scale that is watched; None where there is none."""
+        statistic = self._statistics[name]
+        try:
+            value = statistic.value(prediction)
+            if value is None:
+                return 0.0 if name in self._settings.zero_if_absent else None
+            scaled = math.log1p(value) if statistic.logarithmic else float(value)
+        except Exception:  # noqa: BLE001 a stranger's code
+            scaled = math.nan
+        if math.isfinite(scaled):
+            return scaled
+        self.failed += 1
+        return None
 
     def _monitors(self, prediction: Predicted) -> dict[str, ChangeMonitor]:
         model = prediction.model.digest

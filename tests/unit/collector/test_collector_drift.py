@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from collector_examples import NOW, box, detections, frame, picture
 from edgebus.contracts import ModelRef
+from edgebus.mining import Statistic
 from edgebus_collector.drift import (
     ChangeMonitor,
     DriftSettings,
@@ -224,3 +225,27 @@ def test_a_parameter_that_makes_no_sense_is_refused(name, parameter):
         check_parameter(name, parameter)
     with pytest.raises(ValidationError, match="parameter"):
         DriftSettings(method=name, parameter=parameter)
+
+
+def test_a_statistic_that_raises_or_is_no_number_leaves_the_others_watched():
+    said = iter([KeyError("colour"), -2.0, float("nan"), None] + [0.5] * 36)
+
+    def strange(prediction):
+        value = next(said)
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    statistics = {
+        "strange": Statistic(value=strange, min_change=0.1, logarithmic=True),
+        "score": Statistic(value=lambda seen: 0.25, min_change=0.1),
+    }
+    watch = DriftWatch(DriftSettings(calibration=30), statistics)
+    for index in range(40):
+        said_now = detections(frame(index))
+        assert watch.update(said_now) == []
+    assert watch.failed == 3
+    assert watch.state(said_now.stream).means == {
+        "score": 0.25,
+        "strange": pytest.approx(0.405, 0.01),
+    }

@@ -25,6 +25,7 @@ from edgebus.contracts import (
 from edgebus.contracts.trace import begin_trace, continue_trace
 from edgebus.inspect.path import Hop, InputNotFoundError, follow
 from edgebus.recording import Recording, RecordingWriter
+from edgebus_detection import Detection
 from edgebus_detection.messages import (
     CAMERA_FRAME,
     CAMERA_TRUTH,
@@ -220,3 +221,18 @@ def test_it_is_printed_as_a_tree_with_times(tmp_path: Path) -> None:
     assert "street v2 to stable, sequence 2" in lines[6]
     assert lines[8].strip().endswith("updated, serves street v2")
     assert "is not whole" in done.stderr
+
+
+def test_a_workload_that_fails_to_phrase_a_message_costs_its_words_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strange(self: Detection, kind: str, body: dict[str, Any]) -> str:
+        raise KeyError(kind)
+
+    monkeypatch.setattr(Detection, "phrase", strange)
+    story = Story()
+    path = tmp_path / "a.mcap"
+    story.record(path)
+    done = CliRunner().invoke(app, ["trace", story.frames[0].record.id, "--recording", str(path)])
+    assert done.exit_code == 0
+    assert "street v2 to stable, sequence 2" in done.stdout

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from collector_examples import box, picture, truth
 from collector_examples import detections as collector_detections
 from collector_examples import frame as collector_frame
-from edgebus.contracts import Metrics, ModelRef, new_id, split_of
+from edgebus.bus import Event
+from edgebus.contracts import Message, Metrics, ModelRef, Topic, new_id, split_of
 from edgebus.contracts.trace import begin_trace, continue_trace, trace_of
 from edgebus.mqtt._decoder import Parser
 from edgebus.mqtt._encoder import PublishEncoder
 from edgebus.mqtt._packets import Publish
 from edgebus.samples import SampleFiles, SampleStore, open_database
-from edgebus.service import Tracer
+from edgebus.service import Service, ServiceSettings, Tracer, on
 from edgebus.service.testing import ServiceHarness
 from edgebus.serving import EngineSettings
 from edgebus.workload import load_workload
@@ -160,6 +161,35 @@ async def test_detections_continue_the_trace_of_their_frame(
     assert said.traceparent != traceparent
     if traceparent is not None:
         assert trace_of(said.traceparent) == trace_of(traceparent)
+
+
+async def test_a_subscription_made_while_handling_is_not_of_that_messages_trace() -> None:
+    class Later(Message, version=1):
+        """What comes later."""
+
+    first = Topic("{node}/{service}/first", Later, qos=1, doc="What comes first.")
+    later = Topic("{node}/{service}/later", Later, qos=1, doc="What comes later.")
+    answer = Topic("{node}/{service}/answer", Later, qos=1, doc="What follows of it.")
+
+    class Follower(Service[ServiceSettings]):
+        """Subscribes when the first message comes."""
+
+        name = "follower"
+        publishes = (answer,)
+
+        @on(first)
+        async def begin(self, event: Event[Later]) -> None:
+            await self.bus.subscribe(later.any(base="edgebus", site="lab"), self.go_on)
+            await self.publish(answer, Later())
+
+        async def go_on(self, event: Event[Later]) -> None:
+            await self.publish(answer, Later())
+
+    async with ServiceHarness(Follower, also=(first, later)) as h:
+        await h.publish(first.at(h.node("pi-02")), Later(traceparent=EXAMPLE))
+        assert trace_of((await h.expect(answer)).payload.traceparent) == trace_of(EXAMPLE)
+        await h.publish(later.at(h.node("pi-02")), Later())
+        assert (await h.expect(answer)).payload.traceparent is None
 
 
 async def test_a_sample_continues_the_trace_of_its_detections() -> None:

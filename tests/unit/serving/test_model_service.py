@@ -349,3 +349,19 @@ async def test_a_state_file_that_cannot_be_read_does_not_keep_it_from_starting(t
     (tmp_path / "data" / "server" / "current.json").mkdir(parents=True)
     async with lab(line_bundle(tmp_path / "1"), tmp_path, data_dir=tmp_path / "data") as it:
         assert (await it.ask(0, 1, 2)).value == 7
+
+
+async def test_an_iterator_that_ends_in_a_workload_does_not_hold_the_service_up(
+    tmp_path, monkeypatch
+) -> None:
+    decode = Line.decode
+
+    def strange(self, payload):
+        return decode(self, payload) if payload.index else next(iter(()))
+
+    monkeypatch.setattr(Line, "decode", strange)
+    async with lab(line_bundle(tmp_path / "1"), tmp_path) as it:
+        await it.read(0, 1, 2)
+        letter = (await it.harness.expect(topics.DEAD_LETTER)).payload
+        assert "StopIteration" in letter.error
+        assert (await it.ask(1, 1, 2)).value == 7
