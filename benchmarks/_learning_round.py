@@ -34,7 +34,7 @@ from edgebus.contracts import Identity, RollbackCommand, new_id, topics, utc_now
 from edgebus.lab import Lab, Round, RunState
 from edgebus.mqtt import MqttTransport
 from edgebus_camera.settings import ViewSettings
-from edgebus_camera.sources.street import StreetSource
+from edgebus_camera.sources import StreetSource
 from edgebus_camera.view import View
 from edgebus_detection.emulation.drift import DriftStep
 from edgebus_detection.emulation.street import Scene

@@ -27,7 +27,7 @@ import edgebus_detection.lab
 from edgebus.artifacts import Bundle
 from edgebus.serving import EngineSettings
 from edgebus_camera.settings import ViewSettings
-from edgebus_camera.sources.street import StreetSource
+from edgebus_camera.sources import StreetSource
 from edgebus_camera.view import View
 from edgebus_detection.emulation.drift import DriftStep
 from edgebus_detection.emulation.effects import Effects

@@ -35,7 +35,7 @@ from edgebus.artifacts import Bundle
 from edgebus.contracts import split_of
 from edgebus.serving import EngineSettings
 from edgebus_camera.settings import ViewSettings
-from edgebus_camera.sources.street import StreetSource
+from edgebus_camera.sources import StreetSource
 from edgebus_camera.view import View
 from edgebus_collector import CollectorSettings
 from edgebus_detection.datasets import LabelBuilder, Labelled, ignore_rare, read_folder

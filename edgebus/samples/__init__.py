@@ -1,22 +1,18 @@
 """Samples of any workload that a service stores: payloads as files, facts and labels in SQLite."""
 
 from edgebus.samples.catalog import Catalog, Entry, NoStoreError, Query
-from edgebus.samples.database import StoreVersionError, open_database
-from edgebus.samples.files import SampleFiles
-from edgebus.samples.label_book import (
-    LabelBook,
-    SampleUnknownError,
-)
-from edgebus.samples.onset import onset
+from edgebus.samples.label_book import LabelBook, SampleUnknownError
 from edgebus.samples.store import (
     Counts,
+    SampleFiles,
     SampleKind,
     SampleStore,
     edge_of,
+    onset,
     row_of,
     stream_id,
 )
-from edgebus.samples.tables import JobRow, SampleRow, UseRow
+from edgebus.samples.tables import JobRow, SampleRow, UseRow, open_database
 
 __all__ = [
     "Catalog",
@@ -31,7 +27,6 @@ __all__ = [
     "SampleRow",
     "SampleStore",
     "SampleUnknownError",
-    "StoreVersionError",
     "UseRow",
     "edge_of",
     "onset",

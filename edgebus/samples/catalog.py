@@ -17,11 +17,10 @@ from sqlalchemy.orm import Session
 
 from edgebus.artifacts import Bundle, Store
 from edgebus.contracts import LabelSet, RecordPayload, SampleRecord, Split, record_of
-from edgebus.samples.database import open_database
-from edgebus.samples.files import SampleFiles
+from edgebus.database import from_micros, micros
 from edgebus.samples.label_book import LabelBook, SampleUnknownError, newest_labels
-from edgebus.samples.store import SampleKind, row_of
-from edgebus.samples.tables import LabelRow, SampleRow, from_micros, micros
+from edgebus.samples.store import SampleFiles, SampleKind, row_of
+from edgebus.samples.tables import LabelRow, SampleRow, open_database
 
 _BLOCK = 20  # inputs; what `split_of` holds out together, and mostly one scene
 _PAGE = 200
@@ -107,7 +106,7 @@ class Catalog:
 
     Raises:
         NoStoreError: It has no sample store.
-        StoreVersionError: Its store has another schema version.
+        DatabaseVersionError: Its store has another schema version.
     """
 
     def __init__(self, folder: Path, kind: SampleKind) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
 from sqlalchemy import ColumnElement, Engine, func, select, true
 from sqlalchemy.orm import Session
 
@@ -19,10 +22,10 @@ from edgebus.contracts import (
     record_of,
     shared_model,
 )
-from edgebus.samples.files import SampleFiles
+from edgebus.database import from_micros, micros
+from edgebus.files import write_file
 from edgebus.samples.label_book import newest_labels
-from edgebus.samples.onset import onset
-from edgebus.samples.tables import LabelRow, SampleRow, UseRow, from_micros, micros
+from edgebus.samples.tables import LabelRow, SampleRow, UseRow
 
 Added = Literal["added", "duplicate"]
 
@@ -61,6 +64,39 @@ class Counts:
     bytes: int
     per_stream: dict[str, int]
     per_policy: dict[str, int]
+
+
+class SampleFiles:
+    """Files named by their SHA-256, so that the same payload is stored once.
+
+    Args:
+        folder: Made if it is not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def put(self, data: bytes, *, suffix: str = "") -> str:
+        """Store a file; returns its name, the digest and the suffix.
+
+        Raises:
+            OSError: The disk is full or broken.
+        """
+        name = hashlib.sha256(data).hexdigest() + suffix
+        path = self.path(name)
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            write_file(path, data)
+        return name
+
+    def path(self, name: str) -> Path:
+        """The place of a file, which may not be there."""
+        return self._folder / name[:2] / name
+
+    def remove(self, name: str) -> None:
+        """Delete a file; one that is gone already is fine."""
+        self.path(name).unlink(missing_ok=True)
 
 
 class SampleStore:
@@ -327,6 +363,46 @@ class SampleStore:
             self.evicted += len(gone)
             for file in _unused(session, gone):
                 self._files.remove(file)
+
+
+def onset(errors: Sequence[float], *, origin: float) -> float | None:
+    """The time from which errors come at a higher rate.
+
+    A model is now and then wrong long before anything has changed. Errors are taken for a Poisson
+    process whose rate changes once; the time is the one of maximum likelihood (Raftery and Akman
+    1986, "Bayesian analysis of a Poisson process with a change-point", *Biometrika* 73). For n
+    errors, i of them in the T1 seconds before and n - i in the T2 seconds after the change::
+
+        log L(i) = i log(i / T1) + (n - i) log((n - i) / T2)
+
+    At least half of the errors lie after the change: it is they that are to be learnt. Where the
+    rate does not grow, it is the time of the first error.
+
+    Args:
+        errors: Times in seconds, ascending.
+        origin: When looking began, in seconds; at most the first error.
+
+    Returns:
+        One of the times; None where there are none.
+    """
+    if not errors:
+        return None
+    times = np.asarray(errors, np.float64)
+    count = len(times)
+    before = np.arange(count // 2 + 1)
+    at = times[before]
+    # Half a second keeps bursts finite: inputs of a stream come about as often.
+    span_before = np.maximum(at - origin, 0.5)
+    span_after = np.maximum(times[-1] - at, 0.5)
+    after = count - before
+    with np.errstate(divide="ignore", invalid="ignore"):
+        first = np.where(before > 0, before * np.log(before / span_before), 0.0)
+    likelihood = first + after * np.log(after / span_after)
+    grows = (after / span_after) > (before / span_before)
+    likelihood[~grows] = -np.inf
+    if not grows.any():
+        return float(times[0])
+    return float(at[int(likelihood.argmax())])
 
 
 def row_of(

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy import Engine, ForeignKey, Index, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 1
-"""Kept in SQLite's `user_version`; a store of another version is refused."""
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def micros(time: datetime) -> int:
-    """Microseconds since 1970, as the tables keep times."""
-    return (time - EPOCH) // timedelta(microseconds=1)
-
-
-def from_micros(value: int) -> datetime:
-    """A time of the tables, UTC."""
-    return EPOCH + timedelta(microseconds=value)
+from edgebus import database
 
 
 class TableBase(DeclarativeBase):
@@ -111,3 +98,10 @@ class JobRow(TableBase):
     waits for as many more, or for as many labels."""
     result: Mapped[str | None]
     """The result as it was published, JSON: so that a restart can publish it again."""
+
+
+def open_database(path: Path) -> Engine:
+    """Open or make the store's database; see `edgebus.database.open_database`."""
+    way_out = "move the folder away (the samples in it describe themselves) or use the version "
+    way_out += "that wrote it"
+    return database.open_database(path, TableBase.metadata, version=1, way_out=way_out)

@@ -100,17 +100,13 @@ class _Limit:
         """A part of it."""
         return _Limit(self.rate * part, max(self.unit, self.capacity * part), self.unit)
 
-    def bucket(self) -> TokenBucket:
-        """A full bucket."""
-        return TokenBucket(rate=self.rate, capacity=self.capacity)
-
 
 class _Purse:
     """Buckets of one kind of sample, the last one of bytes."""
 
     def __init__(self, limits: tuple[_Limit, ...]) -> None:
         self._limits = limits
-        self._buckets = [limit.bucket() for limit in limits]
+        self._buckets = [TokenBucket(rate=limit.rate, capacity=limit.capacity) for limit in limits]
 
     def affords(self, now: float) -> bool:
         """Whether another sample may be sent.
@@ -184,19 +180,17 @@ class _Shares:
 
     def of(self, stream: str, now: float) -> _Purse:
         """The purse of a stream, which has asked now."""
-        known = self._streams.get(stream)
-        purse = _Purse(self._limits) if known is None else known[0]
         before = len(self._streams)
-        self._streams[stream] = (purse, now)
-        self._streams.move_to_end(stream)
-        # In the order of asking: the first ones asked longest ago.
-        while len(self._streams) > _MAX_STREAMS or self._oldest() < now - _ASKED_LATELY_S:
+        known = self._streams.pop(stream, None)
+        purse = _Purse(self._limits) if known is None else known[0]
+        self._streams[stream] = (purse, now)  # in the order of asking: the first asked longest ago
+        while (
+            len(self._streams) > _MAX_STREAMS
+            or next(iter(self._streams.values()))[1] < now - _ASKED_LATELY_S
+        ):
             self._streams.popitem(last=False)
         if len(self._streams) != before or known is None:
             part = 1 / len(self._streams)
             for other, _ in self._streams.values():
                 other.resize(part, now)
         return purse
-
-    def _oldest(self) -> float:
-        return next(iter(self._streams.values()))[1]

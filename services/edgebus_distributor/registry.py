@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import Engine, delete, func, select
 from sqlalchemy.orm import Session
 
 from edgebus.contracts import BundleRef, ModelEntry, ModelRef, shared_model, utc_now
+from edgebus.database import from_micros, micros
 from edgebus_distributor.records import Decision, Intake, RegistryRefusedError
 from edgebus_distributor.tables import IntakeRow, ReleaseRow, VersionRow
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Registry:
@@ -41,37 +40,30 @@ class Registry:
         model = ref.model
         if self.find(digest=model.digest) is not None:
             return False
+
+        def refused(reason: str) -> RegistryRefusedError:
+            return RegistryRefusedError(model=model.name, version=model.version, reason=reason)
+
+        newest = self.newest(model.name)
         taken = self.find(model=model.name, version=model.version)
         if taken is not None:
-            raise RegistryRefusedError(
-                model=model.name,
-                version=model.version,
-                reason=f"is there already as {taken.model.digest[:12]}, this one is "
-                f"{model.digest[:12]}; give it the version {self.newest(model.name) + 1}",
+            raise refused(
+                f"is there already as {taken.model.digest[:12]}, this one is "
+                f"{model.digest[:12]}; give it the version {newest + 1}"
             )
         shared, place = shared_model(model.name)
         current = self.current(shared, channel)
         if not candidate or (current is None and not place):
             return True
-        if model.version <= self.newest(model.name):
-            raise RegistryRefusedError(
-                model=model.name,
-                version=model.version,
-                reason=f"is not newer than version {self.newest(model.name)}",
-            )
+        if model.version <= newest:
+            raise refused(f"is not newer than version {newest}")
         if current is None:
-            raise RegistryRefusedError(
-                model=model.name,
-                version=model.version,
-                reason=f"is a stream's own, and channel {channel} serves no {shared} yet",
-            )
+            raise refused(f"is a stream's own, and channel {channel} serves no {shared} yet")
         if ref.parent != current.bundle.model.digest:
-            raise RegistryRefusedError(
-                model=model.name,
-                version=model.version,
-                reason=f"was derived from {(ref.parent or 'nothing')[:12]}, channel {channel} "
+            raise refused(
+                f"was derived from {(ref.parent or 'nothing')[:12]}, channel {channel} "
                 f"serves {'' if not place else shared + ' '}version {current.bundle.model.version} "
-                f"({current.bundle.model.digest[:12]}); train again from that",
+                f"({current.bundle.model.digest[:12]}); train again from that"
             )
         return True
 
@@ -100,7 +92,7 @@ class Registry:
                         parent=ref.parent,
                         origin=intake.origin,
                         metrics=dict(metrics),
-                        added=_micros(utc_now()),
+                        added=micros(utc_now()),
                     )
                 )
                 session.flush()
@@ -173,7 +165,7 @@ class Registry:
                 )
             )
             if row is not None and row.finished is None:
-                row.finished = _micros(when)
+                row.finished = micros(when)
 
     def find(
         self, *, digest: str | None = None, model: str | None = None, version: int | None = None
@@ -208,7 +200,7 @@ class Registry:
             return [
                 ModelEntry(
                     bundle=self._ref(row),
-                    added=_time(row.added),
+                    added=from_micros(row.added),
                     channels=tuple(sorted(serving.get(row.digest, ()))),
                     metrics=row.metrics,
                     origin=row.origin,
@@ -308,8 +300,8 @@ class Registry:
             channel=row.channel,
             sequence=row.sequence,
             reason=row.reason,
-            decided=_time(row.decided),
-            finished=None if row.finished is None else _time(row.finished),
+            decided=from_micros(row.decided),
+            finished=None if row.finished is None else from_micros(row.finished),
         )
 
 
@@ -333,14 +325,6 @@ def _decide(
             sequence=max(highest or 0, above) + 1,
             digest=digest,
             reason=reason,
-            decided=_micros(utc_now()),
+            decided=micros(utc_now()),
         )
     )
-
-
-def _micros(time: datetime) -> int:
-    return (time - _EPOCH) // timedelta(microseconds=1)
-
-
-def _time(micros: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=micros)

@@ -5,27 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, Engine, ForeignKey, String, UniqueConstraint, create_engine, event
+from sqlalchemy import JSON, Engine, ForeignKey, String, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-_SCHEMA_VERSION = 1
-
-
-class RegistryFileError(Exception):
-    """The database is of another version of EdgeBus.
-
-    Attributes:
-        path: The file.
-        found: Its schema's version.
-    """
-
-    def __init__(self, *, path: Path, found: int) -> None:
-        super().__init__(
-            f"{path} has schema {found}, this distributor reads {_SCHEMA_VERSION}; move the file "
-            "away to start an empty registry"
-        )
-        self.path = path
-        self.found = found
+from edgebus import database
 
 
 class _Base(DeclarativeBase):
@@ -86,23 +69,6 @@ class IntakeRow(_Base):
 
 
 def open_database(path: Path) -> Engine:
-    """Open the registry's file, or make it.
-
-    Raises:
-        RegistryFileError: It is of another version.
-    """
-    engine = create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: Any, _record: Any) -> None:
-        # A release is on the disk before anybody hears of it, also after a power cut.
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    with engine.begin() as connection:
-        found = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
-        if found not in (0, _SCHEMA_VERSION):
-            raise RegistryFileError(path=path, found=found)
-        _Base.metadata.create_all(connection)
-        connection.exec_driver_sql(f"PRAGMA user_version={_SCHEMA_VERSION}")
-    return engine
+    """Open or make the registry's file; see `edgebus.database.open_database`."""
+    way_out = "move the file away to start an empty registry"
+    return database.open_database(path, _Base.metadata, version=1, way_out=way_out)

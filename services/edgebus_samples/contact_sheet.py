@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from edgebus_detection.labels.label_sources import LabelSources
 from edgebus_detection.vision import Image
 from edgebus_samples.details import SampleDetail, SampleUnreadableError
-from edgebus_samples.drawing import SourceName, draw_sources, fit, legend, occurring
+from edgebus_samples.drawing import draw_sources, fit, legend, occurring
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GROUND = 32
@@ -27,7 +27,6 @@ def contact_sheet(
     columns: int | None = None,
     tile: int = 320,
     unreadable: list[str],
-    show: Sequence[SourceName] | None = None,
 ) -> Image | None:
     """Samples side by side, each drawn when its turn comes; None if there is none.
 
@@ -37,13 +36,12 @@ def contact_sheet(
         columns: Tiles per row; about as many as rows by default.
         tile: Width of a tile in pixels.
         unreadable: Gets a line for each picture that is corrupt.
-        show: Only these sources; all by default.
     """
     tiles: list[Image] = []
     seen: list[LabelSources] = []
     for detail in details:
         try:
-            tiles.append(_tile(detail, tile, show))
+            tiles.append(_tile(detail, tile))
         except SampleUnreadableError as error:
             unreadable.append(str(error))
             continue
@@ -61,22 +59,20 @@ def contact_sheet(
             canvas[: each.shape[0], left : left + tile] = each
         rows.append(canvas)
     width = rows[0].shape[1]
-    heading = legend(width, _sources(seen, show), title=title)
+    heading = legend(width, occurring(seen), title=title)
     return np.concatenate([heading, *rows])
 
 
-def one_picture(
-    detail: SampleDetail, *, width: int = 960, show: Sequence[SourceName] | None = None
-) -> Image:
+def one_picture(detail: SampleDetail, *, width: int) -> Image:
     """A sample at full size under its legend, its conflicts written below.
 
     Raises:
         SampleUnreadableError: The picture is corrupt.
     """
-    picture = _drawn(detail, max(width, 320), show)
+    picture = draw_sources(detail.picture(), detail.sources, width=width)
     entry = detail.entry
     title = f"{entry.id}   {entry.stream} #{entry.index}   {entry.policy}: {entry.reason}"
-    parts = [legend(picture.shape[1], _sources([detail.sources], show), title=title), picture]
+    parts = [legend(picture.shape[1], occurring([detail.sources]), title=title), picture]
     conflicts = () if detail.merged is None else detail.merged.conflicts
     lines = [conflict.summary for conflict in conflicts[:12]]
     if len(conflicts) > len(lines):
@@ -89,8 +85,8 @@ def one_picture(
     return np.concatenate(parts)
 
 
-def _tile(detail: SampleDetail, width: int, show: Sequence[SourceName] | None) -> Image:
-    picture = _drawn(detail, width, show)
+def _tile(detail: SampleDetail, width: int) -> Image:
+    picture = draw_sources(detail.picture(), detail.sources, width=width)
     entry, found = detail.entry, detail.merged
     below = _blank(2 * _ROW + 6, width)
     first = f"{entry.id[-8:]}  {entry.stream} #{entry.index}"
@@ -106,16 +102,6 @@ def _tile(detail: SampleDetail, width: int, show: Sequence[SourceName] | None) -
         _write(below, words, (width - length - 3, 2 * _ROW - 3), _CONFLICT)
         cv2.rectangle(picture, (0, 0), (width - 1, picture.shape[0] - 1), _CONFLICT, 2)
     return np.concatenate([picture, below])
-
-
-def _drawn(detail: SampleDetail, width: int, show: Sequence[SourceName] | None) -> Image:
-    if show is None:
-        return draw_sources(detail.picture(), detail.sources, width=width)
-    return draw_sources(detail.picture(), detail.sources, width=width, show=show)
-
-
-def _sources(seen: Iterable[LabelSources], show: Sequence[SourceName] | None) -> list[SourceName]:
-    return [source for source in occurring(seen) if show is None or source in show]
 
 
 def _blank(height: int, width: int) -> Image:

@@ -85,7 +85,7 @@ class PictureCatalog(Catalog):
 
     Raises:
         NoStoreError: It has no sample store.
-        StoreVersionError: Its store has another schema version.
+        DatabaseVersionError: Its store has another schema version.
     """
 
     def __init__(self, folder: Path, *, accept: float = 0.4) -> None:

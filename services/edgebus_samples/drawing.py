@@ -58,38 +58,31 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _DARK = (24, 24, 24)
 
 
-def draw_sources(
-    image: Image,
-    sources: LabelSources,
-    *,
-    width: int,
-    tags: bool = True,
-    show: Iterable[SourceName] = LINES,
-) -> Image:
+def draw_sources(image: Image, sources: LabelSources, *, width: int) -> Image:
     """The picture at another width, with the boxes of every source.
 
     Args:
         image: BGR, uint8 [height, width, 3].
         sources: Their boxes, in pixels of `image`.
         width: Width of the outcome in pixels.
-        tags: Write the class at each box.
-        show: Only these sources.
     """
     factor = width / image.shape[1]
     size = width, max(1, round(image.shape[0] * factor))
     how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     canvas: Image = cv2.resize(image, size, interpolation=how).astype(np.uint8, copy=False)
-    wanted = frozenset(show)
-    shown = boxes_of(sources)
-    drawn = [source for source in LINES if source in wanted and shown[source]]
-    for source in drawn:
-        for box in shown[source]:
-            corners = tuple(value * factor for value in (box.x1, box.y1, box.x2, box.y2))
+    shown = {
+        source: [
+            (box, tuple(value * factor for value in (box.x1, box.y1, box.x2, box.y2)))
+            for box in boxes
+        ]
+        for source, boxes in boxes_of(sources).items()
+    }
+    for source, placed in shown.items():
+        for _, corners in placed:
             _rectangle(canvas, corners, LINES[source])
     taken: list[_Place] = []
-    for source in reversed(drawn) if tags else ():
-        for box in shown[source]:
-            corners = tuple(value * factor for value in (box.x1, box.y1, box.x2, box.y2))
+    for source, placed in reversed(shown.items()):
+        for box, corners in placed:
             _tag(canvas, box, corners, LINES[source], taken)
     return canvas
 

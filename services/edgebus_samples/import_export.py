@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,28 +21,7 @@ from edgebus_samples.importing import import_dataset
 from edgebus_samples.label import AnyClass, Who
 from edgebus_samples.options import Accept, Data, choosing, report_unreadable
 
-
-class Format(StrEnum):
-    """Formats of a data set."""
-
-    COCO = "coco"
-    YOLO = "yolo"
-    LABELSTUDIO = "labelstudio"
-
-
-class Include(StrEnum):
-    """Samples to export."""
-
-    LABELLED = "labelled"
-    TEACHER = "teacher"
-    ALL = "all"
-
-
-_STYLES: dict[Format, Style] = {
-    Format.COCO: "coco",
-    Format.YOLO: "yolo",
-    Format.LABELSTUDIO: "labelstudio",
-}
+Include = Literal["labelled", "teacher", "all"]
 
 
 @choosing
@@ -51,14 +29,14 @@ def export(
     *,
     data: Data,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not exist.")],
-    style: Annotated[Format, typer.Option(help="Format of the labels.")] = Format.COCO,
+    style: Annotated[Style, typer.Option(help="Format of the labels.")] = "coco",
     include: Annotated[
         Include,
         typer.Option(
             help="Samples that truth or an operator has labelled; those that a teacher has, too; "
             "or all."
         ),
-    ] = Include.LABELLED,
+    ] = "labelled",
     query: DetailQuery,
     every: Annotated[
         bool,
@@ -78,7 +56,7 @@ def export(
     details = catalog.details(query, limit=limit, unreadable=unreadable)
     # All classes of the model, so that a labelling tool offers those that were missed, too.
     chosen = _exported(details, include, unreadable)
-    written = write_dataset(chosen, out, style=_STYLES[style], classes=catalog.classes() or ())
+    written = write_dataset(chosen, out, style=style, classes=catalog.classes() or ())
     report_unreadable(unreadable)
     print(f"{written} samples in {out}")
 
@@ -89,7 +67,7 @@ def import_(
     data: Data,
     who: Who,
     style: Annotated[
-        Format | None, typer.Option(help="Format; by what lies there by default.")
+        Style | None, typer.Option(help="Format; by what lies there by default.")
     ] = None,
     confirm: Annotated[
         bool,
@@ -106,7 +84,7 @@ def import_(
     Example: edgebus samples import to-label --data /var/lib/edgebus/retrainer --who ann
     """
     catalog = PictureCatalog(data)
-    pictures, wrong = read_dataset(path, style=None if style is None else _STYLES[style])
+    pictures, wrong = read_dataset(path, style=style)
     report = import_dataset(
         catalog,
         pictures,
@@ -127,11 +105,11 @@ def import_(
 def _exported(
     details: Iterator[SampleDetail], include: Include, left_out: list[str]
 ) -> Iterator[ExportPicture]:
-    sources = {"operator", "truth"} | ({"teacher"} if include is Include.TEACHER else set())
+    sources = {"operator", "truth"} | ({"teacher"} if include == "teacher" else set())
     for detail in details:
         if detail.record.consent == "refused":
             left_out.append(f"sample {detail.entry.id}: the persons in it have refused")
             continue
         picture = picture_of(detail)
-        if include is Include.ALL or picture.source in sources:
+        if include == "all" or picture.source in sources:
             yield picture

@@ -5,31 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from edgebus.contracts import Split
 from edgebus_samples.details import DetailQuery
 
 _SHOWN = 10
-
-
-class SplitName(StrEnum):
-    """Splits of samples."""
-
-    TRAIN = "train"
-    HOLDOUT = "holdout"
-
-
-class LabelledBy(StrEnum):
-    """Label sources to choose by."""
-
-    OPERATOR = "operator"
-    TRUTH = "truth"
 
 
 Data = Annotated[
@@ -72,7 +58,7 @@ def _query(
     model: Annotated[str | None, typer.Option(help="Only samples of this model.")] = None,
     camera: Annotated[str | None, typer.Option(help="Only of this camera.")] = None,
     policy: Annotated[str | None, typer.Option(help="Only those this policy chose.")] = None,
-    split: Annotated[SplitName | None, typer.Option(help="Only of this split.")] = None,
+    split: Annotated[Split | None, typer.Option(help="Only of this split.")] = None,
     since: Annotated[datetime | None, typer.Option(help="Captured then or later (UTC).")] = None,
     before: Annotated[datetime | None, typer.Option(help="Captured earlier (UTC).")] = None,
     labelled: Annotated[
@@ -82,7 +68,9 @@ def _query(
             help="Only those that truth or an operator has labelled, or not.",
         ),
     ] = None,
-    by: Annotated[LabelledBy | None, typer.Option(help="Only those labelled by these.")] = None,
+    by: Annotated[
+        Literal["operator", "truth"] | None, typer.Option(help="Only those labelled by these.")
+    ] = None,
     conflict: Annotated[
         bool,
         typer.Option("--conflict", help="Only those whose label sources contradict each other."),
@@ -93,11 +81,11 @@ def _query(
         model=model,
         stream=camera,
         policy=policy,
-        split=None if split is None else split.value,
+        split=split,
         since=_utc(since),
         before=_utc(before),
         labelled=labelled,
-        by=None if by is None else by.value,
+        by=by,
         conflict=conflict,
     )
 

@@ -82,7 +82,6 @@ def sample_page(detail: SampleDetail, *, history: list[LabelSet | None]) -> str:
 
 def _group(source: SourceName, boxes: tuple[Box, ...], width: int) -> str:
     line = LINES[source]
-    dash = f' stroke-dasharray="{line.on} {line.off}"' if line.on else ""
     size = max(7.0, width / 60)
     drawn = []
     for box in boxes:
@@ -101,10 +100,7 @@ def _group(source: SourceName, boxes: tuple[Box, ...], width: int) -> str:
             f'<text x="{x:g}"{anchor} y="{max(size, y):g}" font-size="{size:g}" '
             f'fill="{_css(source)}" stroke-width="{size / 6:g}">{_text(words)}</text>'
         )
-    return (
-        f'<g id="{source}" stroke="{_css(source)}" stroke-width="{line.width}"{dash}>'
-        f"{''.join(drawn)}</g>"
-    )
+    return f'<g id="{source}" {_stroke(source)}>{"".join(drawn)}</g>'
 
 
 def _conflicts(detail: SampleDetail) -> str:
@@ -147,13 +143,16 @@ def _rows(facts: dict[str, str]) -> str:
 
 
 def _swatch(source: SourceName) -> str:
-    line = LINES[source]
-    dash = f' stroke-dasharray="{line.on} {line.off}"' if line.on else ""
     return (
         '<svg style="width:36px;height:8px;background:#333" viewBox="0 0 36 8">'
-        f'<line x1="1" y1="4" x2="35" y2="4" stroke="{_css(source)}" '
-        f'stroke-width="{line.width}"{dash}/></svg>'
+        f'<line x1="1" y1="4" x2="35" y2="4" {_stroke(source)}/></svg>'
     )
+
+
+def _stroke(source: SourceName) -> str:
+    line = LINES[source]
+    dash = f' stroke-dasharray="{line.on} {line.off}"' if line.on else ""
+    return f'stroke="{_css(source)}" stroke-width="{line.width}"{dash}'
 
 
 def _css(source: SourceName) -> str:

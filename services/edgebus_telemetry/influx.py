@@ -92,7 +92,7 @@ class InfluxWriter:
     ) -> None:
         self.stats = WriterStats()
         self.trouble = ""
-        self._buffer = buffer
+        self.buffer = buffer
         self._sink = sink
         self._batch = batch
         self._retry_cap_s = retry_cap_s
@@ -107,12 +107,12 @@ class InfluxWriter:
         """
         if patient and now < self._rest_until:
             return
-        while len(self._buffer):
-            points = self._buffer.take(self._batch)
+        while len(self.buffer):
+            points = self.buffer.take(self._batch)
             try:
                 await asyncio.to_thread(self._sink.write, points)
             except InfluxAwayError as error:
-                self._buffer.put_back(points)
+                self.buffer.put_back(points)
                 self.stats.failures += 1
                 self.trouble = str(error)
                 pause = min(self._retry_cap_s, 0.5 * 2.0 ** min(16, self.stats.failures))

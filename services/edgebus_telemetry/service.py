@@ -11,7 +11,7 @@ from edgebus.contracts.registry import all_topics
 from edgebus.service import Service, every
 from edgebus.workload import Figure, installed_workloads
 from edgebus_telemetry.csvfiles import CsvTable
-from edgebus_telemetry.influx import ClientSink, InfluxSink, InfluxWriter, PointBuffer
+from edgebus_telemetry.influx import ClientSink, InfluxWriter, PointBuffer
 from edgebus_telemetry.series import series_of
 from edgebus_telemetry.settings import TelemetrySettings
 
@@ -54,14 +54,12 @@ class Telemetry(Service[TelemetrySettings]):
                 for one in self._series.values()
             }
             self.log.info("writing CSV files", folder=str(folder))
-        self._buffer: PointBuffer | None = None
         self._writer: InfluxWriter | None = None
         influx = self.settings.influx
         if influx is not None:
-            self._buffer = PointBuffer(influx.buffer)
             self._writer = InfluxWriter(
-                self._buffer,
-                self.make_sink(),
+                PointBuffer(influx.buffer),
+                ClientSink(influx),
                 batch=influx.batch,
                 retry_cap_s=influx.retry_cap_s,
             )
@@ -73,27 +71,20 @@ class Telemetry(Service[TelemetrySettings]):
             where = topic.any(base=self.identity.base, site=self.identity.site)
             await self.bus.subscribe(where, self._hear, name=topic.pattern)
 
-    def make_sink(self) -> InfluxSink:
-        """Where batches of points go."""
-        if self.settings.influx is None:
-            msg = "no InfluxDB is configured; set telemetry.influx.url"
-            raise ValueError(msg)
-        return ClientSink(self.settings.influx)
-
     async def stop(self) -> None:
         """Write what waits; what InfluxDB does not take now is lost, and counted in the log."""
         await self._write_tables()
-        if self._writer is not None and self._buffer is not None:
+        if self._writer is not None:
             await self._writer.flush(now=0.0, patient=False)
             await self._writer.close()
-            if len(self._buffer):
-                self.log.warning("points lost, InfluxDB is away", points=len(self._buffer))
+            if lost := len(self._writer.buffer):
+                self.log.warning("points lost, InfluxDB is away", points=lost)
 
     async def _hear(self, event: Event[Any]) -> None:
         """Any message: an event is on disk before it is acknowledged; they are few."""
         series = self._series[type(event.payload)]
-        if self._buffer is not None:
-            self._buffer.add(series.point(event))
+        if self._writer is not None:
+            self._writer.buffer.add(series.point(event))
         if not self._tables:
             return
         for row in series.rows(event):
@@ -105,11 +96,11 @@ class Telemetry(Service[TelemetrySettings]):
     async def flush(self) -> None:
         """Write what has come in."""
         await self._write_tables()
-        if self._writer is not None and self._buffer is not None:
+        if self._writer is not None:
             await self._writer.flush(now=asyncio.get_running_loop().time())
-            stats = self._writer.stats
-            self.metrics.gauge("influx.waiting", len(self._buffer))
-            self.metrics.gauge("influx.dropped", self._buffer.dropped)
+            stats, buffer = self._writer.stats, self._writer.buffer
+            self.metrics.gauge("influx.waiting", len(buffer))
+            self.metrics.gauge("influx.dropped", buffer.dropped)
             self.metrics.gauge("influx.written", stats.written)
             self.metrics.gauge("influx.refused", stats.refused)
         self.metrics.gauge("figures.failed", sum(one.failed for one in self._series.values()))

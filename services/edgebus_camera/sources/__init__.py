@@ -11,8 +11,7 @@ from edgebus_camera.sources.base import (
 from edgebus_camera.sources.folder import FolderSource
 from edgebus_camera.sources.listing import ListSource
 from edgebus_camera.sources.live import Capture, LiveSource
-from edgebus_camera.sources.opening import open_source
-from edgebus_camera.sources.street import StreetSource
+from edgebus_camera.sources.opening import StreetSource, open_source
 from edgebus_camera.sources.video import VideoSource
 
 __all__ = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from edgebus_camera.sources.base import (
     PASS_PERIOD,
@@ -15,14 +14,6 @@ from edgebus_camera.sources.base import (
 from edgebus_camera.sources.folder import load_picture, pictures_below
 from edgebus_camera.sources.video import VideoSource
 from edgebus_detection.datasets.picture import PICTURES
-
-
-class _Part(Protocol):
-    """One entry of the list while it is played."""
-
-    def read(self, slot: int) -> SourceFrame | None: ...
-
-    def close(self) -> None: ...
 
 
 class ListSource:
@@ -60,7 +51,7 @@ class ListSource:
         self._hopeless: int | None = None if videos else pictures
         first = self._open(self._plan[0])
         self.fps: float | None = first.fps if isinstance(first, VideoSource) else None
-        self._part: _Part = first
+        self._part = first
         self._place = 0
         self._first_slot = 0
         self._first_index = 0

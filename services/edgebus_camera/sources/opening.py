@@ -1,17 +1,17 @@
-"""Opening of the source that a camera's settings name."""
+"""Opening of the source that a camera's settings name, and the procedural street as one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from edgebus_camera.settings import ViewSettings
-from edgebus_camera.sources.base import Source, SourceError
+from edgebus_camera.sources.base import Source, SourceError, SourceFrame
 from edgebus_camera.sources.folder import FolderSource
 from edgebus_camera.sources.listing import ListSource
 from edgebus_camera.sources.live import LiveSource
-from edgebus_camera.sources.street import StreetSource
 from edgebus_camera.sources.video import VideoSource
 from edgebus_detection.datasets import read_mot
 from edgebus_detection.datasets.coco import COCO_CLASSES
@@ -21,6 +21,34 @@ DEFAULT_FPS: Final = 10.0
 """Frames per second of sources without a rate of their own."""
 
 _STREET_SIZE: Final = (320, 240)
+
+
+class StreetSource:
+    """Endless pictures of a street, with their true boxes.
+
+    Args:
+        scene: The street; its frame rate is the source's.
+    """
+
+    live = False
+    length = None
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+
+    @property
+    def fps(self) -> float:
+        """The scene's frame rate."""
+        return self._scene.fps
+
+    def read(self, slot: int) -> SourceFrame:
+        """Frame `slot` of the scene."""
+        image, boxes, condition = self._scene.render(slot)
+        lights = partial(self._scene.lights, slot)
+        return SourceFrame(image, boxes, slot, condition, lights)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
 
 def open_source(settings: ViewSettings) -> Source:

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 
 from edgebus.contracts import BundleRef, ModelRef, ModelStatus
+from edgebus.database import DatabaseVersionError
 from edgebus_distributor.records import Intake, RegistryRefusedError
 from edgebus_distributor.registry import Registry
 from edgebus_distributor.rollout import Rollouts
-from edgebus_distributor.tables import RegistryFileError, open_database
+from edgebus_distributor.tables import open_database
 
 ME = "lab/gpu-01/distributor"
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -186,7 +187,7 @@ def test_a_file_of_another_version_is_refused(path):
 
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version=99")
-    with pytest.raises(RegistryFileError, match="schema 99"):
+    with pytest.raises(DatabaseVersionError, match="schema version 99"):
         open_database(path)
 
 

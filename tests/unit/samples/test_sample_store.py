@@ -16,12 +16,12 @@ from edgebus.contracts import (
     new_id,
     operator,
 )
+from edgebus.database import DatabaseVersionError
 from edgebus.samples import (
     LabelBook,
     SampleFiles,
     SampleStore,
     SampleUnknownError,
-    StoreVersionError,
     open_database,
 )
 from edgebus.training.journal import Job, JobJournal
@@ -212,7 +212,7 @@ def test_a_store_of_another_version_is_refused(tmp_path):
     connection = sqlite3.connect(tmp_path / "samples.db")
     connection.execute("PRAGMA user_version=99")
     connection.close()
-    with pytest.raises(StoreVersionError, match="schema version 99"):
+    with pytest.raises(DatabaseVersionError, match="schema version 99"):
         open_store(tmp_path)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from edgebus.contracts import TeacherThreshold
 from edgebus_detection.messages import Box
-from edgebus_detection.vision import corners, iou, pair
+from edgebus_detection.vision import certainty, corners, iou, pair
 
 _LEAST = 10
 """A precision of fewer boxes is chance."""
@@ -70,13 +71,13 @@ def calibrate(
 
 def _marks(predicted: Sequence[Box], actual: Sequence[Box]) -> list[tuple[float, bool]]:
     """Score and correctness of each of the teacher's boxes."""
-    best_first = sorted(predicted, key=lambda box: -_score(box))
+    best_first = sorted(predicted, key=lambda box: -certainty(box))
     if not actual:
-        return [(_score(box), False) for box in best_first]
+        return [(certainty(box), False) for box in best_first]
     overlap = iou(corners(best_first), corners(actual))
     pairs = pair(overlap, min_iou=_MIN_IOU, rank=np.arange(len(best_first))[:, None])
     right = {row for row, _ in pairs}
-    return [(_score(box), number in right) for number, box in enumerate(best_first)]
+    return [(certainty(box), number in right) for number, box in enumerate(best_first)]
 
 
 def _threshold(
@@ -95,35 +96,26 @@ def _threshold(
             sum(kept) / there if there else None,
         )
 
+    chosen: float | None = None
+    why: Literal["too few", "never", "calibrated"] = "too few"
     if len(marks) < min_boxes:
-        reached, recall = at(fallback)
-        return TeacherThreshold(
-            label=label,
-            accept=fallback,
-            why="too few",
-            precision=reached,
-            recall=recall,
-            predicted=len(marks),
-            actual=there,
-        )
-    chosen, right = None, 0
-    for number, (score, good) in enumerate(marks, start=1):
-        right += good
-        # Equal scores stand or fall together.
-        last = number == len(marks) or marks[number][0] < score
-        if last and number >= _LEAST and right / number >= precision:
-            chosen = score
+        chosen = fallback
+    else:
+        right = 0
+        for number, (score, good) in enumerate(marks, start=1):
+            right += good
+            # Equal scores stand or fall together.
+            last = number == len(marks) or marks[number][0] < score
+            if last and number >= _LEAST and right / number >= precision:
+                chosen = score
+        why = "never" if chosen is None else "calibrated"
     reached, recall = (None, None) if chosen is None else at(chosen)
     return TeacherThreshold(
         label=label,
         accept=chosen,
-        why="never" if chosen is None else "calibrated",
+        why=why,
         precision=reached,
         recall=recall,
         predicted=len(marks),
         actual=there,
     )
-
-
-def _score(box: Box) -> float:
-    return 1.0 if box.score is None else box.score

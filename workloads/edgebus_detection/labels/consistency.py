@@ -10,10 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgebus_detection.messages import Box
-from edgebus_detection.vision import Image, pair_boxes
-
-Grey = npt.NDArray[np.uint8]
-"""uint8 [height, width]."""
+from edgebus_detection.vision import Grey, Image, pair_boxes
 
 _SIDE = 640  # pixels: enough to see whether something has moved
 
@@ -34,15 +31,15 @@ class TaughtFrame:
     sure: Sequence[Box]
     unsure: Sequence[Box]
 
-
-def to_grey(image: Image) -> tuple[Grey, float]:
-    """A picture as `TaughtFrame` keeps it, at most 640 pixels wide, and its factor."""
-    grey: Grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(np.uint8, copy=False)
-    factor = min(1.0, _SIDE / grey.shape[1])
-    if factor < 1:
-        size = round(grey.shape[1] * factor), max(1, round(grey.shape[0] * factor))
-        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    return grey, factor
+    @classmethod
+    def of(cls, image: Image, *, sure: Sequence[Box], unsure: Sequence[Box]) -> TaughtFrame:
+        """The frame of a picture, which is kept at most 640 pixels wide."""
+        grey: Grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(np.uint8, copy=False)
+        factor = min(1.0, _SIDE / grey.shape[1])
+        if factor < 1:
+            size = round(grey.shape[1] * factor), max(1, round(grey.shape[0] * factor))
+            grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+        return cls(grey=grey, factor=factor, sure=sure, unsure=unsure)
 
 
 def inconsistent_boxes(

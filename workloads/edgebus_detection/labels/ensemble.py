@@ -8,18 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from edgebus.contracts import teacher
-from edgebus.files import write_file
 from edgebus.serving import EngineSettings
 from edgebus_detection.labels.settings import LabelSettings
-from edgebus_detection.labels.teacher import Answer, Labeller, Teacher, answer_folder, open_model
+from edgebus_detection.labels.teacher import Answer, CachingLabeller, Labeller, Teacher, open_model
 from edgebus_detection.messages import Box
 from edgebus_detection.vision import corners, iou
 
 
-class Ensemble:
+class Ensemble(CachingLabeller):
     """Teachers that vote. Its answers are kept on disk as those of one teacher.
 
     Args:
@@ -35,22 +33,12 @@ class Ensemble:
         self._members = tuple(members)
         self._min_agreeing = min_agreeing
         names = "\n".join([*sorted(member.by for member in members), str(min_agreeing)])
-        self.by = teacher(hashlib.sha256(names.encode()).hexdigest())
-        """The provenance of its boxes."""
-        self._cache = answer_folder(cache, by=self.by, threshold=threshold)
-        self._cache.mkdir(parents=True, exist_ok=True)
+        by = teacher(hashlib.sha256(names.encode()).hexdigest())
+        super().__init__(by=by, threshold=threshold, cache=cache)
 
-    def answer(self, jpeg: bytes, *, key: str) -> Answer:
-        """The boxes that they agree on; see `Teacher.answer`."""
-        path = self._cache / f"{key}.json"
-        try:
-            return Answer.model_validate_json(path.read_bytes())
-        except (FileNotFoundError, ValidationError):
-            pass
+    def _ask(self, jpeg: bytes, *, key: str) -> Answer:
         answers = [member.answer(jpeg, key=key).boxes for member in self._members]
-        answer = fuse(answers, min_agreeing=self._min_agreeing)
-        write_file(path, answer.model_dump_json(exclude_none=True).encode())
-        return answer
+        return fuse(answers, min_agreeing=self._min_agreeing)
 
 
 @dataclass(slots=True)
@@ -66,14 +54,8 @@ class _Cluster:
         weights = (scores + 1e-6) / (scores + 1e-6).sum()
         places = corners(list(self.boxes.values())).astype(np.float64)
         x1, y1, x2, y2 = np.round((places * weights[:, None]).sum(axis=0), 2).tolist()
-        return Box(
-            label=self.label,
-            x1=x1,
-            y1=y1,
-            x2=x2,
-            y2=y2,
-            score=round(float(scores.mean()), 4),
-        )
+        score = round(float(scores.mean()), 4)
+        return Box(label=self.label, x1=x1, y1=y1, x2=x2, y2=y2, score=score)
 
 
 def fuse(answers: Sequence[Sequence[Box]], *, min_agreeing: int, min_iou: float = 0.5) -> Answer:
@@ -109,12 +91,10 @@ def fuse(answers: Sequence[Sequence[Box]], *, min_agreeing: int, min_iou: float 
         ]
         nearest = max(fitting, key=lambda seed: float(overlaps[seed, place]), default=place)
         clusters.setdefault(nearest, _Cluster(label=box.label)).boxes[number] = box
-    agreed = [
-        cluster.fused() for cluster in clusters.values() if len(cluster.boxes) >= min_agreeing
-    ]
-    doubtful = [
-        cluster.fused() for cluster in clusters.values() if len(cluster.boxes) < min_agreeing
-    ]
+    agreed: list[Box] = []
+    doubtful: list[Box] = []
+    for cluster in clusters.values():
+        (agreed if len(cluster.boxes) >= min_agreeing else doubtful).append(cluster.fused())
     if agreed and doubtful:
         overlap = iou(corners(doubtful), corners(agreed)).max(axis=1)
         doubtful = [box for box, most in zip(doubtful, overlap, strict=True) if most < min_iou]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cachetools import LRUCache
+
 from edgebus.contracts import LabelReport, PayloadError, StoredSample, TeacherThreshold
 from edgebus_detection.datasets.labelled import LabelBuilder, Labelled
 from edgebus_detection.labels.calibration import Compared, calibrate
-from edgebus_detection.labels.consistency import TaughtFrame, inconsistent_boxes, to_grey
+from edgebus_detection.labels.consistency import TaughtFrame, inconsistent_boxes
 from edgebus_detection.labels.label_sources import (
     LabelSources,
     MergedLabels,
@@ -124,8 +126,7 @@ class Labelling:
         for number in range(most):
             if len(compared) == settings.calibrate_images:
                 break
-            found = self._compare(files[number * len(files) // most], self._teacher)
-            if found is not None:
+            if found := self._compare(files[number * len(files) // most], self._teacher):
                 compared.append(found)
         self._thresholds = calibrate(
             compared,
@@ -137,7 +138,7 @@ class Labelling:
     def label(self, samples: Sequence[StoredSample]) -> tuple[Labelled, ...]:
         """Labels of each sample that can be used, in order."""
         pending: list[_TeacherLabels] = []
-        last: OrderedDict[str, tuple[_TeacherLabels, TaughtFrame]] = OrderedDict()
+        last: LRUCache[str, tuple[_TeacherLabels, TaughtFrame]] = LRUCache(_CAMERAS)
         for file in samples:
             self._done += 1
             try:
@@ -148,8 +149,7 @@ class Labelling:
                 pending.append(one)
                 self._compare_with_last(one, picture, last)
             self._on_picture(self._done, self._total)
-        found = [self._finish(one) for one in pending]
-        return tuple(one for one in found if one is not None)
+        return tuple(done for one in pending if (done := self._finish(one)) is not None)
 
     def _compare(self, file: StoredSample, teacher: Labeller) -> Compared | None:
         try:
@@ -180,11 +180,10 @@ class Labelling:
         if self._teacher is not None and sources.operator is None and sources.truth is None:
             answer = self._teacher.answer(sample.jpeg, key=file.path.stem)
             named = self._named(answer.boxes)
-            sure = [self._is_sure(box) for box in named]
-            doubtful = [b for b, yes in zip(named, sure, strict=True) if not yes]
+            doubtful = [box for box in named if not self._is_sure(box)]
             sources = replace(
                 sources,
-                teacher=tuple(b for b, yes in zip(named, sure, strict=True) if yes),
+                teacher=tuple(filter(self._is_sure, named)),
                 unsure=(*doubtful, *self._named(answer.unsure)),
                 teacher_by=self._teacher.by,
             )
@@ -199,16 +198,13 @@ class Labelling:
         self,
         one: _TeacherLabels,
         picture: Image,
-        last: OrderedDict[str, tuple[_TeacherLabels, TaughtFrame]],
+        last: LRUCache[str, tuple[_TeacherLabels, TaughtFrame]],
     ) -> None:
         """Mark the boxes on which the teacher contradicts itself between two frames."""
         tolerance = self._settings.flip_tolerance
         if tolerance is None or one.sources.teacher is None:
             return
-        grey, factor = to_grey(picture)
-        seen = TaughtFrame(
-            grey=grey, factor=factor, sure=one.sources.teacher, unsure=one.sources.unsure
-        )
+        seen = TaughtFrame.of(picture, sure=one.sources.teacher, unsure=one.sources.unsure)
         camera = f"{one.record.source}/{one.record.stream}"
         before = last.pop(camera, None)
         if before is not None:
@@ -216,8 +212,6 @@ class Labelling:
             before[0].inconsistent.update(theirs)
             one.inconsistent.update(mine)
         last[camera] = one, seen
-        if len(last) > _CAMERAS:
-            last.popitem(last=False)
 
     def _finish(self, one: _TeacherLabels) -> Labelled | None:
         found = one.merge()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Protocol
 
@@ -43,24 +44,19 @@ def answer_folder(cache: Path, *, by: str, threshold: float) -> Path:
     return cache / f"{by.partition(':')[2]}-{threshold:g}"
 
 
-class Teacher:
-    """Labels pictures, each picture once: answers are kept on disk by the picture's digest.
+class CachingLabeller(ABC):
+    """Labels each picture once: answers are kept on disk by the picture's digest.
 
     Args:
-        model: The loaded model.
+        by: The provenance of its boxes.
         threshold: Score below which a box is background.
         cache: Folder of the answers, shared by all jobs; the teacher's digest is part of a path.
     """
 
-    def __init__(self, model: DetectionModel, *, threshold: float, cache: Path) -> None:
-        self._model = model
-        self._threshold = threshold
-        self.by = teacher(model.ref.digest)
-        """The provenance of its boxes."""
-        self._cache = answer_folder(cache, by=self.by, threshold=threshold)
+    def __init__(self, *, by: str, threshold: float, cache: Path) -> None:
+        self.by = by
+        self._cache = answer_folder(cache, by=by, threshold=threshold)
         self._cache.mkdir(parents=True, exist_ok=True)
-        self.asked = 0
-        """Number of pictures that the model was run on."""
 
     def answer(self, jpeg: bytes, *, key: str) -> Answer:
         """Its boxes of a picture, with scores.
@@ -78,11 +74,35 @@ class Teacher:
             return Answer.model_validate_json(path.read_bytes())
         except (FileNotFoundError, ValidationError):
             pass  # not asked yet, or its answer is damaged
-        found, _ = self._model.detect(decode_picture(jpeg), threshold=self._threshold)
-        answer = Answer(boxes=to_boxes(found, self._model.classes))
+        answer = self._ask(jpeg, key=key)
         write_file(path, answer.model_dump_json(exclude_none=True).encode())
-        self.asked += 1
         return answer
+
+    @abstractmethod
+    def _ask(self, jpeg: bytes, *, key: str) -> Answer:
+        """Make the answer."""
+
+
+class Teacher(CachingLabeller):
+    """One model that labels pictures.
+
+    Args:
+        model: The loaded model.
+        threshold: Score below which a box is background.
+        cache: Folder of the answers.
+    """
+
+    def __init__(self, model: DetectionModel, *, threshold: float, cache: Path) -> None:
+        super().__init__(by=teacher(model.ref.digest), threshold=threshold, cache=cache)
+        self._model = model
+        self._threshold = threshold
+        self.asked = 0
+        """Number of pictures that the model was run on."""
+
+    def _ask(self, jpeg: bytes, *, key: str) -> Answer:
+        found, _ = self._model.detect(decode_picture(jpeg), threshold=self._threshold)
+        self.asked += 1
+        return Answer(boxes=to_boxes(found, self._model.classes))
 
 
 class CachedAnswers:

@@ -5,16 +5,12 @@ from typing import TypeAlias
 
 from edgebus import mining
 from edgebus_detection.messages import Box, Detections, Frame, GroundTruth
+from edgebus_detection.vision import certainty
 
-__all__ = ["Example", "boxes_of", "certainty"]
+__all__ = ["Example", "boxes_of"]
 
 Example: TypeAlias = mining.Example[Frame, Detections, GroundTruth]
 """One frame with everything that is known of it."""
-
-
-def certainty(box: Box) -> float:
-    """Its score; a box without one is certain."""
-    return 1.0 if box.score is None else box.score
 
 
 def boxes_of(

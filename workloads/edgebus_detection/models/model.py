@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgebus.artifacts import Array, Bundle, Manifest
+from edgebus.artifacts import Bundle, Manifest
 from edgebus.serving import Engine, EngineError, EngineSettings, NamedSource, OrtEngine
 from edgebus.serving.probe import seeded_bytes
 from edgebus_detection.messages import StageTimes
@@ -147,7 +147,8 @@ class DetectionModel:
         tensor, placement = self._preprocessor.prepare(image)
         prepared = time.perf_counter()
         distance = None if novelty is None else novelty.of_input(tensor)
-        outputs = self._run(tensor)
+        named = self.engine.run({self._input: tensor})
+        outputs = [np.asarray(named[item.name], np.float32) for item in self.manifest.outputs]
         ran = time.perf_counter()
         try:
             raw = self._decoder.decode(
@@ -169,15 +170,6 @@ class DetectionModel:
             postprocess_ms=_ms(ran, done),
         )
         return Prediction(found, self.classes, stages, distance)
-
-    def raw(self, image: Image) -> list[Array]:
-        """The engine's outputs for a picture, as they are."""
-        tensor, _ = self._preprocessor.prepare(image)
-        return self._run(tensor)
-
-    def _run(self, tensor: Array) -> list[Array]:
-        outputs = self.engine.run({self._input: tensor})
-        return [np.asarray(outputs[item.name], np.float32) for item in self.manifest.outputs]
 
 
 def probe_picture(manifest: Manifest, *, seed: int) -> Image:

@@ -9,12 +9,20 @@ from edgebus_detection.vision.boxes import (
     iou,
     suppress,
 )
-from edgebus_detection.vision.conversions import corners, to_boxes, to_detected, to_truth
-from edgebus_detection.vision.decoders import DECODERS, Decoder, make_decoder
+from edgebus_detection.vision.conversions import certainty, corners, to_boxes, to_detected, to_truth
+from edgebus_detection.vision.decoders import DECODERS, Decoder, OutputError, make_decoder
 from edgebus_detection.vision.draw import Style, caption, draw_boxes
-from edgebus_detection.vision.errors import ImageError, OutputError, VisionError
-from edgebus_detection.vision.hashing import Hash, difference_hash
-from edgebus_detection.vision.images import Grey, Image, decode_picture, encode_jpeg, read_picture
+from edgebus_detection.vision.images import (
+    Grey,
+    Hash,
+    Image,
+    ImageError,
+    VisionError,
+    decode_picture,
+    difference_hash,
+    encode_jpeg,
+    read_picture,
+)
 from edgebus_detection.vision.matching import Matching, match_boxes, pair, pair_boxes
 from edgebus_detection.vision.preprocess import Placement, Preprocessor, Tensor
 from edgebus_detection.vision.spec import DecoderSpec, InputSpec, PictureSpec
@@ -40,6 +48,7 @@ __all__ = [
     "Truth",
     "VisionError",
     "caption",
+    "certainty",
     "clip_boxes",
     "corners",
     "coverage",

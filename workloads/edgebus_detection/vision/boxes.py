@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import cv2
@@ -53,10 +53,6 @@ class Detected:
     def take(self, which: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Detected:
         """The detections that a mask or an index array selects."""
         return Detected(self.boxes[which], self.scores[which], self.labels[which])
-
-    def above(self, threshold: float) -> Detected:
-        """The detections that score at least `threshold`."""
-        return self.take(self.scores >= threshold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +117,7 @@ def clip_boxes(detected: Detected, *, width: float, height: float) -> Detected:
     limit = np.array([width, height, width, height], np.float32)
     boxes = np.clip(detected.boxes, np.float32(0), limit)
     inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    return Detected(boxes[inside], detected.scores[inside], detected.labels[inside])
+    return replace(detected, boxes=boxes).take(inside)
 
 
 def suppress(detected: Detected, *, iou: float, limit: int = 300) -> Detected:

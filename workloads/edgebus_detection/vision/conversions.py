@@ -10,6 +10,11 @@ from edgebus_detection.messages import Box
 from edgebus_detection.vision.boxes import Boxes, Detected, Truth
 
 
+def certainty(box: Box) -> float:
+    """Its score; a box without one is certain."""
+    return 1.0 if box.score is None else box.score
+
+
 def corners(boxes: Sequence[Box]) -> Boxes:
     """Corners of boxes, float32 [n, 4]: x1, y1, x2, y2 in pixels."""
     rows = [(box.x1, box.y1, box.x2, box.y2) for box in boxes]
@@ -38,7 +43,7 @@ def to_detected(boxes: Sequence[Box], classes: Sequence[str]) -> Detected:
     known = [box for box in boxes if box.label in index]
     return Detected(
         corners(known),
-        np.array([1.0 if box.score is None else box.score for box in known], np.float32),
+        np.array([certainty(box) for box in known], np.float32),
         np.array([index[box.label] for box in known], np.int64),
     )
 

@@ -13,13 +13,27 @@ import numpy as np
 import numpy.typing as npt
 
 from edgebus_detection.vision.boxes import Detected
-from edgebus_detection.vision.errors import OutputError
+from edgebus_detection.vision.images import VisionError
 from edgebus_detection.vision.spec import DecoderSpec
 
 Array: TypeAlias = npt.NDArray[np.float32]
 
 # exp() of more overflows what any picture needs; such boxes are clipped to the picture anyway.
 _MAX_LOG_SIZE = 20.0
+
+
+class OutputError(VisionError):
+    """A model's output is not what its decoder reads: wrong shape, or not finite.
+
+    Attributes:
+        decoder: The decoder's kind, for example ``yolox``.
+        reason: What is wrong with the output.
+    """
+
+    def __init__(self, *, decoder: str, reason: str) -> None:
+        super().__init__(f"{decoder} output: {reason}")
+        self.decoder = decoder
+        self.reason = reason
 
 
 class Decoder:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from edgebus_detection.messages import Box
+from edgebus_detection.vision.conversions import certainty
 from edgebus_detection.vision.images import Image, check_image
 
 Color: TypeAlias = tuple[int, int, int]
@@ -66,7 +67,7 @@ def draw_boxes(image: Image, boxes: Sequence[Box], *, style: Style | None = None
     style = style or Style()
     canvas, factor = _enlarge(image, style.min_side)
     thickness = max(1, round(max(canvas.shape[:2]) / 420))
-    order = sorted(boxes, key=lambda box: box.score if box.score is not None else 1.0)
+    order = sorted(boxes, key=certainty)
     corners = [
         tuple(round(value * factor) for value in (box.x1, box.y1, box.x2, box.y2)) for box in order
     ]

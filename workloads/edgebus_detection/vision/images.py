@@ -1,4 +1,4 @@
-"""Decoding and encoding of pictures."""
+"""Decoding, hashing and encoding of pictures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgebus_detection.vision.errors import ImageError
+from edgebus.mining import Fingerprint, InputUnreadableError
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 """A picture: uint8 of shape [height, width, 3], channels blue, green, red."""
@@ -17,7 +17,29 @@ Image: TypeAlias = npt.NDArray[np.uint8]
 Grey: TypeAlias = npt.NDArray[np.uint8]
 """A grey picture: uint8 of shape [height, width]."""
 
+Hash: TypeAlias = Fingerprint
+"""uint64 [4]: 256 bits."""
+
+_HASH_SIDE = 16
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
+
+
+class VisionError(ValueError):
+    """A picture or a model's output cannot be used; the base of this package's errors."""
+
+
+class ImageError(VisionError, InputUnreadableError):
+    """Bytes or an array are no picture.
+
+    Attributes:
+        size: Bytes, or 0 where it is no byte string.
+        reason: What is wrong.
+    """
+
+    def __init__(self, *, size: int, reason: str) -> None:
+        super().__init__(f"picture of {size} bytes: {reason}")
+        self.size = size
+        self.reason = reason
 
 
 def decode_picture(data: bytes) -> Image:
@@ -42,6 +64,27 @@ def decode_grey(data: bytes) -> Grey:
         ImageError: As for `decode_picture`.
     """
     return cast("Grey", _decode(data, cv2.IMREAD_REDUCED_GRAYSCALE_2))
+
+
+def difference_hash(jpeg: bytes) -> Hash:
+    """The difference hash (dHash) of a JPEG: 256 bits as four 64-bit words.
+
+    Each bit says whether a cell of a 16 x 16 grid of mean brightness is darker than its right
+    neighbour (N. Krawetz 2013, "Kind of like that"). 16 instead of the usual 8, because a fixed
+    camera's background is always the same and only the small things matter.
+
+    Args:
+        jpeg: The file; any format that OpenCV reads will do.
+
+    Raises:
+        ImageError: The picture cannot be decoded.
+    """
+    grey = decode_grey(jpeg)
+    cells = cv2.resize(grey, (_HASH_SIDE + 1, _HASH_SIDE), interpolation=cv2.INTER_AREA).astype(
+        np.int16
+    )
+    bits = cells[:, 1:] > cells[:, :-1]
+    return np.packbits(bits.reshape(-1)).view(np.uint64)
 
 
 def read_picture(path: Path) -> Image:

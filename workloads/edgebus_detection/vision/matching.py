@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgebus_detection.messages import Box
 from edgebus_detection.vision.boxes import iou
-from edgebus_detection.vision.conversions import corners
+from edgebus_detection.vision.conversions import certainty, corners
 
 
 def pair(
@@ -75,7 +75,7 @@ def match_boxes(detections: Sequence[Box], truth: Sequence[Box], *, min_iou: flo
         truth: True boxes.
         min_iou: Overlap below this is no match.
     """
-    surest = sorted(detections, key=lambda b: 1.0 if b.score is None else b.score, reverse=True)
+    surest = sorted(detections, key=certainty, reverse=True)
     pairs: list[tuple[int, int]] = []
     if surest and truth:
         overlap = iou(corners(surest), corners(truth))

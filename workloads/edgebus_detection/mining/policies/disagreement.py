@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from edgebus.mining import Judgement, Policy, PolicySettings
-from edgebus_detection.mining import Example, boxes_of, certainty
-from edgebus_detection.vision import match_boxes, to_boxes
+from edgebus_detection.mining import Example, boxes_of
+from edgebus_detection.vision import certainty, match_boxes, to_boxes
 
 if TYPE_CHECKING:
     from edgebus_detection.models import Prediction

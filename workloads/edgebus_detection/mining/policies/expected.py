@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 
 from edgebus.mining import Judgement, Policy, PolicySettings
 from edgebus_detection.messages import Detections
-from edgebus_detection.mining import Example, boxes_of, certainty
+from edgebus_detection.mining import Example, boxes_of
+from edgebus_detection.vision import certainty
 
 _MAX_CAMERAS = 256
 _USUAL_FRAMES = 10_000
