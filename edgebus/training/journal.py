@@ -12,8 +12,8 @@ from sqlalchemy import ColumnElement, Engine, func, select, update
 from sqlalchemy.orm import Session
 
 from edgebus.contracts import ModelRef, TrainingResult, shared_model
+from edgebus.database import from_micros, micros
 from edgebus.samples import JobRow, SampleRow, UseRow
-from edgebus.samples.tables import from_micros, micros
 from edgebus.workload import call_in_thread
 
 P = ParamSpec("P")

@@ -6,12 +6,12 @@ import time
 import cv2
 import numpy as np
 import pytest
-from edgebus.cli.samples import CommandsMissingError
 from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
 from edgebus.cli.app import app
 from edgebus.cli.errors import describe, exit_code_of
+from edgebus.cli.model import CommandsMissingError
 from edgebus.contracts import new_id
 from edgebus.samples import open_database, row_of
 from edgebus_samples import DetailQuery, PictureCatalog
@@ -246,7 +246,7 @@ def test_boxes_next_to_the_border_keep_their_names_inside(folder, tmp_path):
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("edgebus.cli.samples.entry_points", lambda **_: [])
+    monkeypatch.setattr("edgebus.cli.model.entry_points", lambda **_: [])
     result = CliRunner().invoke(app, ["samples", "list"])
     assert isinstance(result.exception, CommandsMissingError)
     assert "pip install 'edgebus[cloud]'" in describe(result.exception)
