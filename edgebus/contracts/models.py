@@ -98,11 +98,11 @@ class DomainReport(Record):
 
     @property
     def gain(self) -> float:
-        """How much better the deciding figure is; below 0: worse."""
+        """Gain of the deciding figure; below 0: worse."""
         return self.better(self.deciding, self.decision)
 
     def better(self, figure: str, change: Change) -> float:
-        """How much better a change of a figure is; below 0: worse."""
+        """Gain of one figure; below 0: worse."""
         return -change.rise if figure in self.lower_is_better else change.rise
 
 

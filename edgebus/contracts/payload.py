@@ -265,7 +265,7 @@ class Wrapper(Protocol):
     schema_encoding: ClassVar[str]
 
     def fits(self, data: bytes) -> bool:
-        """Whether these bytes, a third party's too, can be wrapped."""
+        """Check whether these bytes, a third party's too, can be wrapped."""
         ...
 
     def definition(self) -> bytes:

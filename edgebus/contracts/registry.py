@@ -127,7 +127,7 @@ def _rank(topic: Topic[Any]) -> list[bool]:
 
 
 def _covers(one: Topic[Any], other: Topic[Any]) -> bool:
-    """Whether each concrete topic of `other` is one of `one` too."""
+    """Check whether `one` matches each concrete topic of `other`."""
     if len(one.levels) != len(other.levels):
         return False
     levels = zip(one.placeholders, one.levels, other.placeholders, other.levels, strict=True)

@@ -18,7 +18,7 @@ Consent = Literal["unstated", "given", "refused"]
 
 
 def split_of(stream: str, index: int, *, block: int = 20, every: int = 4) -> Split:
-    """Whether an input may be trained on, the same answer everywhere on the bus.
+    """Assign an input to training or to the held-out set, the same everywhere on the bus.
 
     Whole blocks of consecutive inputs are held out, not single ones: neighbours in a series are
     near-duplicates, and training on one leaks the other.

@@ -132,7 +132,7 @@ class RunState:
 
     @property
     def drift_is_known(self) -> bool:
-        """Whether `drift_at` would be set if the inputs changed."""
+        """Check whether `drift_at` would be set if the inputs changed."""
         return False
 
     def missing_input(self) -> str:
