@@ -156,8 +156,8 @@ class BrokerSettings(_Settings):
     version: Literal["5", "3.1.1"] = "5"
     """Version of MQTT; the embedded broker speaks 3.1.1."""
     profile: Literal["standard", "nats"] = "standard"
-    """Repairs beyond MQTT. nats: what a NATS cluster acknowledges late and may not have retained is
-    published, or subscribed to, again."""
+    """Repairs beyond MQTT. nats: what a NATS server acknowledges late and may not have retained is
+    published again, and what was subscribed to is subscribed to once more, a second later."""
     username: str | None = None
     """Name to log in with."""
     password: SecretStr | None = None

@@ -122,7 +122,10 @@ class Run:
     async def _observe(self, stack: AsyncExitStack, url: str) -> None:
         topology = self._topology
         settings = BrokerSettings(
-            url=url, version=topology.broker.mqtt_version, max_packet_bytes=MAX_PACKET_BYTES
+            url=url,
+            version=topology.broker.mqtt_version,
+            profile=topology.broker.profile,
+            max_packet_bytes=MAX_PACKET_BYTES,
         )
         identity = Identity(base=topology.base, site=topology.site, node="lab", service="observer")
         bus = await stack.enter_async_context(

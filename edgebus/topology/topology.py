@@ -78,6 +78,11 @@ class BrokerChoice(_Part):
         """The version that clients shall speak."""
         return self.version or ("3.1.1" if self.embedded else "5")
 
+    @property
+    def profile(self) -> Literal["standard", "nats"]:
+        """The repairs that clients shall make; the embedded broker is a NATS server."""
+        return "nats" if self.embedded else "standard"
+
 
 class Until(_Part):
     """End condition of a run; without one, it runs until Ctrl-C.
@@ -213,6 +218,7 @@ def node_configs(topology: Topology, *, url: str, data: Path) -> dict[str, Tree]
             "broker": {
                 "url": url,
                 "version": topology.broker.mqtt_version,
+                "profile": topology.broker.profile,
                 "max_packet_bytes": MAX_PACKET_BYTES,
             },
             "data_dir": str(data / node),

@@ -117,7 +117,9 @@ class NatsUnderTest:
         self._broker = broker
 
     def transport(self, **settings: Any) -> Transport:
-        return MqttTransport(BrokerSettings(url=self._broker.url, version="3.1.1", **settings))
+        return MqttTransport(
+            BrokerSettings(url=self._broker.url, version="3.1.1", profile="nats", **settings)
+        )
 
     async def start(self) -> None:
         await self._broker.start()

@@ -269,7 +269,10 @@ async def test_c7_events_wait_for_a_service_that_is_away(site: Site) -> None:
     await asyncio.sleep(0.1)  # let what the broker kept come in before the handler is there
     got = Recorder()
     await back.subscribe(EVENT.any(site=site.name), got)
-    assert await got.has(20) == list(range(20))
+    numbers = await got.has(20)
+    # A cluster may send the first ones to the node that the client has left; they come again late.
+    assert numbers == list(range(20)) or not site.broker.redelivers_in_order
+    assert sorted(numbers) == list(range(20))
 
 
 async def test_c7_events_of_an_old_session_that_nobody_wants_do_not_stay_for_ever(

@@ -187,7 +187,6 @@ async def test_a_late_subscription_is_asked_for_again_until_it_is_quick(
             monkeypatch.setattr(repair, "_DOUBTFUL_S", DEADLINE_S)
             node.grant(number)
             await asyncio.wait_for(asking, DEADLINE_S)
-        assert node.asked.empty()
         assert [line["filters"] for line in logs] == [["a/#"]]  # said once
 
 
@@ -200,6 +199,22 @@ async def test_a_link_that_is_always_slow_is_not_asked_for_ever(
             node.grant(await asyncio.wait_for(node.asked.get(), DEADLINE_S))
         await asyncio.wait_for(asking, DEADLINE_S)
         assert node.asked.empty()
+
+
+async def test_a_quick_subscription_is_asked_for_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(repair, "_SETTLED_S", LATE_S)
+    async with cluster(monkeypatch, late_s=DEADLINE_S) as (connection, node):
+        asking = asyncio.create_task(connection.subscribe([("a/#", 1), ("b/#", 1)]))
+        for _ in range(2):
+            node.grant(await asyncio.wait_for(node.asked.get(), DEADLINE_S))
+        await asyncio.wait_for(asking, DEADLINE_S)
+        leaving = asyncio.create_task(connection.unsubscribe(["b/#"]))
+        node.grant(await asyncio.wait_for(node.asked.get(), DEADLINE_S))  # a/#, not b/#
+        await asyncio.sleep(4 * LATE_S)
+        assert node.asked.empty()
+        leaving.cancel()
 
 
 async def test_other_brokers_are_believed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
