@@ -153,11 +153,12 @@ class BrokerSettings(_Settings):
 
     url: str = "mqtt://localhost:1883"
     """Address: mqtt://host:port, or mqtts:// for TLS; a cluster's are separated by commas."""
-    version: Literal["5", "3.1.1"] = "5"
-    """Version of MQTT; the embedded broker speaks 3.1.1."""
-    profile: Literal["standard", "nats"] = "standard"
+    version: Literal["5", "3.1.1"] | None = None
+    """Version of MQTT; null: 5, and 3.1.1 where the broker refuses that or hangs up."""
+    profile: Literal["standard", "nats"] | None = None
     """Repairs beyond MQTT. nats: what a NATS server acknowledges late and may not have retained is
-    published again, and what was subscribed to is subscribed to once more, a second later."""
+    published again, and what was subscribed to is subscribed to once more, a second later. null:
+    nats where `version` is null and the broker refuses MQTT 5, as NATS does; else standard."""
     username: str | None = None
     """Name to log in with."""
     password: SecretStr | None = None
