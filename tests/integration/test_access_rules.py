@@ -91,15 +91,19 @@ async def test_without_the_line_for_answers_only_the_services_own_prefix_is_left
             await service.publish(denied, Reply(request="x", ok=True))
 
 
+@pytest.mark.parametrize(
+    "topic",
+    [
+        f"{OPERATOR.prefix}/state",
+        "edgebus/lab/pi-02/detector/model",
+        "edgebus/lab/pi-02/detector/cmd/rollback",
+    ],
+)
 async def test_a_device_writes_nothing_else_below_another_prefix(
-    mosquitto_factory: Callable[..., Any], tmp_path: Path
+    mosquitto_factory: Callable[..., Any], tmp_path: Path, topic: str
 ) -> None:
     async with site(mosquitto_factory, tmp_path, RULES, version="5") as (service, operator):
-        for topic in (
-            f"{OPERATOR.prefix}/state",
-            "edgebus/lab/pi-02/detector/model",
-            "edgebus/lab/pi-02/detector/cmd/rollback",
-        ):
-            with pytest.raises(PublishRefusedError, match=r"[Nn]ot authorized"):
-                await service.publish_raw(topic, b"{}", qos=1)
+        # One each: Mosquitto 2.0.11 with max_queued_messages 0 hangs up at a second one.
+        with pytest.raises(PublishRefusedError, match=r"[Nn]ot authorized"):
+            await service.publish_raw(topic, b"{}", qos=1)
         await operator.publish_raw("edgebus/lab/pi-02/detector/cmd/rollback", b"{}", qos=1)
