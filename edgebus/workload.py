@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from edgebus.contracts import STRANGE
+from edgebus.contracts.registry import entry_point
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -350,9 +351,10 @@ def load_workload(name: str) -> Workload:
 
     Raises:
         WorkloadUnknownError: No installed package has one of that name.
+        RegistryError: Two packages have one.
     """
-    for point in entry_points(group=ENTRY_POINTS):
-        if point.name == name:
-            workload: Workload = point.load()()
-            return workload
-    raise WorkloadUnknownError(name)
+    point = entry_point(ENTRY_POINTS, name)
+    if point is None:
+        raise WorkloadUnknownError(name)
+    workload: Workload = point.load()()
+    return workload

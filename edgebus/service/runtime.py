@@ -91,7 +91,7 @@ class Runtime(Generic[S]):
             ServiceFailedError: The start, the stop or a task failed; the reason is in the state on
                 the bus.
         """
-        with folder_lock(self._node.data_dir / self._kind.name, identity=self.identity.source):
+        with folder_lock(self._node, self.identity):
             if look_first:
                 await self._refuse_second(stop)
             if stop.is_set():
