@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgebus.addresses import hide_credentials
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -39,7 +41,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str =
 
 def note(message: str) -> None:
     """One line to standard error."""
-    sys.stderr.write(f"edgebus: {' '.join(message.split())}\n")
+    sys.stderr.write(f"edgebus: {hide_credentials(' '.join(message.split()))}\n")
 
 
 def warn(message: Warning | str, *_: Any, **__: Any) -> None:
