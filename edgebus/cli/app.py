@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from edgebus.addresses import hide_argument, hide_credentials
 from edgebus.cli import deadletter, model, recording, run, schema, topics, trace
 from edgebus.cli.console import CommandGroup, help_style, note, warn
 from edgebus.cli.errors import describe, exit_code_of
@@ -104,8 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Without the program's name; those of the process by default.
     """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    _hide_arguments(words)
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="edgebus")
+        app(args=words, prog_name="edgebus")
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
@@ -114,6 +118,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0)
     except Exception as error:
         if os.environ.get("EDGEBUS_DEBUG"):
+            sys.excepthook = _print_traceback
             raise
         note(describe(error))
         sys.exit(exit_code_of(error))
+
+
+def _print_traceback(*error: Any) -> None:
+    sys.stderr.write(hide_credentials("".join(traceback.format_exception(*error))))
+
+
+def _hide_arguments(words: Sequence[str]) -> None:
+    """Take secrets out of this process's line in the list of processes, which others may read."""
+    shown = [hide_argument(word) for word in words]
+    if shown == list(words):
+        return
+    from setproctitle import setproctitle
+
+    setproctitle(" ".join([sys.executable, "-m", "edgebus.cli", *shown]))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from typer.core import TyperGroup
 
+from edgebus.addresses import hide_credentials
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -60,7 +62,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def note(message: str) -> None:
     """One line to standard error."""
-    sys.stderr.write(f"edgebus: {' '.join(message.split())}\n")
+    sys.stderr.write(f"edgebus: {hide_credentials(' '.join(message.split()))}\n")
 
 
 def warn(message: Warning | str, *_: Any, **__: Any) -> None:

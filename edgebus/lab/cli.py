@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from edgebus.addresses import hide_credentials
 from edgebus.lab.lab import Lab, load_lab
 from edgebus.lab.run import Run, make_run_folder
 from edgebus.lab.supervisor import log_end
@@ -155,8 +156,8 @@ def start(
 
 
 def echo(text: str) -> None:
-    """Print a line as it is."""
-    Console(highlight=False).print(text, markup=False, soft_wrap=True)
+    """Print a line as it is, without the secrets of any address."""
+    Console(highlight=False).print(hide_credentials(text), markup=False, soft_wrap=True)
 
 
 def _workload_in(arguments: Sequence[str]) -> str | None:
