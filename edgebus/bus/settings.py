@@ -257,6 +257,9 @@ class BusSettings(_Settings):
     """Longest pause before the first try to reconnect, in seconds; doubles with each try."""
     backoff_max_s: float = Field(default=30.0, gt=0)
     """Longest pause between two tries to reconnect, in seconds."""
+    handler_s: float = Field(default=30.0, gt=0)
+    """Seconds that a handler may take for one message; then it is cancelled, and the message is a
+    dead letter."""
     dedup_ids: int = Field(default=4096, ge=1)
     """Ids of handled messages that a subscription remembers."""
     max_held_bytes: int = Field(default=256 * 1024 * 1024, ge=1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgebus.cli.console import note, output
+from edgebus.contracts import STRANGE
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -90,7 +91,7 @@ def _phrase(hop: Hop) -> str:
     for workload in installed_workloads():
         try:
             phrase = workload.phrase(hop.kind, hop.body)
-        except Exception:  # noqa: BLE001 a stranger's code, about bytes that may be anything
+        except STRANGE:  # a stranger's code, about bytes that may be anything
             continue
         if phrase:
             return phrase

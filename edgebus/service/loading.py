@@ -146,7 +146,12 @@ def explain(
     """
     details = error.errors(include_url=False)
     tree = tree or SourceTree()
-    return [_explain(kind, d, tree, above=above, siblings=siblings) for d in details]
+    return [
+        _explain(kind, detail, tree, above=above, siblings=siblings)
+        for detail in details
+        # Follows from another mistake: a default that depends on what is wrong.
+        if detail["type"] != "default_factory_not_called"
+    ]
 
 
 def _explain(

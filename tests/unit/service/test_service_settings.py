@@ -126,6 +126,12 @@ def test_a_wrong_value_is_shown_with_what_would_be_right(tmp_path: Path) -> None
     assert "got 'often'" in found
 
 
+def test_a_default_that_depends_on_a_wrong_value_is_no_second_problem(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path, "site: a/b\nnode: x\n")
+    assert len(problems(error)) == 1
+
+
 def test_secrets_are_not_printed(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as error:
         load(
