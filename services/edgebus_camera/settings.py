@@ -44,7 +44,7 @@ class ViewSettings(ServiceSettings):
     drift: tuple[DriftStep, ...] = ()
     """Effects over time: steps of `effect`, `start_s` (from frame 0), `ramp_s` and `to`."""
     truth: Path | None = None
-    """Ground truth of a video (MOTChallenge text) or a folder (a label file, or a folder of labels).
+    """Ground truth of a video (MOTChallenge text) or a folder (a label file or a folder of them).
     A folder's own labels are found without it."""
     classes: tuple[str, ...] | Literal["coco"] | None = None
     """Class names by number, for YOLO and MOTChallenge text, from 0; `coco` for the 80 of COCO. By
