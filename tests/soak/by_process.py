@@ -130,7 +130,9 @@ async def reader_killed(scene: Scene) -> Outcome:
         await stack.enter_async_context(bus)
 
         async def read() -> _Peer:
-            peer = await _Peer.start(ledger.handle, scene.folder / "reader.log", "read", url)
+            peer = await _Peer.start(
+                ledger.handle, scene.folder / "reader.log", "read", url, str(scene.folder)
+            )
             stack.push_async_callback(peer.kill)
             return peer
 
