@@ -249,8 +249,8 @@ class OutboxSettings(_Settings):
 class InboxSettings(_Settings):
     """Events acknowledged before their handlers are done, so that others come in behind them.
 
-    They are on disk where the outbox is. A bus in memory only does it once 16 events wait, and after
-    five times as long; a kill loses them.
+    They are on disk where the outbox is. A bus in memory only does it once 16 events wait, and
+    after five times as long; a kill loses them.
     """
 
     after_s: float = Field(default=1.0, gt=0)
