@@ -46,8 +46,11 @@ def page_name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-# Followed from top to bottom by tests/e2e/test_guides.py.
-FOLLOWED = {ROOT / "docs" / "guides" / f"write-a-{thing}.md" for thing in ("service", "workload")}
+GUIDES = ROOT / "docs" / "guides"
+# Followed by tests/e2e/test_guides.py, and by tests/integration/test_from_anything.py.
+FOLLOWED = {
+    GUIDES / f"{name}.md" for name in ("write-a-service", "write-a-workload", "from-anything")
+}
 
 
 @pytest.mark.parametrize(

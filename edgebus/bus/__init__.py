@@ -1,5 +1,6 @@
 """The bus: typed messages over MQTT, delivered as `docs/delivery.md` promises."""
 
+from edgebus.bus._calls import is_ours
 from edgebus.bus._router import TopicTrie, check_filter
 from edgebus.bus.bus import Bus, IdentityCheck, WillFactory
 from edgebus.bus.errors import (
@@ -25,6 +26,7 @@ from edgebus.bus.settings import (
     BrokerAddress,
     BrokerSettings,
     BusSettings,
+    InboxSettings,
     OutboxSettings,
     RetryPolicy,
 )
@@ -65,6 +67,7 @@ __all__ = [
     "Handler",
     "IdentityCheck",
     "IdentityTakenError",
+    "InboxSettings",
     "Latest",
     "Loss",
     "MemoryBroker",
@@ -90,4 +93,5 @@ __all__ = [
     "Wait",
     "WillFactory",
     "check_filter",
+    "is_ours",
 ]

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from edgebus.contracts import control, models, topics
-from edgebus.contracts.errors import ContractError
+from edgebus.contracts.errors import STRANGE, ContractError
 from edgebus.contracts.payload import Message, RecordPayload
 from edgebus.contracts.topic import CommandTopic, Topic
 
@@ -70,7 +70,7 @@ def all_topics() -> Mapping[str, Topic[Any]]:
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
         try:
             module = import_module(point.module)
-        except Exception as error:  # noqa: BLE001 a stranger's module may raise anything
+        except STRANGE as error:  # a stranger's module may raise anything
             package = f" of {point.dist.name}" if point.dist else ""
             warnings.warn(
                 f"topics {point.value}{package} are left out: {type(error).__name__}: {error}",

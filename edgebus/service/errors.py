@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-_CREDENTIALS = re.compile(r"//[^/@\s]*@")
-
-
-def hide_credentials(text: str) -> str:
-    """A text without the user and password of any URL in it."""
-    return _CREDENTIALS.sub("//***@", text)
 
 
 class ServiceError(Exception):

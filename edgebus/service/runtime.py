@@ -20,6 +20,7 @@ from edgebus.bus import (
     IdentityTakenError,
     OutboxFullError,
     Transport,
+    is_ours,
 )
 from edgebus.contracts import Identity, ServiceState, State, topics
 from edgebus.service.declare import EveryDeclaration
@@ -134,6 +135,7 @@ class Runtime(Generic[S]):
         return settings.model_copy(update={"outbox": outbox})
 
     async def _live(self, bus: Bus, stop: asyncio.Event) -> None:
+        bus.subscribing(True)
         service = self.service = self._kind(self._context(bus))
         self._bus = bus
         try:
@@ -180,6 +182,7 @@ class Runtime(Generic[S]):
         await self._within("start", service.start())
         self._started = True
         await subscribe_all(service, bus)
+        bus.subscribing(False)
         for method, declaration in service.declarations:
             if isinstance(declaration, EveryDeclaration):
                 self.spawn(tick(service, method, declaration), name=method)
@@ -323,7 +326,10 @@ class Runtime(Generic[S]):
             await coroutine
         except (DuplicateIdentityError, IdentityTakenError, ServiceFailedError):
             raise
-        except Exception as error:
+        except BaseException as error:
+            # A task that a stranger's CancelledError ends would be missed by nobody.
+            if is_ours(error):
+                raise
             reason = f"{part}: {type(error).__name__}: {error}"
             code = getattr(error, "exit_code", 1)
             raise ServiceFailedError(self.identity.source, reason=reason, exit_code=code) from error

@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from edgebus.addresses import SECRET_NAME, has_credentials
 from edgebus.contracts import Segment
 from edgebus.service.loading import explain
 from edgebus.service.yamltext import YamlTextError, read_yaml
@@ -82,14 +83,14 @@ class BrokerChoice(_Part):
         return self
 
     @property
-    def mqtt_version(self) -> Literal["5", "3.1.1"]:
-        """The version that clients shall speak."""
-        return self.version or ("3.1.1" if self.embedded else "5")
+    def mqtt_version(self) -> Literal["5", "3.1.1"] | None:
+        """The version that clients shall speak; None: what the broker speaks."""
+        return self.version or ("3.1.1" if self.embedded else None)
 
     @property
-    def profile(self) -> Literal["standard", "nats"]:
+    def profile(self) -> Literal["nats"] | None:
         """The repairs that clients shall make; the embedded broker is a NATS server."""
-        return "nats" if self.embedded else "standard"
+        return "nats" if self.embedded else None
 
 
 class Until(_Part):
@@ -222,6 +223,37 @@ def node_configs(topology: Topology, *, url: str, data: Path) -> dict[str, Tree]
         }
         for node, services in topology.nodes.items()
     }
+
+
+def take_secrets(tree: Tree, *, prefix: str) -> tuple[Tree, dict[str, str]]:
+    """Settings without secrets, which become variables: ``${PREFIX1}`` in the settings' place.
+
+    A secret is an address with a password or a query, and the text of a key that is called one.
+
+    Args:
+        tree: Settings of a node; not changed.
+        prefix: Begin of the variables' names.
+
+    Returns:
+        The settings for a file, and the environment that a service needs to read it.
+    """
+    secrets: dict[str, str] = {}
+
+    def taken(value: Any, *, secret: bool = False) -> Any:
+        if isinstance(value, dict):
+            return {
+                key: taken(below, secret=SECRET_NAME.search(str(key)) is not None)
+                for key, below in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [taken(below, secret=secret) for below in value]
+        if not isinstance(value, str) or not (secret or has_credentials(value)):
+            return value
+        name = f"{prefix}{len(secrets) + 1}"
+        secrets[name] = value
+        return f"${{{name}}}"
+
+    return taken(tree), secrets
 
 
 def fill_placeholders(tree: Any, values: dict[str, str]) -> Any:

@@ -62,7 +62,7 @@ class Processes:
 
     def run(self, *arguments: str, data: str = "data", **settings: Any) -> subprocess.Popen[str]:
         """Start the guide's service."""
-        pairs = {"broker.url": self.url, "broker.version": 5, "data_dir": self._folder / data} | {
+        pairs = {"broker.url": self.url, "data_dir": self._folder / data} | {
             key.replace("__", "."): value for key, value in settings.items()
         }
         sets = [word for key, value in pairs.items() for word in ("--set", f"{key}={value}")]
