@@ -49,7 +49,7 @@ soak: system $(VENV)/.dev  ## The long runs: a million hostile inputs, 100,000 e
 	$(BIN)/python -m tests.soak faults
 	$(BIN)/python -m tests.soak cluster
 
-schemas: $(VENV)/.all  ## Write schemas/ and docs/topics.md anew from the contracts
+schemas: $(VENV)/.all  ## Write schemas/, docs/topics.md and docs/settings.md anew
 	$(BIN)/python scripts/generate_schemas.py
 
 system:  ## Install the system packages that the tests talk to, where this user may

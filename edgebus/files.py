@@ -10,15 +10,20 @@ from pathlib import Path
 from uuid import uuid4
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes, *, private: bool = False) -> None:
     """Write or replace a file; a crash or a power cut leaves the old bytes or the new, no mixture.
+
+    Args:
+        path: The file.
+        data: Its new content.
+        private: Only this user may read it.
 
     Raises:
         OSError: The disk is full or broken; nothing is left behind.
     """
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
-        _write_synced(temporary, data)
+        _write_synced(temporary, data, mode=0o600 if private else 0o666)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -40,8 +45,8 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
+def _write_synced(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

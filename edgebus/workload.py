@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from edgebus.contracts import STRANGE
+from edgebus.contracts.registry import entry_point
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -310,16 +313,22 @@ class Workload:
 def call_in_thread(call: Callable[A, T], /, *args: A.args, **kwargs: A.kwargs) -> T:
     """Call what runs a workload's code, in a thread that somebody waits for.
 
-    No future carries a StopIteration: for want of a default in ``next(…)`` the wait had no end.
+    No future carries a StopIteration: for want of a default in ``next(…)`` the wait had no end. A
+    SystemExit of a command-line library would end the process, and a CancelledError the task.
 
     Raises:
-        RuntimeError: There was one, as where a generator raises it (PEP 479).
+        RuntimeError: There was one of these, as where a generator raises it (PEP 479).
         Exception: Whatever else the call raises.
     """
     try:
         return call(*args, **kwargs)
     except StopIteration as error:
         msg = "an iterator had no further item (StopIteration)"
+        raise RuntimeError(msg) from error
+    except STRANGE as error:
+        if isinstance(error, Exception):
+            raise
+        msg = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise RuntimeError(msg) from error
 
 
@@ -330,7 +339,7 @@ def installed_workloads() -> tuple[Workload, ...]:
     for name in sorted({point.name for point in entry_points(group=ENTRY_POINTS)}):
         try:
             found.append(load_workload(name))
-        except Exception as error:  # noqa: BLE001 a stranger's module may raise anything
+        except STRANGE as error:  # a stranger's module may raise anything
             reason = f"{type(error).__name__}: {error}"
             warnings.warn(f"workload {name} is left out: {reason}", RuntimeWarning, stacklevel=2)
     return tuple(found)
@@ -342,9 +351,10 @@ def load_workload(name: str) -> Workload:
 
     Raises:
         WorkloadUnknownError: No installed package has one of that name.
+        RegistryError: Two packages have one.
     """
-    for point in entry_points(group=ENTRY_POINTS):
-        if point.name == name:
-            workload: Workload = point.load()()
-            return workload
-    raise WorkloadUnknownError(name)
+    point = entry_point(ENTRY_POINTS, name)
+    if point is None:
+        raise WorkloadUnknownError(name)
+    workload: Workload = point.load()()
+    return workload

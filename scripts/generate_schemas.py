@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write schemas/, docs/topics.md and docs/asyncapi.html, or check that they are what they must be.
+"""Write schemas/ and the generated pages of docs/, or check that they are what they must be.
 
 python scripts/generate_schemas.py            # write
 python scripts/generate_schemas.py --check    # exit 1 and name what is stale
@@ -10,9 +10,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from pathlib import Path
 
-from edgebus.schema import asyncapi_document, asyncapi_page, schema_files, topics_page
+from edgebus.contracts.registry import all_topics
+from edgebus.schema import (
+    asyncapi_document,
+    asyncapi_page,
+    schema_files,
+    settings_page,
+    topics_page,
+)
+from edgebus.service import find_services
+from edgebus.workload import installed_workloads
 from edgebus_detection.lab.summary import DetectionSummary
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +36,7 @@ def expected(root: Path) -> dict[Path, str]:
         json.dumps(DetectionSummary.json_schema(), indent=2) + "\n"
     )
     files[root / "docs" / "topics.md"] = topics_page()
+    files[root / "docs" / "settings.md"] = settings_page()
     files[root / "docs" / "asyncapi.html"] = asyncapi_page(asyncapi_document())
     return files
 
@@ -56,12 +67,33 @@ def write(root: Path) -> None:
         path.write_text(text, encoding="utf-8")
 
 
+def left_out() -> list[str]:
+    """What cannot be imported and would be missing from every file; most often an extra's."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        _, failed = find_services()
+        all_topics()
+        installed_workloads()
+    return [
+        *(f"service {name} is left out: {error}" for name, error in failed.items()),
+        *(str(warning.message) for warning in caught),
+    ]
+
+
 def main() -> int:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing, only compare")
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if missing := left_out():
+        print(
+            *missing,
+            "nothing can be generated without: pip install -e '.[all]'",
+            sep="\n",
+            file=sys.stderr,
+        )
+        return 1
     if not arguments.check:
         write(arguments.root)
         return 0

@@ -1,5 +1,6 @@
 """The bus: typed messages over MQTT, delivered as `docs/delivery.md` promises."""
 
+from edgebus.bus._calls import is_ours
 from edgebus.bus._router import TopicTrie, check_filter
 from edgebus.bus.bus import Bus, IdentityCheck, WillFactory
 from edgebus.bus.errors import (
@@ -90,4 +91,5 @@ __all__ = [
     "Wait",
     "WillFactory",
     "check_filter",
+    "is_ours",
 ]

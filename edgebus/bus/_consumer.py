@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Literal, Protocol, cast
 
 import structlog
 
+from edgebus.bus._calls import Call, RunningCalls, is_ours
 from edgebus.bus._delivery import Delivery, Item, Route
 from edgebus.bus.event import Cleared, ClearedHandler, Event, RawMessage
 from edgebus.bus.queues import Buffer, Latest, QueuePolicy
@@ -81,6 +83,7 @@ class ConsumerOptions:
 
     Attributes:
         dedup_ids: Ids of handled messages to remember; 0: each message is handled.
+        limit_s: Seconds that one call of the handler may take.
         internal: One of the bus itself, served also while the bus drains.
     """
 
@@ -89,6 +92,7 @@ class ConsumerOptions:
     retry: RetryPolicy
     concurrency: int = 1
     dedup_ids: int = 0
+    limit_s: float = inf
     on_cleared: ClearedHandler | None = None
     internal: bool = False
 
@@ -113,6 +117,7 @@ class Consumer:
         self._buffer: Buffer[Item] = Buffer(options.policy)
         self._on_drop = options.policy.on_drop if isinstance(options.policy, Latest) else None
         self._seen = SeenIds(options.dedup_ids) if options.dedup_ids else None
+        self._calls = RunningCalls(limit_s=options.limit_s)
         # Redeliveries of messages whose handler still runs; they are done when it is.
         self._running: dict[tuple[str, str], list[Delivery]] = {}
         # When messages became dead letters, so that they can be replayed.
@@ -198,9 +203,36 @@ class Consumer:
                 continue
             self._active += 1
             try:
-                await self._handle(buffer.take())
-            finally:
+                replaced = not await self._handle(buffer.take())
+            except BaseException:
                 self._finished()
+                raise
+            if replaced:
+                return
+            self._finished()
+
+    def check(self, now: float) -> list[Coroutine[Any, Any, None]]:
+        """Cancel calls that take too long.
+
+        Args:
+            now: Time on the loop's clock.
+
+        Returns:
+            Workers to run in place of those whose handler ignores that.
+        """
+        return [self._replace(call) for call in self._calls.check(now)]
+
+    async def _replace(self, call: Call) -> None:
+        """Give up on a message whose handler cannot be ended, and work in its place."""
+        self._log.error("handler ignores that it is cancelled", topic=call.item.message.topic)
+        self._counts.failed += 1
+        try:
+            text = f"{self._calls.overdue_text}. It still runs, although it was cancelled"
+            await self._bury(call.item, reason="failed", error=text, attempts=call.attempt)
+            self._settle(call.item, call.key, handled=False)
+        finally:
+            self._finished()
+        await self.work()
 
     async def pull(self) -> Event[Any]:
         """The next valid message; it counts as done at once."""
@@ -239,7 +271,8 @@ class Consumer:
         if not self._active and not self._buffer:
             self._idle.set()
 
-    async def _handle(self, item: Item) -> None:
+    async def _handle(self, item: Item) -> bool:
+        """Handle a message; False: another worker has taken over meanwhile."""
         delivery, route = item.delivery, item.route
         try:
             event = self._event(item)
@@ -247,59 +280,83 @@ class Consumer:
             self._counts.invalid += 1
             await self._bury(item, reason="invalid", error=error.reason, attempts=0)
             delivery.release()
-            return
+            return True
         if event is None:
+            handled: bool | None = True
             if self.options.on_cleared is not None:
                 topic = item.message.topic
                 cleared = Cleared(topic, route.names(topic))
-                await self._call(item, self.options.on_cleared, cleared)
-            delivery.release()
-            return
+                handled = await self._call(item, None, self.options.on_cleared, cleared)
+            if handled is not None:
+                delivery.release()
+            return handled is not None
         key = self._key(event)
         if key is not None:
             if key in self._running:
                 self._counts.duplicates += 1
                 self._running[key].append(delivery)
-                return
+                return True
             if self._seen is not None and key in self._seen and not self._again(key):
                 self._counts.duplicates += 1
                 delivery.release()
-                return
+                return True
             self._running[key] = []
         handled = True
-        try:
-            if self._expired(event):
-                self._counts.expired += 1
-            else:
-                call = cast("Callable[[Any], Awaitable[None]]", self._handler)
-                subject = item.message if route.topic is None else event
-                handled = await self._call(item, call, subject)
-            self._remember(key, handled=handled)
-            delivery.release()
-            for again in self._running.get(key, ()) if key is not None else ():
-                again.release()
-        finally:
-            if key is not None:
-                del self._running[key]
+        if self._expired(event):
+            self._counts.expired += 1
+        else:
+            call = cast("Callable[[Any], Awaitable[None]]", self._handler)
+            subject = item.message if route.topic is None else event
+            handled = await self._call(item, key, call, subject)
+        if handled is not None:
+            self._settle(item, key, handled=handled)
+        return handled is not None
 
-    async def _call(self, item: Item, call: Callable[[Any], Awaitable[None]], subject: Any) -> bool:
-        """Call a handler until it succeeds or the message is a dead letter; whether it did."""
+    def _settle(self, item: Item, key: tuple[str, str] | None, *, handled: bool) -> None:
+        """A message is done, and so are the copies of it that came meanwhile."""
+        self._remember(key, handled=handled)
+        item.delivery.release()
+        for again in self._running.pop(key, ()) if key is not None else ():
+            again.release()
+
+    async def _call(
+        self,
+        item: Item,
+        key: tuple[str, str] | None,
+        call: Callable[[Any], Awaitable[None]],
+        subject: Any,
+    ) -> bool | None:
+        """Call a handler until it succeeds or the message is a dead letter; whether it did.
+
+        None: its time was up, it could not be ended, and another worker has taken over.
+        """
         retry = self.options.retry
         for attempt in range(1, retry.attempts + 1):
+            running = self._calls.begin(item, key, attempt)
             try:
                 await call(subject)
-            except Exception as error:  # noqa: BLE001 whatever a handler raises ends in a dead letter
-                if attempt == retry.attempts:
-                    self._counts.failed += 1
-                    self._log.warning("handler failed", topic=item.message.topic, exc_info=True)
-                    text = f"{type(error).__name__}: {error}"
-                    await self._bury(item, reason="failed", error=text, attempts=attempt)
-                else:
+            except BaseException as error:
+                if running.abandoned:
+                    return None
+                self._calls.end(running)
+                if is_ours(error):
+                    raise
+                if attempt < retry.attempts and not running.overdue:
                     self._counts.retried += 1
                     await asyncio.sleep(retry.delay(attempt))
-            else:
-                self._counts.handled += 1
-                return True
+                    continue
+                self._counts.failed += 1
+                self._log.warning("handler failed", topic=item.message.topic, exc_info=True)
+                text = f"{type(error).__name__}: {error}"
+                if running.overdue:
+                    text = self._calls.overdue_text
+                await self._bury(item, reason="failed", error=text, attempts=attempt)
+                return False
+            if running.abandoned:
+                return None
+            self._calls.end(running)
+            self._counts.handled += 1
+            return True
         return False
 
     def _remember(self, key: tuple[str, str] | None, *, handled: bool) -> None:

@@ -30,6 +30,8 @@ from edgebus.bus.subscription import Registry
 from edgebus.bus.transport import Connection, Transport
 from edgebus.contracts import Filter, Identity
 
+_WATCH_S = 0.25
+
 
 class Core:
     """The parts of a bus, tied together; `Bus` is their public face.
@@ -83,6 +85,7 @@ class Core:
         )
         self.requests = Requests(registry=self.registry, tasks=self.tasks)
         self._connect_wait_s = settings.connect_wait_s
+        self._watch_s = min(_WATCH_S, settings.handler_s / 4)
         self._will = will
         self._on_connection = on_connection
         self._identity_check = identity_check
@@ -96,6 +99,7 @@ class Core:
             self.tasks.spawn(self._journal.run(), name="outbox")
         if self._will is not None and self._identity_check is not None:
             await self._watch_identity(self._will, self._identity_check)
+        self.tasks.spawn(self.registry.watch(every_s=self._watch_s), name="watch")
         self.links.start()
         await self._settle(self.connection.up())
 

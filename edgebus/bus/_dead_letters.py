@@ -16,6 +16,7 @@ from typing import Literal
 
 import structlog
 
+from edgebus.addresses import hide_credentials
 from edgebus.bus._publisher import Publisher
 from edgebus.bus.errors import MessageTooLargeError, PublishRefusedError
 from edgebus.bus.event import RawMessage
@@ -83,7 +84,7 @@ class DeadLetterPublisher:
             topic=message.topic,
             expected=expected,
             reason=reason,
-            error=error[:_TEXT],
+            error=hide_credentials(error)[:_TEXT],
             attempts=attempts,
             size=len(payload),
             digest=hashlib.sha256(payload).hexdigest() if fits else None,

@@ -119,7 +119,7 @@ class Delivery:
         except PayloadError as error:
             self._decoded += ((kind, _Unreadable(error.schema, error.reason)),)
             raise
-        except Exception as error:  # a payload class of a third party
+        except (Exception, SystemExit) as error:  # a payload class of a third party
             schema, reason = kind.schema_id(), repr(error)
             self._decoded += ((kind, _Unreadable(schema, reason)),)
             raise PayloadError(schema=schema, reason=reason) from error

@@ -87,6 +87,11 @@ class Bus:
         self._registry = self._core.registry
 
     @property
+    def handler_s(self) -> float:
+        """Seconds that a handler may take for one message."""
+        return self._settings.handler_s
+
+    @property
     def connection(self) -> ConnectionState:
         """State of the connection, and a way to wait for it."""
         return self._core.connection
@@ -272,6 +277,7 @@ class Bus:
         retry: RetryPolicy | None = None,
         concurrency: int = 1,
         deduplicate: bool = True,
+        limit_s: float | None = None,
         name: str | None = None,
         on_cleared: ClearedHandler | None = None,
     ) -> Subscription:
@@ -293,6 +299,8 @@ class Bus:
             retry: How often a failing handler is called again.
             concurrency: Handler calls that may run at a time; with 1, order is kept.
             deduplicate: Whether a message whose id was handled is left out.
+            limit_s: Seconds that one call of the handler may take, then it is cancelled and the
+                message a dead letter; by default the setting `handler_s`.
             name: For logs, counters and dead letters; by default the filter.
             on_cleared: Awaited when a retained value was taken away.
 
@@ -306,6 +314,7 @@ class Bus:
             retry=retry or RetryPolicy(),
             concurrency=concurrency,
             dedup_ids=self._settings.dedup_ids if deduplicate else 0,
+            limit_s=self._settings.handler_s if limit_s is None else limit_s,
             on_cleared=on_cleared,
         )
         return await self._registry.add([(filter.name, filter)], handler, options=options)
@@ -333,6 +342,7 @@ class Bus:
             name=self._registry.free_name(name or " ".join(filters)),
             policy=policy or DropOldest(),
             retry=retry or _NO_RETRY,
+            limit_s=self._settings.handler_s,
         )
         wanted: list[Wanted] = [(check_filter(text), None) for text in filters]
         return await self._registry.add(wanted, handler, options=options, qos=qos)
@@ -376,8 +386,8 @@ class Bus:
     async def request(self, address: CommandAddress[C, R], command: C, *, timeout: float) -> R:
         """Send a command and wait for its answer, which is of the type that its topic names.
 
-        The answer comes below the prefix of the service that answers, so that a device needs no
-        right to write elsewhere. The command expires with the time-out and waits on no disk.
+        The answer comes below the prefix of the service that answers, which needs no right to
+        write elsewhere for it. The command expires with the time-out and waits on no disk.
 
         Args:
             address: Topic of the command.
@@ -407,21 +417,21 @@ class Bus:
         """Check that a command can be answered, before it is acted upon.
 
         Raises:
-            ContractError: The command asks for an answer outside this service's own prefix.
+            ContractError: The command asks for an answer neither below its source's prefix nor
+                below this service's.
         """
-        command: Command = event.payload
-        if command.reply_to is not None:
-            reply_address(command.reply_to, identity=self.identity)
+        reply_address(event.payload, identity=self.identity)
 
     async def reply(self, event: Event[Any], reply: Reply) -> None:
         """Answer a command, whose id the answer gets; nothing where the sender asked for none.
 
         Raises:
-            ContractError: The command asks for an answer outside this service's own prefix.
+            ContractError: The command asks for an answer neither below its source's prefix nor
+                below this service's.
+            PublishRefusedError: The broker lets this service not write there (MQTT 5).
             BusClosedError: The bus is not open.
         """
         command: Command = event.payload
-        if command.reply_to is None:
-            return
-        address = reply_address(command.reply_to, identity=self.identity)
-        await self.publish(address, reply.stamp({"request": command.id}))
+        address = reply_address(command, identity=self.identity)
+        if address is not None:
+            await self.publish(address, reply.stamp({"request": command.id}))

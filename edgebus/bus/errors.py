@@ -31,12 +31,14 @@ class BrokerRefusedError(BusError):
     Attributes:
         url: The address, without credentials.
         reason: The broker's reason, in words.
+        wrong_version: It does not speak the version of MQTT that it was asked in.
     """
 
-    def __init__(self, *, url: str, reason: str) -> None:
+    def __init__(self, *, url: str, reason: str, wrong_version: bool = False) -> None:
         super().__init__(f"the broker at {url} refuses the connection: {reason}")
         self.url = url
         self.reason = reason
+        self.wrong_version = wrong_version
 
 
 class CommandFailedError(BusError):

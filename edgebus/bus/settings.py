@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from edgebus.addresses import hide_credentials, read_address
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 # Only before a scheme does a comma separate: a password may hold one.
@@ -37,7 +39,7 @@ class Credentials:
     """User and password from a URL."""
 
     username: str
-    password: str | None
+    password: str | None = field(repr=False)
 
 
 def take_credentials(text: str) -> tuple[str, Credentials | None]:
@@ -55,12 +57,13 @@ def take_credentials(text: str) -> tuple[str, Credentials | None]:
     bare: list[str] = []
     found: dict[Credentials, str] = {}
     for url in _SEPARATOR.split(text.strip()):
-        parts = urlsplit(url)
-        name, _, place = parts.netloc.rpartition("@")
-        bare.append(parts._replace(netloc=place).geturl() if name else url)
-        if parts.username is not None:
-            password = None if parts.password is None else unquote(parts.password)
-            found.setdefault(Credentials(unquote(parts.username), password), bare[-1])
+        if "@" not in url:
+            bare.append(url)
+            continue
+        address = read_address(url)
+        bare.append(address.bare)
+        if address.username is not None:
+            found.setdefault(Credentials(address.username, address.password), bare[-1])
     if len(found) > 1:
         first, second = list(found.values())[:2]
         msg = (
@@ -96,13 +99,14 @@ def read_addresses(text: str) -> tuple[BrokerAddress, ...]:
     return addresses
 
 
-def _read(url: str) -> BrokerAddress:
-    parts = urlsplit(url)
+def _read(text: str) -> BrokerAddress:
+    parts = urlsplit(text)
+    url = hide_credentials(text)
     scheme = parts.scheme
     if scheme not in _PORTS:
         msg = f"{url!r} is no broker address; write mqtt://host:port or mqtts://host:port"
         raise ValueError(msg)
-    _check(url, parts)
+    _check(text, parts)
     return BrokerAddress(
         url=url,
         host=parts.hostname or "",
@@ -111,14 +115,16 @@ def _read(url: str) -> BrokerAddress:
     )
 
 
-def _check(url: str, parts: SplitResult) -> None:
-    scheme = parts.scheme
+def _check(text: str, parts: SplitResult) -> None:
+    scheme, url = parts.scheme, hide_credentials(text)
     if "," in parts.netloc:
         msg = (
             f"{url!r} has a comma that no address follows; several brokers are written "
             f"{scheme}://first:{_PORTS[scheme]},{scheme}://second:{_PORTS[scheme]}"
         )
         raise ValueError(msg)
+    if parts.netloc:
+        read_address(text)  # its error does not show a port that is none, and may be a password
     if not parts.hostname:
         msg = f"{url!r} names no host; write {scheme}://host:{_PORTS[scheme]}"
         raise ValueError(msg)
@@ -153,11 +159,12 @@ class BrokerSettings(_Settings):
 
     url: str = "mqtt://localhost:1883"
     """Address: mqtt://host:port, or mqtts:// for TLS; a cluster's are separated by commas."""
-    version: Literal["5", "3.1.1"] = "5"
-    """Version of MQTT; the embedded broker speaks 3.1.1."""
-    profile: Literal["standard", "nats"] = "standard"
+    version: Literal["5", "3.1.1"] | None = None
+    """Version of MQTT; null: 5, and 3.1.1 where the broker refuses that or hangs up."""
+    profile: Literal["standard", "nats"] | None = None
     """Repairs beyond MQTT. nats: what a NATS server acknowledges late and may not have retained is
-    published again, and what was subscribed to is subscribed to once more, a second later."""
+    published again, and what was subscribed to is subscribed to once more, a second later. null:
+    nats where `version` is null and the broker refuses MQTT 5, as NATS does; else standard."""
     username: str | None = None
     """Name to log in with."""
     password: SecretStr | None = None
@@ -257,6 +264,9 @@ class BusSettings(_Settings):
     """Longest pause before the first try to reconnect, in seconds; doubles with each try."""
     backoff_max_s: float = Field(default=30.0, gt=0)
     """Longest pause between two tries to reconnect, in seconds."""
+    handler_s: float = Field(default=30.0, gt=0)
+    """Seconds that a handler may take for one message; then it is cancelled, and the message is a
+    dead letter."""
     dedup_ids: int = Field(default=4096, ge=1)
     """Ids of handled messages that a subscription remembers."""
     max_held_bytes: int = Field(default=256 * 1024 * 1024, ge=1)

@@ -136,6 +136,16 @@ class Registry:
             free = f"{name} #{number}"
         return free
 
+    async def watch(self, *, every_s: float) -> None:
+        """Keep handlers to their time, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(every_s)
+            for name, subscription in list(self.subscriptions.items()):
+                for worker in subscription.consumer.check(loop.time()):
+                    task = self._tasks.spawn(worker, name=f"{name} in place of a hanging one")
+                    subscription.workers.append(task)
+
     def fail(self, error: BaseException) -> None:
         """The bus is gone; whoever waits for a message gets `error`."""
         for subscription in self.subscriptions.values():

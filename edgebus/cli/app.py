@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from edgebus.addresses import hide_argument, hide_credentials
 from edgebus.cli import deadletter, model, recording, run, schema, topics, trace
-from edgebus.cli.console import note, warn
+from edgebus.cli.console import CommandGroup, help_style, note, warn
 from edgebus.cli.errors import describe, exit_code_of
 
 _HELP = """EdgeBus: models that notice drift, retrain and come back better, on an MQTT bus.
@@ -29,30 +31,40 @@ Run one service as on a device, and look at what it says:
 
 app = typer.Typer(
     name="edgebus",
+    cls=CommandGroup,
     help=_HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=help_style(),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from edgebus import __version__
+
+    print(f"edgebus {__version__} (Python {sys.version.split()[0]})")
+    raise typer.Exit
+
+
 @app.callback()
 def _root(
+    *,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the whole traceback of an error.")
+    ] = False,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version, and exit."
+        ),
     ] = False,
 ) -> None:
     if debug:
         os.environ["EDGEBUS_DEBUG"] = "1"
     warnings.showwarning = warn
-
-
-@app.command(rich_help_panel="Look")
-def version() -> None:
-    """Print the version."""
-    from edgebus import __version__
-
-    print(f"edgebus {__version__} (Python {sys.version.split()[0]})")
 
 
 @app.command(
@@ -75,7 +87,7 @@ def up(context: typer.Context) -> None:
     """
     from edgebus.lab.cli import main as up_main
 
-    if code := up_main(context.args):
+    if code := up_main(context.args, help_style=help_style()):
         raise typer.Exit(code)
 
 
@@ -94,8 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Without the program's name; those of the process by default.
     """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    _hide_arguments(words)
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="edgebus")
+        app(args=words, prog_name="edgebus")
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
@@ -104,6 +118,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0)
     except Exception as error:
         if os.environ.get("EDGEBUS_DEBUG"):
+            sys.excepthook = _print_traceback
             raise
         note(describe(error))
         sys.exit(exit_code_of(error))
+
+
+def _print_traceback(*error: Any) -> None:
+    sys.stderr.write(hide_credentials("".join(traceback.format_exception(*error))))
+
+
+def _hide_arguments(words: Sequence[str]) -> None:
+    """Take secrets out of this process's line in the list of processes, which others may read."""
+    shown = [hide_argument(word) for word in words]
+    if shown == list(words):
+        return
+    from setproctitle import setproctitle
+
+    setproctitle(" ".join([sys.executable, "-m", "edgebus.cli", *shown]))

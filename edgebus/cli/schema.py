@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edgebus.cli.console import table
+from edgebus.cli.console import CommandGroup, table
+from edgebus.cli.errors import describe
 
-commands = typer.Typer(no_args_is_help=True, help="The contracts as JSON Schema and AsyncAPI.")
+commands = typer.Typer(
+    cls=CommandGroup, no_args_is_help=True, help="The contracts as JSON Schema and AsyncAPI."
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,10 +43,15 @@ def export(
 ) -> None:
     """Write a JSON Schema (2020-12) per message and asyncapi.yaml (AsyncAPI 3.0).
 
+    Also settings.json and topology.json, by which editors complete and check YAML files.
+
     Example: edgebus schema export build/schemas
     """
     from edgebus.schema import schema_files
+    from edgebus.service import find_services
 
+    for name, error in find_services()[1].items():
+        print(f"left out: service {name}, {describe(error)}", file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
     files = schema_files()
     for name, text in files.items():

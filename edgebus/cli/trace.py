@@ -81,6 +81,7 @@ def _after(hop: Hop, start: Hop) -> str:
 
 def _phrase(hop: Hop) -> str:
     """A message in a few words: by whoever knows its kind."""
+    from edgebus.contracts import STRANGE
     from edgebus.workload import installed_workloads
 
     if (own := _WORDS.get(hop.kind)) is not None:
@@ -90,7 +91,7 @@ def _phrase(hop: Hop) -> str:
     for workload in installed_workloads():
         try:
             phrase = workload.phrase(hop.kind, hop.body)
-        except Exception:  # noqa: BLE001 a stranger's code, about bytes that may be anything
+        except STRANGE:  # a stranger's code, about bytes that may be anything
             continue
         if phrase:
             return phrase

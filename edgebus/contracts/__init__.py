@@ -19,7 +19,7 @@ from edgebus.contracts.control import (
     ServiceState,
     State,
 )
-from edgebus.contracts.errors import ContractError, NameRefusedError, PayloadError
+from edgebus.contracts.errors import STRANGE, ContractError, NameRefusedError, PayloadError
 from edgebus.contracts.labels import (
     TRUTH,
     LabelReport,
@@ -88,6 +88,7 @@ from edgebus.contracts.samples import (
 from edgebus.contracts.topic import Address, CommandAddress, CommandTopic, Filter, Qos, Topic
 
 __all__ = [
+    "STRANGE",
     "TRUTH",
     "Address",
     "BlockRange",

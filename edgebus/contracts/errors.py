@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
+from typing import Final
+
+STRANGE: Final = (Exception, SystemExit, GeneratorExit, CancelledError)
+"""Whatever a stranger's code may raise where nothing is awaited: none of it is meant for us."""
+
 # Names come from outside, and errors go into logs.
 _SHOWN = 80
 

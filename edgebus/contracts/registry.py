@@ -10,13 +10,13 @@ import warnings
 from collections.abc import Mapping
 from functools import cache, lru_cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from itertools import permutations
 from types import ModuleType
 from typing import Any
 
 from edgebus.contracts import control, models, topics
-from edgebus.contracts.errors import ContractError
+from edgebus.contracts.errors import STRANGE, ContractError
 from edgebus.contracts.payload import Message, RecordPayload
 from edgebus.contracts.topic import CommandTopic, Topic
 
@@ -26,7 +26,34 @@ _CACHED_NAMES = 4096
 
 
 class RegistryError(ContractError):
-    """Two packages declare the same thing on the bus; both are named."""
+    """Two packages declare the same thing; both are named."""
+
+    exit_code = 2
+
+
+def entry_point(group: str, name: str) -> EntryPoint | None:
+    """The one entry point of a name that installed packages bring; None: nobody does.
+
+    Args:
+        group: For example ``edgebus.services``.
+        name: What is loaded.
+
+    Raises:
+        RegistryError: Two packages bring different things of this name.
+    """
+    # One package may be found in two places; what it brings is still one thing.
+    found = {point.value: point for point in entry_points(group=group, name=name)}
+    if len(found) > 1:
+        places = " and ".join(sorted(map(_package, found.values())))
+        kind = group.removeprefix("edgebus.")
+        msg = f"{name!r} in {kind} is brought by {places}; uninstall one of them, or rename it"
+        raise RegistryError(msg)
+    return next(iter(found.values()), None)
+
+
+def _package(point: EntryPoint) -> str:
+    dist = f" of {point.dist.name} {point.dist.version}" if point.dist else ""
+    return f"{point.value}{dist}"
 
 
 @cache
@@ -43,7 +70,7 @@ def all_topics() -> Mapping[str, Topic[Any]]:
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
         try:
             module = import_module(point.module)
-        except Exception as error:  # noqa: BLE001 a stranger's module may raise anything
+        except STRANGE as error:  # a stranger's module may raise anything
             package = f" of {point.dist.name}" if point.dist else ""
             warnings.warn(
                 f"topics {point.value}{package} are left out: {type(error).__name__}: {error}",

@@ -15,8 +15,10 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
+from edgebus.addresses import hide_credentials
 from edgebus.bus import BrokerSettings, Bus, BusSettings
 from edgebus.contracts import Identity, rfc3339, utc_now
+from edgebus.files import write_file
 from edgebus.lab.broker import EmbeddedBroker
 from edgebus.lab.end_condition import RunEnd, check_end
 from edgebus.lab.lab import Lab
@@ -30,7 +32,14 @@ from edgebus.lab.supervisor import (
 )
 from edgebus.lab.view import LiveView, PlainView
 from edgebus.mqtt import MqttTransport
-from edgebus.topology import MAX_PACKET_BYTES, Topology, fill_placeholders, node_configs
+from edgebus.service.sources import SECRET_VARIABLE
+from edgebus.topology import (
+    MAX_PACKET_BYTES,
+    Topology,
+    fill_placeholders,
+    node_configs,
+    take_secrets,
+)
 
 _LEAD_S = 8.0
 """Inputs start this long after the services, so that none of the first is missed."""
@@ -91,7 +100,7 @@ class Run:
             async with AsyncExitStack() as stack:
                 broker = await self._broker(stack)
                 url = broker.url if broker else self._topology.broker.url or ""
-                self._echo(f"broker {url}")
+                self._echo(f"broker {hide_credentials(url)}")
                 environment = {
                     **os.environ,
                     "PYTHONUNBUFFERED": "1",
@@ -99,7 +108,7 @@ class Run:
                 }
                 topology = self._filled(start_s=0)
                 for command in topology.setup:
-                    self._echo(f"setting up: {' '.join(command)}")
+                    self._echo(hide_credentials(f"setting up: {' '.join(command)}"))
                     log = self._folder / "logs" / "setup.log"
                     await run_setup(command, log=log, environment=environment)
                 topology = self._filled(start_s=time.time() + _LEAD_S)
@@ -165,7 +174,7 @@ class Run:
         console = Console(highlight=False)
         if self._plain or not console.is_terminal:
             return PlainView(self.lab.state, self.lab.list_streams, echo=self._echo)
-        title = f"{self._topology.name}  {url}"
+        title = f"{self._topology.name}  {hide_credentials(url)}"
         return LiveView(self.lab.state, self.lab.draw_streams, title=title, console=console)
 
     async def _until_over(
@@ -216,8 +225,13 @@ class Run:
     ) -> list[ProcessSpec]:
         folder = self._folder / "config"
         folder.mkdir(parents=True, exist_ok=True)
-        for node, config in node_configs(topology, url=url, data=self._folder / "data").items():
-            (folder / f"{node}.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        secrets: dict[str, str] = {}
+        configs = node_configs(topology, url=url, data=self._folder / "data")
+        for number, (node, config) in enumerate(configs.items()):
+            bare, taken = take_secrets(config, prefix=f"{SECRET_VARIABLE}{number}_")
+            secrets |= taken
+            text = yaml.safe_dump(bare, sort_keys=False)
+            write_file(folder / f"{node}.yaml", text.encode(), private=True)
         return [
             ProcessSpec(
                 name=f"{node}/{service}",
@@ -231,7 +245,7 @@ class Run:
                     str(folder / f"{node}.yaml"),
                 ),
                 log=self._folder / "logs" / f"{node}-{service}.log",
-                environment=environment,
+                environment={**environment, **secrets},
             )
             for node, service in topology.services
         ]

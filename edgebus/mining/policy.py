@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgebus.contracts import explain
+from edgebus.contracts.registry import entry_point
 from edgebus.mining.example import Example, Judgement
 
 ENTRY_POINTS = "edgebus.policies"
@@ -110,14 +111,18 @@ def installed_policies(workload: str) -> dict[str, type[Policy[Any]]]:
 
     Raises:
         PolicyError: An entry point names something that is no policy.
+        RegistryError: Two packages bring a policy of one name.
     """
     found: dict[str, type[Policy[Any]]] = {}
-    for point in entry_points(group=f"{ENTRY_POINTS}.{workload}"):
+    group = f"{ENTRY_POINTS}.{workload}"
+    for name in entry_points(group=group).names:
+        point = entry_point(group, name)
+        assert point is not None
         loaded = point.load()
         if not (isinstance(loaded, type) and issubclass(loaded, Policy)):
             reason = f"is {point.value} in its package, which is no subclass of Policy"
-            raise PolicyError(policy=point.name, reason=reason)
-        found[point.name] = loaded
+            raise PolicyError(policy=name, reason=reason)
+        found[name] = loaded
     return found
 
 

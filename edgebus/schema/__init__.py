@@ -11,6 +11,7 @@ from edgebus.schema.files import (
 )
 from edgebus.schema.page import asyncapi_page
 from edgebus.schema.published import ContractsNotFoundError, current, published
+from edgebus.schema.settings import settings_page, settings_schema, topology_schema
 
 __all__ = [
     "Change",
@@ -26,5 +27,8 @@ __all__ = [
     "schema_documents",
     "schema_files",
     "service_topics",
+    "settings_page",
+    "settings_schema",
     "topics_page",
+    "topology_schema",
 ]

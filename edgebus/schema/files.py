@@ -17,7 +17,8 @@ from pydantic.json_schema import models_json_schema
 
 from edgebus.contracts import CommandTopic, Message, RecordPayload, Reply, Topic
 from edgebus.contracts.registry import all_messages, all_topics
-from edgebus.service import Service, ServiceError, load_service, service_entry_points
+from edgebus.schema.settings import settings_schema, topology_schema
+from edgebus.service import Service, find_services
 from edgebus.service.declare import EveryDeclaration
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -74,14 +75,9 @@ class ServiceTopics:
 
 
 def service_topics() -> list[ServiceTopics]:
-    """Every installed service, by name; one whose dependencies are not installed is left out."""
-    found = []
-    for name in sorted(service_entry_points()):
-        try:
-            found.append(ServiceTopics.of(load_service(name)))
-        except (ServiceError, ImportError):
-            continue  # `edgebus services` says why
-    return found
+    """Every installed service that can be imported, by name."""
+    services, _ = find_services()
+    return [ServiceTopics.of(service) for service in services.values()]
 
 
 def schema_documents() -> dict[str, dict[str, Any]]:
@@ -167,10 +163,14 @@ def asyncapi_document() -> dict[str, Any]:
 
 def schema_files() -> dict[str, str]:
     """Name and text of every file of the ``schemas`` folder."""
-    files = {
-        f"{identifier.replace('/', '-')}.json": json.dumps(document, indent=2, ensure_ascii=False)
-        + "\n"
+    documents = {
+        f"{identifier.replace('/', '-')}.json": document
         for identifier, document in schema_documents().items()
+    }
+    documents |= {"settings.json": settings_schema(), "topology.json": topology_schema()}
+    files = {
+        name: json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        for name, document in documents.items()
     }
     head = "# Generated from edgebus.contracts by scripts/generate_schemas.py; do not edit.\n"
     files["asyncapi.yaml"] = head + yaml.safe_dump(
@@ -219,7 +219,10 @@ def _message_section(
     required = set(document.get("required", ()))
     common = (*_BASE_FIELDS, "traceparent")
     own = {k: v for k, v in document["properties"].items() if k not in common}
-    yield f"`id`, `time`, `source`, `schema` = `{identifier}`" + (", and:" if own else ".")
+    if kind.OPTIONAL:
+        yield f"`source`, optionally `id`, `time` and `schema` = `{identifier}`, and:"
+    else:
+        yield f"`id`, `time`, `source`, `schema` = `{identifier}`" + (", and:" if own else ".")
     yield ""
     if own:
         yield "| field | type | |"
@@ -344,7 +347,8 @@ def _shared_schemas() -> dict[str, Any]:
 def _require_base(kind: type[Message], body: dict[str, Any]) -> None:
     """Require what each message on the wire has, though a reader or the bus would fill it in."""
     stated = body.get("required", ())
-    body["required"] = list(dict.fromkeys((*_BASE_FIELDS, *kind.STAMPED, *stated)))
+    wanted = dict.fromkeys((*_BASE_FIELDS, *kind.STAMPED, *stated))
+    body["required"] = [name for name in wanted if name not in kind.OPTIONAL]
 
 
 def _camel(constant: str) -> str:

@@ -90,12 +90,12 @@ class _CommandMarker(Protocol, Generic[C, R]):
 
     @overload
     def __call__(
-        self, method: Callable[Concatenate[Sv, Event[C], Q], Awaitable[R]], /
-    ) -> Callable[Concatenate[Sv, Event[C], Q], Awaitable[R]]: ...
+        self, method: Callable[Concatenate[Sv, Event[C], Q], Awaitable[R | None]], /
+    ) -> Callable[Concatenate[Sv, Event[C], Q], Awaitable[R | None]]: ...
     @overload
     def __call__(
-        self, method: Callable[Concatenate[Sv, C, Q], Awaitable[R]], /
-    ) -> Callable[Concatenate[Sv, C, Q], Awaitable[R]]: ...
+        self, method: Callable[Concatenate[Sv, C, Q], Awaitable[R | None]], /
+    ) -> Callable[Concatenate[Sv, C, Q], Awaitable[R | None]]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +180,9 @@ def command(topic: CommandTopic[C, R]) -> _CommandMarker[C, R]:
     The method's arguments are as for `on`.
 
     An error becomes a reply with ``ok=False``. To say no on purpose, raise
-    `CommandRefusedError`. A command that has expired is not acted on.
+    `CommandRefusedError`. A command that has expired is not acted on. A handler has `bus.handler_s`
+    seconds; what takes longer is noted and done in a task (`Service.spawn`): the handler returns
+    None, and the task answers with `Bus.reply`.
     """
     marker: _CommandMarker[C, R] = _marker(
         lambda method: CommandDeclaration(topic=topic, call=Call.of(method))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
+from edgebus.contracts.registry import entry_point
 from edgebus.service.errors import DeclarationError, UnknownServiceError
 
 if TYPE_CHECKING:
@@ -20,21 +20,20 @@ def service_entry_points() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 
-def load_service(
-    name: str, *, points: Mapping[str, EntryPoint] | None = None
-) -> type[Service[Any]]:
+def load_service(name: str) -> type[Service[Any]]:
     """Import one service.
 
     Raises:
         UnknownServiceError: No installed package offers it.
         DeclarationError: The entry point names something else than a service of that name.
+        RegistryError: Two packages offer it.
         ImportError: Its package misses a dependency.
     """
     from edgebus.service.service import Service
 
-    points = service_entry_points() if points is None else points
-    point = points.get(name)
+    point = entry_point(ENTRY_POINT_GROUP, name)
     if point is None:
+        points = service_entry_points()
         near = get_close_matches(name, points, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise UnknownServiceError(name, known=tuple(points), hint=hint)
@@ -48,12 +47,18 @@ def load_service(
     return loaded
 
 
-def find_services() -> dict[str, type[Service[Any]]]:
-    """Every installed service by name, imported.
+def find_services() -> tuple[dict[str, type[Service[Any]]], dict[str, Exception]]:
+    """Import every installed service.
 
-    Raises:
-        DeclarationError: An entry point names something else than a service of that name.
-        ImportError: A service misses a dependency; `load_service` imports one at a time.
+    Returns:
+        The services by name, and the errors of those that cannot be imported, by name: most often
+        a dependency is not installed.
     """
-    points = service_entry_points()
-    return {name: load_service(name, points=points) for name in sorted(points)}
+    found: dict[str, type[Service[Any]]] = {}
+    failed: dict[str, Exception] = {}
+    for name in sorted(service_entry_points()):
+        try:
+            found[name] = load_service(name)
+        except Exception as error:  # noqa: BLE001 a stranger's module may raise anything
+            failed[name] = error
+    return found, failed

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-_CREDENTIALS = re.compile(r"//[^/@\s]*@")
-
-
-def hide_credentials(text: str) -> str:
-    """A text without the user and password of any URL in it."""
-    return _CREDENTIALS.sub("//***@", text)
 
 
 class ServiceError(Exception):
@@ -83,10 +75,11 @@ class DuplicateIdentityError(ServiceError):
 
     exit_code = 3
 
-    def __init__(self, identity: str, *, other: str) -> None:
+    def __init__(self, identity: str, *, other: str, shares_folder: bool = False) -> None:
+        folder = " and a folder of its own with --set data_dir=FOLDER" if shares_folder else ""
         super().__init__(
             f"{identity} already runs ({other}), and it keeps serving; "
-            f"stop it, or give this one another node name with --set node=NAME"
+            f"stop it, or give this one another node name with --set node=NAME{folder}"
         )
         self.identity = identity
         self.other = other

@@ -24,44 +24,62 @@ from edgebus.contracts import Identity, Metrics, ServiceState, topics
 from edgebus.service.errors import DuplicateIdentityError, SettingsError, SettingsProblem
 from edgebus.service.host import process_alive
 from edgebus.service.presence import ALIVE, Presence
+from edgebus.service.settings import NodeSettings
 
 Verdict = Literal["ignore", "reassert", "yield"]
 
 _RETAINED_S = 0.5
+# A process id and four levels of at most 96 characters, of at most four bytes each.
+_LOCK_BYTES = 2048
 _BEATS = 2.5
 
 
 @contextmanager
-def folder_lock(folder: Path, *, identity: str) -> Iterator[None]:
+def folder_lock(node: NodeSettings, identity: Identity) -> Iterator[None]:
     """Hold a service's data folder; the kernel lets go of it when the process ends, however.
 
     Args:
-        folder: Made if need be.
-        identity: Whose folder it is, for the error.
+        node: Names the node's folder; the service's own below it is made if need be.
+        identity: The service.
 
     Raises:
-        DuplicateIdentityError: Another process holds it.
-        SettingsError: It cannot be written.
+        DuplicateIdentityError: Another process of this identity holds it.
+        SettingsError: A service of another identity holds it, or it cannot be written.
     """
+    folder = node.data_dir / identity.service
+    name = identity.prefix
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         reason = f"{error.strerror}; choose a folder that this user may write"
-        problem = SettingsProblem(key="data_dir", origin=str(folder), reason=reason)
-        raise SettingsError([problem]) from error
+        raise _wrong_folder(folder, reason) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pid = os.read(handle, 20).decode("ascii", "replace").strip() or "unknown"
-            other = f"process {pid} holds {folder}"
-            raise DuplicateIdentityError(identity, other=other) from None
+            pid, _, holder = os.read(handle, _LOCK_BYTES).decode("utf-8", "replace").partition(" ")
+            other = f"process {pid or 'unknown'} holds {folder}"
+            if holder in ("", name):
+                shares_folder = "data_dir" in node.model_fields_set
+                raise DuplicateIdentityError(
+                    identity.source, other=other, shares_folder=shares_folder
+                ) from None
+            reason = (
+                f"belongs to {holder} (process {pid}), so {name} cannot use it too; give each "
+                "node a folder of its own with --set data_dir=FOLDER, or leave data_dir out: "
+                "by default it is named like the node"
+            )
+            raise _wrong_folder(folder, reason) from None
         os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(handle, f"{os.getpid()} {name}".encode(), 0)
         yield
     finally:
         os.close(handle)
+
+
+def _wrong_folder(folder: Path, reason: str) -> SettingsError:
+    return SettingsError([SettingsProblem(key="data_dir", origin=str(folder), reason=reason)])
 
 
 async def find_running_instance(

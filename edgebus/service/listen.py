@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from edgebus.bus import Bus, Event, RetryPolicy
+from edgebus.bus import Bus, Event, RetryPolicy, is_ours
 from edgebus.contracts import Command, Message, RecordPayload, Reply, Topic
 from edgebus.contracts.trace import CURRENT, continue_trace
 from edgebus.service.declare import Call, CommandDeclaration, EveryDeclaration, OnDeclaration
 from edgebus.service.errors import CommandRefusedError
 from edgebus.service.service import Service
+
+# A command's handler that takes too long has its answer; sending it takes a moment.
+_ANSWER_S = 5.0
 
 
 async def subscribe_all(service: Service[Any], bus: Bus) -> None:
@@ -77,6 +80,7 @@ async def _listen_for_commands(
         _answering(service, bus, _traced(handler, declaration.call), name=name),
         # Whatever a command's handler raises is its answer; acting twice would be no better.
         retry=RetryPolicy(attempts=1),
+        limit_s=bus.handler_s + _ANSWER_S,
         name=name,
     )
 
@@ -103,7 +107,7 @@ def _traced(
 def _answering(
     service: Service[Any],
     bus: Bus,
-    handler: Callable[[Event[Command]], Awaitable[Reply]],
+    handler: Callable[[Event[Command]], Awaitable[Reply | None]],
     *,
     name: str,
 ) -> Callable[[Event[Command]], Awaitable[None]]:
@@ -111,13 +115,21 @@ def _answering(
 
     async def answer(event: Event[Command]) -> None:
         bus.check_reply(event)  # who cannot be answered is not obeyed either; a dead letter tells
+        reply: Reply | None
         try:
-            reply = await handler(event)
+            async with asyncio.timeout(bus.handler_s) as limit:
+                reply = await handler(event)
         except CommandRefusedError as error:
             reply = Reply(ok=False, detail=str(error))
-        except Exception as error:
+        except BaseException as error:
+            if is_ours(error):
+                raise
+            if limit.expired():
+                reason = f"not done within {bus.handler_s:g} s (bus.handler_s), and cancelled"
+                error = TimeoutError(reason)
             service.log.exception("command failed", command=name, sender=event.payload.source)
             reply = Reply(ok=False, detail=f"{type(error).__name__}: {error}")
-        await bus.reply(event, reply)
+        if reply is not None:
+            await bus.reply(event, reply)
 
     return answer

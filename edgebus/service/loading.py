@@ -1,6 +1,5 @@
 """Settings of one service on one node, from all sources, with errors that name the right key."""
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,8 +9,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from edgebus.addresses import SECRET_NAME, hide_credentials
 from edgebus.service.discovery import load_service, service_entry_points
-from edgebus.service.errors import SettingsError, SettingsProblem, hide_credentials
+from edgebus.service.errors import SettingsError, SettingsProblem
 from edgebus.service.settings import NodeSettings, ServiceSettings
 from edgebus.service.sources import (
     Path_,
@@ -24,7 +24,6 @@ from edgebus.service.sources import (
 
 S = TypeVar("S", bound=ServiceSettings)
 
-_SECRET = re.compile(r"password|passwd|secret|token|credential|private", re.IGNORECASE)
 _LONGEST_VALUE = 80
 _LONGEST_REASON = 2000
 
@@ -108,7 +107,7 @@ def _read(
         fields[name] = FieldInfo(annotation=kind or dict[str, Any], default=None)
     return merge(
         [
-            from_file(config) if config else SourceTree(),
+            from_file(config, environment) if config else SourceTree(),
             from_environment(fields, environment),
             from_overrides(fields, overrides),
         ]
@@ -146,7 +145,12 @@ def explain(
     """
     details = error.errors(include_url=False)
     tree = tree or SourceTree()
-    return [_explain(kind, d, tree, above=above, siblings=siblings) for d in details]
+    return [
+        _explain(kind, detail, tree, above=above, siblings=siblings)
+        for detail in details
+        # Follows from another mistake: a default that depends on what is wrong.
+        if detail["type"] != "default_factory_not_called"
+    ]
 
 
 def _explain(
@@ -170,9 +174,11 @@ def _explain(
         value = detail["input"]
         if isinstance(value, str) and len(value) > _LONGEST_VALUE:
             # A file that was garbled may have anything for a value.
-            reason = reason.replace(value, f"{value[:_LONGEST_VALUE]}…")
+            reason = reason.replace(value, f"{hide_credentials(value)[:_LONGEST_VALUE]}…")
         if detail["type"] != "missing" and not _is_secret(key) and not isinstance(value, dict):
-            shown = repr(str(value)[:_LONGEST_VALUE])
+            # Hidden first: of an address that is cut, nobody can tell what was its password.
+            shown = hide_credentials(repr(str(value)))
+            shown = shown if len(shown) <= _LONGEST_VALUE + 2 else f"{shown[:_LONGEST_VALUE]}…'"
             reason += "" if shown in reason else f", got {shown}"
     return SettingsProblem(
         key=".".join(key),
@@ -216,4 +222,4 @@ def _origin(key: Path_, tree: SourceTree) -> str:
 
 
 def _is_secret(key: Path_) -> bool:
-    return any(_SECRET.search(part) for part in key)
+    return any(SECRET_NAME.search(part) for part in key)

@@ -9,6 +9,7 @@ from typing import TextIO, cast
 
 import structlog
 
+from edgebus.addresses import hide_credentials
 from edgebus.service.settings import LogSettings
 
 
@@ -19,7 +20,7 @@ def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) ->
     warning upwards.
     """
     out = sys.stderr if stream is None else stream
-    lines = cast("TextIO", _NeverFails(out))
+    lines = cast("TextIO", _LogLines(out))
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     as_json = settings.format == "json" or (settings.format == "auto" and not out.isatty())
     shared: list[structlog.typing.Processor] = [
@@ -46,7 +47,7 @@ def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) ->
         logger_factory=structlog.PrintLoggerFactory(file=lines),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(out)
+    handler = logging.StreamHandler(lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -56,7 +57,7 @@ def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) ->
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
 
 
-class _NeverFails:
+class _LogLines:
     """A stream for logs: lines that do not fit on a full disk are gone, and nobody stops for it.
 
     Where standard error is a file on the disk that a service is about to call full, the line that
@@ -67,9 +68,9 @@ class _NeverFails:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write, if it can be written."""
+        """Write, if it can be written, without the secrets of any address."""
         with suppress(OSError):
-            self._stream.write(text)
+            self._stream.write(hide_credentials(text))
         return len(text)
 
     def flush(self) -> None:

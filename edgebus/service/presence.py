@@ -13,6 +13,7 @@ from datetime import datetime
 from socket import gethostname
 from typing import Final
 
+from edgebus.addresses import hide_credentials
 from edgebus.contracts import Identity, ServiceState, State, new_id, utc_now
 
 ALIVE: Final[frozenset[State]] = frozenset({"starting", "ready", "degraded", "draining"})
@@ -43,6 +44,7 @@ class Presence:
 
     def change(self, state: State, reason: str = "") -> bool:
         """Enter a state; False where nothing changed."""
+        reason = hide_credentials(reason)
         if (state, reason) == (self.state, self.reason):
             return False
         if state != self.state:

@@ -20,6 +20,7 @@ from edgebus.bus import (
     IdentityTakenError,
     OutboxFullError,
     Transport,
+    is_ours,
 )
 from edgebus.contracts import Identity, ServiceState, State, topics
 from edgebus.service.declare import EveryDeclaration
@@ -90,7 +91,7 @@ class Runtime(Generic[S]):
             ServiceFailedError: The start, the stop or a task failed; the reason is in the state on
                 the bus.
         """
-        with folder_lock(self._node.data_dir / self._kind.name, identity=self.identity.source):
+        with folder_lock(self._node, self.identity):
             if look_first:
                 await self._refuse_second(stop)
             if stop.is_set():
@@ -323,7 +324,10 @@ class Runtime(Generic[S]):
             await coroutine
         except (DuplicateIdentityError, IdentityTakenError, ServiceFailedError):
             raise
-        except Exception as error:
+        except BaseException as error:
+            # A task that a stranger's CancelledError ends would be missed by nobody.
+            if is_ours(error):
+                raise
             reason = f"{part}: {type(error).__name__}: {error}"
             code = getattr(error, "exit_code", 1)
             raise ServiceFailedError(self.identity.source, reason=reason, exit_code=code) from error

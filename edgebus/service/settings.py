@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from socket import gethostname
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,8 +28,10 @@ class LogSettings(ServiceSettings):
     """One JSON object per line, or lines for people; auto: for people where there is a terminal."""
 
 
-def _default_data_dir() -> Path:
-    return Path.home() / ".local" / "share" / "edgebus"
+def _default_data_dir(node: dict[str, Any]) -> Path:
+    """The node's own folder, named like its topics: two nodes on one host share none."""
+    levels = (node.get(level, "") for level in ("base", "site", "node"))
+    return Path("~", ".local", "share", *levels).expanduser()
 
 
 class NodeSettings(ServiceSettings):
@@ -39,14 +41,18 @@ class NodeSettings(ServiceSettings):
     """First level of every topic, for brokers that others use too."""
     site: Segment = "lab"
     """The place; second level of every topic."""
-    node: Segment = Field(default_factory=gethostname)
+    node: Segment = Field(default_factory=gethostname, json_schema_extra={"x-default": "host name"})
     """The host; third level of every topic. Its own host name by default."""
     broker: BrokerSettings = BrokerSettings()
     """The connection to the broker."""
     bus: BusSettings = BusSettings()
     """Limits and times of the bus."""
-    data_dir: Path = Field(default_factory=_default_data_dir)
-    """Folder for what must survive a restart; each service has a folder of its own name in it."""
+    data_dir: Path = Field(
+        default_factory=_default_data_dir,
+        json_schema_extra={"x-default": "~/.local/share/BASE/SITE/NODE"},
+    )
+    """Folder of this node for what must survive a restart; each service has a folder of its own
+    name in it. By default it is named like the node's topics."""
     heartbeat_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
     """Seconds between two metrics messages."""
     drain_s: Annotated[float, Field(ge=0, le=600)] = 10.0

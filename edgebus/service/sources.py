@@ -1,6 +1,7 @@
 """Sources of settings: a YAML file, the environment, the command line; each as a tree."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +11,30 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource
 from pydantic_settings.exceptions import SettingsError as SourceError
 
-from edgebus.service.errors import SettingsError, SettingsProblem, hide_credentials
+from edgebus.addresses import hide_argument
+from edgebus.service.errors import SettingsError, SettingsProblem
 from edgebus.service.yamltext import YamlTextError, read_yaml
 
 ENVIRONMENT_PREFIX = "EDGEBUS_"
 _DELIMITER = "__"
+SECRET_VARIABLE = "EDGEBUS_SECRET_"
+"""Begin of the names of variables that a node's file may refer to, and that are no settings."""
+
 # Variables of the same prefix that are no settings: the folder of test data, and the command
 # line's own switch.
 _NOT_SETTINGS = frozenset({"EDGEBUS_DATA", "EDGEBUS_DEBUG"})
+# What Kubernetes sets in every container for a Service called edgebus or edgebus-broker
+# (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
+# No setting has such a name, and only a true address stands in one that ends with PORT.
+_OF_KUBERNETES = re.compile(
+    r"""EDGEBUS(_[A-Z0-9]+)*(
+    _SERVICE_HOST=.* | _SERVICE_PORT(_[A-Z0-9_]+)?=\d+
+    | _PORT(_\d+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://.*
+    | _PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)=.*
+    )""",
+    re.VERBOSE,
+)
+_VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 Path_ = tuple[str, ...]
 """A setting's key, split: ``("recorder", "threshold")``."""
@@ -36,11 +53,18 @@ class SourceTree:
     origins: dict[Path_, str] = field(default_factory=dict)
 
 
-def from_file(path: Path) -> SourceTree:
-    """Read a node's YAML file.
+def from_file(path: Path, environment: Mapping[str, str] | None = None) -> SourceTree:
+    """Read a node's YAML file; ``${NAME}`` in a text is the environment variable of that name.
+
+    So a password need not stand in the file. ``$${`` is a plain ``${``.
+
+    Args:
+        path: The file.
+        environment: The process's own by default.
 
     Raises:
-        SettingsError: It cannot be read, is no YAML, no mapping, or has a key twice.
+        SettingsError: It cannot be read, is no YAML, no mapping, has a key twice, or names a
+            variable that is not set.
     """
     origin = str(path)
     try:
@@ -56,7 +80,9 @@ def from_file(path: Path) -> SourceTree:
     if not isinstance(values, dict):
         reason = f"holds a {type(values).__name__}; a node file is a mapping, 'site: lab' and so on"
         raise _problem("config", origin, reason)
-    return SourceTree(values=values, origins=dict.fromkeys(_paths(values), origin))
+    origins = dict.fromkeys(_paths(values), origin)
+    variables = os.environ if environment is None else environment
+    return SourceTree(values=_filled(values, variables, origin=origin), origins=origins)
 
 
 def from_environment(
@@ -74,7 +100,10 @@ def from_environment(
     found = {
         name: value
         for name, value in (os.environ if environment is None else environment).items()
-        if name.upper().startswith(ENVIRONMENT_PREFIX) and name.upper() not in _NOT_SETTINGS
+        if name.upper().startswith(ENVIRONMENT_PREFIX)
+        and name.upper() not in _NOT_SETTINGS
+        and not name.upper().startswith(SECRET_VARIABLE)
+        and not _OF_KUBERNETES.fullmatch(f"{name}={value}")
     }
     tree = SourceTree()
     texts: dict[str, str] = {}
@@ -99,7 +128,7 @@ def from_overrides(fields: Mapping[str, FieldInfo], overrides: Iterable[str]) ->
         key = key.strip()
         if not equals or not all(key.split(".")):
             reason = "is no key=value, such as recorder.threshold=0.3"
-            raise _problem(hide_credentials(pair), "command line", reason)
+            raise _problem(hide_argument(pair), "command line", reason)
         tree.origins[tuple(key.split("."))] = "command line"
         texts[key] = value
     tree.values = _typed(fields, texts, delimiter=".", tree=tree)
@@ -177,6 +206,30 @@ def _paths(values: Mapping[Any, Any], above: Path_ = ()) -> Iterable[Path_]:
         yield path
         if isinstance(value, dict):
             yield from _paths(value, path)
+
+
+def _filled(value: Any, variables: Mapping[str, str], *, origin: str, key: str = "") -> Any:
+    """A tree of settings with its variables replaced."""
+    if isinstance(value, dict):
+        return {
+            name: _filled(below, variables, origin=origin, key=f"{key}.{name}".lstrip("."))
+            for name, below in value.items()
+        }
+    if isinstance(value, list):
+        return [_filled(below, variables, origin=origin, key=key) for below in value]
+    if not isinstance(value, str):
+        return value
+
+    def text(found: re.Match[str]) -> str:
+        doubled, name = found.groups()
+        if doubled:
+            return found[0][1:]
+        if name not in variables:
+            reason = f"names the environment variable {name}, which is not set; $${{ is a plain ${{"
+            raise _problem(key, origin, reason)
+        return variables[name]
+
+    return _VARIABLE.sub(text, value)
 
 
 def _problem(key: str, origin: str, reason: str) -> SettingsError:

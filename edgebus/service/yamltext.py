@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import yaml
 
-from edgebus.service.errors import hide_credentials
+from edgebus.addresses import hide_credentials
 
 _SHOWN: Final = 80
 _MAX_DEPTH: Final = 50

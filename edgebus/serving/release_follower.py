@@ -259,7 +259,7 @@ class ReleaseFollower(Generic[M]):
         few = self._answered < self._settings.probation_inputs
         return few and serving is self._swap.current
 
-    async def taken_back(self, serving: Serving[M], error: Exception) -> bool:
+    async def taken_back(self, serving: Serving[M], error: BaseException) -> bool:
         """A model failed on an input: if it is on probation, the one before serves again.
 
         Returns:

@@ -190,7 +190,7 @@ class ModelService(Service[S], Generic[S]):
                 return None
             try:
                 found = await self._ask(serving, event)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 # A new model on probation is taken back, and the one before answers this input.
                 blamed = await self._is_to_blame(follower, serving, event)
                 if not blamed or not await follower.taken_back(serving, error):
@@ -226,7 +226,7 @@ class ModelService(Service[S], Generic[S]):
             return True  # nobody to compare with; whether it is taken back is the follower's
         try:
             await self._ask(other, event)
-        except Exception:  # noqa: BLE001 models and workloads may raise anything
+        except (Exception, SystemExit):  # noqa: BLE001 models and workloads may raise anything
             return False
         return True
 

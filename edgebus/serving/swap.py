@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 from edgebus.artifacts import ArtifactError, Bundle, ModelSource
-from edgebus.contracts import ModelRef, utc_now
+from edgebus.contracts import STRANGE, ModelRef, utc_now
 from edgebus.serving.engine import Engine, EngineSettings, OrtEngine
 from edgebus.serving.errors import InferenceError, ModelRefusedError, NoPreviousModelError
 from edgebus.serving.model import Model
@@ -179,7 +179,7 @@ class HotSwap(Swap[Model]):
             deviation = run_probe(engine, bundle.manifest, bundle.probe())
         except OSError:
             raise  # the disk's trouble, which may pass
-        except Exception as error:
+        except STRANGE as error:
             # A stranger's workload may raise anything; it must not end the service.
             told = isinstance(error, _TOLD) and str(error)
             reason = told or f"{type(error).__name__}: {error}".removesuffix(": ")

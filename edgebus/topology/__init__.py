@@ -11,6 +11,7 @@ from edgebus.topology.topology import (
     Until,
     fill_placeholders,
     node_configs,
+    take_secrets,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "fill_placeholders",
     "node_configs",
     "override",
+    "take_secrets",
 ]

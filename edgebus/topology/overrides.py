@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from edgebus.addresses import hide_argument
 from edgebus.topology.topology import Topology, TopologyError, Tree
 
 
@@ -32,7 +33,7 @@ def override(topology: Topology, pairs: Iterable[str]) -> Topology:
         key, equals, text = pair.partition("=")
         path = key.strip().split(".")
         if not equals or not all(path):
-            problems.append(f"--set {pair!r} is not KEY=VALUE")
+            problems.append(f"--set {hide_argument(pair)!r} is not KEY=VALUE")
             continue
         try:
             value = yaml.safe_load(text)

@@ -3,8 +3,17 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from edgebus.addresses import SECRET_NAME, has_credentials
 from edgebus.contracts import Segment
 from edgebus.service.loading import explain
 from edgebus.service.yamltext import YamlTextError, read_yaml
@@ -13,6 +22,7 @@ MAX_PACKET_BYTES = 8 * 2**20
 """Largest MQTT packet that the services of a topology accept."""
 
 Seconds = Annotated[float, Field(gt=0)]
+Word = Annotated[str, BeforeValidator(str, json_schema_input_type=str | int | float | bool)]
 Tree = dict[str, Any]
 
 
@@ -33,25 +43,24 @@ class TopologyError(ValueError):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class BrokerChoice(_Part):
-    """The broker of a run: an embedded one, or one that is there already.
-
-    Attributes:
-        embedded: Start an own broker as a child process.
-        url: Broker to use instead, for example ``mqtt://localhost:1883``.
-        version: MQTT version; the embedded broker speaks 3.1.1 only.
-        host: Address the embedded broker listens on.
-        port: Port of the embedded broker; 0 takes a free one.
-    """
+    """The broker of a run: an embedded one, or one that is there already."""
 
     embedded: bool = True
+    """Start an own broker as a child process."""
     url: str | None = None
+    """Broker to use instead, for example ``mqtt://localhost:1883``."""
     version: Literal["5", "3.1.1"] | None = None
+    """MQTT version; the embedded broker speaks 3.1.1 only."""
     host: str = "127.0.0.1"
+    """Address the embedded broker listens on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port of the embedded broker; 0 takes a free one."""
 
     @model_validator(mode="before")
     @classmethod
@@ -74,30 +83,27 @@ class BrokerChoice(_Part):
         return self
 
     @property
-    def mqtt_version(self) -> Literal["5", "3.1.1"]:
-        """The version that clients shall speak."""
-        return self.version or ("3.1.1" if self.embedded else "5")
+    def mqtt_version(self) -> Literal["5", "3.1.1"] | None:
+        """The version that clients shall speak; None: what the broker speaks."""
+        return self.version or ("3.1.1" if self.embedded else None)
 
     @property
-    def profile(self) -> Literal["standard", "nats"]:
+    def profile(self) -> Literal["nats"] | None:
         """The repairs that clients shall make; the embedded broker is a NATS server."""
-        return "nats" if self.embedded else "standard"
+        return "nats" if self.embedded else None
 
 
 class Until(_Part):
-    """End condition of a run; without one, it runs until Ctrl-C.
-
-    Attributes:
-        loop: ``closed`` waits until every edge serves a retrained version and was measured on it.
-        after_inputs: Inputs of each stream that are answered by the new version before the end.
-        timeout_s: Give up after this long; a loop that is not closed by then is a failure.
-        seconds: Run for this long, whatever happens.
-    """
+    """End condition of a run; without one, it runs until Ctrl-C."""
 
     loop: Literal["closed"] | None = None
+    """``closed`` waits until every edge serves a retrained version and was measured on it."""
     after_inputs: Annotated[int, Field(ge=1)] = 120
+    """Inputs of each stream that are answered by the new version before the end."""
     timeout_s: Seconds | None = None
+    """Seconds after which the run gives up; a loop that is not closed by then is a failure."""
     seconds: Seconds | None = None
+    """Seconds to run, whatever happens."""
 
     @model_validator(mode="after")
     def _one_end(self) -> Self:
@@ -111,39 +117,29 @@ class Until(_Part):
 
 
 class Topology(_Part):
-    """Everything that `edgebus up` starts.
-
-    Attributes:
-        name: Name of the run folder.
-        base: First level of every topic.
-        site: Second level of every topic.
-        broker: The broker.
-        environment: Environment variables of every service.
-        setup: Commands of the form ``[module, argument, …]``, run once by ``python -m`` before
-            the services.
-        workload: The workload whose view and report `edgebus up` shows; its default without.
-        nodes: Per node its services, per service its settings.
-        node_settings: Settings of every node, for example ``{heartbeat_s: 2}``.
-        until: When the run is over.
-    """
+    """Everything that `edgebus up` starts."""
 
     name: Segment = "run"
+    """Name of the run folder."""
     base: Segment = "edgebus"
+    """First level of every topic."""
     site: Segment = "lab"
+    """Second level of every topic."""
     broker: BrokerChoice = BrokerChoice()
+    """The broker."""
     environment: dict[str, str] = {}
-    setup: tuple[tuple[str, ...], ...] = ()
+    """Environment variables of every service."""
+    setup: tuple[tuple[Word, ...], ...] = ()
+    """Commands of the form ``[module, argument, …]``, run once by ``python -m`` before the
+    services."""
     workload: Segment | None = None
+    """The workload whose view and report `edgebus up` shows; its default without."""
     nodes: dict[Segment, dict[Segment, Tree]] = Field(min_length=1)
+    """Per node its services, per service its settings: the sections above."""
     node_settings: Tree = {}
+    """Settings of every node, for example ``{heartbeat_s: 2}``."""
     until: Until | None = None
-
-    @field_validator("setup", mode="before")
-    @classmethod
-    def _as_text(cls, value: Any) -> Any:
-        if isinstance(value, list):
-            return [[str(word) for word in row] if isinstance(row, list) else row for row in value]
-        return value
+    """End of the run; null: it runs until Ctrl-C."""
 
     @field_validator("nodes", mode="before")
     @classmethod
@@ -227,6 +223,37 @@ def node_configs(topology: Topology, *, url: str, data: Path) -> dict[str, Tree]
         }
         for node, services in topology.nodes.items()
     }
+
+
+def take_secrets(tree: Tree, *, prefix: str) -> tuple[Tree, dict[str, str]]:
+    """Settings without secrets, which become variables: ``${PREFIX1}`` in the settings' place.
+
+    A secret is an address with a password or a query, and the text of a key that is called one.
+
+    Args:
+        tree: Settings of a node; not changed.
+        prefix: Begin of the variables' names.
+
+    Returns:
+        The settings for a file, and the environment that a service needs to read it.
+    """
+    secrets: dict[str, str] = {}
+
+    def taken(value: Any, *, secret: bool = False) -> Any:
+        if isinstance(value, dict):
+            return {
+                key: taken(below, secret=SECRET_NAME.search(str(key)) is not None)
+                for key, below in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [taken(below, secret=secret) for below in value]
+        if not isinstance(value, str) or not (secret or has_credentials(value)):
+            return value
+        name = f"{prefix}{len(secrets) + 1}"
+        secrets[name] = value
+        return f"${{{name}}}"
+
+    return taken(tree), secrets
 
 
 def fill_placeholders(tree: Any, values: dict[str, str]) -> Any:

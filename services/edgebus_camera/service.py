@@ -63,7 +63,9 @@ class Camera(Service[CameraSettings]):
         running = _CameraLoop(
             self, camera=camera, settings=settings, source=source, executor=executor
         )
-        self.log.info("camera started", camera=camera, source=str(settings.source), fps=running.fps)
+        self.log.info(
+            "camera started", camera=camera, source=settings.public_source, fps=running.fps
+        )
         try:
             end = await running.run()
         except SourceError as error:
@@ -155,7 +157,7 @@ class _CameraLoop:
                 self._service.log.warning("picture skipped", camera=self._camera, error=str(error))
                 continue
             if taken is None:
-                return f"{self._settings.source} has no more frames"
+                return f"{self._settings.public_source} has no more frames"
             encoded, captured = taken
             await self._report_return()
             if not self._source.live:

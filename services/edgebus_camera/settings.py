@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from edgebus.addresses import local_path, public_address, read_address
 from edgebus.contracts import Segment
 from edgebus.service import ServiceSettings
 from edgebus_detection.emulation.drift import DriftStep
@@ -15,7 +16,7 @@ Side = Annotated[int, Field(ge=64, le=8192)]
 class ViewSettings(ServiceSettings):
     """Settings of one camera."""
 
-    source: str | int = "scene"
+    source: str | int = Field(default="scene", repr=False)
     """Source of the pictures: `scene` for the procedural street, the path of a video, of a folder
     of pictures or of a text file that lists such, an RTSP or HTTP address, or the number of a USB
     camera."""
@@ -58,17 +59,29 @@ class ViewSettings(ServiceSettings):
         if isinstance(value, str) and not value.strip():
             msg = "is empty; give 'scene', a path, an address or a USB camera's number"
             raise ValueError(msg)
-        if isinstance(value, int) and value < 0:
-            msg = f"is {value}; USB cameras count from 0"
-            raise ValueError(msg)
-        return int(value) if isinstance(value, str) and value.isdecimal() else value
+        if isinstance(value, int):
+            if value < 0:
+                msg = f"is {value}; USB cameras count from 0"
+                raise ValueError(msg)
+            return value
+        if value.isdecimal():
+            return int(value)
+        value = local_path(value)
+        return read_address(value).url if "://" in value else value
 
     @model_validator(mode="after")
     def _live_has_no_truth(self) -> Self:
         if self.truth is not None and (self.is_live or self.source == "scene"):
-            msg = f"truth is for videos and folders; remove it, source is {self.source}"
+            msg = f"truth is for videos and folders; remove it, source is {self.public_source}"
             raise ValueError(msg)
         return self
+
+    @property
+    def public_source(self) -> str:
+        """The source as it may be shown: of an address, no more than scheme, host and port."""
+        if isinstance(self.source, int):
+            return f"USB camera {self.source}"
+        return public_address(self.source)
 
     @property
     def is_live(self) -> bool:

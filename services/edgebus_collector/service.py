@@ -10,7 +10,15 @@ from math import nan
 from typing import Any
 
 from edgebus.bus import DropOldest, Event
-from edgebus.contracts import CaptureCommand, PayloadError, Reply, ServiceState, Topic, topics
+from edgebus.contracts import (
+    STRANGE,
+    CaptureCommand,
+    PayloadError,
+    Reply,
+    ServiceState,
+    Topic,
+    topics,
+)
 from edgebus.mining import (
     Example,
     InputUnreadableError,
@@ -131,7 +139,7 @@ class Collector(Service[CollectorSettings]):
         self.metrics.counter("feedback")
         try:
             choice = self._selector.choose_feedback(seen)
-        except Exception as error:  # noqa: BLE001 see `_give_up`
+        except STRANGE as error:  # see `_give_up`
             self._give_up(seen.example, error)
             return
         await self._keep(choice, seen)
@@ -220,7 +228,7 @@ class Collector(Service[CollectorSettings]):
                 # Who predicts dead-letters it; one dead letter is enough.
                 self.metrics.counter("unreadable")
                 continue
-            except Exception as error:  # noqa: BLE001 see `_give_up`
+            except STRANGE as error:  # see `_give_up`
                 self._give_up(example, error)
                 continue
             await self._carry_out(decision)
@@ -230,7 +238,7 @@ class Collector(Service[CollectorSettings]):
                 else:
                     self._for_reference.put_nowait(example)
 
-    def _give_up(self, example: Example[Any, Any, Any], error: Exception) -> None:
+    def _give_up(self, example: Example[Any, Any, Any], error: BaseException) -> None:
         """An input that a policy or the workload cannot cope with: a stranger's code fails.
 
         It is not tried again: an example is put together once.
@@ -252,7 +260,7 @@ class Collector(Service[CollectorSettings]):
                 answer = await asyncio.to_thread(call_in_thread, model.predict, example.input)
                 example = replace(example, reference=answer)
                 decision = self._selector.decide_reference(example, now=time.monotonic())
-            except Exception as error:  # noqa: BLE001 the model's, a policy's, the workload's
+            except (Exception, SystemExit) as error:  # noqa: BLE001 the model's, a policy's, the workload's
                 self.metrics.counter("reference.failed")
                 self.log.warning("reference failed", error=f"{type(error).__name__}: {error}")
                 continue
@@ -288,7 +296,7 @@ class Collector(Service[CollectorSettings]):
                 self.metrics.counter("dropped.too_large")
                 self.log.warning("sample dropped", stream=stream, error=str(error))
                 return
-            except Exception as error:  # noqa: BLE001 see `_give_up`
+            except STRANGE as error:  # see `_give_up`
                 self._give_up(choice.example, error)
                 return
             await self._put(sample, choice)
@@ -301,7 +309,7 @@ class Collector(Service[CollectorSettings]):
             self.metrics.counter("dropped.spool")
             await self._set_trouble(f"samples are lost: {error}")
             return
-        except Exception as error:  # noqa: BLE001 the sample's `encode`
+        except (Exception, SystemExit) as error:  # noqa: BLE001 the sample's `encode`
             self._give_up(choice.example, error)
             return
         self.metrics.counter("dropped.spool", len(dropped))

@@ -52,7 +52,7 @@ class Arrivals:
         self._accepted = accepted
         self._refused = refused
         self._changed = asyncio.Event()
-        self._results: dict[Key, asyncio.Future[Decision]] = {}
+        self._results: dict[Key, set[asyncio.Future[Decision]]] = {}
         self._log = structlog.get_logger("edgebus.distributor").bind(source=identity.source)
 
     def want(self, intake: Intake) -> None:
@@ -69,18 +69,22 @@ class Arrivals:
             RegistryRefusedError: It does not fit what the registry has.
             ReleaseRefusedError: It is not what was announced.
         """
-        loop = asyncio.get_running_loop()
-        future = self._results.setdefault(intake.key, loop.create_future())
+        future: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        waiting = self._results.setdefault(intake.key, set())
+        waiting.add(future)
         self.want(intake)
         try:
             async with asyncio.timeout(seconds):
-                return await asyncio.shield(future)
+                return await future
         except TimeoutError:
-            self._registry.done(intake)
-            self._changed.set()
+            if waiting == {future}:
+                self._registry.done(intake)
+                self._changed.set()
             raise
         finally:
-            self._results.pop(intake.key, None)
+            waiting.discard(future)
+            if not waiting:
+                self._results.pop(intake.key, None)
 
     async def run(self) -> None:
         """Bring in whatever is wanted; stop what no longer is. Runs until cancelled."""
@@ -113,14 +117,15 @@ class Arrivals:
             except (ArtifactError, RegistryRefusedError, ReleaseRefusedError) as error:
                 self._registry.done(intake)
                 self._refused(intake, error)
-                future = self._results.get(intake.key)
-                if future is not None and not future.done():
+                for future in self._waiting(intake):
                     future.set_exception(error)
                 return
             except (OSError, BusError) as error:
                 self._log.warning("bringing in goes on later", error=str(error), in_s=_RETRY_S)
                 await asyncio.sleep(_RETRY_S)
         await self._accepted(decision)
-        future = self._results.get(intake.key)
-        if future is not None and not future.done():
+        for future in self._waiting(intake):
             future.set_result(decision)
+
+    def _waiting(self, intake: Intake) -> list[asyncio.Future[Decision]]:
+        return [future for future in self._results.get(intake.key, ()) if not future.done()]

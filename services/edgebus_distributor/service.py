@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 from edgebus.artifacts import ArtifactError, Bundle, Store
-from edgebus.bus import Event
+from edgebus.bus import BusError, Event
 from edgebus.contracts import (
     BundleRef,
     Candidate,
@@ -156,8 +157,12 @@ class Distributor(Service[DistributorSettings]):
             self._touch(key)
 
     @command(topics.CMD_PUBLISH)
-    async def take_over(self, event: Event[PublishCommand]) -> Reply:
-        """Take a bundle over and release it."""
+    async def take_over(self, event: Event[PublishCommand]) -> None:
+        """Take a bundle over and release it.
+
+        What is wanted is in the registry; its coming in may take minutes, for which no other
+        message waits. A process that dies meanwhile fetches on, and whoever asked hears nothing.
+        """
         order = event.payload
         intake = Intake(
             bundle=order.bundle,
@@ -169,17 +174,26 @@ class Distributor(Service[DistributorSettings]):
             self.registry.check(order.bundle, channel=order.channel, candidate=False)
         except RegistryRefusedError as error:
             raise CommandRefusedError(str(error)) from error
+        self._arrivals.want(intake)
+        self.spawn(self._bring(event, intake), name=f"publish {order.bundle.model.name}")
+
+    async def _bring(self, event: Event[PublishCommand], intake: Intake) -> None:
+        """Wait for a published bundle, and answer whoever published it."""
+        order = event.payload
         limit = timedelta(seconds=self.settings.fetch_timeout_s)
         until = min(order.time + limit, order.expires or order.time + limit)
         try:
             seconds = (until - utc_now()).total_seconds()
             decision = await self._arrivals.bring(intake, seconds=seconds)
-        except TimeoutError as error:
-            msg = f"{order.bundle.provider} did not deliver in time; is it still there?"
-            raise CommandRefusedError(msg) from error
+        except TimeoutError:
+            reason = f"{order.bundle.provider} did not deliver in time; is it still there?"
+            reply = Reply(ok=False, detail=reason)
         except (ArtifactError, RegistryRefusedError, ReleaseRefusedError) as error:
-            raise CommandRefusedError(str(error)) from error
-        return self._released(decision)
+            reply = Reply(ok=False, detail=str(error))
+        else:
+            reply = self._released(decision)
+        with suppress(BusError):  # it would not be heard in time either
+            await self.bus.reply(event, reply)
 
     @command(topics.CMD_ROLLBACK)
     async def rollback(self, event: Event[RollbackCommand]) -> Reply:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import asdict, replace
+from math import inf
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
 from edgebus.artifacts import Bundle, Store
-from edgebus.bus import Event
+from edgebus.bus import Event, Wait
 from edgebus.contracts import (
     Drift,
     Release,
@@ -40,6 +41,7 @@ from edgebus.workload import load_workload
 from edgebus_retrainer.settings import RetrainerSettings
 
 _DISK_REST_S = 5.0
+_SAMPLES_AHEAD = 32  # held in memory while the disk is full; the broker holds the rest
 
 DueJob = tuple[TrainedModel, Trigger, str]
 
@@ -102,7 +104,14 @@ class Retrainer(Service[RetrainerSettings]):
         self.spawn(self._jobs(), name="jobs")
         site = {"base": self.identity.base, "site": self.identity.site}
         samples = load_workload(settings.workload).samples.any(**site)
-        await self.bus.subscribe(samples, self.on_sample, name="on_sample")
+        # A full disk makes it wait for as long as it takes, for which nothing else shall wait.
+        await self.bus.subscribe(
+            samples,
+            self.on_sample,
+            policy=Wait(messages=_SAMPLES_AHEAD, own_connection=True),
+            limit_s=inf,
+            name="on_sample",
+        )
 
     def _open_stores(self) -> None:
         settings = self.settings

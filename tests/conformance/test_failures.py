@@ -144,6 +144,30 @@ async def test_f4_a_handler_that_fails_for_good_makes_a_dead_letter(site: Site) 
     assert subscription.stats.failed == 1
 
 
+@pytest.mark.parametrize(
+    "raised", [SystemExit(3), asyncio.CancelledError("theirs"), GeneratorExit()]
+)
+async def test_f4_what_nobody_should_raise_is_a_failure_like_any_other(
+    site: Site, raised: BaseException
+) -> None:
+    bus, sender = await site.bus("a"), await site.bus("b")
+    letters = Letters()
+    await letters.listen(sender, site)
+
+    async def broken(event: Event) -> None:
+        if event.payload.n == 1:
+            raise raised
+
+    got = Recorder(broken)
+    await bus.subscribe(EVENT.any(site=site.name), got, retry=QUICK)
+    for n in range(3):
+        await sender.publish(EVENT.at(sender.identity, kind="x"), site.note(n))
+    assert await got.has(2) == [0, 2]
+    await letters.has(1)
+    assert letters.records[0].attempts == 3
+    assert letters.records[0].error.startswith(type(raised).__name__)
+
+
 async def test_f4_failures_beyond_the_receive_maximum_stop_nothing(site: Site) -> None:
     maximum = {"receive_maximum": 10} if site.broker.mqtt5 else {}
     bus, sender = await site.bus("a", broker=maximum), await site.bus("b")

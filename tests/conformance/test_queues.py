@@ -8,6 +8,8 @@ import pytest
 from harness import EVENT, READING, Recorder, Site, eventually
 
 from edgebus.bus import DropOldest, Event, Latest, Wait
+from edgebus.contracts import DeadLetter
+from edgebus.contracts.topics import DEAD_LETTER
 
 
 async def test_q1_a_slow_handler_delays_nobody_else(site: Site) -> None:
@@ -31,6 +33,45 @@ async def test_q1_a_slow_handler_delays_nobody_else(site: Site) -> None:
     assert slow.events == []
     gate.set()
     assert await slow.has(300) == list(range(300))
+
+
+@pytest.mark.parametrize("stubborn", [False, True], ids=["hangs", "ignores its cancellation"])
+async def test_q1_a_handler_that_hangs_stops_nobody(site: Site, *, stubborn: bool) -> None:
+    bus, sender = await site.bus("a", settings={"handler_s": 0.5}), await site.bus("b")
+    letters: list[DeadLetter] = []
+    release = asyncio.Event()
+
+    async def hang(event: Event) -> None:
+        while event.payload.n == 0 and not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                if not stubborn:
+                    raise
+
+    async def read(event: Event[DeadLetter]) -> None:
+        letters.append(event.payload)
+
+    hanging, fast = Recorder(hang), Recorder()
+    await bus.subscribe(EVENT.any(site=site.name, kind="hang"), hanging, name="hangs")
+    await bus.subscribe(EVENT.any(site=site.name, kind="fast"), fast)
+    await sender.subscribe(DEAD_LETTER.any(site=site.name), read)
+    await sender.publish(EVENT.at(sender.identity, kind="hang"), site.note(0))
+    for n in range(0, 1600, 100):
+        many = (
+            sender.publish(EVENT.at(sender.identity, kind="fast"), site.note(n + m))
+            for m in range(100)
+        )
+        await asyncio.gather(*many)
+    await sender.publish(EVENT.at(sender.identity, kind="hang"), site.note(1))
+    assert len(set(await fast.has(1600))) == 1600
+    assert await hanging.has(1) == [1]  # its own line goes on as well
+    await eventually(lambda: len(letters) == 1)
+    assert letters[0].reason == "failed"
+    assert letters[0].handler == "hangs"
+    assert "took longer than 0.5 s (bus.handler_s)" in letters[0].error
+    assert bus.stats.subscriptions["hangs"].failed == 1
+    release.set()
 
 
 async def test_q1_more_readings_than_any_queue_holds_delay_nobody(site: Site) -> None:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgebus.addresses import public_address
 from edgebus_camera.sources.base import SourceFrame, SourceLostError
 from edgebus_detection.vision import Image
 
@@ -163,9 +164,5 @@ class _Session:
 
 
 def _public(address: str | int) -> str:
-    """The address without its password, for logs and states."""
-    if isinstance(address, int):
-        return f"USB camera {address}"
-    scheme, mark, rest = address.partition("://")
-    host = rest.rpartition("@")[2] if "@" in rest.partition("/")[0] else rest
-    return f"{scheme}{mark}{host}"
+    """The address without its secrets, for logs and states."""
+    return f"USB camera {address}" if isinstance(address, int) else public_address(address)

@@ -10,7 +10,7 @@ from typing import Annotated, Self
 from cachetools import LRUCache
 from pydantic import Field, model_validator
 
-from edgebus.contracts import Drift, DriftState, Segment
+from edgebus.contracts import STRANGE, Drift, DriftState, Segment
 from edgebus.mining import Predicted, Statistic
 from edgebus.service import ServiceSettings
 from edgebus_collector.drift.changes import Change, ChangeMonitor
@@ -130,7 +130,7 @@ class DriftWatch:
             if value is None:
                 return 0.0 if name in self._settings.zero_if_absent else None
             scaled = math.log1p(value) if statistic.logarithmic else float(value)
-        except Exception:  # noqa: BLE001 a stranger's code
+        except STRANGE:  # a stranger's code
             scaled = math.nan
         if math.isfinite(scaled):
             return scaled

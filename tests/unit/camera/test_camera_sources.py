@@ -370,4 +370,4 @@ def test_passwords_stay_out_of_errors() -> None:
     with pytest.raises(SourceLostError) as caught:
         source.read(0)
     assert "secret" not in str(caught.value)
-    assert "rtsp://cam:554/stream" in str(caught.value)
+    assert "rtsp://***@cam:554/…" in str(caught.value)

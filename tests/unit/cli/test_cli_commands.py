@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgebus.cli.errors import describe
+from packages import pretend_package
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -81,11 +82,11 @@ def test_debug_shows_the_traceback() -> None:
 
 
 def test_lists() -> None:
-    topics = edgebus("topics", "list")
+    topics = edgebus("topics", "list", COLUMNS="400")
     assert "{base}/{site}/{node}/{service}/{camera}/detections" in topics.stdout
     schemas = edgebus("schema", "list")
     assert "detections/1" in schemas.stdout
-    assert edgebus("version").stdout.startswith("edgebus ")
+    assert edgebus("--version").stdout.startswith("edgebus ")
 
 
 def test_schema_export_writes_what_is_published(tmp_path: Path) -> None:
@@ -124,19 +125,14 @@ def test_a_missing_extra_names_itself() -> None:
     assert "a bug?" in describe(KeyError("x"))
 
 
-def install(folder: Path, name: str, *, entry: str, version: str = "1.0.0") -> None:
-    """What pip leaves behind: a dist-info with the entry point."""
-    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    (info / "entry_points.txt").write_text(f"[edgebus.services]\n{entry}\n")
-
-
 def test_services_of_third_parties_are_listed(tmp_path: Path) -> None:
-    install(tmp_path, "good-thing", entry="thing = thing:Thing")
-    install(tmp_path, "bad-thing", entry="bad = thing:NotThere")
-    install(tmp_path, "other-thing", entry="other = thing:Thing")
-    install(tmp_path, "no-thing", entry="nothing = thing:Nothing")
+    for package, name, place in (
+        ("good-thing", "thing", "thing:Thing"),
+        ("bad-thing", "bad", "thing:NotThere"),
+        ("other-thing", "other", "thing:Thing"),
+        ("no-thing", "nothing", "thing:Nothing"),
+    ):
+        pretend_package(tmp_path, package, entry_points={"edgebus.services": {name: place}})
     (tmp_path / "thing.py").write_text(
         "from edgebus.service import Service, ServiceSettings\n"
         "class Thing(Service[ServiceSettings]):\n"
@@ -144,7 +140,7 @@ def test_services_of_third_parties_are_listed(tmp_path: Path) -> None:
         "    name = 'thing'\n"
         "class Nothing: pass\n"
     )
-    rows = edgebus("services", path=tmp_path).stdout.splitlines()
+    rows = edgebus("services", path=tmp_path, COLUMNS="400").stdout.splitlines()
     said = {row.split()[0]: row for row in rows}
     assert "good-thing 1.0.0" in said["thing"]
     assert "Does things." in said["thing"]

@@ -336,6 +336,22 @@ async def test_publish_list_and_roll_back(cloud, tmp_path):
         assert words in reply.detail
 
 
+async def test_a_laptop_that_vanished_in_mid_publish_holds_up_nobody(cloud, tmp_path):
+    first, second = family(tmp_path)
+    harness = await cloud.start()
+    async with person(cloud, second) as ghost:
+        pass
+    address = topics.CMD_PUBLISH.at(harness.identity)
+    await harness.publish(address, PublishCommand(source="lab/laptop/cli", bundle=ghost))
+    async with person(cloud, first) as ref:
+        orders = (PublishCommand(source=f"lab/{who}/cli", bundle=ref) for who in ("a", "b"))
+        both = (harness.request(topics.CMD_PUBLISH, order) for order in orders)
+        assert [reply.ok for reply in await asyncio.gather(*both)] == [True, True]
+    listing = await harness.request(topics.CMD_MODELS, ModelListCommand(source="lab/laptop/cli"))
+    assert [entry.bundle.model for entry in listing.models] == [first.ref]
+    assert [intake.bundle.model for intake in harness.service.registry.intakes()] == [second.ref]
+
+
 async def test_a_published_bundle_that_cannot_be_taken_is_answered(cloud, tmp_path):
     first, second = family(tmp_path)
     same_number = tiny_bundle(tmp_path / "x", version=1, seed=5)

@@ -25,6 +25,7 @@ from edgebus.artifacts import (
 from edgebus.artifacts.graph import inspect_graph
 from edgebus.contracts import (
     BlockRange,
+    Identity,
     NameRefusedError,
     PayloadError,
     ServiceState,
@@ -34,7 +35,7 @@ from edgebus.contracts import (
 )
 from edgebus.inspect import as_json, as_line
 from edgebus.mining.near_duplicates import NearDuplicates
-from edgebus.service import ServiceSettings, SettingsError, load_settings
+from edgebus.service import NodeSettings, ServiceSettings, SettingsError, load_settings
 from edgebus.service.identity import folder_lock
 from edgebus.service.yamltext import YamlTextError, read_yaml
 from edgebus.topology import Topology, TopologyError
@@ -290,7 +291,9 @@ def test_a_data_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
     file.touch()
     with (
         pytest.raises(SettingsError, match=r"data_dir .*Not a directory; choose a folder"),
-        folder_lock(file / "camera", identity="lab/pi-01/camera"),
+        folder_lock(
+            NodeSettings(data_dir=file), Identity(site="lab", node="pi-01", service="camera")
+        ),
     ):
         pytest.fail("it was held")
 

@@ -3,7 +3,8 @@
 import json
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from io import StringIO
@@ -18,8 +19,10 @@ from edgebus.service import (
     DeclarationError,
     DuplicateIdentityError,
     MetricsRegistry,
+    NodeSettings,
     Service,
     ServiceSettings,
+    SettingsError,
     command,
     every,
     on,
@@ -144,28 +147,100 @@ def test_what_was_said_before_the_own_start_is_history() -> None:
 # The lock
 
 
-def test_a_folder_has_one_process(tmp_path: Path) -> None:
+@contextmanager
+def held_elsewhere(folder: Path, **names: str) -> Iterator[int]:
+    """The folder of a node's camera, held by another process; its id."""
     code = (
-        "import sys; from pathlib import Path; from edgebus.service.identity import folder_lock\n"
-        "with folder_lock(Path(sys.argv[1]), identity='lab/pi/camera'):\n"
+        "import json, sys; from edgebus.contracts import Identity\n"
+        "from edgebus.service import NodeSettings\n"
+        "from edgebus.service.identity import folder_lock\n"
+        "node = NodeSettings(**json.loads(sys.argv[1]))\n"
+        "identity = Identity(base=node.base, site=node.site, node=node.node, service='camera')\n"
+        "with folder_lock(node, identity):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "camera")],
+        [sys.executable, "-c", code, json.dumps(names | {"data_dir": str(folder)})],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
-    with (
-        pytest.raises(DuplicateIdentityError, match=f"process {holder.pid} holds"),
-        folder_lock(tmp_path / "camera", identity="lab/pi/camera"),
-    ):
+    try:
+        yield holder.pid
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def locked(node: NodeSettings) -> AbstractContextManager[None]:
+    identity = Identity(base=node.base, site=node.site, node=node.node, service="camera")
+    return folder_lock(node, identity)
+
+
+def test_a_folder_has_one_process(tmp_path: Path) -> None:
+    node = NodeSettings(site="lab", node="pi", data_dir=tmp_path)
+    with held_elsewhere(tmp_path, site="lab", node="pi") as pid:
+        with pytest.raises(DuplicateIdentityError) as error, locked(node):
+            pass
+        assert f"lab/pi/camera already runs (process {pid} holds {tmp_path}/camera)" in str(
+            error.value
+        )
+        # Another name alone would meet the same folder.
+        assert "--set node=NAME and a folder of its own with --set data_dir=FOLDER" in str(
+            error.value
+        )
+    with locked(node):
         pass
-    holder.kill()
-    holder.communicate()
-    with folder_lock(tmp_path / "camera", identity="lab/pi/camera"):
-        pass
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"site": "lab", "node": "pi-02"},
+        {"site": "works", "node": "pi"},
+        {"base": "acme", "site": "lab", "node": "pi"},
+    ],
+)
+def test_a_folder_of_another_node_is_told_from_a_second_process(
+    tmp_path: Path, other: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with held_elsewhere(tmp_path, **other) as pid:
+        node = NodeSettings(site="lab", node="pi", data_dir=tmp_path)
+        with pytest.raises(SettingsError) as error, locked(node):
+            pass
+        holder = "/".join([other.get("base", "edgebus"), other["site"], other["node"], "camera"])
+        text = str(error.value)
+        assert f"data_dir ({tmp_path}/camera): belongs to {holder} (process {pid})" in text
+        assert "edgebus/lab/pi/camera cannot use it too" in text
+        # Both ways out work.
+        assert "--set data_dir=FOLDER, or leave data_dir out" in text
+        with locked(node.model_copy(update={"data_dir": tmp_path / "own"})):
+            pass
+        monkeypatch.setenv("HOME", str(tmp_path))
+        with locked(NodeSettings(site="lab", node="pi")):
+            pass
+
+
+def test_nodes_of_one_host_share_no_folder_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = [
+        {"node": "pi-01"},
+        {"node": "pi-02"},
+        {"site": "works", "node": "pi-01"},
+        {"base": "acme", "node": "pi-01"},
+    ]
+    nodes = [NodeSettings(**each) for each in names]
+    assert nodes[0].data_dir == tmp_path / ".local/share/edgebus/lab/pi-01"
+    with ExitStack() as stack:
+        for node in nodes:
+            stack.enter_context(locked(node))
+    with held_elsewhere(nodes[0].data_dir, node="pi-01"):
+        with pytest.raises(DuplicateIdentityError) as error, locked(nodes[0]):
+            pass
+        assert str(error.value).endswith("another node name with --set node=NAME")
 
 
 # Declarations

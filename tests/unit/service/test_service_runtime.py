@@ -60,6 +60,8 @@ class Counter(Service[CounterSettings]):
 
     name = "counter"
     publishes = (TALLY,)
+    hang = False
+    strange: BaseException | None = None
 
     async def start(self) -> None:
         if self.settings.fail_start:
@@ -91,6 +93,10 @@ class Counter(Service[CounterSettings]):
     @command(CMD_ADD)
     async def add(self, asked: AddCommand) -> Reply:
         number = asked.number
+        if self.hang:
+            await asyncio.Event().wait()
+        if self.strange is not None:
+            raise self.strange
         if number < 0:
             msg = f"cannot add {number}; give a positive number"
             raise CommandRefusedError(msg)
@@ -101,7 +107,7 @@ class Counter(Service[CounterSettings]):
     async def tick(self) -> None:
         self.ticks += 1
 
-    async def explode(self, error: Exception) -> None:
+    async def explode(self, error: BaseException) -> None:
         raise error
 
 
@@ -226,6 +232,38 @@ async def test_a_task_that_dies_takes_the_service_down() -> None:
             await one.finished()
         state = await one.wait_for_state("stopped")
         assert state.reason == "task bomb: RuntimeError: boom"
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), asyncio.CancelledError("theirs")])
+async def test_a_task_that_a_stranger_ends_is_missed(raised: BaseException) -> None:
+    async with harness() as one:
+        service = counter(one)
+        service.spawn(service.explode(raised), name="bomb")
+        with pytest.raises(ServiceFailedError, match=f"task bomb: {type(raised).__name__}"):
+            await asyncio.wait_for(one.finished(), 5)
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), asyncio.CancelledError("theirs")])
+async def test_a_command_that_a_stranger_ends_is_answered(raised: BaseException) -> None:
+    async with harness() as one:
+        service = counter(one)
+        service.strange = raised
+        reply = await one.request(CMD_ADD, AddCommand(source="me", number=1))
+        assert not reply.ok
+        assert reply.detail.startswith(type(raised).__name__)
+        service.strange = None
+        assert (await one.request(CMD_ADD, AddCommand(source="me", number=1))).ok
+
+
+async def test_a_command_that_takes_too_long_is_answered_and_the_next_one_served() -> None:
+    async with harness(bus={"handler_s": 0.2}) as one:
+        service = counter(one)
+        service.hang = True
+        reply = await one.request(CMD_ADD, AddCommand(source="me", number=1))
+        assert not reply.ok
+        assert "not done within 0.2 s (bus.handler_s)" in reply.detail
+        service.hang = False
+        assert (await one.request(CMD_ADD, AddCommand(source="me", number=1))).ok
 
 
 async def test_a_start_that_fails_says_why() -> None:

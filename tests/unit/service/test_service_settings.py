@@ -116,6 +116,75 @@ def test_variables_that_are_no_settings_are_left_alone(tmp_path: Path) -> None:
     load(tmp_path, environment={"EDGEBUS_DATA": "/data", "PATH": "/bin"})
 
 
+def test_what_kubernetes_sets_for_services_of_our_name_is_no_setting(tmp_path: Path) -> None:
+    of_kubernetes = {
+        "EDGEBUS_SERVICE_HOST": "10.0.0.1",
+        "EDGEBUS_SERVICE_PORT": "1883",
+        "EDGEBUS_SERVICE_PORT_MQTT_TLS": "8883",
+        "EDGEBUS_PORT": "tcp://10.0.0.1:1883",
+        "EDGEBUS_PORT_1883_TCP": "tcp://10.0.0.1:1883",
+        "EDGEBUS_PORT_1883_TCP_PROTO": "tcp",
+        "EDGEBUS_PORT_1883_TCP_PORT": "1883",
+        "EDGEBUS_PORT_1883_TCP_ADDR": "10.0.0.1",
+        "EDGEBUS_BROKER_SERVICE_HOST": "10.0.0.1",
+        "EDGEBUS_BROKER_SERVICE_PORT": "1883",
+        "EDGEBUS_BROKER_PORT": "udp://10.0.0.1:1883",
+        "EDGEBUS_BROKER_PORT_14567_UDP_ADDR": "10.0.0.1",
+    }
+    load(tmp_path, environment=of_kubernetes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("EDGEBUS_BROKER_URL", "mqtt://x"),
+        ("EDGEBUS_PORT", "1883"),
+        ("EDGEBUS_BROKER_PORT", "mqtt://10.0.0.1:1883"),
+        ("EDGEBUS_SERVICE_PORT", "tcp"),
+        ("EDGEBUS_SERVICE_HOSTS", "10.0.0.1"),
+        ("EDGEBUS_SEEN__SERVICE_HOST", "10.0.0.1"),
+        ("EDGEBUS_HARTBEAT_S", "3"),
+    ],
+)
+def test_what_only_looks_like_it_is_still_a_typo(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"variable {name}.*unknown key"):
+        load(tmp_path, environment={name: value})
+
+
+def test_a_file_may_refer_to_the_environment(tmp_path: Path) -> None:
+    yaml = "broker: {url: 'mqtt://ann:${PW}@host'}\n"
+    yaml += "seen: {label: '$${PW} ${PW}', classes: ['${PW}']}\n"
+    node, seen = load(tmp_path, yaml, {"PW": "S3/cr@et", "EDGEBUS_SECRET_1": "x"})
+    assert node.broker.password is not None
+    assert node.broker.password.get_secret_value() == "S3/cr@et"
+    assert (seen.label, seen.classes) == ("${PW} S3/cr@et", ("S3/cr@et",))
+    with pytest.raises(SettingsError, match=r"broker.url .*variable PW, which is not set"):
+        load(tmp_path, yaml)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "rtsp://ann:S3cret@host:x/s",
+        "rtsp://ann:1/S3cret@host/s",
+        "rtsp://ann:a long one that is cut S3cret" + 80 * "x" + "@host/s",
+        "http://host/a?user=b&pwd=S3cret",
+    ],
+)
+def test_an_address_that_does_not_fit_is_shown_without_its_secrets(
+    tmp_path: Path, source: str
+) -> None:
+    for override in (
+        f"seen.threshold={source}",
+        f"seen.source.kind={source}",
+        f"seen.x={source}",
+        source,
+    ):
+        with pytest.raises(SettingsError) as error:
+            load(tmp_path, overrides=(override,))
+        assert "cret" not in str(error.value).replace("secret", "")
+
+
 def test_a_wrong_value_is_shown_with_what_would_be_right(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as error:
         load(tmp_path, "seen: {threshold: 1.5}\nheartbeat_s: often\n", {}, ("seen.source.kind=tv",))
@@ -124,6 +193,12 @@ def test_a_wrong_value_is_shown_with_what_would_be_right(tmp_path: Path) -> None
     assert "'scene' or 'file', got 'tv'" in found
     assert "valid number" in found
     assert "got 'often'" in found
+
+
+def test_a_default_that_depends_on_a_wrong_value_is_no_second_problem(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path, "site: a/b\nnode: x\n")
+    assert len(problems(error)) == 1
 
 
 def test_secrets_are_not_printed(tmp_path: Path) -> None:

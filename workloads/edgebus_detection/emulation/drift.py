@@ -16,21 +16,18 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class DriftStep(BaseModel):
-    """One change of one effect.
+    """One change of one effect."""
 
-    Attributes:
-        effect: Its name.
-        start_s: When the change begins, in seconds from the first frame.
-        ramp_s: How long it takes; 0 is at once.
-        to: Strength at its end, 0 to 1.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     effect: EffectName
+    """Name of the effect that changes."""
     start_s: Seconds = 0.0
+    """Seconds from the first frame until the change begins."""
     ramp_s: Seconds = 0.0
+    """Seconds that the change takes; 0: none, it is there at once."""
     to: Strength = 1.0
+    """Strength at its end."""
 
 
 class DriftScript(BaseModel):

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from edgebus.addresses import local_path
 from edgebus.lab.cli import (
     Out,
     Plain,
@@ -130,6 +131,7 @@ def up(
     if topology is not None:
         problem = "give a topology file or --source, not both"
         raise TopologyError(source="command line", problems=[problem])
+    source = [local_path(one) for one in source]
     check_files(source, truths=truth or (), replay=replay)
     wanted = [name.strip() for name in (classes or "").split(",") if name.strip()]
     models, folder = _import_models(model or ASSETS / "street-day", teacher, out, classes=wanted)

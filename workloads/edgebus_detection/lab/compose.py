@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgebus.addresses import public_address
 from edgebus.topology import Topology, TopologyError, Tree
 from edgebus_detection.lab.user_models import UserModels
 
@@ -75,8 +76,8 @@ def why_not_learning(given: Sources) -> str:
     ]
     if given.models.teacher is None and len(unlabelled) == len(given.sources):
         return (
-            f"nobody can label what {unlabelled[0]} shows; give --teacher, a larger model, "
-            "or --truth"
+            f"nobody can label what {public_address(unlabelled[0])} shows; give --teacher, a "
+            "larger model, or --truth"
         )
     return ""
 
