@@ -89,7 +89,7 @@ def _measure(plain: Bundle, path: Path, *, out: Path, hours: float) -> Quiet:
     alarms = {
         name: sum(statistic == name for _, statistic in told) for name in Detection.statistics
     }
-    delays = {}
+    delays: dict[str, int | None] = {}
     for effect in EFFECTS:
         drifted = [_answer(model, frame) for frame in _with(effect, frames)]
         watch = _watch()

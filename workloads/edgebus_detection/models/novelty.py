@@ -201,7 +201,7 @@ def _in_other_light(picture: Image, random: np.random.Generator) -> Image:
     mean = values.mean()
     values = (values - mean) * random.uniform(0.9, 1.1) + mean * random.uniform(0.85, 1.15)
     values = (values + random.uniform(-10, 10)) * random.uniform(0.96, 1.04, 3)
-    return np.clip(values, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(values, 0, 255), np.uint8)
 
 
 def _stem(source: ModelSource) -> onnx.ModelProto:
