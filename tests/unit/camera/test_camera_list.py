@@ -120,7 +120,7 @@ def test_lists_that_cannot_be_played_are_refused_at_the_start(
 
 def test_a_list_that_is_no_text_or_has_truth_is_refused(place: Path) -> None:
     (place / "view.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SourceError, match="cannot be read as a list"):
+    with pytest.raises(SourceError, match=r"view\.txt: is no text in UTF-16"):
         open_source(ViewSettings(source=str(place / "view.txt")))
     with pytest.raises(SourceError, match="has no truth"):
         open_source(ViewSettings(source=str(place / "view.txt"), truth=place / "truth.txt"))

@@ -38,11 +38,11 @@ def export(folder, out, style):
 
 
 def bring(folder, out, *, confirm=False, classes=CLASSES):
-    pictures, wrong = read_dataset(out)
+    dataset = read_dataset(out)
     return import_dataset(
         PictureCatalog(folder.path),
-        pictures,
-        wrong=wrong,
+        dataset.pictures,
+        wrong=dataset.wrong,
         who="bob",
         time=START,
         classes=classes,
@@ -238,7 +238,7 @@ def spoil_coco(document, kind):
         row["category_id"] = 99
     elif kind == "no image":
         row["image_id"] = 99
-    elif kind == "a crowd":
+    elif kind == "a region to ignore":
         row["iscrowd"] = 1
     elif kind == "no class 'kite'":
         document["categories"].append({"id": 7, "name": "kite"})
@@ -259,7 +259,7 @@ def spoil_coco(document, kind):
         "not finite",
         "no such category",
         "no image",
-        "a crowd",
+        "a region to ignore",
         "no class 'kite'",
         "holds no sample's id",
         "nor is its picture",
@@ -324,7 +324,7 @@ def test_regions_that_are_no_boxes_are_refused(folder, tmp_path, region, reason)
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
-        ({}, "holds no annotations.json"),
+        ({}, "holds no labels; expected a COCO file"),
         ({"annotations.json": "{"}, "cannot be read as JSON"),
         ({"annotations.json": '{"images": 3}'}, "is no COCO annotation file"),
         ({"annotations.json": "[]"}, "is no COCO annotation file"),
@@ -366,6 +366,7 @@ def test_no_file_outside_of_the_data_set_is_read(folder, tmp_path):
         document["images"][0]["file_name"] = f"../{secret.name}"
 
     edit(tmp_path / "out", "annotations.json", climb)
+    (tmp_path / "out" / "images" / secret.name).unlink()
     other = DataFolder(tmp_path / "other", incumbent=False)
     with pytest.raises(BoxesRefusedError, match="nor is its picture"):
         bring(other, tmp_path / "out")

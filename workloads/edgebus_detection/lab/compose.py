@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgebus.addresses import public_address
 from edgebus.topology import Topology, TopologyError, Tree
+from edgebus_detection.datasets import class_names
 from edgebus_detection.lab.user_models import UserModels
 
 _FIRST_JOB = 150
@@ -119,7 +120,7 @@ def _edge(given: Sources, number: int, source: str, *, learns: bool) -> Tree:
     if number < len(given.truths):
         view["truth"] = str(given.truths[number].resolve())
     # For a folder whose labels are numbers, which mean the model's classes.
-    if given.models.classes and _is_folder(source) and not _names_classes(Path(source)):
+    if given.models.classes and _is_folder(source) and class_names(Path(source)) is None:
         view["classes"] = list(given.models.classes)
     services: Tree = {
         "camera": {"cameras": {camera_name(source, number, given.sources): view}},
@@ -189,12 +190,6 @@ def _labelled(given: Sources, number: int) -> bool:
 
 def _is_folder(source: str) -> bool:
     return not is_live(source) and source != "scene" and Path(source).is_dir()
-
-
-def _names_classes(folder: Path) -> bool:
-    """Whether a data set names its classes, in the folder or above it."""
-    places = (folder, *folder.resolve().parents[:3])
-    return any((place / "data.yaml").is_file() for place in places)
 
 
 def is_live(source: str) -> bool:
