@@ -59,6 +59,11 @@ class ListSource:
         self._taken = 0  # frame numbers of this part that are used up
         self._failed_in_a_row = 0
 
+    @property
+    def entry(self) -> int:
+        """Number of the entry that is played, from 0."""
+        return self._place
+
     def read(self, slot: int) -> SourceFrame | None:
         """The picture of a slot; None at the end of the last line."""
         for _ in range(len(self._plan) + 1):

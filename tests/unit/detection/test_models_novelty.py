@@ -66,6 +66,18 @@ def test_pictures_like_the_reference_are_near_and_others_are_far(bundle):
         assert far.min() > 2
 
 
+def test_a_cloud_is_nothing_new_and_the_night_is(plain, tmp_path):
+    still = scenes(0, 1)[0]
+    rng = np.random.default_rng(1)
+    seconds = [np.clip(still + rng.normal(0, 2, still.shape), 0, 255) for _ in range(60)]
+    seconds = [picture.astype(np.uint8) for picture in seconds]
+    model = DetectionModel.load(add_novelty(plain, seconds, out=tmp_path / "v1"), ONE)
+    lights = {light: (still * light).astype(np.uint8) for light in (0.9, 1.1, 0.3)}
+    cloud, sun, night = (model.predict(picture).novelty for picture in lights.values())
+    assert max(cloud, sun) < 1.5
+    assert night > 4
+
+
 def test_the_boxes_are_the_same_with_and_without(bundle, plain):
     for picture in scenes(3, 5):
         look = DetectionModel.load(bundle, ONE).predict(picture)
