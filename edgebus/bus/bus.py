@@ -146,6 +146,14 @@ class Bus:
             reason = f"no connection within {timeout:g} s" + (f"; {why}" if why else "")
             raise BrokerUnreachableError(url=self._url, reason=reason) from error
 
+    def subscribing(self, more: bool) -> None:
+        """Say whether more subscriptions are to come.
+
+        While there are, events that a session or a process before left behind wait for theirs,
+        however long it takes to get ready for them; afterwards for `settings.orphan_grace_s`.
+        """
+        self._core.links.main.subscribing = more
+
     async def drain(self, timeout: float) -> None:
         """Take no more messages, finish what was accepted, and bring the outbox to the broker.
 

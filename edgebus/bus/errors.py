@@ -132,7 +132,7 @@ class SubscribeRefusedError(BusError):
 
 
 class OutboxFileError(BusError):
-    """The outbox's file cannot be used; events that wait are in memory only.
+    """The outbox's or inbox's file cannot be used; events that wait are in memory only.
 
     Attributes:
         path: The file.
@@ -141,7 +141,7 @@ class OutboxFileError(BusError):
 
     def __init__(self, *, path: Path, reason: str) -> None:
         super().__init__(
-            f"outbox {path}: {reason}; events that wait would not outlive this process. Make room "
+            f"{path}: {reason}; events that wait would not outlive this process. Make room "
             "on the disk; a damaged or foreign file can be moved away, and is left as it is"
         )
         self.path = path
