@@ -22,9 +22,11 @@ from program import run_edgebus
 
 
 @asynccontextmanager
-async def distributor(mosquitto: Any, folder: Path) -> AsyncIterator[asyncio.Queue[Release]]:
-    """A distributor at site ``shop``, and the releases that it announces."""
-    node = NodeSettings(site="shop", node="gpu", data_dir=folder)
+async def distributor(
+    mosquitto: Any, folder: Path, *, site: str = "shop"
+) -> AsyncIterator[asyncio.Queue[Release]]:
+    """A distributor at a site, and the releases that it announces."""
+    node = NodeSettings(site=site, node="gpu", data_dir=folder)
     runtime = Runtime(
         Distributor, node=node, settings=DistributorSettings(), transport=mosquitto.transport()
     )
@@ -38,13 +40,13 @@ async def distributor(mosquitto: Any, folder: Path) -> AsyncIterator[asyncio.Que
     async def release(event: Event[Release]) -> None:
         releases.put_nowait(event.payload)
 
-    ear = Identity(site="shop", node="test", service="test")
+    ear = Identity(site=site, node="test", service="test")
     stop = asyncio.Event()
     async with Bus(
         mosquitto.transport(), identity=ear, settings=BusSettings(ephemeral=True)
     ) as bus:
-        await bus.subscribe(topics.SERVICE_STATE.any(site="shop", node="gpu"), see)
-        await bus.subscribe(topics.RELEASE.any(site="shop"), release)
+        await bus.subscribe(topics.SERVICE_STATE.any(site=site, node="gpu"), see)
+        await bus.subscribe(topics.RELEASE.any(site=site), release)
         life = asyncio.create_task(runtime.run(stop, look_first=False))
         await asyncio.wait_for(ready.wait(), 30)
         try:
@@ -54,9 +56,11 @@ async def distributor(mosquitto: Any, folder: Path) -> AsyncIterator[asyncio.Que
             await life
 
 
-async def follow(mosquitto: Any, *, model: str, channel: str = "stable") -> None:
-    """An edge ``shop/till/detector`` that follows a model, as its retained status says."""
-    edge = Identity(site="shop", node="till", service="detector")
+async def follow(
+    mosquitto: Any, *, model: str, channel: str = "stable", site: str = "shop"
+) -> None:
+    """An edge ``till/detector`` that follows a model, as its retained status says."""
+    edge = Identity(site=site, node="till", service="detector")
     async with Bus(
         mosquitto.transport(), identity=edge, settings=BusSettings(ephemeral=True)
     ) as bus:
@@ -99,18 +103,18 @@ async def test_a_release_that_nobody_follows_is_said_and_has_a_code_of_its_own(
 ) -> None:
     bundle = tiny_bundle(tmp_path / "first", version=1)
     name = bundle.manifest.name
-    where = ("--broker", mosquitto.url, "--set", "site=shop")
-    async with distributor(mosquitto, tmp_path / "data"):
+    where = ("--broker", mosquitto.url, "--set", "site=lonely")
+    async with distributor(mosquitto, tmp_path / "data", site="lonely"):
         publish = ("model", "publish", tmp_path / "first")
         code, out, err = await run_edgebus(*publish, *where)
         assert (code, out) == (4, f"{name} version 1 is released to stable (#1)\n")
         assert f"no edge follows {name} on channel stable: there is no edge yet" in err
-        await follow(mosquitto, model="another")
+        await follow(mosquitto, model="another", site="lonely")
         code, _, err = await run_edgebus(*publish, "--channel", "canary", *where)
         assert code == 4
         assert f"no edge follows {name} on channel canary" in err
         assert "till/detector: another on stable" in err
-        await follow(mosquitto, model=name, channel="canary")
+        await follow(mosquitto, model=name, channel="canary", site="lonely")
         code, out, _ = await run_edgebus("model", "rollback", name, *where)
         assert code == 1  # nothing was there before
         code, out, err = await run_edgebus(*publish, "--channel", "canary", *where)
