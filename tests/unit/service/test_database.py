@@ -44,9 +44,8 @@ def test_a_damaged_file_is_named_and_left_as_it_is(
         more.unlink()
     damage(path)
     before = None if path.is_dir() else path.read_bytes()
-    with pytest.raises(
-        DatabaseUnusableError, match="some.db: .*move the (file|folder) away"
-    ) as caught:
+    words = r"some\.db: .*move the (file|folder) away"
+    with pytest.raises(DatabaseUnusableError, match=words) as caught:
         opener(path)
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
