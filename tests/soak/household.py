@@ -194,7 +194,8 @@ class Household:
             alive = state is not None and state.state in ("ready", "degraded")
             return state if alive and state and state.pid == member.pid else None
 
-        return await self.until(lives, f"{name} is ready", patience_s=patience_s)
+        state: ServiceState = await self.until(lives, f"{name} is ready", patience_s=patience_s)
+        return state
 
     async def until(self, look: Any, what: str, *, patience_s: float = _PATIENCE_S) -> Any:
         """Wait until something fits that was heard.
