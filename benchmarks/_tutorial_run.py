@@ -120,7 +120,7 @@ def play(story: Story, folder: Path, *, data: Path, timeout_s: float, port: int)
     command += ["--classes", ",".join(story.classes), *story.options]
     command += ["--set", f"until.timeout_s={timeout_s}", "--set", f"broker.port={port}"]
     record = [sys.executable, "-m", "edgebus.cli", "record", str(folder / "bus.mcap"), "--force"]
-    record += ["--broker", f"mqtt://127.0.0.1:{port}", "--set", "broker.version=3.1.1"]
+    record += ["--broker", f"mqtt://127.0.0.1:{port}"]
     record += ["-x", "edgebus/+/+/camera/+/frame", "-x", "edgebus/+/+/+/blocks/#"]
     record += ["-x", "edgebus/+/+/collector/samples/#"]
     output = folder / "output.txt"

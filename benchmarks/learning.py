@@ -5,8 +5,9 @@
 Without ``--data`` only the script ``dusk`` is played, which needs no recordings. Prints tables and
 writes `learning.json` and a picture of each part; parts that are not run stay in it as they
 were. The part ``regain`` trains models: each is written down when it is done, and ``--resume``
-goes on with those that are missing. The part ``round`` starts services as processes: bytes and
-seconds of one round.
+goes on with those that are missing. The part ``quiet`` counts the alarms of five recordings in
+which nothing drifts; it needs ``--data``. The part ``round`` starts services as processes: bytes
+and seconds of one round.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from benchmarks._learning_mining import (  # noqa: E402
     measure_mining,
     summarise,
 )
+from benchmarks._learning_quiet import EFFECTS, Quiet, measure_quiet  # noqa: E402
 from benchmarks._learning_regain_report import (  # noqa: E402
     Plan,
     measure_regain,
@@ -52,8 +54,9 @@ from benchmarks._learning_round_report import plot_rounds, tables  # noqa: E402
 from benchmarks._learning_round_report import report_of as report_of_rounds  # noqa: E402
 from benchmarks._learning_streams import SCRIPTS, make_stream  # noqa: E402
 
-PARTS = ("mining", "drift", "regain", "round")
+PARTS = ("mining", "drift", "quiet", "regain", "round")
 ROUNDS, QUICK_ROUNDS = 5, 2
+HOURS, QUICK_HOURS = 24.0, 1.0
 
 
 def mining_table(rows: Sequence[Recall]) -> Table:
@@ -99,6 +102,25 @@ def drift_table(rows: Sequence[Alarm]) -> Table:
             str(sum(one.early for one in group)),
             f"{sum(one.false_alarms for one in group)} in {sum(one.stationary for one in group):,}",
         )
+    return table
+
+
+def quiet_table(rows: Sequence[Quiet]) -> Table:
+    """Alarms of recordings in which nothing drifts, and how soon a planted drift is noticed."""
+    names = list(rows[0].alarms)
+    table = Table("recording", title="Alarms where nothing drifts; delays of a planted drift")
+    headings = ["frames", "hours", *names, "after two passes", *(f"{e}, frames" for e in EFFECTS)]
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        delays = ("never" if d is None else str(d) for d in row.delays.values())
+        counts = (row.frames, f"{row.hours:g}", *row.alarms.values(), row.late)
+        table.add_row(row.recording, *map(str, counts), *delays)
+    days = sum(row.hours for row in rows) / 24
+    each = (f"{sum(row.alarms[name] for row in rows) / days:.1f}" for name in names)
+    table.add_row(
+        "per camera and day", "", "", *each, f"{sum(row.late for row in rows) / days:.1f}"
+    )
     return table
 
 
@@ -201,6 +223,15 @@ def play_loop(
     return {"regain": report_of(outcomes)}
 
 
+def play_quiet(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Alarms of cameras at which nothing happens."""
+    hours = QUICK_HOURS if options.quick else HOURS
+    with tempfile.TemporaryDirectory() as work:
+        rows = measure_quiet(options.data, work=Path(work), hours=hours)
+    console.print(quiet_table(rows))
+    return {"quiet": [asdict(row) for row in rows]}
+
+
 def play_rounds(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Bytes and seconds of a round, real services on one broker."""
     uploads = measure_uploads(options.data)
@@ -246,6 +277,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     if {"mining", "drift"} & set(options.parts):
         report |= play_streams(options, scripts, console)
+    if "quiet" in options.parts and options.data:
+        report |= play_quiet(options, console)
     if "regain" in options.parts:
         report |= play_loop(options, scripts, console)
     if "round" in options.parts:

@@ -13,7 +13,6 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,45 +23,16 @@ import yaml
 from edgebus.cli.app import app
 from edgebus.contracts.registry import all_topics
 from edgebus.service import load_node, load_settings, service_entry_points
+from guides import FENCE, ROOT, Snippet, snippets_of
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "services").glob("*/README.md")),
 ]
-FENCE = re.compile(
-    r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.M | re.S
-)
 LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)\s#]+)(?:#[^)]*)?\)")
 PROGRAMS = {"edgebus", "make", "mosquitto_sub", "mosquitto_pub"}
-
-
-@dataclass(frozen=True)
-class Snippet:
-    page: Path
-    line: int
-    language: str
-    title: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
-
-
-def snippets_of(page: Path) -> Iterator[Snippet]:
-    text = page.read_text(encoding="utf-8")
-    for match in FENCE.finditer(text):
-        language, _, rest = match["info"].strip().partition(" ")
-        title = re.search(r'title="([^"]+)"', rest)
-        yield Snippet(
-            page=page,
-            line=text.count("\n", 0, match.start()) + 1,
-            language=language,
-            title=title[1] if title else "",
-            text=match["text"],
-        )
 
 
 ALL = [snippet for page in PAGES for snippet in snippets_of(page)]
@@ -76,12 +46,17 @@ def page_name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-# Followed in a package of its own by tests/e2e/test_another_workload.py.
-INSTALLED = ROOT / "docs" / "guides" / "write-a-workload.md"
+GUIDES = ROOT / "docs" / "guides"
+# Followed by tests/e2e/test_guides.py, by tests/integration/test_from_anything.py, and by
+# tests/unit/samples/test_other_tools.py.
+FOLLOWED = {
+    GUIDES / f"{name}.md"
+    for name in ("write-a-service", "write-a-workload", "from-anything", "samples")
+}
 
 
 @pytest.mark.parametrize(
-    "page", sorted({snippet.page for snippet in of("python")} - {INSTALLED}), ids=page_name
+    "page", sorted({snippet.page for snippet in of("python")} - FOLLOWED), ids=page_name
 )
 async def test_python_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest

@@ -26,6 +26,7 @@ from edgebus.bus.settings import (
     BrokerAddress,
     BrokerSettings,
     BusSettings,
+    InboxSettings,
     OutboxSettings,
     RetryPolicy,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "Handler",
     "IdentityCheck",
     "IdentityTakenError",
+    "InboxSettings",
     "Latest",
     "Loss",
     "MemoryBroker",

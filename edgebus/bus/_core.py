@@ -10,7 +10,8 @@ import structlog
 
 from edgebus.bus._consumer import ConsumerOptions
 from edgebus.bus._dead_letters import DeadLetterPublisher
-from edgebus.bus._journal import Journal, OutboxFile
+from edgebus.bus._inbox import Inbox
+from edgebus.bus._journal import EventFile, Journal
 from edgebus.bus._link import IdentityCheck, Link, Links, WillFactory
 from edgebus.bus._publisher import Publisher
 from edgebus.bus._requests import Requests
@@ -31,6 +32,8 @@ from edgebus.bus.transport import Connection, Transport
 from edgebus.contracts import Filter, Identity
 
 _WATCH_S = 0.25
+# Fewer than any broker sends ahead; Mosquitto sends 20 on MQTT 3.1.1.
+_PRESSURE = 16
 
 
 class Core:
@@ -57,8 +60,15 @@ class Core:
     ) -> None:
         self.connection = ConnectionState()
         self.outbox = OutboxState()
-        file = _outbox_file(identity, settings)
-        self._journal = None if file is None else Journal(file, state=self.outbox)
+        self._journal = _journal("outbox", identity, settings, self.outbox)
+        # Its trouble costs no event: what cannot be noted is not acknowledged.
+        self._notes = _journal("inbox", identity, settings, OutboxState())
+        self.inbox = Inbox(
+            settings.inbox,
+            journal=self._notes,
+            careless=settings.ephemeral,
+            pressure=_PRESSURE,
+        )
         self.publisher = Publisher(
             settings=settings, packet_limit=transport.packet_limit, journal=self._journal
         )
@@ -99,9 +109,17 @@ class Core:
             self.tasks.spawn(self._journal.run(), name="outbox")
         if self._will is not None and self._identity_check is not None:
             await self._watch_identity(self._will, self._identity_check)
+        await self._open_inbox()
         self.tasks.spawn(self.registry.watch(every_s=self._watch_s), name="watch")
         self.links.start()
         await self._settle(self.connection.up())
+
+    async def _open_inbox(self) -> None:
+        router = self.links.main.router
+        router.restore(await self.inbox.open())
+        if self._notes is not None and self._notes.is_open:
+            self.tasks.spawn(self._notes.run(), name="inbox")
+        self.tasks.spawn(self.inbox.watch(router), name="late events")
 
     async def stop(self, *, politely: bool) -> None:
         """End everything.
@@ -119,6 +137,8 @@ class Core:
         left = len(self.publisher.outbox)
         self.tasks.close()
         await self.publisher.close(flush=politely)
+        if self._notes is not None:
+            await self._notes.close(flush=politely)
         if left:
             kept = self.outbox.durable
             self._log.warning("closed with events in the outbox", count=left, on_disk=kept)
@@ -170,6 +190,7 @@ class Core:
             connects=self.connection.connects,
             outbox_messages=len(publisher.outbox),
             outbox_bytes=publisher.outbox.bytes,
+            inbox_messages=len(self.inbox),
             subscriptions={name: s.stats for name, s in self.registry.subscriptions.items()},
         )
 
@@ -216,10 +237,12 @@ class Core:
         self.registry.fail(error)
 
 
-def _outbox_file(identity: Identity, settings: BusSettings) -> OutboxFile | None:
-    """File of this identity's waiting events; None for tools: no next process would send them."""
+def _journal(
+    what: str, identity: Identity, settings: BusSettings, state: OutboxState
+) -> Journal | None:
+    """What keeps this identity's waiting events; None for tools: no next process takes them up."""
     folder = settings.outbox.path
     if folder is None or settings.ephemeral or not settings.outbox.durable:
         return None
     name = ".".join((identity.base, identity.site, identity.node, identity.service))
-    return OutboxFile(folder / f"outbox.{name}.sqlite")
+    return Journal(EventFile(folder / f"{what}.{name}.sqlite"), what=what, state=state)

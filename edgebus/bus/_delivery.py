@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from edgebus.bus.event import RawMessage
@@ -14,12 +15,14 @@ from edgebus.contracts import Payload, PayloadError, Topic
 class Slot:
     """The place of one received event in the order of acknowledgements."""
 
-    __slots__ = ("done", "token", "window")
+    __slots__ = ("delivery", "done", "since", "token", "window")
 
-    def __init__(self, window: AckWindow, token: int) -> None:
+    def __init__(self, window: AckWindow, token: int, since: float) -> None:
         self.window = window
         self.token = token
+        self.since = since
         self.done = False
+        self.delivery: Delivery | None = None
 
 
 class AckWindow:
@@ -45,16 +48,26 @@ class AckWindow:
         """
         return token in self._tokens
 
-    def arrived(self, token: int) -> Slot:
+    def arrived(self, token: int, now: float) -> Slot:
         """Give the next event its place."""
-        slot = Slot(self, token)
+        slot = Slot(self, token, now)
         self._tokens.add(token)
         self._slots.append(slot)
         return slot
 
+    def late(self, before: float) -> list[tuple[Slot, Delivery]]:
+        """What arrived before a time and is not done, oldest first."""
+        old = takewhile(lambda slot: slot.since <= before, self._slots)
+        return [
+            (slot, slot.delivery)
+            for slot in old
+            if slot.delivery is not None and slot.delivery.when_done is None
+        ]
+
     def finish(self, slot: Slot) -> None:
         """An event is done; acknowledge all that are free to go."""
         slot.done = True
+        slot.delivery = None  # not to be waited for by the garbage collector
         slots = self._slots
         while slots and slots[0].done:
             token = slots.popleft().token
@@ -84,12 +97,16 @@ class Delivery:
     message that is dropped costs nothing.
     """
 
-    __slots__ = ("_decoded", "_remaining", "_slot", "dead_letter_sent", "message")
+    __slots__ = ("_decoded", "_remaining", "_slot", "dead_letter_sent", "message", "when_done")
 
     def __init__(self, message: RawMessage, slot: Slot | None) -> None:
         self.message = message
         self.dead_letter_sent = False
+        self.when_done: Callable[[], None] | None = None
+        """Called once no handler works on it any more; None: it was not set aside."""
         self._slot = slot
+        if slot is not None:
+            slot.delivery = self
         self._remaining = 1  # the router's own share, given back once every handler has it
         self._decoded: tuple[tuple[type[Payload], Payload | _Unreadable], ...] = ()
 
@@ -100,8 +117,17 @@ class Delivery:
     def release(self) -> None:
         """A handler is done; the last one acknowledges it."""
         self._remaining -= 1
-        if not self._remaining and self._slot is not None:
+        if self._remaining:
+            return
+        if self._slot is not None:
             self._slot.window.finish(self._slot)
+        self.forget()
+
+    def forget(self) -> None:
+        """It is not set aside, or no longer."""
+        done, self.when_done = self.when_done, None
+        if done is not None:
+            done()
 
     def decode(self, kind: type[Payload]) -> Payload:
         """The payload as `kind`.

@@ -1,6 +1,6 @@
-"""The outbox on disk: one SQLite file per identity, and the thread that writes it.
+"""Outbox and inbox on disk: a SQLite file of each per identity, and the thread that writes it.
 
-The memory outbox stays the one that sends; this holds a copy of what waits. Writing happens in
+The outbox in memory stays the one that sends; this holds a copy of what waits. Writing happens in
 batches in one thread, so that the loop never waits for a disk, and an fsync serves all events that
 came during the one before. An event that the broker confirms within `_LINGER_S` is never written:
 on a healthy connection the outbox costs no disk writes, which matters on an SD card. That breaks
@@ -43,7 +43,7 @@ CREATE TABLE event (
     topic TEXT NOT NULL,
     payload BLOB NOT NULL,
     content_type TEXT NOT NULL,
-    expires REAL,
+    moment REAL,
     traceparent TEXT
 )
 """
@@ -56,16 +56,16 @@ class Stored(NamedTuple):
     Attributes:
         number: Its place in the order; unique in the file.
         message: What to send.
-        expires: Not to be sent afterwards; seconds since 1970.
+        moment: In the outbox, when it expires, in the inbox, when it came; seconds since 1970.
     """
 
     number: int
     message: Outgoing
-    expires: float | None
+    moment: float | None
 
 
-class OutboxFile:
-    """Events that the broker does not have yet, in a file that one process holds at a time.
+class EventFile:
+    """Events that wait, in a file that one process holds at a time.
 
     Plain blocking calls, without tasks or clocks; `Journal` makes them in a thread of its own.
 
@@ -112,8 +112,8 @@ class OutboxFile:
         if database is None:
             raise OutboxFileError(path=self.path, reason="it is not open")
         rows = [
-            (number, m.topic, m.payload, m.content_type, expires, m.traceparent)
-            for number, m, expires in add
+            (number, m.topic, m.payload, m.content_type, moment, m.traceparent)
+            for number, m, moment in add
         ]
         try:
             database.execute("BEGIN IMMEDIATE")
@@ -153,7 +153,7 @@ class OutboxFile:
 
     def _read(self, database: sqlite3.Connection) -> list[Stored]:
         rows = database.execute(
-            "SELECT number, topic, payload, content_type, expires, traceparent"
+            "SELECT number, topic, payload, content_type, moment, traceparent"
             " FROM event ORDER BY number"
         )
         return [
@@ -166,22 +166,24 @@ class OutboxFile:
                     content_type=content_type,
                     traceparent=traceparent,
                 ),
-                expires,
+                moment,
             )
-            for number, topic, payload, content_type, expires, traceparent in rows
+            for number, topic, payload, content_type, moment, traceparent in rows
         ]
 
 
 class Journal:
-    """Follows the outbox and writes down what stays in it.
+    """Follows the outbox or the inbox and writes down what stays in it.
 
     Args:
         file: Where to.
+        what: Which of the two, for the log.
         state: Updated with success and failure.
     """
 
-    def __init__(self, file: OutboxFile, *, state: OutboxState) -> None:
+    def __init__(self, file: EventFile, *, what: str, state: OutboxState) -> None:
         self._file = file
+        self._what = what
         self._state = state
         self._thread: ThreadPoolExecutor | None = None
         self._closed = False
@@ -204,13 +206,13 @@ class Journal:
 
         Where that fails, the state holds the reason, and events stay in memory.
         """
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="edgebus-outbox")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"edgebus-{self._what}")
         try:
             stored = await self._in_thread(self._file.open)
         except OutboxFileError as error:
             self._thread.shutdown(wait=False)
             self._thread = None
-            self._log.error("no outbox on disk", reason=str(error))
+            self._log.error(f"no {self._what} on disk", reason=str(error))
             self._state.update(durable=False, trouble=str(error))
             return []
         if stored:
@@ -244,6 +246,15 @@ class Journal:
         self._waiting[number] = future
         self._urgent.set()
         await future
+
+    async def kept(self, number: int) -> bool:
+        """Return once an event is on disk, or needs not be; False where the disk does not take it.
+
+        Raises:
+            BusClosedError: It came too late to be written.
+        """
+        await self.written(number)
+        return number not in self._adds
 
     async def run(self) -> None:
         """Write down what stays, until cancelled."""
@@ -306,14 +317,14 @@ class Journal:
 
     def _failed(self, error: OutboxFileError) -> None:
         if not self._state.trouble:
-            self._log.error("outbox in memory only", reason=str(error))
+            self._log.error(f"{self._what} in memory only", reason=str(error))
         self._state.update(durable=False, trouble=str(error))
         for number in list(self._waiting):
             self._release(number)
 
     def _well(self) -> None:
         if self._state.trouble:
-            self._log.info("outbox on disk again")
+            self._log.info(f"{self._what} on disk again")
         self._state.update(durable=True)
 
     def _release(self, number: int) -> None:

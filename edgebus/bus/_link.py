@@ -131,6 +131,8 @@ class Link:
         self.connection: Connection | None = None
         self.trouble = ""
         """Reason why the last try to connect failed; empty while connected."""
+        self.subscribing = False
+        """While true, events that no handler wants yet go on waiting for one."""
         self._transport = transport
         self._options = options
         self._settings = settings
@@ -285,9 +287,8 @@ class Link:
             route.seen.clear()
         self._paused = False
         self.connection = connection
-        if present:
-            loop = asyncio.get_running_loop()
-            self._grace = loop.call_later(self._settings.orphan_grace_s, self._unpark)
+        if present or self.router.restored:
+            self._start_grace()
         connection.start()
         try:
             refused = await self._resubscribe(connection)
@@ -391,10 +392,17 @@ class Link:
         self._log.info("reading again")
 
     def _unpark(self) -> None:
+        if self.subscribing:
+            self._start_grace()
+            return
         self._grace = None
         count = self.router.unpark()
         if count:
             self._log.warning("events of the old session that no handler wants", count=count)
+
+    def _start_grace(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._grace = loop.call_later(self._settings.orphan_grace_s, self._unpark)
 
     def _end_grace(self) -> None:
         if self._grace is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,7 +15,15 @@ from edgebus.bus.event import RawMessage
 from edgebus.bus.queues import Wait
 from edgebus.bus.settings import RetryPolicy
 from edgebus.bus.subscription import Registry
-from edgebus.contracts import Address, Command, ContractError, Identity, PayloadError, Reply
+from edgebus.contracts import (
+    Address,
+    Command,
+    ContractError,
+    Identity,
+    NameRefusedError,
+    PayloadError,
+    Reply,
+)
 from edgebus.contracts.topics import REPLY
 
 R = TypeVar("R", bound=Reply)
@@ -98,17 +106,33 @@ def _explain(payload: bytes, error: PayloadError, *, topic: str) -> Exception:
     return error if plain.ok else CommandFailedError(topic=topic, detail=plain.detail)
 
 
-def reply_address(reply_to: str, *, identity: Identity) -> Address[Reply]:
-    """The topic of an answer, which lies below the prefix of the one who answers.
+def reply_address(command: Command, *, identity: Identity) -> Address[Reply] | None:
+    """The topic of an answer: below the prefix of the one who asks, or of the one who answers.
+
+    Args:
+        command: The command; None is returned where it asks for no answer.
+        identity: The service that answers. Below its own prefix it may write on any broker; the
+            bus's own `request` asks for that.
 
     Raises:
         ContractError: `reply_to` is elsewhere; answering there could be made to overwrite
             anything.
     """
+    reply_to = command.reply_to
+    if reply_to is None:
+        return None
     names = REPLY.parse(reply_to)
-    if names is None or not reply_to.startswith(identity.prefix + "/"):
-        expected = REPLY.at(identity, request="ID").name
-        asked = reply_to[:80]  # it comes from outside, and the error goes into logs
-        msg = f"reply_to {asked!r} is not below {identity.prefix}; it must look like {expected}"
-        raise ContractError(msg)
-    return REPLY.at(identity, request=names["request"])
+    if names is not None:
+        request = names.pop("request")
+        prefix = reply_to.removesuffix(f"/replies/{request}")
+        if prefix in (f"{identity.base}/{command.source}", identity.prefix):
+            with suppress(NameRefusedError):
+                return REPLY.at(Identity(**names), request=request)
+    # They come from outside, and the error goes into logs.
+    asked, source = reply_to[:80], command.source[:80]
+    msg = (
+        f"reply_to {asked!r} is not below {identity.base}/{source}, the prefix of the command's "
+        f"source, nor below {identity.prefix}; it must look like "
+        f"{identity.base}/{source}/replies/ID or {identity.prefix}/replies/ID"
+    )
+    raise ContractError(msg)

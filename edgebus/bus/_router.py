@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -131,8 +132,9 @@ class Router:
 
     def __init__(self) -> None:
         self._routes: TopicTrie[Route] = TopicTrie()
-        self._window = AckWindow(_ignore)
+        self.window = AckWindow(_ignore)
         self._parked: list[Delivery] = []
+        self._restored: list[Delivery] = []
         self._parking = False
         self.taking = True
         self.received = 0
@@ -142,29 +144,43 @@ class Router:
     @property
     def unacknowledged(self) -> int:
         """Events received over the present connection and not acknowledged."""
-        return len(self._window)
+        return len(self.window)
+
+    @property
+    def restored(self) -> int:
+        """Events of the process before that wait for a handler."""
+        return len(self._restored)
 
     def connect(self, acknowledge: Callable[[int], None], *, park: bool) -> None:
         """Start with a new connection: what the old one held back comes again over this one."""
-        self._window = AckWindow(acknowledge)
+        self.window = AckWindow(acknowledge)
         self._parked = []
         self._parking = park
 
     def disconnect(self) -> None:
         """The connection is gone; nothing can be acknowledged any more."""
-        self._window = AckWindow(_ignore)
+        self.window = AckWindow(_ignore)
         self._parked = []
 
     def add(self, route: Route) -> None:
         """Add a route, and give it what was parked for it."""
         self._routes.add(route.filter, route)
+        self._restored = self._offer(self._restored)
+        self._parked = self._offer(self._parked)
+
+    def _offer(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Give what waits to whoever wants it by now; what still waits."""
         still: list[Delivery] = []
-        for delivery in self._parked:
+        for delivery in deliveries:
             if self._give(delivery):
                 delivery.release()
             else:
                 still.append(delivery)
-        self._parked = still
+        return still
+
+    def restore(self, deliveries: list[Delivery]) -> None:
+        """Keep what the process before had not finished for the handlers that subscribe."""
+        self._restored = self._offer(deliveries)
 
     def remove(self, route: Route) -> None:
         """Remove a route that was added."""
@@ -172,7 +188,8 @@ class Router:
 
     def unpark(self) -> int:
         """End the grace; acknowledge what nobody wanted. Returns how many these were."""
-        parked, self._parked, self._parking = self._parked, [], False
+        parked, self._parked, self._parking = self._restored + self._parked, [], False
+        self._restored = []
         for delivery in parked:
             delivery.release()
         self.unrouted += len(parked)
@@ -184,9 +201,9 @@ class Router:
         self.received_bytes += len(message.payload)
         slot = None
         if message.qos:
-            if self._window.holds(message.token):
+            if self.window.holds(message.token):
                 return
-            slot = self._window.arrived(message.token)
+            slot = self.window.arrived(message.token, time.monotonic())
         if not self.taking and not self._is_internal(message):
             return  # unacknowledged: it comes again when the service is back
         delivery = Delivery(message, slot)

@@ -146,6 +146,14 @@ class Bus:
             reason = f"no connection within {timeout:g} s" + (f"; {why}" if why else "")
             raise BrokerUnreachableError(url=self._url, reason=reason) from error
 
+    def subscribing(self, more: bool) -> None:
+        """Say whether more subscriptions are to come.
+
+        While there are, events that a session or a process before left behind wait for theirs,
+        however long it takes to get ready for them; afterwards for `settings.orphan_grace_s`.
+        """
+        self._core.links.main.subscribing = more
+
     async def drain(self, timeout: float) -> None:
         """Take no more messages, finish what was accepted, and bring the outbox to the broker.
 
@@ -386,8 +394,8 @@ class Bus:
     async def request(self, address: CommandAddress[C, R], command: C, *, timeout: float) -> R:
         """Send a command and wait for its answer, which is of the type that its topic names.
 
-        The answer comes below the prefix of the service that answers, so that a device needs no
-        right to write elsewhere. The command expires with the time-out and waits on no disk.
+        The answer comes below the prefix of the service that answers, which needs no right to
+        write elsewhere for it. The command expires with the time-out and waits on no disk.
 
         Args:
             address: Topic of the command.
@@ -417,21 +425,21 @@ class Bus:
         """Check that a command can be answered, before it is acted upon.
 
         Raises:
-            ContractError: The command asks for an answer outside this service's own prefix.
+            ContractError: The command asks for an answer neither below its source's prefix nor
+                below this service's.
         """
-        command: Command = event.payload
-        if command.reply_to is not None:
-            reply_address(command.reply_to, identity=self.identity)
+        reply_address(event.payload, identity=self.identity)
 
     async def reply(self, event: Event[Any], reply: Reply) -> None:
         """Answer a command, whose id the answer gets; nothing where the sender asked for none.
 
         Raises:
-            ContractError: The command asks for an answer outside this service's own prefix.
+            ContractError: The command asks for an answer neither below its source's prefix nor
+                below this service's.
+            PublishRefusedError: The broker lets this service not write there (MQTT 5).
             BusClosedError: The bus is not open.
         """
         command: Command = event.payload
-        if command.reply_to is None:
-            return
-        address = reply_address(command.reply_to, identity=self.identity)
-        await self.publish(address, reply.stamp({"request": command.id}))
+        address = reply_address(command, identity=self.identity)
+        if address is not None:
+            await self.publish(address, reply.stamp({"request": command.id}))

@@ -31,12 +31,14 @@ class BrokerRefusedError(BusError):
     Attributes:
         url: The address, without credentials.
         reason: The broker's reason, in words.
+        wrong_version: It does not speak the version of MQTT that it was asked in.
     """
 
-    def __init__(self, *, url: str, reason: str) -> None:
+    def __init__(self, *, url: str, reason: str, wrong_version: bool = False) -> None:
         super().__init__(f"the broker at {url} refuses the connection: {reason}")
         self.url = url
         self.reason = reason
+        self.wrong_version = wrong_version
 
 
 class CommandFailedError(BusError):
@@ -130,7 +132,7 @@ class SubscribeRefusedError(BusError):
 
 
 class OutboxFileError(BusError):
-    """The outbox's file cannot be used; events that wait are in memory only.
+    """The outbox's or inbox's file cannot be used; events that wait are in memory only.
 
     Attributes:
         path: The file.
@@ -139,7 +141,7 @@ class OutboxFileError(BusError):
 
     def __init__(self, *, path: Path, reason: str) -> None:
         super().__init__(
-            f"outbox {path}: {reason}; events that wait would not outlive this process. Make room "
+            f"{path}: {reason}; events that wait would not outlive this process. Make room "
             "on the disk; a damaged or foreign file can be moved away, and is left as it is"
         )
         self.path = path

@@ -159,11 +159,12 @@ class BrokerSettings(_Settings):
 
     url: str = "mqtt://localhost:1883"
     """Address: mqtt://host:port, or mqtts:// for TLS; a cluster's are separated by commas."""
-    version: Literal["5", "3.1.1"] = "5"
-    """Version of MQTT; the embedded broker speaks 3.1.1."""
-    profile: Literal["standard", "nats"] = "standard"
+    version: Literal["5", "3.1.1"] | None = None
+    """Version of MQTT; null: 5, and 3.1.1 where the broker refuses that or hangs up."""
+    profile: Literal["standard", "nats"] | None = None
     """Repairs beyond MQTT. nats: what a NATS server acknowledges late and may not have retained is
-    published again, and what was subscribed to is subscribed to once more, a second later."""
+    published again, and what was subscribed to is subscribed to once more, a second later. null:
+    nats where `version` is null and the broker refuses MQTT 5, as NATS does; else standard."""
     username: str | None = None
     """Name to log in with."""
     password: SecretStr | None = None
@@ -252,11 +253,28 @@ class OutboxSettings(_Settings):
     """Refuse the new event, or drop the oldest, counted, when it is full and the broker away."""
 
 
+class InboxSettings(_Settings):
+    """Events acknowledged before their handlers are done, so that others come in behind them.
+
+    They are on disk where the outbox is. A bus in memory only does it once 16 events wait, and
+    after five times as long; a kill loses them.
+    """
+
+    after_s: float = Field(default=1.0, gt=0)
+    """Seconds after which an event that is not handled is noted and acknowledged."""
+    max_messages: int = Field(default=10_000, ge=0)
+    """Most events that are acknowledged and not handled; 0: none ever is."""
+    max_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
+    """Most bytes of their payload."""
+
+
 class BusSettings(_Settings):
     """Limits and times of the bus. The defaults fit a service on a device."""
 
     outbox: OutboxSettings = OutboxSettings()
     """Events that the broker does not have yet."""
+    inbox: InboxSettings = InboxSettings()
+    """Events acknowledged before their handlers are done."""
     connect_wait_s: float = Field(default=5.0, ge=0)
     """Seconds for which opening waits for the broker before it goes on without."""
     backoff_first_s: float = Field(default=0.2, gt=0)

@@ -145,6 +145,7 @@ class BusStats:
         connects: Connections made, the first included.
         outbox_messages: Events waiting for the broker now.
         outbox_bytes: Their payload bytes.
+        inbox_messages: Events acknowledged and not handled yet.
         subscriptions: By the subscription's name.
     """
 
@@ -161,4 +162,5 @@ class BusStats:
     connects: int = 0
     outbox_messages: int = 0
     outbox_bytes: int = 0
+    inbox_messages: int = 0
     subscriptions: dict[str, SubscriptionStats] = field(default_factory=dict)

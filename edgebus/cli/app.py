@@ -13,7 +13,7 @@ import typer
 
 from edgebus.addresses import hide_argument, hide_credentials
 from edgebus.cli import deadletter, model, recording, run, schema, topics, trace
-from edgebus.cli.console import note, warn
+from edgebus.cli.console import CommandGroup, help_style, note, warn
 from edgebus.cli.errors import describe, exit_code_of
 
 _HELP = """EdgeBus: models that notice drift, retrain and come back better, on an MQTT bus.
@@ -31,30 +31,40 @@ Run one service as on a device, and look at what it says:
 
 app = typer.Typer(
     name="edgebus",
+    cls=CommandGroup,
     help=_HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=help_style(),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from edgebus import __version__
+
+    print(f"edgebus {__version__} (Python {sys.version.split()[0]})")
+    raise typer.Exit
+
+
 @app.callback()
 def _root(
+    *,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the whole traceback of an error.")
+    ] = False,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version, and exit."
+        ),
     ] = False,
 ) -> None:
     if debug:
         os.environ["EDGEBUS_DEBUG"] = "1"
     warnings.showwarning = warn
-
-
-@app.command(rich_help_panel="Look")
-def version() -> None:
-    """Print the version."""
-    from edgebus import __version__
-
-    print(f"edgebus {__version__} (Python {sys.version.split()[0]})")
 
 
 @app.command(
@@ -77,7 +87,7 @@ def up(context: typer.Context) -> None:
     """
     from edgebus.lab.cli import main as up_main
 
-    if code := up_main(context.args):
+    if code := up_main(context.args, help_style=help_style()):
         raise typer.Exit(code)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgebus.cli.console import table
+from edgebus.cli.console import CommandGroup, table
 from edgebus.cli.options import Broker, Config, Overrides, node_settings
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ _SETTLE_S = 0.5
 _SHOWN_BYTES = 256
 
 commands = typer.Typer(
+    cls=CommandGroup,
     no_args_is_help=True,
     help="Messages that could not be handled: the last 16 of each service are kept by the broker.",
 )

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from edgebus.cli import registry
-from edgebus.cli.console import table
+from edgebus.cli.console import CommandGroup, help_style, table
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -44,7 +43,7 @@ class CommandsMissingError(LookupError):
         self.name = name
 
 
-class _Group(TyperGroup):
+class _Group(CommandGroup):
     """Commands of the framework, and those of others, imported when somebody asks for them."""
 
     # Any: typer keeps a copy of click of its own, and its types with it.
@@ -57,7 +56,9 @@ class _Group(TyperGroup):
             found = dict(self._own)
             for point in sorted(entry_points(group=_ENTRY_POINTS), key=lambda point: point.name):
                 if point.name.partition(".")[0] == self.name:
-                    group: Any = typer.main.get_command(point.load())
+                    brought = point.load()
+                    brought.rich_markup_mode = help_style()  # as the program's own help
+                    group: Any = typer.main.get_command(brought)
                     found |= group.commands
             if not found:
                 raise CommandsMissingError(str(self.name))

@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
-from edgebus.cli.console import table
+from edgebus.cli.console import CommandGroup, table
 from edgebus.cli.errors import describe
 
-commands = typer.Typer(no_args_is_help=True, help="The contracts as JSON Schema and AsyncAPI.")
+commands = typer.Typer(
+    cls=CommandGroup, no_args_is_help=True, help="The contracts as JSON Schema and AsyncAPI."
+)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -13,13 +13,12 @@ from edgebus.cli.console import output
 from edgebus.cli.options import Broker, Config, Overrides, node_settings
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from edgebus.bus import RawMessage
     from edgebus.inspect import Traffic, TrafficLine
+    from edgebus.inspect.tables import FittedTable
     from edgebus.service import NodeSettings
 
-_HEADERS = ("topic", "messages", "msg/s", "bytes/s", "size p50", "max", "age p50", "max")
+_HEADERS = ("topic", "messages", "msg/s", "bytes/s", "size p50", "size max", "age p50", "age max")
 _REDRAW_S = 0.5
 
 
@@ -95,18 +94,12 @@ async def _print(traffic: Traffic, every: float) -> None:
         output().print(_table(traffic.lines(time.monotonic())))
 
 
-def _table(lines: list[TrafficLine]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
+def _table(lines: list[TrafficLine]) -> FittedTable:
+    from edgebus.inspect.tables import FittedTable
 
-    drawn = Table.grid(padding=(0, 1))
-    drawn.show_header = True
-    for header in _HEADERS:
-        justify = "left" if header == "topic" else "right"
-        drawn.add_column(header, justify=justify, header_style="bold")  # type: ignore[arg-type]
+    drawn = FittedTable(_HEADERS)
     for line in lines:
-        # Text, not markup: a third party's topic may hold brackets.
-        drawn.add_row(*(Text(cell) for cell in _row(line)))
+        drawn.add_row(*_row(line))
     return drawn
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgebus.cli.console import output, table
+from edgebus.cli.console import CommandGroup, output, table
 from edgebus.cli.options import Broker, Config, Overrides, node_settings
 from edgebus.cli.stats import stats
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 Show = Callable[["RawMessage"], None]
 
-commands = typer.Typer(no_args_is_help=True, help="List the topics, and watch them live.")
+commands = typer.Typer(
+    cls=CommandGroup, no_args_is_help=True, help="List the topics, and watch them live."
+)
 commands.command()(stats)
 
 

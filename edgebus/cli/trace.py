@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgebus.cli.console import note, output
-from edgebus.contracts import STRANGE
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -82,6 +81,7 @@ def _after(hop: Hop, start: Hop) -> str:
 
 def _phrase(hop: Hop) -> str:
     """A message in a few words: by whoever knows its kind."""
+    from edgebus.contracts import STRANGE
     from edgebus.workload import installed_workloads
 
     if (own := _WORDS.get(hop.kind)) is not None:

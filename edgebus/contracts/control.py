@@ -72,10 +72,18 @@ class DeadLetter(Message, version=1):
 
 
 class Command(Message):
-    """Asks a service to do something; the answer goes to `reply_to`."""
+    """Asks a service to do something; the answer goes to `reply_to`.
+
+    A sender may leave out `id`, `time` and `schema`: the service that is asked fills them in.
+    """
+
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("id", "time", "schema")
 
     reply_to: str | None = Field(
-        default=None, description="Topic of the reply, below the sender's own prefix."
+        default=None,
+        description="Topic of the answer: {base}/{source}/replies/{name} with the sender's own "
+        "source, or the asked service's {base}/{site}/{node}/{service}/replies/{name}; absent: "
+        "no answer.",
     )
     expires: Timestamp | None = Field(default=None, description="Not to be acted on afterwards.")
 
@@ -100,7 +108,7 @@ class CaptureCommand(Command, version=1, name="capture"):
     stream: Segment
 
 
-class RetrainCommand(Command):
+class RetrainCommand(Command, version=1, name="retrain"):
     """Start a training job now."""
 
 

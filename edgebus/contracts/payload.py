@@ -164,6 +164,9 @@ class Message(Record):
     STAMPED: ClassVar[tuple[str, ...]] = ("source",)
     """Fields that the bus fills in; a message without one of them is refused."""
 
+    OPTIONAL: ClassVar[tuple[str, ...]] = ()
+    """Fields of every message that a sender may leave out; a reader fills them in."""
+
     content_type: ClassVar[str] = "application/json"
 
     id: Uuid = Field(default_factory=new_id, description="UUIDv7 of this message.")

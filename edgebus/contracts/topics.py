@@ -2,7 +2,8 @@
 
 ``{base}/{site}`` stands in front of each pattern. The publisher's identity is the prefix, so one
 broker ACL (``edgebus/+/%u/#``) gives a device its own subtree and nothing else. Commands are the
-exception: ``…/{service}/cmd/{verb}`` is written by controllers.
+exception: ``…/{service}/cmd/{verb}`` is written by controllers, and an answer may go below the
+prefix of who asked (`REPLY`).
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ REPLY: Final = Topic(
     Reply,
     qos=1,
     durable=False,  # the one who asked has given up long before
-    doc="The answer to a command, below the sender's own prefix.",
+    doc="The answer to a command, below the prefix of who asked or of who answers; see `reply_to`.",
 )
 CMD_CAPTURE: Final = CommandTopic(
     "{node}/{service}/cmd/capture",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -20,6 +21,8 @@ from edgebus.lab.supervisor import log_end
 from edgebus.service.log import configure_logging
 from edgebus.service.settings import LogSettings
 from edgebus.topology import Topology, TopologyError, check_services, override
+
+HelpStyle = Literal["markdown"] | None
 
 # The options that every workload's `edgebus up` has.
 TopologyFile = Annotated[Path | None, typer.Argument(help="A topology file; the demo without one.")]
@@ -79,18 +82,19 @@ def up(
     start(load_topology(topology, load_lab(workload)), options, source=topology)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], *, help_style: HelpStyle = "markdown") -> int:
     """Run the command with these arguments; its exit code."""
+    command = make_command(load_lab(_workload_in(arguments)), help_style=help_style)
     # Not standalone: usage errors reach the outer program, and an exit comes back as its code.
-    code = make_command(load_lab(_workload_in(arguments))).main(
-        args=list(arguments), prog_name="edgebus up", standalone_mode=False
-    )
+    code = command.main(args=list(arguments), prog_name="edgebus up", standalone_mode=False)
     return code if isinstance(code, int) else 0
 
 
-def make_command(lab: Lab) -> Any:
+def make_command(lab: Lab, *, help_style: HelpStyle = "markdown") -> Any:
     """`edgebus up` with the options of a workload, as a click command."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=help_style
+    )
     settings = {"help_option_names": ["-h", "--help"]}
     app.command("up", context_settings=settings)(lab.command())
     return typer.main.get_command(app)
@@ -167,7 +171,7 @@ def _workload_in(arguments: Sequence[str]) -> str | None:
 
 def _print_result(lab: Lab, report: Path, folder: Path) -> None:
     console = Console(highlight=False)
-    if not console.is_terminal:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(highlight=False, width=110)
     console.print(lab.table())
     console.print(f"report: {report}", markup=False, soft_wrap=True)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from rich.console import Console, Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from edgebus.contracts import DomainReport, TrainingProgress, utc_now
 from edgebus.inspect import human_bytes
+from edgebus.inspect.tables import FittedTable, Flow
 from edgebus.lab.report import DOMAINS, shown_figures
 from edgebus.lab.round_report import round_summary
 from edgebus.lab.rounds import Round
@@ -27,7 +31,12 @@ Lines = Callable[[datetime], Iterable[str]]
 """The same as lines of text."""
 
 _STAGES = ("watch", "drift", "collect", "train", "release", "converge")
-_EVENTS = 8
+_EVENTS = 20
+"""The newest events that are shown, as many as there is height for."""
+_SOURCE = 20
+"""Names of sources are aligned as far as this."""
+_FEWEST_EVENTS = 4
+"""Lines that events keep, however many streams there are."""
 _EVERY = timedelta(seconds=10)
 _PARTS = 8
 """Sets with more parts than these list none."""
@@ -60,54 +69,71 @@ def stage_of(state: RunState) -> int:
     return 2 if state.samples and not state.drift_is_known else 0
 
 
-def render(
-    state: RunState, streams: RenderableType, *, title: str, elapsed: timedelta
-) -> RenderableType:
-    """The whole view.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """The whole view; the newest events take what height of the terminal the rest leaves.
 
-    Args:
+    Attributes:
         state: Of the run.
         streams: The middle of the view.
         title: Name of the run.
         elapsed: Since its start.
     """
-    minutes, seconds = divmod(int(elapsed.total_seconds()), 60)
-    head = Table.grid(expand=True)
-    head.add_column()
-    head.add_column(justify="right")
-    head.add_row(
-        Text.assemble(("EdgeBus ", "bold"), (title, "cyan")), Text(f"{minutes}:{seconds:02d}")
-    )
-    parts = [head, _stage_line(stage_of(state)), streams, _loop(state)]
-    recent = sorted(state.events, key=lambda event: event.time)[-_EVENTS:]
-    lines = [_event(event) for event in recent]
-    lines += [Text("")] * (_EVENTS - len(lines))
-    return Padding(Group(*parts, Text(""), *lines), (0, 1))
+
+    state: RunState
+    streams: RenderableType
+    title: str
+    elapsed: timedelta
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        minutes, seconds = divmod(int(self.elapsed.total_seconds()), 60)
+        head = Table.grid(expand=True, padding=(0, 1))
+        head.add_column(overflow="fold", ratio=1)
+        head.add_column(justify="right", no_wrap=True)
+        head.add_row(
+            Text.assemble(("EdgeBus ", "bold"), (self.title, "cyan")), f"{minutes}:{seconds:02d}"
+        )
+        height = options.height
+
+        def drawn(part: RenderableType) -> list[list[Segment]]:
+            return console.render_lines(Padding(part, (0, 1)), options.update(height=None))
+
+        above = drawn(Group(head, _stage_line(self.state)))
+        middle, loop = drawn(self.streams), drawn(_loop(self.state))
+        fixed = len(above) + len(loop) + 1
+        if height is not None and len(middle) > (room := max(2, height - fixed - _FEWEST_EVENTS)):
+            hidden = Text(f"… {len(middle) - room + 1} more lines in a higher terminal", "dim")
+            middle = [*middle[: room - 1], *drawn(hidden)]
+        left = None if height is None else max(1, height - fixed - len(middle))
+        events: list[list[Segment]] = []
+        for event in reversed(_recent(self.state)):
+            lines = drawn(event)
+            if left is not None and len(events) + len(lines) > left:
+                break
+            events[:0] = lines
+        for line in [*above, *middle, *loop, *drawn(Text("")), *events]:
+            yield from line
+            yield Segment.line()
 
 
-def _stage_line(current: int) -> Text:
-    line = Text()
+def _stage_line(state: RunState) -> RenderableType:
+    current = stage_of(state)
+    parts: list[Text] = []
     for number, name in enumerate(_STAGES):
-        if number:
-            line.append(" ─ ", "dim")
-        if number < current:
-            line.append(f"✓ {name}", "green")
-        elif number == current:
-            line.append(f"● {name}", "bold yellow")
-        else:
-            line.append(f"○ {name}", "dim")
-    return line
+        if number == current:
+            parts.append(Text(f"● {name}", "bold yellow"))
+        elif number < current and (name != "drift" or state.drift_at is not None):
+            parts.append(Text(f"✓ {name}", "green"))
+        else:  # a loop may close without any drift that was noticed
+            parts.append(Text(f"○ {name}", "dim"))
+    return Flow(parts, gap=" ─ ")
 
 
 def stream_table(state: RunState, now: datetime) -> RenderableType:
     """A row per stream, where streams are observed, and a row per service."""
     if not state.streams:
         return _services(state)
-    table = Table.grid(expand=True, padding=(0, 2))
-    table.show_header = True
-    table.add_column("stream", no_wrap=True)
-    for name in ("inputs", "rate", "latency", "samples", "model"):
-        table.add_column(name, no_wrap=True, justify="right")
+    table = FittedTable(("stream", "inputs", "rate", "latency", "samples", "model"), expand=True)
     for key, stream in sorted(state.streams.items()):
         latency = stream.latency_ms()
         table.add_row(
@@ -122,15 +148,12 @@ def stream_table(state: RunState, now: datetime) -> RenderableType:
 
 
 def _services(state: RunState) -> RenderableType:
-    table = Table.grid(expand=True, padding=(0, 2))
-    table.show_header = True
-    for name in ("service", "state", "model", "delivery"):
-        table.add_column(name, no_wrap=True)
-    for name in ("received", "switch"):
-        table.add_column(name, no_wrap=True, justify="right")
     names = sorted({*state.services, *state.edges})
     if not names:
-        table.add_row(Text("waiting for the first service", "dim"))
+        return Text("waiting for the first service\n", "dim")
+    table = FittedTable(
+        ("service", "state", "model", "delivery", "received", "switch"), expand=True
+    )
     for name in names:
         row = [name, state.services[name][-1].state if name in state.services else ""]
         if (edge := state.edges.get(name)) is not None:
@@ -160,10 +183,10 @@ def stream_lines(state: RunState, now: datetime) -> Iterable[str]:
 
 
 def _loop(state: RunState) -> RenderableType:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(width=10, style="bold")
-    grid.add_column(width=24)
-    grid.add_column()
+    grid = Table.grid(padding=(0, 2), expand=True)
+    grid.add_column(width=8, style="bold")
+    grid.add_column(ratio=1)
+    grid.add_column(ratio=3, overflow="fold")
     grid.add_row("samples", *_samples(state))
     grid.add_row("training", *_training(state))
     grid.add_row("roll-out", *_rollout(state))
@@ -191,7 +214,7 @@ def _training(state: RunState) -> tuple[RenderableType, RenderableType]:
         return _bar(0), Text(waits, "dim")
     last = max(state.results.values(), key=lambda result: result.time)
     style = "green" if last.outcome == "accepted" else "red"
-    return _bar(1), Text(f"{last.outcome}: {last.reason}", style, overflow="ellipsis", no_wrap=True)
+    return _bar(1), Text(f"{last.outcome}: {last.reason}", style)
 
 
 def _rollout(state: RunState) -> tuple[RenderableType, RenderableType]:
@@ -213,20 +236,25 @@ def _bar(share: float) -> ProgressBar:
     return ProgressBar(
         total=1.0,
         completed=min(1.0, max(0.0, share)),
-        width=24,
         complete_style="yellow",
         finished_style="green",
     )
 
 
-def _event(event: RunEvent) -> Text:
-    return Text.assemble(
-        (event.time.strftime("%H:%M:%S "), "dim"),
-        (f"{event.source:<20.20} ", "cyan"),
-        (event.text, _STYLES.get(event.kind, "")),
-        overflow="ellipsis",
-        no_wrap=True,
-    )
+def _recent(state: RunState) -> list[RenderableType]:
+    """The newest events, oldest first; a long one takes several lines."""
+    recent = sorted(state.events, key=lambda event: event.time)[-_EVENTS:]
+    longest = max((cell_len(event.source) for event in recent), default=0)
+    shown: list[RenderableType] = []
+    for event in recent:
+        grid = Table.grid(padding=(0, 1), expand=True)
+        grid.add_column(width=8, style="dim")
+        grid.add_column(ratio=1, overflow="fold")
+        source = event.source + " " * (min(longest, _SOURCE) - cell_len(event.source))
+        text = Text.assemble((f"{source} ", "cyan"), (event.text, _STYLES.get(event.kind, "")))
+        grid.add_row(event.time.strftime("%H:%M:%S"), text)
+        shown.append(grid)
+    return shown
 
 
 class LiveView:
@@ -251,7 +279,7 @@ class LiveView:
         """Draw it as it is now."""
         now = utc_now()
         streams, elapsed = self._streams(now), now - self._started
-        view = render(self._state, streams, title=self._title, elapsed=elapsed)
+        view = RunView(state=self._state, streams=streams, title=self._title, elapsed=elapsed)
         self._live.update(view, refresh=True)
 
 
@@ -293,15 +321,12 @@ def _step(progress: TrainingProgress) -> str:
 
 def gate_table(domains: Sequence[DomainReport]) -> RenderableType:
     """Figures of the retrainer's gate, old model and new on the same inputs."""
-    table = Table.grid(padding=(0, 2))
-    table.show_header = True
-    table.add_column("held-out sets, measured by the gate", no_wrap=True)
     names = shown_figures(domains)
-    for name in ("inputs", "labels", *(word for n in names for word in (f"{n} before", "after"))):
-        table.add_column(name, justify="right")
+    measures = [word for n in names for word in (f"{n} before", f"{n} after")]
+    table = FittedTable(("held-out sets, measured by the gate", "inputs", "labels", *measures))
     for domain in domains:
         title = Text(f"{DOMAINS.get(domain.name, domain.name)}, labels: ", "bold")
-        title.append(domain.labelled_by or "unknown")
+        title.append(domain.labelled_by or "unknown", "not bold")
         cells: list[RenderableType] = []
         for name in names:
             change = domain.figures.get(name)
@@ -316,7 +341,7 @@ def gate_table(domains: Sequence[DomainReport]) -> RenderableType:
         for kind, parts in domain.groups.items():
             for part, change in parts.items() if kind != "stream" and len(parts) <= _PARTS else ():
                 row = ("", "", f"{change.before:.3f}", f"{change.after:.3f}")
-                table.add_row(Text(part, "dim", justify="right"), *(Text(v, "dim") for v in row))
+                table.add_row(Text(part, "dim", justify="right"), *row, style="dim")
     return Padding(table, (0, 0, 1, 0))
 
 
@@ -341,7 +366,7 @@ def summary_table(
     stages = [f"{name} {value:.0f} s" for name, value in seconds.stages.items()]
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
-    grid.add_column()
+    grid.add_column(overflow="fold")
     grid.add_row("outcome", Text(summary.outcome, "bold green" if summary.closed else "bold red"))
     grid.add_row("edges", f"{summary.edges.converged} of {summary.edges.total} on the last release")
     for name, text in (rows or {}).items():

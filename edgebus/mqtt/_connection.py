@@ -39,12 +39,15 @@ from edgebus.mqtt._packets import (
 )
 from edgebus.mqtt._properties import NO_PROPERTIES, Properties
 from edgebus.mqtt._session import Identifiers, KeepAlive, Limits, Memory, Session
-from edgebus.mqtt._wire import PROTOCOL_ERROR, ProtocolError
+from edgebus.mqtt._wire import MALFORMED, PROTOCOL_ERROR, ProtocolError
+
+# A broker that does not know a version may also call its CONNECT malformed.
+_NOT_UNDERSTOOD = (UNSUPPORTED_VERSION, MALFORMED, PROTOCOL_ERROR)
 
 
 def connect_packet(settings: BrokerSettings, options: ConnectOptions) -> Connect:
     """The CONNECT packet for one connection."""
-    v5 = settings.version == "5"
+    v5 = settings.version != "3.1.1"
     expiry = options.session_expiry_s
     expiry_s = settings.session_expiry_s if expiry is None else expiry
     password = settings.password
@@ -68,12 +71,14 @@ def connect_packet(settings: BrokerSettings, options: ConnectOptions) -> Connect
 def refusal(connack: Connack, settings: BrokerSettings) -> BrokerRefusedError:
     """The error for a refused CONNECT, with the way out."""
     reason = reason_text(connack.code, connack.properties.reason_string)
-    if connack.code == UNSUPPORTED_VERSION:
+    if connack.code == UNSUPPORTED_VERSION and settings.version:
         other = "3.1.1" if settings.version == "5" else "5"
         reason += f"; it does not speak MQTT {settings.version}, try broker.version {other!r}"
     elif connack.code in (BAD_CREDENTIALS, NOT_AUTHORIZED):
         reason += "; see broker.username and broker.password"
-    return BrokerRefusedError(url=settings.url, reason=reason)
+    return BrokerRefusedError(
+        url=settings.url, reason=reason, wrong_version=connack.code in _NOT_UNDERSTOOD
+    )
 
 
 def _last_will(will: Will, *, v5: bool) -> LastWill:
@@ -195,7 +200,7 @@ class MqttConnection(asyncio.BufferedProtocol):
         self._options = options
         self._receiver = receiver
         self._memory = memory
-        self._v5 = settings.version == "5"
+        self._v5 = settings.version != "3.1.1"
         self._loop = asyncio.get_running_loop()
         self._greedy = not isinstance(self._loop, asyncio.SelectorEventLoop)
         self._parser = Parser(v5=self._v5)
@@ -494,7 +499,12 @@ class MqttConnection(asyncio.BufferedProtocol):
         if self._network is not None:
             self._network.close()
         if not self._connack.done():
+            tls = self._network is not None and self._network.get_extra_info("ssl_object")
             reason = f"{loss.reason} before it answered; is it an MQTT broker?"
+            if not tls:
+                reason += " Where it wants TLS, write mqtts://"
+            if self._settings.version == "5":
+                reason += "; where it speaks an older MQTT, set broker.version to '3.1.1'"
             url = self._settings.url
             self._connack.set_exception(
                 BrokerUnreachableError(url=url, reason=reason, hung_up=True)

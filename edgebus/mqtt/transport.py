@@ -24,6 +24,8 @@ class MqttTransport:
     last; when it does not, the next ones are tried at once, each for at most
     `BrokerSettings.connect_timeout_s`. All connections of a transport follow one another.
 
+    Where the settings name no version of MQTT, a broker that does not take 5 is asked in 3.1.1.
+
     Args:
         settings: Where it is and how to log in.
 
@@ -81,7 +83,36 @@ class MqttTransport:
     async def _connect(
         self, node: _Node, options: ConnectOptions, receiver: Receiver
     ) -> MqttConnection:
-        settings, address = node.settings, node.address
+        """Open a connection in the version that the settings fix, or in the one that it speaks."""
+        try:
+            return await self._dial(node.settings, options, receiver)
+        except (BrokerUnreachableError, BrokerRefusedError) as error:
+            if node.settings.version or not _may_speak_another(error):
+                raise
+            first = error
+        changes: dict[str, str] = {"version": "3.1.1"}
+        if isinstance(first, BrokerRefusedError) and node.settings.profile is None:
+            changes["profile"] = "nats"
+        settings = node.settings.model_copy(update=changes)
+        try:
+            connection = await self._dial(settings, options, receiver)
+        except BrokerUnreachableError as error:
+            raise (first if isinstance(first, BrokerUnreachableError) else error) from None
+        if isinstance(first, BrokerRefusedError):
+            node.settings = settings  # it said so; a hang-up may have had another reason
+        if not node.told:
+            node.told = True
+            self._log.info(
+                "the broker does not speak MQTT 5, so 3.1.1 is spoken",
+                broker=node.address.url,
+                answer=first.reason,
+            )
+        return connection
+
+    async def _dial(
+        self, settings: BrokerSettings, options: ConnectOptions, receiver: Receiver
+    ) -> MqttConnection:
+        (address,) = settings.addresses
         kind = RetainRepair if settings.profile == "nats" else MqttConnection
         connection = kind(
             settings=settings,
@@ -102,7 +133,8 @@ class MqttTransport:
             reason = f"no answer within {settings.connect_timeout_s:g} s"
             raise BrokerUnreachableError(url=address.url, reason=reason) from error
         except OSError as error:
-            raise BrokerUnreachableError(url=address.url, reason=_explain(error)) from error
+            reason = _explain(error, tls=address.tls)
+            raise BrokerUnreachableError(url=address.url, reason=reason) from error
         except BaseException:
             connection.abort()
             raise
@@ -110,11 +142,25 @@ class MqttTransport:
 
 
 class _Node:
-    """One of the broker's addresses, and the settings as if it were the only one."""
+    """One of the broker's addresses, and the settings as if it were the only one.
+
+    Attributes:
+        address: The address.
+        settings: The settings, with the version that the broker is known to speak.
+        told: Whether the log names another version than 5.
+    """
 
     def __init__(self, settings: BrokerSettings, address: BrokerAddress) -> None:
         self.address = address
         self.settings = settings.model_copy(update={"url": address.url})
+        self.told = False
+
+
+def _may_speak_another(error: BrokerUnreachableError | BrokerRefusedError) -> bool:
+    """Check whether the broker may just not speak the version of MQTT that it was asked in."""
+    if isinstance(error, BrokerRefusedError):
+        return error.wrong_version
+    return error.hung_up  # RabbitMQ 3 and amqtt do at MQTT 5
 
 
 def _sum_up(
@@ -129,10 +175,13 @@ def _sum_up(
     return BrokerUnreachableError(url=url, reason=reason)
 
 
-def _explain(error: OSError) -> str:
+def _explain(error: OSError, *, tls: bool) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({error.verify_message}); see broker.ca_file"
-    return error.strerror or str(error) or type(error).__name__
+    reason = error.strerror or str(error) or type(error).__name__
+    if tls and isinstance(error, ssl.SSLError | ConnectionResetError):
+        reason += "; TLS failed: is it the port for TLS? Without TLS, write mqtt://"
+    return reason
 
 
 def _tls_context(settings: BrokerSettings) -> ssl.SSLContext:

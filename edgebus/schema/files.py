@@ -219,7 +219,10 @@ def _message_section(
     required = set(document.get("required", ()))
     common = (*_BASE_FIELDS, "traceparent")
     own = {k: v for k, v in document["properties"].items() if k not in common}
-    yield f"`id`, `time`, `source`, `schema` = `{identifier}`" + (", and:" if own else ".")
+    if kind.OPTIONAL:
+        yield f"`source`, optionally `id`, `time` and `schema` = `{identifier}`, and:"
+    else:
+        yield f"`id`, `time`, `source`, `schema` = `{identifier}`" + (", and:" if own else ".")
     yield ""
     if own:
         yield "| field | type | |"
@@ -344,7 +347,8 @@ def _shared_schemas() -> dict[str, Any]:
 def _require_base(kind: type[Message], body: dict[str, Any]) -> None:
     """Require what each message on the wire has, though a reader or the bus would fill it in."""
     stated = body.get("required", ())
-    body["required"] = list(dict.fromkeys((*_BASE_FIELDS, *kind.STAMPED, *stated)))
+    wanted = dict.fromkeys((*_BASE_FIELDS, *kind.STAMPED, *stated))
+    body["required"] = [name for name in wanted if name not in kind.OPTIONAL]
 
 
 def _camel(constant: str) -> str:

@@ -135,6 +135,7 @@ class Runtime(Generic[S]):
         return settings.model_copy(update={"outbox": outbox})
 
     async def _live(self, bus: Bus, stop: asyncio.Event) -> None:
+        bus.subscribing(True)
         service = self.service = self._kind(self._context(bus))
         self._bus = bus
         try:
@@ -181,6 +182,7 @@ class Runtime(Generic[S]):
         await self._within("start", service.start())
         self._started = True
         await subscribe_all(service, bus)
+        bus.subscribing(False)
         for method, declaration in service.declarations:
             if isinstance(declaration, EveryDeclaration):
                 self.spawn(tick(service, method, declaration), name=method)

@@ -83,14 +83,14 @@ class BrokerChoice(_Part):
         return self
 
     @property
-    def mqtt_version(self) -> Literal["5", "3.1.1"]:
-        """The version that clients shall speak."""
-        return self.version or ("3.1.1" if self.embedded else "5")
+    def mqtt_version(self) -> Literal["5", "3.1.1"] | None:
+        """The version that clients shall speak; None: what the broker speaks."""
+        return self.version or ("3.1.1" if self.embedded else None)
 
     @property
-    def profile(self) -> Literal["standard", "nats"]:
+    def profile(self) -> Literal["nats"] | None:
         """The repairs that clients shall make; the embedded broker is a NATS server."""
-        return "nats" if self.embedded else "standard"
+        return "nats" if self.embedded else None
 
 
 class Until(_Part):

@@ -12,6 +12,7 @@ import typer
 from edgebus.contracts import TRUTH
 from edgebus_camera.settings import ViewSettings
 from edgebus_camera.sources import PictureSkippedError, SourceError, open_source
+from edgebus_camera.sources.listing import ListSource
 from edgebus_camera.view import View
 from edgebus_detection.datasets import coco_document
 from edgebus_detection.emulation.drift import EFFECTS, EffectName
@@ -66,7 +67,7 @@ def export(
             name = f"seed{seed + number}-{index:06d}.jpg"
             (out / "images" / name).write_bytes(encode_jpeg(picture, quality=quality))
             fields = {
-                "file_name": f"images/{name}", "width": width, "height": height,
+                "file_name": name, "width": width, "height": height,
                 "camera": f"seed{seed + number}", "frame_index": index,
             }  # fmt: skip
             images.append((fields, [SourcedBox(box=box, by=TRUTH) for box in truth]))
@@ -86,7 +87,10 @@ def frames(
     stride: Annotated[int, typer.Option(min=1, help="Take one picture in this many.")] = 1,
     quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality.")] = 90,
 ) -> None:
-    """Write the first pictures of a source, as a camera would send them, with their numbers."""
+    """Write the first pictures of a source, as a camera would send them, with their numbers.
+
+    Of a list only those of its first entry: what comes later may be another view.
+    """
     settings = ViewSettings(source=source, stride=stride, quality=quality, loop=False)
     if settings.is_live:
         raise typer.BadParameter(f"{source} is live; give a video, a folder or a list")
@@ -107,7 +111,7 @@ def frames(
         except PictureSkippedError as error:
             typer.echo(f"left out: {error}", err=True)
             continue
-        if frame is None:
+        if frame is None or (isinstance(opened, ListSource) and opened.entry > 0):
             break
         encoded = view.encode(frame, time_s=0.0)
         (out / f"{slot:06d}.jpg").write_bytes(encoded.jpeg)

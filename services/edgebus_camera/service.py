@@ -17,6 +17,7 @@ from edgebus.service import Service
 from edgebus_camera.pacing import Pacer, Slot
 from edgebus_camera.settings import CameraSettings, ViewSettings
 from edgebus_camera.sources import (
+    FolderSource,
     PictureSkippedError,
     Source,
     SourceError,
@@ -66,6 +67,8 @@ class Camera(Service[CameraSettings]):
         self.log.info(
             "camera started", camera=camera, source=settings.public_source, fps=running.fps
         )
+        if isinstance(source, FolderSource):
+            self._report_labels(camera, source)
         try:
             end = await running.run()
         except SourceError as error:
@@ -80,6 +83,20 @@ class Camera(Service[CameraSettings]):
             else:
                 executor.submit(source.close)
             executor.shutdown(wait=False)
+
+    def _report_labels(self, camera: str, source: FolderSource) -> None:
+        """Log which labels a folder has: a truth that nobody finds looks like an empty street."""
+        if not source.labels:
+            self.log.info("no labels found: frames go out without truth", camera=camera)
+            return
+        self.log.info("labels found", camera=camera, labels=source.labels)
+        if source.left_out:
+            self.log.warning(
+                "pictures without truth: their labels cannot be right",
+                camera=camera,
+                number=len(source.left_out),
+                first=source.left_out[0],
+            )
 
     async def report(self, camera: str, *, trouble: str = "", ended: str = "") -> None:
         """Keep the service's state in step with its cameras.

@@ -45,11 +45,11 @@ class ViewSettings(ServiceSettings):
     drift: tuple[DriftStep, ...] = ()
     """Effects over time: steps of `effect`, `start_s` (from frame 0), `ramp_s` and `to`."""
     truth: Path | None = None
-    """Ground truth of a video (MOTChallenge text) or a folder (a COCO file, or a folder of YOLO
-    text). A folder's own labels are found without it."""
+    """Ground truth of a video (MOTChallenge text) or a folder (a label file or a folder of them).
+    A folder's own labels are found without it."""
     classes: tuple[str, ...] | Literal["coco"] | None = None
     """Class names by number, for YOLO and MOTChallenge text, from 0; `coco` for the 80 of COCO. By
-    default from the data set's `data.yaml`, and the classes of MOT16."""
+    default from the data set's `data.yaml` or `classes.txt`, and the classes of MOT16."""
     min_score: Annotated[float, Field(ge=0, le=1)] = 0.4
     """Lowest score of the boxes that are read from MOTChallenge text."""
 

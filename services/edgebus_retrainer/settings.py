@@ -15,7 +15,7 @@ class RetrainerSettings(RetrainingSettings, ServiceSettings):
     """Settings of the retrainer.
 
     Of detection, `options` are `labels`, `augment`, `min_measured_boxes` and `leak_distance`, and
-    replay folders hold COCO annotations.json or YOLO labels.
+    replay folders hold COCO, YOLO, Pascal VOC, CVAT or Label Studio labels.
     """
 
     workload: Segment = "detection"

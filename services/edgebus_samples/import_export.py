@@ -16,10 +16,13 @@ from edgebus_detection.datasets import (
     read_dataset,
     write_dataset,
 )
+from edgebus_detection.datasets.files import unpacked
 from edgebus_samples.details import DetailQuery, PictureCatalog, SampleDetail, picture_of
 from edgebus_samples.importing import import_dataset
 from edgebus_samples.label import AnyClass, Who
 from edgebus_samples.options import Accept, Data, choosing, report_unreadable
+
+_PARTS = {"train": "to train on", "val": "held out", "unlabelled": "without labels"}
 
 Include = Literal["labelled", "teacher", "all"]
 
@@ -58,17 +61,19 @@ def export(
     chosen = _exported(details, include, unreadable)
     written = write_dataset(chosen, out, style=style, classes=catalog.classes() or ())
     report_unreadable(unreadable)
-    print(f"{written} samples in {out}")
+    parts = ", ".join(f"{count} {_PARTS[part]}" for part, count in written.items())
+    print(f"{sum(written.values())} samples in {out}{f': {parts}' if parts else ''}")
+    if style == "yolo" and not written.keys() >= {"train", "val"}:
+        print("a training needs both, to train on and held out: wait for more, or choose others")
 
 
 def import_(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A data set's folder or JSON.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A data set's folder, label file, or zip.")
+    ],
     *,
     data: Data,
     who: Who,
-    style: Annotated[
-        Style | None, typer.Option(help="Format; by what lies there by default.")
-    ] = None,
     confirm: Annotated[
         bool,
         typer.Option(
@@ -84,16 +89,18 @@ def import_(
     Example: edgebus samples import to-label --data /var/lib/edgebus/retrainer --who ann
     """
     catalog = PictureCatalog(data)
-    pictures, wrong = read_dataset(path, style=style)
-    report = import_dataset(
-        catalog,
-        pictures,
-        wrong=wrong,
-        who=who,
-        time=utc_now(),
-        classes=None if any_class else catalog.classes(),
-        confirm=confirm,
-    )
+    with unpacked(path) as folder:
+        dataset = read_dataset(folder)
+        print(dataset.summary)
+        report = import_dataset(
+            catalog,
+            dataset.pictures,
+            wrong=dataset.wrong,
+            who=who,
+            time=utc_now(),
+            classes=None if any_class else catalog.classes(),
+            confirm=confirm,
+        )
     print(
         f"{len(report.changed)} samples labelled by operator:{who}, {len(report.unchanged)} "
         f"unchanged, {len(report.added)} new in the store"

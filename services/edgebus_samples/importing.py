@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 
 from edgebus.contracts import TRUTH, PayloadError, SampleRefusedError, operator
 from edgebus.samples import SampleUnknownError
-from edgebus_detection.datasets import DatasetPicture, ImpossibleBoxError, checked_box
+from edgebus_detection.datasets import DatasetPicture
 from edgebus_detection.labels import BoxesRefusedError, unknown_class
 from edgebus_detection.labels.check import check_picture
-from edgebus_detection.messages import BoxLabels, Sample, SourcedBox
+from edgebus_detection.messages import Box, BoxLabels, Sample, SourcedBox
 from edgebus_detection.vision import pair_boxes
 from edgebus_samples.details import PictureCatalog, SampleUnreadableError
 
@@ -82,6 +81,8 @@ def import_dataset(
     unchanged: list[str] = []
     seen: set[str] = set()
     for picture in pictures:
+        if picture.boxes is None and not confirm:
+            continue  # nobody has labelled it
         known, fresh = _known(catalog, picture, reasons)
         sample = picture.sample
         if known is None or sample is None:
@@ -162,29 +163,40 @@ def _sourced(
     trust: bool,
 ) -> tuple[SourcedBox, ...]:
     """The boxes of a picture; what the data set says of their provenance counts if `trust`."""
+    placed = picture.place(known.size)
+    reasons += placed.wrong
+    for region in placed.ignore:
+        where = f"{picture.where}: a region to ignore at ({region.x1:g}, {region.y1:g})"
+        reasons.append(f"{where} is no object; draw its members or delete it")
     made: list[SourcedBox] = []
-    for box in picture.boxes:
+    for box, whose in zip(placed.boxes, placed.by, strict=True):
         if classes is not None and box.label not in classes:
-            reasons.append(f"{box.where}: {unknown_class(box.label, classes)}")
+            reasons.append(f"{picture.where}: {unknown_class(box.label, classes)}")
             continue
-        if box.crowd:
-            reasons.append(f"{box.where}: a crowd is no object; draw its members or delete it")
-            continue
-        x1, y1, x2, y2 = box.pixels(known.size)
-        corners = round(x1, 2), round(y1, 2), round(x2, 2), round(y2, 2)
-        try:
-            good = checked_box(box.label, corners, size=known.size, where=partial(str, box.where))
-        except (ImpossibleBoxError, ValueError) as error:
-            reasons.append(str(error))
-            continue
-        made.append(SourcedBox(box=good, by=box.by if trust and box.by is not None else by))
+        made.append(SourcedBox(box=_rounded(box), by=whose if trust and whose is not None else by))
     old = known.boxes or ()
     boxes = [each.box for each in made]
-    for mine, theirs in pair_boxes(boxes, [each.box for each in old], min_iou=_SAME_IOU):
-        if boxes[mine].label == old[theirs].box.label:
+    alike = 0.5 if picture.grid else _SAME_IOU
+    for mine, theirs in pair_boxes(boxes, [each.box for each in old], min_iou=alike):
+        before = old[theirs].box
+        moved = picture.grid and _distance(boxes[mine], before) > picture.grid
+        if boxes[mine].label == before.label and not moved:
             # Untouched: exactly what it was, score and all.
             made[mine] = old[theirs]
     return tuple(made)
+
+
+def _distance(first: Box, second: Box) -> float:
+    """The most by which a side has moved, in pixels."""
+    sides = ("x1", "y1", "x2", "y2")
+    return max(abs(getattr(first, side) - getattr(second, side)) for side in sides)
+
+
+def _rounded(box: Box) -> Box:
+    """To hundredths of a pixel: what formats write of one box differs by less."""
+    corners = {key: round(getattr(box, key), 2) for key in ("x1", "y1", "x2", "y2")}
+    has_area = corners["x2"] > corners["x1"] and corners["y2"] > corners["y1"]
+    return box.model_copy(update=corners) if has_area else box
 
 
 def _is_unchanged(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 
 import pytest
 from harness import Recorder, Site, eventually
 
-from edgebus.bus import Bus, CommandFailedError, Event, RequestTimeoutError
+from edgebus.bus import Bus, CommandFailedError, Event, RawMessage, RequestTimeoutError
 from edgebus.contracts import (
     ContractError,
     ModelListCommand,
@@ -97,7 +98,27 @@ async def test_m4_a_command_past_its_time_is_not_acted_upon(site: Site) -> None:
     assert subscription.stats.expired == 1
 
 
-async def test_m5_answers_go_below_the_own_prefix_only(site: Site) -> None:
+async def test_m5_an_answer_goes_below_the_prefix_of_who_asked(site: Site) -> None:
+    service, tool = await distributor(site), await site.bus("laptop", "node-red")
+    await serve(service, site)
+    mine = REPLY.at(tool.identity, request="my-17")
+    answers: asyncio.Queue[RawMessage] = asyncio.Queue()
+
+    async def hear(message: RawMessage) -> None:
+        answers.put_nowait(message)
+
+    await tool.tap(mine.name, hear, qos=1)
+    # As somebody without a library writes it: no id, no time, no schema.
+    words = {"source": tool.identity.source, "reply_to": mine.name}
+    await tool.publish_raw(address(site).name, json.dumps(words).encode(), qos=1)
+    message = await asyncio.wait_for(answers.get(), 10)
+    answer = ModelListReply.decode(message.payload)
+    assert answer.ok
+    assert answer.source == service.identity.source
+    assert not message.retained
+
+
+async def test_m5_answers_go_nowhere_else(site: Site) -> None:
     service, tool = await distributor(site), await site.bus("laptop")
     asked: asyncio.Queue[Event] = asyncio.Queue()
 
@@ -105,10 +126,20 @@ async def test_m5_answers_go_below_the_own_prefix_only(site: Site) -> None:
         asked.put_nowait(event)
 
     await service.subscribe(CMD_RETRAIN.any(site=site.name), handler)
-    elsewhere = REPLY.at(tool.identity, request="x").name
-    for reply_to in (elsewhere, f"{service.identity.prefix}/state", "a/#", ""):
+    source, victim = tool.identity.source, site.identity("victim")
+    for reply_to in (
+        REPLY.at(victim, request="x").name,  # a third party's
+        f"{tool.identity.prefix}/state",
+        f"{tool.identity.prefix}/replies/x/y",
+        f"{tool.identity.prefix}/replies/",
+        f"{tool.identity.prefix}/replies/#",
+        f"other/{source}/replies/x",
+        f"{service.identity.prefix}/state",
+        "a/#",
+        "",
+    ):
         await tool.publish(
-            CMD_RETRAIN.at(service.identity), RetrainCommand(source="x", reply_to=reply_to)
+            CMD_RETRAIN.at(service.identity), RetrainCommand(source=source, reply_to=reply_to)
         )
         event = await asyncio.wait_for(asked.get(), 10)
         with pytest.raises(ContractError, match="reply_to"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from harness import EVENT, READING, Recorder, Site, eventually
@@ -72,6 +73,40 @@ async def test_q1_a_handler_that_hangs_stops_nobody(site: Site, *, stubborn: boo
     assert "took longer than 0.5 s (bus.handler_s)" in letters[0].error
     assert bus.stats.subscriptions["hangs"].failed == 1
     release.set()
+
+
+async def test_q1_events_of_a_handler_that_hangs_are_on_disk_and_others_come_in(
+    site: Site, tmp_path: Path
+) -> None:
+    settings = {"outbox": {"path": tmp_path}, "inbox": {"after_s": 0.2}}
+    sender = await site.bus("b")
+    never = asyncio.Event()
+
+    async def hang(_event: Event) -> None:
+        await never.wait()
+
+    bus = site.make("a", settings=settings)
+    await bus.__aenter__()
+    hanging, fast = Recorder(hang), Recorder()
+    await bus.subscribe(EVENT.any(site=site.name, kind="hang"), hanging, name="hangs")
+    await bus.subscribe(EVENT.any(site=site.name, kind="fast"), fast)
+    for n in range(30):  # more than Mosquitto sends ahead on MQTT 3.1.1
+        await sender.publish(EVENT.at(sender.identity, kind="hang"), site.note(n))
+    for n in range(0, 1600, 100):
+        await asyncio.gather(
+            *(
+                sender.publish(EVENT.at(sender.identity, kind="fast"), site.note(n + more))
+                for more in range(100)
+            )
+        )
+    assert set(await fast.has(1600)) == set(range(1600))
+    assert bus.stats.inbox_messages == 30
+    await bus.crash()
+
+    again, got = await site.bus("a", settings=settings), Recorder()
+    await again.subscribe(EVENT.any(site=site.name, kind="hang"), got)
+    assert await got.has(30) == list(range(30))
+    await eventually(lambda: again.stats.inbox_messages == 0)
 
 
 async def test_q1_more_readings_than_any_queue_holds_delay_nobody(site: Site) -> None:

@@ -98,9 +98,22 @@ async def test_a_broker_that_never_answers() -> None:
 
 async def test_the_embedded_broker_says_that_it_does_not_speak_mqtt_5(tmp_path: Path) -> None:
     async with EmbeddedBroker(tmp_path) as broker:
-        with pytest.raises((BrokerRefusedError, BrokerUnreachableError)) as error:
-            await MqttTransport(BrokerSettings(url=broker.url)).connect(OPTIONS, Nobody())
-        assert "3.1.1" in str(error.value)
+        settings = BrokerSettings(url=broker.url, version="5")
+        with pytest.raises(BrokerRefusedError, match=r"3\.1\.1"):
+            await MqttTransport(settings).connect(OPTIONS, Nobody())
+
+
+async def test_tls_and_none_are_told_apart(
+    mosquitto: Any, certificates: tuple[Path, Path], mosquitto_factory: Callable[..., Any]
+) -> None:
+    url = f"mqtts://127.0.0.1:{mosquitto.port}"
+    with pytest.raises(BrokerUnreachableError, match="write mqtt://"):
+        await MqttTransport(BrokerSettings(url=url)).connect(OPTIONS, Nobody())
+    certificate, key = certificates
+    encrypted = mosquitto_factory(extra=f"certfile {certificate}\nkeyfile {key}")
+    encrypted.start()
+    with pytest.raises(BrokerUnreachableError, match="write mqtts://"):
+        await encrypted.transport().connect(OPTIONS, Nobody())
 
 
 @pytest.mark.parametrize("version", ["5", "3.1.1"])

@@ -95,9 +95,7 @@ async def record_the_demo(path: Path, folder: Path) -> dict[str, Detections]:
     try:
         url = await lines_until(up, r"broker (mqtt://\S+:\d+)")
         draining = asyncio.create_task(up.communicate())
-        recorder = await program(
-            *("record", str(path), "--broker", url, "--set", "broker.version=3.1.1"), folder=folder
-        )
+        recorder = await program("record", str(path), "--broker", url, folder=folder)
         async with listener(url) as bus:
             await bus.subscribe(DETECTIONS.any(), see)
             await asyncio.wait_for(enough.wait(), 60)
@@ -111,8 +109,7 @@ async def record_the_demo(path: Path, folder: Path) -> dict[str, Detections]:
 
 
 def listener(url: str) -> Bus:
-    # NATS speaks 3.1.1, which Mosquitto does as well.
-    transport = MqttTransport(BrokerSettings(url=url, version="3.1.1"))
+    transport = MqttTransport(BrokerSettings(url=url))
     identity = Identity(site="demo", node="test", service="test")
     return Bus(transport, identity=identity, settings=BusSettings(ephemeral=True))
 

@@ -130,7 +130,8 @@ async def reader_killed(scene: Scene) -> Outcome:
         await stack.enter_async_context(bus)
 
         async def read() -> _Peer:
-            peer = await _Peer.start(ledger.handle, scene.folder / "reader.log", "read", url)
+            log, folder = scene.folder / "reader.log", str(scene.folder)
+            peer = await _Peer.start(ledger.handle, log, "read", url, folder)
             stack.push_async_callback(peer.kill)
             return peer
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 
 from edgebus.bus import OutboxFileError, RawMessage
-from edgebus.bus._journal import OutboxFile, Stored
+from edgebus.bus._journal import EventFile, Stored
 from edgebus.bus.transport import Outgoing
 from edgebus.contracts import Identity, ServiceState, topics, utc_now
 from edgebus.recording import Recording, RecordingUnreadableError, RecordingWriter
@@ -66,7 +66,7 @@ def _outbox(folder: Path) -> Callable[[Random], int]:
     def attack(random: Random) -> int:
         for old in folder.glob("outbox.db*"):
             old.unlink()
-        file = OutboxFile(path)
+        file = EventFile(path)
         file.open()
         events = [
             Stored(number, Outgoing(topic=f"a/{number}", payload=random.randbytes(50), qos=1), None)
@@ -75,7 +75,7 @@ def _outbox(folder: Path) -> Callable[[Random], int]:
         file.apply(add=events, remove=[])
         file.close()
         path.write_bytes(mutated_bytes(random, path.read_bytes()))
-        again = OutboxFile(path)
+        again = EventFile(path)
         try:
             found = again.open()
             again.apply(add=events[:1], remove=[3])

@@ -1,7 +1,7 @@
 """A publisher or a reader in a process of its own, to be killed.
 
 ``python -m tests.soak.peer publish URL FOLDER RUN TOTAL FIRST`` says ``source number`` once
-`publish` has returned; ``… read URL`` says it from within the handler, so before the
+`publish` has returned; ``… read URL FOLDER`` says it from within the handler, so before the
 acknowledgement. What was said is known to the parent, whatever happens next.
 """
 
@@ -36,9 +36,10 @@ async def publish(url: str, folder: Path, run: str, total: int, first: dict[str,
         await load.run()
 
 
-async def read(url: str) -> None:
+async def read(url: str, folder: Path) -> None:
     """Handle events until killed."""
-    reader = Reader(MqttTransport(BrokerSettings(url=url)), settings=bus_settings(), handled=say)
+    settings = bus_settings(outbox={"path": folder})
+    reader = Reader(MqttTransport(BrokerSettings(url=url)), settings=settings, handled=say)
     async with reader.bus:
         await reader.subscribe()
         os.write(1, b"ready\n")
@@ -49,7 +50,7 @@ def main(role: str, url: str, *more: str) -> None:
     """Be one of the two."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if role == "read":
-        asyncio.run(read(url))
+        asyncio.run(read(url, Path(*more)))
     else:
         folder, run, total, first = more
         asyncio.run(publish(url, Path(folder), run, int(total), json.loads(first)))

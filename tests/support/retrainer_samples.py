@@ -45,6 +45,7 @@ def sample(
     model=MODEL,
     jpeg=None,
     boxes=None,
+    size=(64, 48),
 ):
     data, true = jpeg_of(index, light=light)
     record = SampleRecord(
@@ -53,8 +54,8 @@ def sample(
         stream=CAMERA,
         index=index,
         captured=START + timedelta(seconds=index),
-        width=64,
-        height=48,
+        width=size[0],
+        height=size[1],
         split=split or split_of(CAMERA, index),
         policy=policy,
         reason="2 of 2 missed (car, person)",

@@ -1,11 +1,9 @@
-"""A folder of pictures as a source, with COCO or YOLO labels where it has them."""
+"""A folder of pictures as a source, with labels where it has them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from edgebus_camera.sources.base import (
     PASS_PERIOD,
@@ -13,36 +11,23 @@ from edgebus_camera.sources.base import (
     SourceError,
     SourceFrame,
 )
-from edgebus_detection.datasets.picture import PICTURES, DatasetBox, clip_box
-from edgebus_detection.datasets.reading import read_coco
-from edgebus_detection.datasets.yolo import class_names, label_file, yolo_boxes
-from edgebus_detection.messages import Box
+from edgebus_detection.datasets import LabelledPicture, NoLabelsError, read_dataset
+from edgebus_detection.datasets.files import pictures_below
 from edgebus_detection.vision import Image, ImageError, read_picture
-
-_COCO_NAMES: Final = ("annotations.json", "_annotations.coco.json", "instances.json")
-
-
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    """A picture, and its boxes (COCO) or the file that they are in (YOLO)."""
-
-    path: Path
-    boxes: tuple[DatasetBox, ...] | None = None
-    labels: Path | None = None
 
 
 class FolderSource:
     """The pictures of a folder, in order of their names.
 
-    Labels are found beside the pictures: a COCO file (``annotations.json``), or YOLO text files in
-    a ``labels`` folder parallel to ``images``, or next to each picture.
+    Labels are found where tools put them; see `edgebus_detection.datasets.read_dataset`. A picture
+    that nobody has labelled, or whose labels cannot be right, goes out without ground truth.
 
     Args:
         path: The folder.
         loop: Begin again after the last picture.
         stride: Take one picture in this many.
-        truth: A COCO file or a folder of YOLO labels that lies elsewhere.
-        classes: Names of YOLO's class numbers; by default from ``data.yaml``.
+        truth: A label file or a folder of labels that lies elsewhere.
+        classes: Names of YOLO's class numbers; by default the data set's own.
 
     Raises:
         SourceError: It has no pictures, or its labels cannot be read.
@@ -61,9 +46,13 @@ class FolderSource:
         classes: Mapping[int, str] | None = None,
     ) -> None:
         self._path, self._loop = path, loop
-        self._names = classes if classes is not None else class_names(path)
-        self._pictures = _list(path, truth)[::stride]
-        self._check_first_labels()
+        self._labels: dict[Path, LabelledPicture] = {}
+        self.left_out: list[str] = []
+        """Labels that cannot be right, each with its reason."""
+        self._pictures = pictures_below(path)
+        self.labels = self._read_labels(truth, classes)
+        """The labels that were found, in words."""
+        self._pictures = self._pictures[::stride]
         self._failed_in_a_row = 0
 
     @property
@@ -78,8 +67,7 @@ class FolderSource:
             return None
         picture = self._pictures[place]
         try:
-            image = load_picture(picture.path)
-            boxes = self._boxes(picture, image)
+            image = load_picture(picture)
         except PictureSkippedError as error:
             self._failed_in_a_row += 1
             if self._failed_in_a_row >= len(self._pictures):
@@ -88,41 +76,38 @@ class FolderSource:
             raise
         self._failed_in_a_row = 0
         period = -(-len(self._pictures) // PASS_PERIOD) * PASS_PERIOD
+        labelled = self._labels.get(picture)
+        boxes = None
+        # A picture that was replaced meanwhile by one of another size has no labels. Ground truth
+        # has no regions to ignore: without them, what is there would be a false alarm.
+        if labelled is not None and labelled.labels and labelled.size == image.shape[1::-1]:
+            boxes = None if labelled.labels.ignore else labelled.labels.boxes
         return SourceFrame(image, boxes, turn * period + place)
 
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def _boxes(self, picture: _Picture, image: Image) -> tuple[Box, ...] | None:
-        found = picture.boxes
-        if picture.labels is not None:
-            found = self._labels(picture.labels, error=PictureSkippedError)
-        if found is None:
-            return None
-        size = (image.shape[1], image.shape[0])
-        boxes = []
-        for each in found:
-            try:
-                boxes.append(clip_box(each.label, each.pixels(size), size=size))
-            except ValueError as error:
-                raise PictureSkippedError(source=each.where, reason=str(error)) from error
-        return tuple(box for box in boxes if box is not None)
-
-    def _labels(self, path: Path, *, error: type[SourceError]) -> tuple[DatasetBox, ...]:
-        if not path.exists():
-            return ()  # in YOLO, a picture with nothing in it
-        wrong: list[str] = []
-        boxes = yolo_boxes(path, self._names, wrong)
-        if wrong:
-            raise error(source=str(path.parent), reason=wrong[0])
-        return boxes
-
-    def _check_first_labels(self) -> None:
-        """Missing class names are found at the start, not after hours."""
-        for picture in self._pictures:
-            if picture.labels is not None and picture.labels.exists():
-                self._labels(picture.labels, error=SourceError)
-                return
+    def _read_labels(self, truth: Path | None, classes: Mapping[int, str] | None) -> str:
+        try:
+            dataset = read_dataset(
+                self._path if truth is None else truth,
+                pictures=None if truth is None else self._path,
+                names=classes,
+            )
+        except NoLabelsError:
+            if truth is not None:
+                raise
+            return ""
+        there = [picture for picture in dataset.pictures if picture.file is not None]
+        lost = next((each for each in dataset.pictures if each.is_lost), None)
+        if lost is not None:
+            reason = f"{lost.where} names {lost.name}, which is not there; check the path"
+            raise SourceError(source=str(self._path), reason=reason)
+        if truth is not None and not any(picture.boxes is not None for picture in there):
+            reason = f"has no label of any picture of {self._path}; found {dataset.summary}"
+            raise SourceError(source=str(truth), reason=reason)
+        self._labels = {each.file: each for each in dataset.place(there, self.left_out)}
+        return dataset.summary
 
 
 def load_picture(path: Path) -> Image:
@@ -135,75 +120,3 @@ def load_picture(path: Path) -> Image:
         return read_picture(path)
     except ImageError as error:
         raise PictureSkippedError(source=str(path), reason=error.reason) from error
-
-
-def pictures_below(path: Path) -> list[Path]:
-    """The pictures of a folder and of those in it, by name.
-
-    Raises:
-        SourceError: It has none, or cannot be read.
-    """
-    try:
-        paths = sorted(item for item in path.rglob("*") if item.suffix.lower() in PICTURES)
-    except OSError as error:  # a folder that vanishes while it is read, or a broken disk
-        reason = f"cannot be read: {error}"
-        raise SourceError(source=str(path), reason=reason) from error
-    if not paths:
-        raise _no_pictures(path)
-    return paths
-
-
-def _no_pictures(path: Path) -> SourceError:
-    reason = f"has no pictures ({', '.join(sorted(PICTURES))})"
-    return SourceError(source=str(path), reason=reason)
-
-
-def _list(path: Path, truth: Path | None) -> list[_Picture]:
-    if not path.is_dir():
-        raise SourceError(source=str(path), reason="there is no such folder; check the path")
-    coco = _find_coco(path, truth)
-    if coco is not None:
-        pictures = _from_coco(path, coco)
-    else:
-        paths = pictures_below(path)
-        pictures = [_Picture(item, labels=_labels_of(item, path, truth)) for item in paths]
-        if not any(item.labels is not None and item.labels.exists() for item in pictures):
-            if truth is not None:
-                reason = f"has no label file for any picture of {path}"
-                raise SourceError(source=str(truth), reason=reason)
-            pictures = [_Picture(item) for item in paths]
-    if not pictures:
-        raise _no_pictures(path)
-    return pictures
-
-
-def _find_coco(path: Path, truth: Path | None) -> Path | None:
-    if truth is not None:
-        if not truth.exists():
-            raise SourceError(source=str(truth), reason="there are no such labels; check 'truth'")
-        return None if truth.is_dir() else truth
-    return next((path / name for name in _COCO_NAMES if (path / name).is_file()), None)
-
-
-def _from_coco(folder: Path, file: Path) -> list[_Picture]:
-    wrong: list[str] = []
-    pictures = []
-    for listed in read_coco(file, wrong):
-        name = listed.name
-        places = [folder / name, file.parent / name, folder / "images" / name]
-        place = next((item for item in places if item.is_file()), None)
-        if place is None:
-            reason = f"lists {name}, which is not in {folder}; check 'source' and 'truth'"
-            raise SourceError(source=str(file), reason=reason)
-        boxes = tuple(box for box in listed.boxes if not box.crowd)
-        pictures.append(_Picture(place, boxes=boxes))
-    if wrong:
-        raise SourceError(source=str(file.parent), reason=wrong[0])
-    return sorted(pictures, key=lambda picture: picture.path)
-
-
-def _labels_of(picture: Path, root: Path, truth: Path | None) -> Path:
-    """Label file of a picture, which may not be there."""
-    if truth is not None:
-        return (truth / picture.relative_to(root)).with_suffix(".txt")
-    return label_file(picture)

@@ -11,8 +11,9 @@ from edgebus_camera.sources.base import (
     SourceError,
     SourceFrame,
 )
-from edgebus_camera.sources.folder import load_picture, pictures_below
+from edgebus_camera.sources.folder import load_picture
 from edgebus_camera.sources.video import VideoSource
+from edgebus_detection.datasets.files import pictures_below, read_text
 from edgebus_detection.datasets.picture import PICTURES
 
 
@@ -57,6 +58,11 @@ class ListSource:
         self._first_index = 0
         self._taken = 0  # frame numbers of this part that are used up
         self._failed_in_a_row = 0
+
+    @property
+    def entry(self) -> int:
+        """Number of the entry that is played, from 0."""
+        return self._place
 
     def read(self, slot: int) -> SourceFrame | None:
         """The picture of a slot; None at the end of the last line."""
@@ -127,11 +133,7 @@ class _Pictures:
 
 def _plan(path: Path) -> list[tuple[Path, ...]]:
     """The parts: one video, one folder, or pictures of neighbouring lines."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise SourceError(source=str(path), reason=f"cannot be read as a list: {reason}") from error
+    lines = read_text(path).splitlines()
     plan: list[tuple[Path, ...]] = []
     pictures: list[Path] = []
     for number, line in enumerate(lines, start=1):

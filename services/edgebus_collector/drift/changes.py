@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from river.base import DriftDetector
@@ -20,6 +21,8 @@ _LEAST_DEVIATION = 1e-3
 _LEAST_AFTER = 2
 _SETTLING = 30
 _BACK = 0.8
+_ASIDE = 0.5
+_LARGE = 5.0
 _LOWEST, _HIGHEST = -3.0, 4.0
 
 
@@ -67,17 +70,22 @@ class ChangeMonitor:
 
     The first inputs are for calibration: their mean is what is normal, their standard deviation
     the scale, and their lag-1 correlation r gives the number of inputs in one independent value.
-    Values of a video, for one, are anything but independent, and every detector takes them for
-    it; so they are averaged in blocks of about ``(1 + r) / (1 - r)`` inputs (the integrated
-    autocorrelation time of an AR(1) process). A block's mean x then goes to the detector as
-    ``0.5 + (x - mean) / (3 deviation)``, clipped to [-3, 4]: ADWIN's bound is made for values of
+    Where they are of two kinds (a change of more than three deviations lies among them), the first
+    kind is normal. Values of a video, for one, are anything but independent, and every detector
+    takes them for it; so they are averaged in blocks of about ``(1 + r) / (1 - r)`` inputs (the
+    integrated autocorrelation time of an AR(1) process). A block's mean x then goes to the detector
+    as ``0.5 + (x - mean) / (3 deviation)``, clipped to [-3, 4]: ADWIN's bound is made for values of
     range 1 and is slow to notice a change that is small on that scale.
 
     Where the detector raises its alarm, the change is located by `split_at` and the detector
     starts anew with what came after. For some blocks more it is looked at where the statistic
-    settles. It has left what is normal if it is `least` away, and has returned when it is nearer
-    than four fifths of that and than half of where it was. A change that is sure but small, as
-    when other people cross the street, is no drift.
+    settles. People come and go, cars pass, the light moves: such changes are sure, and none is a
+    drift. So the mean since the change is compared with means over as many neighbours in the past
+    (2,048 blocks). It has left what is normal if it lies outside of all of them, by half of their
+    range, and if it is `least` and half a deviation of single inputs away from the mean. It has
+    returned when it is nearer than four fifths of that and than half of where it was. What has left
+    by less than five times what it takes, and has come back, belongs to the past that later changes
+    are compared with: a street that fills and empties is told of once, each night anew.
 
     Args:
         detector: Makes a new change detector.
@@ -99,7 +107,7 @@ class ChangeMonitor:
         self._calibration = calibration
         self._max_block = max_block
         self._least = least
-        self._first: list[float] = []
+        self._first: list[tuple[float, datetime]] = []
         self._detector: DriftDetector | None = None
         self._mean = 0.0
         self._deviation = 1.0
@@ -108,7 +116,10 @@ class ChangeMonitor:
         self._started: datetime | None = None
         self._values: deque[float] = deque(maxlen=_MEMORY)
         self._times: deque[datetime] = deque(maxlen=_MEMORY)
+        self._past: deque[float] = deque(maxlen=_MEMORY)
+        self._gone: deque[float] = deque(maxlen=_MEMORY)
         self._normal: float | None = None
+        self._needed = least
         self._before = 0.0
         self._settling = 0
         self._reported: float | None = None
@@ -128,7 +139,8 @@ class ChangeMonitor:
     @property
     def mean(self) -> float | None:
         """Mean of the last inputs, at most some hundred; None before the first."""
-        recent = list(self._values)[-max(1, 100 // self._block) :] or self._first
+        recent = list(self._values)[-max(1, 100 // self._block) :]
+        recent = recent or [value for value, _ in self._first]
         return float(np.mean(recent)) if recent else None
 
     def update(self, value: float, *, at: datetime) -> Change | None:
@@ -139,10 +151,11 @@ class ChangeMonitor:
             at: When the input was measured.
         """
         if self._detector is None:
-            self._first.append(value)
-            if len(self._first) >= self._calibration:
-                self._calibrate(at)
-            return None
+            self._first.append((value, at))
+            return self._calibrate() if len(self._first) >= self._calibration else None
+        return self._watch(value, at=at)
+
+    def _watch(self, value: float, *, at: datetime) -> Change | None:
         if not self._part:
             self._started = at
         self._part.append(value)
@@ -151,6 +164,7 @@ class ChangeMonitor:
         mean = sum(self._part) / self._block
         self._part.clear()
         assert self._started is not None
+        assert self._detector is not None
         self._values.append(mean)
         self._times.append(self._started)
         self._detector.update(self._scaled(mean))
@@ -162,8 +176,10 @@ class ChangeMonitor:
         self._settling -= 1
         return self._settled()
 
-    def _calibrate(self, at: datetime) -> None:
-        series = np.asarray(self._first, np.float64)
+    def _calibrate(self) -> Change | None:
+        """Learn what is normal, then watch the inputs that it was learnt from, as they came."""
+        values = np.array([value for value, _ in self._first], np.float64)
+        series = values[: _first_kind(values, least=self._least)]
         centred = series - series.mean()
         variance = max(float(centred.var()), _LEAST_DEVIATION**2)
         r = float((centred[1:] * centred[:-1]).mean()) / variance
@@ -174,14 +190,11 @@ class ChangeMonitor:
         factor = ((1 + r) / (1 - r) - 2 * r * (1 - r**n) / (n * (1 - r) ** 2)) / n
         self._deviation = math.sqrt(variance * factor)
         self._mean = float(series.mean())
+        self._needed = max(self._least, _ASIDE * math.sqrt(variance))
         self._detector = self._make()
-        whole = series[: len(series) // n * n].reshape(-1, n).mean(axis=1)
-        for value in whole:
-            self._values.append(float(value))
-            # Nobody asks when, as long as the change lies in what was normal by definition.
-            self._times.append(at)
-            self._detector.update(self._scaled(float(value)))
-        self._first.clear()
+        first, self._first = self._first, []
+        changes = [self._watch(value, at=at) for value, at in first]
+        return next((change for change in reversed(changes) if change is not None), None)
 
     def _scaled(self, value: float) -> float:
         return min(_HIGHEST, max(_LOWEST, 0.5 + (value - self._mean) / (_SCALE * self._deviation)))
@@ -193,6 +206,11 @@ class ChangeMonitor:
         self._before = float(np.mean(values[:split]))
         if self._normal is None:
             self._normal = self._before
+        away = abs(self._before - self._normal)
+        if away < _LARGE * self._needed:
+            self._gone.extend(values[:split])
+        if away < self._needed:
+            self._keep_past()
         self._values = deque(values[split:], maxlen=_MEMORY)
         self._times = deque(times[split:], maxlen=_MEMORY)
         self._detector = self._make()
@@ -206,15 +224,16 @@ class ChangeMonitor:
         away = abs(after - self._normal)
         returned = False
         if self._reported is None:
-            if away < self._least:
+            if away < self._needed or self._is_known(after):
                 return None
         else:
             reported = abs(self._reported - self._normal)
-            returned = away < min(reported / 2, _BACK * self._least)
+            returned = away < min(reported / 2, _BACK * self._needed)
             if not returned and away < 2 * reported:
                 return None
         since = self._times[0]
         if returned:
+            self._keep_past()
             self._reported = self.since = None
         else:
             self._reported = after
@@ -226,3 +245,25 @@ class ChangeMonitor:
             since=since,
             returned=returned,
         )
+
+    def _keep_past(self) -> None:
+        """It is back: what it has done meanwhile is what it does."""
+        self._past.extend(self._gone)
+        self._gone.clear()
+
+    def _is_known(self, after: float) -> bool:
+        """Whether the statistic has been there before, for as long as now."""
+        past, length = np.asarray(self._past), min(len(self._values), len(self._past))
+        sums = np.cumsum(np.concatenate([[0.0], past]))
+        means = (sums[length:] - sums[:-length]) / length
+        low, high = float(means.min()), float(means.max())
+        margin = (high - low) / 2
+        return low - margin <= after <= high + margin
+
+
+def _first_kind(values: npt.NDArray[np.float64], *, least: float) -> int:
+    """Number of the values that are of the first kind; all where there is one kind."""
+    split = split_at(values.tolist(), least=max(_LEAST_AFTER, len(values) // 5))
+    head, tail = values[:split], values[split:]
+    apart = abs(float(tail.mean() - head.mean()))
+    return split if apart >= max(least, _SCALE * float(head.std())) else len(values)

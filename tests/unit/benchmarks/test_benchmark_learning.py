@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import _learning_quiet
 from benchmarks._learning_drift import measure_drift
 from benchmarks._learning_mining import (
     BUDGETS,
@@ -98,3 +100,20 @@ def test_a_change_that_is_there_is_noticed_and_none_that_is_not() -> None:
 def test_a_script_on_recordings_says_what_it_needs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs the folder of the test data: --data"):
         make_stream("infrared", seed=0, data=None, work=tmp_path, quick=True)
+
+
+@pytest.mark.skipif("EDGEBUS_DATA" not in os.environ, reason="EDGEBUS_DATA is not set")
+def test_a_car_park_that_repeats_is_quiet_and_its_dusk_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_learning_quiet, "RECORDINGS", ("person-bicycle-car-detection.mp4",))
+    monkeypatch.setattr(_learning_quiet, "EFFECTS", ("dusk",))
+    [row] = _learning_quiet.measure_quiet(
+        Path(os.environ["EDGEBUS_DATA"]), work=tmp_path, hours=0.5
+    )
+    assert row.frames == 459
+    assert sum(row.alarms.values()) <= 2
+    assert row.late == 0
+    delay = row.delays["dusk"]
+    assert delay is not None
+    assert delay < 60

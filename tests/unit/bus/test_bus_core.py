@@ -47,7 +47,7 @@ def waiting(topic: str, size: int = 1, qos: int = 1) -> Waiting:
 def test_acks_leave_in_arrival_order_however_handlers_finish(order: list[int]) -> None:
     sent: list[int] = []
     window = AckWindow(sent.append)
-    slots = [window.arrived(token) for token in range(12)]
+    slots = [window.arrived(token, 0.0) for token in range(12)]
     for count, number in enumerate(order, start=1):
         window.finish(slots[number])
         finished = set(order[:count])
@@ -58,7 +58,7 @@ def test_acks_leave_in_arrival_order_however_handlers_finish(order: list[int]) -
 
 def test_a_token_is_held_until_it_is_acknowledged() -> None:
     window = AckWindow(lambda _token: None)
-    slot = window.arrived(7)
+    slot = window.arrived(7, 0.0)
     assert window.holds(7)
     window.finish(slot)
     assert not window.holds(7)

@@ -23,7 +23,7 @@ from edgebus.bus import (
     RequestTimeoutError,
 )
 from edgebus.bus import _journal as journal_module
-from edgebus.bus._journal import Journal, OutboxFile, Stored
+from edgebus.bus._journal import EventFile, Journal, Stored
 from edgebus.bus._outbox import OVERFLOW, Outbox
 from edgebus.bus.state import OutboxState
 from edgebus.contracts import Identity, Message, RetrainCommand, Topic, topics
@@ -111,7 +111,7 @@ async def restarted(broker: MemoryBroker, settings: BusSettings, count: int) -> 
 
 
 def test_the_file_gives_back_what_it_got_oldest_first(tmp_path: Path) -> None:
-    file = OutboxFile(tmp_path / "new" / "outbox.sqlite")
+    file = EventFile(tmp_path / "new" / "outbox.sqlite")
     assert file.open() == []
     full = Outgoing("a/b", b"\x00\xff", 1, content_type="image/jpeg", traceparent="00-1-2-03")
     events = [Stored(3, full, 1.5), stored(1), stored(2)]
@@ -123,7 +123,7 @@ def test_the_file_gives_back_what_it_got_oldest_first(tmp_path: Path) -> None:
 
 
 def test_writing_once_more_does_no_harm(tmp_path: Path) -> None:
-    file = OutboxFile(tmp_path / "outbox.sqlite")
+    file = EventFile(tmp_path / "outbox.sqlite")
     file.open()
     for _ in range(2):
         file.apply(add=[stored(1), stored(2)], remove=[2])
@@ -135,7 +135,7 @@ def test_writing_once_more_does_no_harm(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["junk", "torn", "foreign"])
 def test_a_file_that_cannot_be_read_is_named_and_left_as_it_is(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "outbox.sqlite"
-    file = OutboxFile(path)
+    file = EventFile(path)
     if damage == "junk":
         path.write_bytes(b"not a database, and longer than the header of one" * 100)
     else:
@@ -158,7 +158,7 @@ def test_a_file_that_cannot_be_read_is_named_and_left_as_it_is(tmp_path: Path, d
 
 
 def test_a_file_has_one_holder(tmp_path: Path) -> None:
-    one, two = OutboxFile(tmp_path / "outbox.sqlite"), OutboxFile(tmp_path / "outbox.sqlite")
+    one, two = EventFile(tmp_path / "outbox.sqlite"), EventFile(tmp_path / "outbox.sqlite")
     one.open()
     with pytest.raises(OutboxFileError, match="locked"):
         two.open()
@@ -168,7 +168,7 @@ def test_a_file_has_one_holder(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
-    file = OutboxFile(tmp_path / "outbox.sqlite")
+    file = EventFile(tmp_path / "outbox.sqlite")
     file.open()
     file.apply(add=[stored(1)], remove=[])
     assert file._database is not None
@@ -222,7 +222,7 @@ def test_what_was_left_is_taken_over_whatever_the_limits_and_goes_first() -> Non
 
 
 async def test_what_the_broker_takes_at_once_is_never_written(tmp_path: Path) -> None:
-    file = OutboxFile(tmp_path / "outbox.sqlite")
+    file = EventFile(tmp_path / "outbox.sqlite")
     writes: list[int] = []
     apply = file.apply
 
@@ -231,7 +231,7 @@ async def test_what_the_broker_takes_at_once_is_never_written(tmp_path: Path) ->
         apply(**change)
 
     file.apply = counted  # type: ignore[method-assign]
-    journal = Journal(file, state=OutboxState())
+    journal = Journal(file, what="outbox", state=OutboxState())
     assert await journal.open() == []
     running = asyncio.create_task(journal.run())
     for number in range(100):
@@ -245,7 +245,7 @@ async def test_what_the_broker_takes_at_once_is_never_written(tmp_path: Path) ->
 
 async def test_what_stays_is_written_although_nobody_waits_for_it(tmp_path: Path) -> None:
     path = tmp_path / "outbox.sqlite"
-    journal = Journal(OutboxFile(path), state=OutboxState())
+    journal = Journal(EventFile(path), what="outbox", state=OutboxState())
     await journal.open()
     running = asyncio.create_task(journal.run())
     journal.add(stored(1))
@@ -255,14 +255,14 @@ async def test_what_stays_is_written_although_nobody_waits_for_it(tmp_path: Path
     await eventually(lambda: not journal._removes)
     running.cancel()
     await journal.close(flush=False)
-    again = OutboxFile(path)
+    again = EventFile(path)
     assert again.open() == [stored(2)]
     again.close()
 
 
 async def test_an_event_confirmed_while_it_is_written_does_not_stay(tmp_path: Path) -> None:
     path = tmp_path / "outbox.sqlite"
-    journal = Journal(OutboxFile(path), state=OutboxState())
+    journal = Journal(EventFile(path), what="outbox", state=OutboxState())
     await journal.open()
     journal.add(stored(1))
     writing = asyncio.create_task(journal._write(everything=True))
@@ -270,7 +270,7 @@ async def test_an_event_confirmed_while_it_is_written_does_not_stay(tmp_path: Pa
     journal.remove(1)
     await writing
     await journal.close(flush=True)
-    again = OutboxFile(path)
+    again = EventFile(path)
     assert again.open() == []
     again.close()
 
@@ -287,7 +287,7 @@ async def test_events_of_many_publishers_survive_in_order(tmp_path: Path) -> Non
                 group.create_task(bus.publish(EVENT.at(SENDER, kind="x"), note(n)))
         await bus.crash()
     assert await restarted(broker, settings, 300) == list(range(300))
-    file = OutboxFile(tmp_path / FILE)
+    file = EventFile(tmp_path / FILE)
     assert file.open() == []
     file.close()
 
@@ -331,7 +331,7 @@ async def test_some_are_not_for_the_disk(tmp_path: Path) -> None:
         await bus.publish(topics.SERVICE_STATE.at(SENDER), state)
         assert bus.stats.outbox_messages == 3
         await bus.crash()
-    file = OutboxFile(tmp_path / FILE)
+    file = EventFile(tmp_path / FILE)
     assert file.open() == []
     file.close()
 
@@ -404,10 +404,10 @@ async def test_a_full_disk_is_said_and_nothing_is_lost(
 async def test_an_error_of_the_disk_is_no_error_of_the_publisher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: OutboxFile, **_change: object) -> None:
+    def broken(self: EventFile, **_change: object) -> None:
         raise OutboxFileError(path=self.path, reason="input/output error")
 
-    monkeypatch.setattr(OutboxFile, "apply", broken)
+    monkeypatch.setattr(EventFile, "apply", broken)
     broker, settings = stopped(), offline(tmp_path)
     async with Bus(MemoryTransport(broker), identity=SENDER, settings=settings) as bus:
         for n in range(5):

@@ -120,7 +120,7 @@ def test_lists_that_cannot_be_played_are_refused_at_the_start(
 
 def test_a_list_that_is_no_text_or_has_truth_is_refused(place: Path) -> None:
     (place / "view.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SourceError, match="cannot be read as a list"):
+    with pytest.raises(SourceError, match=r"view\.txt: is no text in UTF-16"):
         open_source(ViewSettings(source=str(place / "view.txt")))
     with pytest.raises(SourceError, match="has no truth"):
         open_source(ViewSettings(source=str(place / "view.txt"), truth=place / "truth.txt"))
@@ -153,7 +153,8 @@ def test_the_first_pictures_of_a_source_become_files(place: Path) -> None:
     call = ["frames", str(place / "view.txt"), "--out", str(out), "--count", "7"]
     result = CliRunner().invoke(app, call)
     assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in out.iterdir()) == [f"{n:06d}.jpg" for n in range(7)]
+    # The night that follows is another view.
+    assert sorted(path.name for path in out.iterdir()) == [f"{n:06d}.jpg" for n in range(5)]
     again = CliRunner().invoke(app, call)
     assert again.exit_code != 0
     live = CliRunner().invoke(app, ["frames", "0", "--out", str(place / "other")])

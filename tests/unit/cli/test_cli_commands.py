@@ -82,11 +82,11 @@ def test_debug_shows_the_traceback() -> None:
 
 
 def test_lists() -> None:
-    topics = edgebus("topics", "list")
+    topics = edgebus("topics", "list", COLUMNS="400")
     assert "{base}/{site}/{node}/{service}/{camera}/detections" in topics.stdout
     schemas = edgebus("schema", "list")
     assert "detections/1" in schemas.stdout
-    assert edgebus("version").stdout.startswith("edgebus ")
+    assert edgebus("--version").stdout.startswith("edgebus ")
 
 
 def test_schema_export_writes_what_is_published(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_services_of_third_parties_are_listed(tmp_path: Path) -> None:
         "    name = 'thing'\n"
         "class Nothing: pass\n"
     )
-    rows = edgebus("services", path=tmp_path).stdout.splitlines()
+    rows = edgebus("services", path=tmp_path, COLUMNS="400").stdout.splitlines()
     said = {row.split()[0]: row for row in rows}
     assert "good-thing 1.0.0" in said["thing"]
     assert "Does things." in said["thing"]

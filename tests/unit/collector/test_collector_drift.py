@@ -127,6 +127,41 @@ def test_small_steps_that_add_up_are_a_drift():
     assert [change.returned for _, change in found] == [False]
 
 
+def street(rng, frames, *, period=800, swing=0.15):
+    """People come and go: the mean moves to and fro over minutes."""
+    turn = 2 * np.pi * np.arange(frames) / period
+    return stream(rng, frames, mean=0.5, deviation=0.03) + swing * np.sin(turn)
+
+
+@pytest.mark.parametrize("period", [300, 800, 1400])
+def test_what_comes_and_goes_is_told_in_its_first_rounds_and_then_known(period):
+    rng = np.random.default_rng(41)
+    found = changes_of(monitor(max_block=5), street(rng, 40_000, period=period))
+    assert len(found) <= 5
+    assert all(at < 2 * period + 200 for at, _ in found)
+
+
+def test_a_drift_is_told_each_time_that_it_comes_back():
+    rng = np.random.default_rng(43)
+    dark = stream(rng, 1500, mean=0.1, deviation=0.03)
+    values = np.concatenate([street(rng, 4000), dark, street(rng, 4000), dark])
+    found = [(at, c.returned) for at, c in changes_of(monitor(max_block=5), values)]
+    told = [at for at, returned in found if not returned]
+    assert any(4000 <= at < 4060 for at in told)
+    assert any(9500 <= at < 9600 for at in told)
+    assert any(5500 <= at < 5700 for at, returned in found if returned)
+
+
+@pytest.mark.parametrize("day", [60, 120, 180])
+def test_what_changes_while_normal_is_learnt_is_no_part_of_it(day):
+    rng = np.random.default_rng(47)
+    parts = [stream(rng, n, mean=m, deviation=0.05) for n, m in ((day, 0.7), (400, 0.2))]
+    [(_, change)] = changes_of(monitor(), np.concatenate(parts))
+    assert change.before == pytest.approx(0.7, abs=0.05)
+    assert change.after == pytest.approx(0.2, abs=0.05)
+    assert abs((change.since - NOW).total_seconds() - day) <= 10
+
+
 def test_a_constant_is_no_drift_and_neither_divides_by_zero():
     watcher = monitor(calibration=30)
     assert changes_of(watcher, [0.5] * 2000) == []

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 
 import pytest
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
 
 from edgebus.lab import RunEvent, check_end, waiting_for
-from edgebus.lab.view import render, stage_of
+from edgebus.lab.view import RunView, stage_of
 from edgebus.topology import Topology, Until
+from edgebus_detection.lab.measure import build_summary
 from edgebus_detection.lab.state import DetectionState
-from edgebus_detection.lab.view import camera_lines, camera_table, detection_table, sparkline
+from edgebus_detection.lab.view import Sparkline, camera_lines, camera_table, detection_table
 from lab_story import NEW, OLD, START, answer, at, born, play_story, record, status, truth
 
 TOPOLOGY = Topology.parse(
@@ -136,42 +140,101 @@ def test_a_frame_answered_twice_is_counted_once_and_torn_by_another_model() -> N
     assert frame.answer.model == OLD
 
 
-def test_every_stage_can_be_drawn() -> None:
-    from rich.console import Console
-
-    for seconds in (0, 20, 50, 70, 84, 120):
-        state = play_story(DetectionState(), seconds=seconds)
-        console = Console(width=80, record=True, file=io.StringIO())
-        now = at(seconds)
-        console.print(render(state, camera_table(state, now), title="demo", elapsed=now - START))
-        text = console.export_text()
-        assert "roll-out" in text
-        assert max(map(len, text.splitlines())) <= 80
-        if seconds:
-            assert "edge-1/north" in text
-            assert any("8.0 fps" in line for line in camera_lines(state, now))
+LONG = {
+    "parking-lot-entrance-west-side-of-building-12": "edge-with-a-rather-long-name-1",
+    "south": "edge-2",
+}
+SHORT = {"north": "edge-1", "south": "edge-2"}
 
 
-def test_sparkline() -> None:
-    assert sparkline([0, 0.5, 1, 2, -1]) == "▁▅██▁"
-    assert sparkline([0] * 100, width=7) == "▁" * 7
+@cache
+def story(seconds: int, *, long: bool) -> DetectionState:
+    return play_story(DetectionState(), seconds=seconds, cameras=LONG if long else SHORT)
 
 
-def test_detection_table_tells_the_figures() -> None:
-    from rich.console import Console
+def drawn(part: RenderableType, width: int, *, height: int | None = None) -> str:
+    console = Console(width=width, file=io.StringIO())
+    console.print(part, height=height)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert max(cell_len(line) for line in text.splitlines()) <= width
+    assert "…" not in text
+    return text
 
-    from edgebus_detection.lab.measure import build_summary
 
+def unwrapped(text: str) -> str:
+    return "".join(text.split())
+
+
+def first_column(text: str) -> str:
+    """What stands left of the first gap of each line, a folded name put together again."""
+    return "".join(unwrapped(line.strip().split("  ")[0]) for line in text.splitlines())
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+@pytest.mark.parametrize("names", [SHORT, LONG])
+@pytest.mark.parametrize("seconds", [0, 20, 50, 70, 84, 120])
+def test_the_view_of_every_stage_is_whole_at_every_width(
+    seconds: int, names: dict[str, str], width: int
+) -> None:
+    state, now = story(seconds, long=names is LONG), at(seconds)
+    view = RunView(state=state, streams=camera_table(state, now), title="demo", elapsed=now - START)
+    text = drawn(view, width)
+    assert "roll-out" in text
+    if seconds:
+        for heading in ("condition", "fps", "latency", "dropped", "samples", "model", "AP50"):
+            assert heading in text
+        for camera, node in names.items():
+            assert f"{node}/{camera}" in first_column(text)
+        assert text.count("24 ms") == 2
+        assert any("8.0 fps" in line for line in camera_lines(state, now))
+    if seconds == 120:
+        assert "accepted:new.50to.88,old.92to.91" in unwrapped(text)
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_low_terminal_shows_the_newest_events_and_how_much_it_hides(width: int) -> None:
+    many = {f"gate-{number}": f"edge-{number}" for number in range(20)}
+    state = play_story(DetectionState(), seconds=90, cameras=many)
+    view = RunView(
+        state=state, streams=camera_table(state, at(90)), title="demo", elapsed=at(90) - START
+    )
+    console = Console(width=width, height=24, file=io.StringIO())
+    console.print(view, height=24)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert len(text.splitlines()) <= 24
+    assert "more lines in a higher terminal" in text
+    assert "is the first answered by version 2" in " ".join(text.split())
+    assert "roll-out" in text
+
+
+def test_sparkline_takes_the_width_that_there_is() -> None:
+    assert drawn(Sparkline([0, 0.5, 1, 2, -1]), 60).strip() == "▁▅██▁"
+    assert drawn(Sparkline([0] * 100), 60).strip() == "▁" * 50
+    assert drawn(Sparkline([0] * 100), 200).strip() == "▁" * 100
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+@pytest.mark.parametrize("names", [SHORT, LONG])
+def test_the_closing_table_shows_every_figure_at_every_width(
+    names: dict[str, str], width: int
+) -> None:
     summary = build_summary(
-        play_story(DetectionState()),
+        story(120, long=names is LONG),
         name="demo",
         started=at(-5),
         finished=at(120),
         closed=True,
         outcome="done",
     )
-    console = Console(width=110, record=True, file=io.StringIO())
-    console.print(detection_table(summary))
-    text = console.export_text()
-    for words in ("before drift", "edge-2/south", "0 failed, 0 torn", "760.0 kB up", "125:"):
-        assert words in text
+    text = drawn(detection_table(summary), width)
+    # Three rows of mAP50 and three of mAP, in three phases and with the share.
+    assert text.count("0.876") == 12
+    assert text.count("0.668") == 6
+    assert text.count("100%") == 6
+    whole = unwrapped(text)
+    for camera, node in names.items():
+        assert f"{node}/{camera}" in first_column(text)
+    for words in ("held-out frames", "0 failed, 0 torn", "760.0 kB up", "125:"):
+        assert unwrapped(words) in whole

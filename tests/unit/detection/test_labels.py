@@ -14,7 +14,7 @@ from edgebus_detection.messages import Box
 from edgebus_detection.models import DetectionModel
 from edgebus_detection.models.testing import TINY_CLASSES, tiny_bundle, tiny_onnx
 from edgebus_detection.vision import ImageError
-from retrainer_samples import jpeg_of, scene
+from retrainer_samples import jpeg_of, scene, write_day
 
 BUILDER = LabelBuilder(TINY_CLASSES)
 ONE = EngineSettings(threads=1)
@@ -133,26 +133,40 @@ def test_coco_folders_are_read_by_class_name(tmp_path):
     ("bad", "reason"),
     [
         ((1, [0, 0, 0, 8]), "has no area"),
+        ((1, [0, 0, -3, 8]), "has no area"),
         ((1, [0, 0, float("nan"), 8]), "not finite"),
         ((1, [100, 0, 8, 8]), "lies outside the picture of 64 x 48"),
-        ((9, [0, 0, 8, 8]), "KeyError"),
-        ((1, ["a", 0, 8, 8]), "ValueError"),
-        ((1, [0, 0, 8]), "ValueError"),
+        ((1, [60, 0, 40, 8]), "mostly lies outside the picture of 64 x 48"),
+        ((9, [0, 0, 8, 8]), "no such category: 9"),
+        ((1, ["a", 0, 8, 8]), "could not convert"),
+        ((1, [0, 0, 8]), "has 3 numbers"),
+        ((1, [0.2, 0.2, 0.5, 0.5]), "look like parts of the picture's size"),
     ],
 )
-def test_impossible_boxes_are_left_out_and_named(tmp_path, bad, reason):
-    folder = read_folder(coco(tmp_path, boxes=[bad, (1, [0, 0, 8, 8])]), BUILDER)
-    assert folder.pictures[0].truth.labels.tolist() == [0]
-    (refused,) = folder.refused
-    assert "annotations.json, annotation 0" in refused
-    assert reason in refused
+def test_boxes_that_cannot_be_are_refused_by_file_and_annotation(tmp_path, bad, reason):
+    with pytest.raises(SourceError, match=r"annotations\.json, annotation 0") as caught:
+        read_folder(coco(tmp_path, boxes=[bad, (1, [0, 0, 8, 8])]), BUILDER)
+    assert reason in str(caught.value)
+
+
+def test_one_wrong_picture_of_many_is_left_out_and_named(tmp_path):
+    write_day(tmp_path / "set", 40)
+    path = tmp_path / "set" / "annotations.json"
+    document = json.loads(path.read_text())
+    document["annotations"][0]["bbox"] = [1, 1, 0, 5]
+    path.write_text(json.dumps(document))
+    read = read_folder(tmp_path / "set", BUILDER)
+    assert len(read.pictures) == 39
+    assert "000.png" not in {picture.key for picture in read.pictures}
+    (refused,) = read.refused
+    assert "annotation 0" in refused
 
 
 def test_coco_names_no_file_outside_its_folder(tmp_path):
-    with pytest.raises(SourceError, match="outside the folder"):
-        read_folder(coco(tmp_path / "in", boxes=[], file="../../etc/passwd"), BUILDER)
-    with pytest.raises(SourceError, match="is not there"):
-        read_folder(coco(tmp_path / "in", boxes=[], file="b.jpg"), BUILDER)
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    for name in ("../secret.jpg", "b.jpg", "/etc/passwd"):
+        with pytest.raises(SourceError, match=f"names '{name}', which is not there"):
+            read_folder(coco(tmp_path / "in", boxes=[], file=name), BUILDER)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"categories": 3}'])
@@ -182,17 +196,30 @@ def test_yolo_folders_are_read_with_their_own_class_names(tmp_path, names):
         assert len(picture.truth.ignore) == 1
 
 
-def test_yolo_lines_that_cannot_be_are_named(tmp_path):
-    folder = yolo(tmp_path, ["0 0.5 0.5 0.2 0.2", "7 0.5 0.5 0.2 0.2", "0 nan 0 1 1", "x"])
-    read = read_folder(folder, BUILDER)
-    assert read.pictures[0].truth.labels.tolist() == [0]
-    assert [text.split(":")[0] for text in read.refused] == [f"a.txt, line {n}" for n in (2, 3, 4)]
+@pytest.mark.parametrize("line", ["7 0.5 0.5 0.2 0.2", "0 nan 0 1 1", "x", "-1 0.5 0.5 0.2 0.2"])
+def test_yolo_lines_that_cannot_be_are_named(tmp_path, line):
+    lines = ["0 0.5 0.5 0.2 0.2", "", line]
+    with pytest.raises(SourceError, match=r"a\.txt, line 3") as caught:
+        read_folder(yolo(tmp_path, lines, names=["car"]), BUILDER)
+    assert line in str(caught.value)
+
+
+def test_numbers_do_not_mean_the_classes_of_whatever_model_reads_them(tmp_path):
+    with pytest.raises(SourceError, match=r"class 0 has no name; put a data\.yaml"):
+        read_folder(yolo(tmp_path, ["0 0.5 0.5 0.2 0.2"]), BUILDER)
+
+
+def test_a_folder_that_teaches_the_model_nothing_is_refused(tmp_path):
+    folder = yolo(tmp_path, ["0 0.5 0.5 0.2 0.2"], names=["kite"])
+    with pytest.raises(SourceError, match=r"none of the model's classes \(person, car\).*1 kite"):
+        read_folder(folder, BUILDER)
 
 
 def test_folders_that_are_none_say_so(tmp_path):
     with pytest.raises(SourceError, match="is not there"):
         read_folder(tmp_path / "nowhere", BUILDER)
-    with pytest.raises(SourceError, match="no labelled picture"):
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(SourceError, match=r"holds no labels \(notes\.txt is no such\)"):
         read_folder(tmp_path, BUILDER)
 
 
@@ -200,6 +227,7 @@ def test_blocks_of_neighbours_are_held_out(tmp_path):
     for number in range(80):
         cv2.imwrite(str(tmp_path / f"{number:03}.jpg"), scene(number)[0])
         (tmp_path / f"{number:03}.txt").write_text("0 0.5 0.5 0.2 0.2")
+    (tmp_path / "classes.txt").write_text("person\ncar\n")
     folder = read_folder(tmp_path, BUILDER)
     held = [int(picture.path.stem) for picture in folder.split("holdout")]
     assert len(held) == 20

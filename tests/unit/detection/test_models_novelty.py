@@ -66,6 +66,18 @@ def test_pictures_like_the_reference_are_near_and_others_are_far(bundle):
         assert far.min() > 2
 
 
+def test_a_cloud_is_nothing_new_and_the_night_is(plain, tmp_path):
+    still = scenes(0, 1)[0]
+    rng = np.random.default_rng(1)
+    seconds = [np.clip(still + rng.normal(0, 2, still.shape), 0, 255) for _ in range(60)]
+    seconds = [picture.astype(np.uint8) for picture in seconds]
+    model = DetectionModel.load(add_novelty(plain, seconds, out=tmp_path / "v1"), ONE)
+    lights = {light: (still * light).astype(np.uint8) for light in (0.9, 1.1, 0.3)}
+    cloud, sun, night = (model.predict(picture).novelty for picture in lights.values())
+    assert max(cloud, sun) < 1.5
+    assert night > 4
+
+
 def test_the_boxes_are_the_same_with_and_without(bundle, plain):
     for picture in scenes(3, 5):
         look = DetectionModel.load(bundle, ONE).predict(picture)
@@ -191,5 +203,26 @@ def test_a_person_teaches_a_bundle_what_it_knows_by_one_command(plain, tmp_path)
     few.mkdir()
     done = edgebus("model", "novelty", plain.path, few, "--out", tmp_path / "none")
     assert done.returncode == 2
-    assert "0 pictures are too few" in done.stderr
+    assert "has no pictures" in done.stderr
     assert not (tmp_path / "none").exists()
+
+
+def test_pictures_of_any_format_count_and_classes_keep_their_numbers(tmp_path):
+    from typer.testing import CliRunner
+
+    from edgebus_detection.cli.model import app
+
+    bundle = tiny_bundle(tmp_path / "bundle")
+    rng = np.random.default_rng(1)
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), scene(rng))
+    command = ["novelty", str(bundle.path), str(tmp_path), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, command, terminal_width=200)
+    assert done.exit_code == 2
+    assert "4 pictures are too few" in done.output
+    done = CliRunner().invoke(app, [*command[:2], str(bundle.path), *command[3:]])
+    assert "has no pictures" in str(done.exception)
+    (tmp_path / "classes.txt").write_bytes("\ufeffcar\r\n\r\nperson\r\n".encode())
+    command = ["import", "m.onnx", "--classes", str(tmp_path / "classes.txt")]
+    done = CliRunner().invoke(app, command, terminal_width=200)
+    assert "line 2 is empty" in done.output

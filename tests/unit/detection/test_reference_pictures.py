@@ -58,6 +58,23 @@ def test_the_first_frames_of_recordings_are_normal(tmp_path: Path) -> None:
     assert (again, len(said)) == (home, 1)
 
 
+def test_of_a_day_and_a_night_in_one_list_the_day_is_normal(tmp_path: Path) -> None:
+    tiny_bundle(tmp_path / "tiny")
+    pictures(tmp_path / "day", count=60)
+    pictures(tmp_path / "night", count=60, low=0, high=20)
+    (tmp_path / "view.txt").write_text("day\nnight\n")
+    said: list[str] = []
+    home = with_reference(
+        tmp_path / "tiny",
+        sources=[str(tmp_path / "view.txt")],
+        replay=None,
+        folder=tmp_path / "model",
+        echo=said.append,
+    )
+    assert said == ["normal is what 60 pictures show: the first frames of view.txt"]
+    assert strangeness(home, (10, 10, 10)) > 10
+
+
 def test_an_imported_model_is_replaced_where_it_is(tmp_path: Path) -> None:
     model = tmp_path / "run" / "model"
     tiny_bundle(model)

@@ -30,7 +30,7 @@ from edgebus.contracts import (
 )
 from edgebus.lab import Lab, check_end, load_lab
 from edgebus.lab.cli import load_topology, make_command
-from edgebus.lab.view import render
+from edgebus.lab.view import RunView
 from edgebus.topology import Topology, TopologyError
 from edgebus.workload import Workload, WorkloadUnknownError, load_workload
 from edgebus_detection.messages import CAMERA_FRAME, DETECTIONS, SAMPLES, Frame, Sample
@@ -133,7 +133,7 @@ def text_of(lab: Lab, seconds: float) -> str:
     console = Console(width=80, file=io.StringIO())
     streams = lab.draw_streams(at(seconds))
     elapsed = timedelta(seconds=seconds)
-    console.print(render(lab.state, streams, title="own", elapsed=elapsed))
+    console.print(RunView(state=lab.state, streams=streams, title="own", elapsed=elapsed))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

@@ -115,7 +115,7 @@ class Scene:
 @asynccontextmanager
 async def scene(script: Callable[[Peer], Awaitable[None]], **settings: Any) -> AsyncIterator[Scene]:
     """A scripted broker; an error in the script fails the test."""
-    v5 = settings.get("version", "5") == "5"
+    v5 = settings.setdefault("version", "5") == "5"
     played: list[asyncio.Future[None]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

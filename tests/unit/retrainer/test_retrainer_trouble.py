@@ -96,7 +96,7 @@ def test_pictures_that_vanish_during_a_job_are_left_out_and_named(world, tmp_pat
 
 def test_boxes_that_cannot_be_and_classes_that_are_not_known_teach_nothing(world, tmp_path):
     folder = tmp_path / "odd"
-    write_day(folder, 12)
+    write_day(folder, 40)
     path = folder / "annotations.json"
     document = json.loads(path.read_text())
     document["categories"].append({"id": 7, "name": "unicorn"})

@@ -10,7 +10,7 @@ import pytest
 
 from edgebus.bus import OutboxFileError
 from edgebus.bus import _journal as journal_module
-from edgebus.bus._journal import OutboxFile
+from edgebus.bus._journal import EventFile
 from edgebus.contracts import Message, Topic
 from edgebus.service import Service, ServiceSettings
 from edgebus.service.testing import ServiceHarness
@@ -93,14 +93,14 @@ async def test_it_is_ready_again_once_the_disk_is(
 ) -> None:
     monkeypatch.setattr(journal_module, "_RETRY_S", 0.01)
     works = asyncio.Event()
-    apply = OutboxFile.apply
+    apply = EventFile.apply
 
-    def failing(self: OutboxFile, **change: object) -> None:
+    def failing(self: EventFile, **change: object) -> None:
         if not works.is_set():
             raise OutboxFileError(path=self.path, reason="no space left on device")
         apply(self, **change)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(OutboxFile, "apply", failing)
+    monkeypatch.setattr(EventFile, "apply", failing)
     async with harness(tmp_path) as one:
         one.broker.stop()
         await one.service.bus.connection.down()

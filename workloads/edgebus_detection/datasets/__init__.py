@@ -1,7 +1,7 @@
 """Labelled pictures: readers, writers, and labels as a model learns them.
 
-A data set is read by `read_dataset`, `read_coco` or `read_yolo` as it is written, its boxes not
-checked yet; `read_folder` makes labels of it. `write_dataset` writes samples.
+`read_dataset` reads a data set of any known form as it is written; `Dataset.place` checks it
+against its pictures; `read_folder` makes labels for training of it. `write_dataset` writes samples.
 """
 
 from edgebus_detection.datasets.folders import Folder, read_folder
@@ -12,15 +12,22 @@ from edgebus_detection.datasets.picture import (
     DatasetPicture,
     ExportPicture,
     ImpossibleBoxError,
+    PlacedBoxes,
     SourceError,
     Style,
     checked_box,
 )
-from edgebus_detection.datasets.reading import read_coco, read_dataset
+from edgebus_detection.datasets.reading import (
+    Dataset,
+    LabelledPicture,
+    NoLabelsError,
+    read_dataset,
+)
 from edgebus_detection.datasets.writing import coco_document, write_dataset
-from edgebus_detection.datasets.yolo import read_yolo
+from edgebus_detection.datasets.yolo import class_names
 
 __all__ = [
+    "Dataset",
     "DatasetBox",
     "DatasetPicture",
     "ExportPicture",
@@ -28,15 +35,17 @@ __all__ = [
     "ImpossibleBoxError",
     "LabelBuilder",
     "Labelled",
+    "LabelledPicture",
+    "NoLabelsError",
+    "PlacedBoxes",
     "SourceError",
     "Style",
     "checked_box",
+    "class_names",
     "coco_document",
     "ignore_rare",
-    "read_coco",
     "read_dataset",
     "read_folder",
     "read_mot",
-    "read_yolo",
     "write_dataset",
 ]

@@ -1,4 +1,4 @@
-"""Labelled folders: COCO `annotations.json`, or YOLO text files beside the pictures."""
+"""Labelled folders as material of a job."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from typing import TypeVar
 
 from edgebus.contracts import Split, split_of
 from edgebus_detection.datasets.labelled import LabelBuilder, Labelled
-from edgebus_detection.datasets.picture import DatasetPicture, ImpossibleBoxError, SourceError
-from edgebus_detection.datasets.reading import read_coco
-from edgebus_detection.datasets.yolo import read_yolo
-from edgebus_detection.messages import Box
-from edgebus_detection.vision import ImageError, Truth, read_picture
+from edgebus_detection.datasets.picture import SourceError
+from edgebus_detection.datasets.reading import read_dataset
 
 T = TypeVar("T")
 
@@ -25,12 +22,14 @@ class Folder:
     """A labelled folder, read.
 
     Attributes:
-        pictures: In the order of their names.
-        refused: Boxes that cannot be, each with its reason; their pictures stay, without them.
+        pictures: In the order of their paths.
+        refused: Pictures and labels that were left out, each with its reason.
+        summary: What was found: label files, pictures, boxes and classes.
     """
 
     pictures: tuple[Labelled, ...]
     refused: tuple[str, ...]
+    summary: str
 
     def split(self, which: Split) -> tuple[Labelled, ...]:
         """Pictures to train on, or to measure on: one block of ten neighbours in four is held out.
@@ -45,56 +44,67 @@ class Folder:
 
 
 def read_folder(path: Path, builder: LabelBuilder, *, limit: int | None = None) -> Folder:
-    """Read a labelled folder.
+    """Read a labelled folder of any form that `read_dataset` knows.
 
-    COCO: the folder holds `annotations.json` (or `path` is such a file). YOLO: the folder holds
-    pictures, each with a text file of lines ``class x y width height`` (0 to 1, centre) beside it
-    or in the parallel folder, whose path has `labels` for `images`; class names come from a
-    `data.yaml` or `classes.txt` in it or above it, otherwise from the model.
+    A picture whose labels cannot be right is left out and named.
 
     Args:
-        path: The folder.
+        path: The folder, or a label file.
         builder: Turns class names into the model's labels.
         limit: At most this many pictures, evenly spread.
 
     Raises:
-        SourceError: It is not there, holds no pictures, or its annotations cannot be read.
+        SourceError: It is not there, holds no labelled pictures or none with a class that the
+            model knows, names pictures that are not there, or many of its labels are wrong.
     """
-    if not path.exists():
-        reason = "is not there; give a folder of labelled pictures"
+    dataset = read_dataset(path)
+    dataset.check()
+    labelled = [picture for picture in dataset.pictures if picture.boxes is not None]
+    lost = next((each for each in labelled if each.is_lost), None)
+    if lost is not None:
+        reason = f"{lost.where} names {lost.name!r}, which is not there; check the path"
         raise SourceError(source=str(path), reason=reason)
-    coco = path if path.is_file() else path / "annotations.json"
-    root = coco.parent if coco.is_file() else path
-    refused: list[str] = []
-    if coco.is_file():
-        found = read_coco(coco, refused)
-    else:
-        found = read_yolo(path, refused, names=dict(enumerate(builder.classes)))
-    files = {_file_of(picture, root): picture for picture in found}
-    chosen: Sequence[Path] = sorted((file for file in files if file is not None), key=str)
-    if not chosen:
-        reason = "holds no labelled picture; expected COCO annotations.json or YOLO text files"
+    files = {picture.file: picture for picture in labelled if picture.file is not None}
+    if not files:
+        reason = f"holds no labelled picture; found {dataset.summary}"
         raise SourceError(source=str(path), reason=reason)
+    chosen: Sequence[Path] = sorted(files)
     if limit is not None:
         chosen = spread(chosen, limit)
+    root = path if path.is_dir() else path.parent
+    refused: list[str] = []
     pictures: list[Labelled] = []
-    for number, file in enumerate(chosen):
-        picture = files[file]
-        try:
-            truth = _truth(picture, file, builder, refused)
-        except ImageError as error:
-            refused.append(f"picture {file.name}: {error}")
+    known = regions = 0
+    placed = dataset.place([files[file] for file in chosen], refused)
+    for number, each in enumerate(placed):
+        if each.labels is None:
             continue
+        truth = builder.build(
+            each.labels.boxes,
+            width=each.size[0],
+            height=each.size[1],
+            ignore=each.labels.ignore,
+        )
+        known += len(truth.labels)
+        regions += len(each.labels.boxes)
+        inside = each.file.is_relative_to(root)
         pictures.append(
             Labelled(
-                path=file,
+                path=each.file,
                 truth=truth,
                 provenance=path.name,
-                key=str(file.relative_to(root)),
+                key=str(each.file.relative_to(root) if inside else each.file),
                 group=f"{path.name}/{number // _BLOCK}",
             )
         )
-    return Folder(pictures=tuple(pictures), refused=tuple(refused))
+    if regions and not known:
+        classes = ", ".join(builder.classes[:8]) + (", ..." if len(builder.classes) > 8 else "")
+        reason = (
+            f"has none of the model's classes ({classes}); found {dataset.summary}. Name others in "
+            "labels.aliases, or give another folder"
+        )
+        raise SourceError(source=str(path), reason=reason)
+    return Folder(pictures=tuple(pictures), refused=tuple(refused), summary=dataset.summary)
 
 
 def spread(items: Sequence[T], limit: int) -> Sequence[T]:
@@ -102,32 +112,3 @@ def spread(items: Sequence[T], limit: int) -> Sequence[T]:
     if len(items) <= limit:
         return items
     return [items[number * len(items) // limit] for number in range(limit)]
-
-
-def _file_of(picture: DatasetPicture, root: Path) -> Path | None:
-    """The file of a picture; None where only its label file is left.
-
-    Raises:
-        SourceError: COCO names a file that is not there, or outside of the folder.
-    """
-    if picture.file is not None or picture.size is None:
-        return picture.file
-    reason = f"names {picture.name!r}, which is not there"
-    if not (root / picture.name).resolve().is_relative_to(root.resolve()):
-        reason = f"names {picture.name!r}, which lies outside the folder"
-    raise SourceError(source=str(root), reason=reason)
-
-
-def _truth(picture: DatasetPicture, file: Path, builder: LabelBuilder, refused: list[str]) -> Truth:
-    size = picture.size
-    if size is None:
-        height, width = read_picture(file).shape[:2]
-        size = width, height
-    boxes: list[Box] = []
-    crowds: list[Box] = []
-    for each in picture.boxes:
-        try:
-            (crowds if each.crowd else boxes).append(each.check(size))
-        except ImpossibleBoxError as error:
-            refused.append(str(error))
-    return builder.build(boxes, width=size[0], height=size[1], ignore=crowds)

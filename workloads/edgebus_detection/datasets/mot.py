@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from edgebus_detection.datasets.files import read_text
 from edgebus_detection.datasets.picture import SourceError, clip_box
 from edgebus_detection.messages import Box
 
@@ -34,11 +35,7 @@ def read_mot(
     """
     classes = MOT_CLASSES if names is None else names
     found: dict[int, list[Box]] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(source=str(path), reason=f"cannot be read: {error}") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -62,6 +59,9 @@ def _row(
         msg = f"is of frame {frame}; MOT counts frames from 1"
         raise ValueError(msg)
     x, y, width, height, score = (float(field) for field in fields[2:7])
+    if width <= 0 or height <= 0:
+        msg = f"has a box of width {width:g} and height {height:g}; neither can be"
+        raise ValueError(msg)
     label = classes.get(int(float(fields[7])) if len(fields) > 7 else 1)
     box = clip_box(label or "?", (x, y, x + width, y + height), size=None)
     return frame - 1, label, score, box

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from edgebus.addresses import public_address
 from edgebus.topology import Topology, TopologyError, Tree
+from edgebus.training.settings import GateSettings
+from edgebus_detection.datasets import LabelBuilder, class_names, read_folder
+from edgebus_detection.datasets.files import pictures_below
 from edgebus_detection.lab.user_models import UserModels
 
 _FIRST_JOB = 150
@@ -82,6 +85,36 @@ def why_not_learning(given: Sources) -> str:
     return ""
 
 
+def little_data(given: Sources) -> list[str]:
+    """What is too little for the loop to close, with what is needed.
+
+    Raises:
+        SourceError: The replay folder cannot be read, or knows none of the model's classes.
+    """
+    found: list[str] = []
+    needed = GateSettings().min_items
+    folders = [Path(source) for source in given.sources if _is_folder(source)]
+    if len(folders) == len(given.sources):
+        count = sum(len(pictures_below(folder)) for folder in folders)
+        # A quarter is held out; a picture that comes again is no new sample.
+        if count < max(given.min_samples, 4 * needed):
+            found.append(
+                f"the sources show {count} different pictures; a job is started by "
+                f"{given.min_samples} samples (--samples), and measured on {needed} of those that "
+                f"are held out, a quarter: bring {max(given.min_samples, 4 * needed)} or more"
+            )
+    if given.replay is not None:
+        read = read_folder(given.replay, LabelBuilder(given.models.classes))
+        held = sum(picture.label_count > 0 for picture in read.split("holdout"))
+        if held < needed:
+            found.append(
+                f"--replay {given.replay} has {len(read.pictures)} labelled pictures, {held} of "
+                f"those that are held out with objects of the model; forgetting is measured on "
+                f"{needed}, so no candidate passes: bring {4 * needed} or more"
+            )
+    return found
+
+
 def compose(given: Sources, *, name: str) -> Topology:
     """One edge node per source, and a cloud node; without learning where that cannot be.
 
@@ -119,7 +152,7 @@ def _edge(given: Sources, number: int, source: str, *, learns: bool) -> Tree:
     if number < len(given.truths):
         view["truth"] = str(given.truths[number].resolve())
     # For a folder whose labels are numbers, which mean the model's classes.
-    if given.models.classes and _is_folder(source) and not _names_classes(Path(source)):
+    if given.models.classes and _is_folder(source) and class_names(Path(source)) is None:
         view["classes"] = list(given.models.classes)
     services: Tree = {
         "camera": {"cameras": {camera_name(source, number, given.sources): view}},
@@ -189,12 +222,6 @@ def _labelled(given: Sources, number: int) -> bool:
 
 def _is_folder(source: str) -> bool:
     return not is_live(source) and source != "scene" and Path(source).is_dir()
-
-
-def _names_classes(folder: Path) -> bool:
-    """Whether a data set names its classes, in the folder or above it."""
-    places = (folder, *folder.resolve().parents[:3])
-    return any((place / "data.yaml").is_file() for place in places)
 
 
 def is_live(source: str) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from rich import box
-from rich.console import RenderableType
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.text import Text
 
+from edgebus.inspect.tables import FittedTable
 from edgebus.lab import Round, summary_table
 from edgebus_detection.lab.frames import CameraFrames, severity_of
 from edgebus_detection.lab.state import DetectionState
@@ -17,24 +18,33 @@ from edgebus_detection.lab.summary import DetectionSummary, MapFigures
 
 _SECOND = Text("mAP .50:.95", "dim", justify="right")
 _BARS = "▁▂▃▄▅▆▇█"
+_HEADERS = ("camera", "condition", "fps", "latency", "dropped", "samples", "model", "AP50", "")
 
 
-def sparkline(values: Sequence[float], *, width: int = 20) -> str:
-    """Values between 0 and 1 as a row of bars, newest right."""
-    recent = values[-width:]
-    return "".join(_BARS[min(7, max(0, int(value * 8)))] for value in recent)
+class Sparkline:
+    """Values between 0 and 1 as a row of bars, as many as there is width for, newest right.
+
+    Args:
+        values: Oldest first.
+    """
+
+    def __init__(self, values: Sequence[float]) -> None:
+        self._values = values
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(8, max(20, min(len(self._values), options.max_width)))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        step = max(1, -(-len(self._values) // options.max_width))
+        shown = self._values[::-1][::step][::-1]
+        yield Text("".join(_BARS[min(7, max(0, int(value * 8)))] for value in shown), "cyan")
 
 
 def camera_table(state: DetectionState, now: datetime) -> RenderableType:
     """A row per camera, with the accuracy of its newest frames."""
-    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, padding=(0, 1))
-    table.add_column("camera", no_wrap=True)
-    table.add_column("condition", no_wrap=True)
-    for name in ("fps", "latency", "dropped", "samples", "model", "AP50"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True, min_width=20, ratio=1, overflow="crop")
     if not state.cameras:
-        table.add_row(Text("waiting for the first frame", "dim"))
+        return Text("waiting for the first frame\n", "dim")
+    table = FittedTable(_HEADERS, ruled=True, expand=True)
     for key, camera in sorted(state.cameras.items()):
         latency = camera.latency_ms()
         value = camera.rolling.value
@@ -47,16 +57,9 @@ def camera_table(state: DetectionState, now: datetime) -> RenderableType:
             str(state.samples.get(key, 0)),
             "" if camera.version is None else f"v{camera.version}",
             "" if value is None else Text(f"{value:.2f}", _grade(value)),
-            Text(_history(camera), "cyan"),
+            Sparkline([value for _, value, _ in camera.history]),
         )
-    return table
-
-
-def _history(camera: CameraFrames, *, width: int = 20) -> str:
-    """The whole run's accuracy in `width` bars."""
-    values = [value for _, value, _ in camera.history]
-    step = max(1, -(-len(values) // width))
-    return sparkline(values[::-1][::step][::-1], width=width)
+    return Padding(table, (1, 0))
 
 
 def _condition(camera: CameraFrames) -> Text:
@@ -98,13 +101,12 @@ def detection_table(summary: DetectionSummary, rounds: Sequence[Round] = ()) -> 
     return summary_table(summary, rounds, above=above, rows={"frames": text})
 
 
-def _phases(summary: DetectionSummary) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=None, pad_edge=False)
-    table.add_column("held-out frames", no_wrap=True)
+def _phases(summary: DetectionSummary) -> RenderableType:
     scripted = summary.map50.before_drift is not None
     names = ("before drift", "after drift", "after loop", "recovered")
-    for name in names if scripted else ("old model", "new model"):
-        table.add_column(name, justify="right")
+    table = FittedTable(
+        ("held-out frames", *(names if scripted else ("old model", "new model"))), ruled=True
+    )
     for camera in summary.cameras:
         table.add_row(f"{camera.camera}  mAP50", *_figures(camera.map50, scripted=scripted))
         table.add_row(_SECOND, *_figures(camera.map, "dim", scripted=scripted))
@@ -113,7 +115,7 @@ def _phases(summary: DetectionSummary) -> Table:
         whole = Text("all cameras  mAP50", "bold")
         table.add_row(whole, *_figures(summary.map50, "bold", scripted=scripted))
         table.add_row(_SECOND, *_figures(summary.map, "dim", scripted=scripted))
-    return table
+    return Padding(table, (1, 0))
 
 
 def _figures(figures: MapFigures, style: str = "", *, scripted: bool) -> list[Text]:

@@ -10,6 +10,10 @@ channel c over the picture, and m and C the mean and covariance of x on the refe
 d95 is the 95th percentile of d on reference pictures that C was not fitted to. First layers see
 light, sensor and weather, and say so when the outputs are still sure of themselves.
 
+Pictures that a camera takes within seconds are more alike than those of its ordinary day: a cloud
+or the camera's own exposure would be strange. So each reference picture counts twice, as it is and
+in slightly other light (up to 15 % brighter or darker, 10 % of contrast, 4 % of each colour).
+
 It is frozen on purpose: training changes every layer a little, and a distance that changes with
 each version could not be compared. So the same file goes from version to version.
 """
@@ -133,13 +137,16 @@ def make_novelty(source: ModelSource, pictures: Iterable[Image]) -> tuple[Novelt
     session = _session(_with_outputs(stem, ["mean", "spread"]).SerializeToString())
     name = session.get_inputs()[0].name
     preprocessor = Preprocessor(input_spec(source.manifest))
+    light = np.random.default_rng(0)
     rows = []
     for picture in pictures:
-        tensor, _ = preprocessor.prepare(picture)
-        mean, spread = session.run(["mean", "spread"], {name: tensor})
-        rows.append(np.concatenate([mean.reshape(-1), spread.reshape(-1)]))
-    if len(rows) < _LEAST_PICTURES:
-        reason = f"{len(rows)} pictures are too few; bring {_LEAST_PICTURES}, better 200"
+        for seen in (picture, _in_other_light(picture, light)):
+            tensor, _ = preprocessor.prepare(seen)
+            mean, spread = session.run(["mean", "spread"], {name: tensor})
+            rows.append(np.concatenate([mean.reshape(-1), spread.reshape(-1)]))
+    count = len(rows) // 2
+    if count < _LEAST_PICTURES:
+        reason = f"{count} pictures are too few; bring {_LEAST_PICTURES}, better 200"
         raise NoveltyError(reason=reason)
     known = np.asarray(rows, np.float64)
     distances = np.concatenate(
@@ -150,7 +157,7 @@ def make_novelty(source: ModelSource, pictures: Iterable[Image]) -> tuple[Novelt
     )
     centre, whitener = _fit(known)
     graph = _distance(stem, centre, whitener, max(float(np.quantile(distances, 0.95)), _TINY))
-    return NoveltySpec(pictures=len(rows)), graph.SerializeToString(deterministic=True)
+    return NoveltySpec(pictures=count), graph.SerializeToString(deterministic=True)
 
 
 def add_novelty(bundle: Bundle, pictures: Iterable[Image], *, out: Path | str) -> Bundle:
@@ -186,6 +193,15 @@ def _session(data: bytes) -> ort.InferenceSession:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def _in_other_light(picture: Image, random: np.random.Generator) -> Image:
+    """A picture as the same camera might take it under a cloud."""
+    values = picture.astype(np.float32)
+    mean = values.mean()
+    values = (values - mean) * random.uniform(0.9, 1.1) + mean * random.uniform(0.85, 1.15)
+    values = (values + random.uniform(-10, 10)) * random.uniform(0.96, 1.04, 3)
+    return np.asarray(np.clip(values, 0, 255), np.uint8)
 
 
 def _stem(source: ModelSource) -> onnx.ModelProto:

@@ -1,0 +1,79 @@
+"""Guides, followed as a reader would: in a fresh environment, to the end that they promise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from guides import ROOT, Environment, Reader, build_wheel, snippets_of
+
+GUIDES = ROOT / "docs" / "guides"
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture
+def follow(wheel: Path, tmp_path: Path) -> Iterator[Callable[[str], Reader]]:
+    """Makes a reader of a guide, in an environment of its own."""
+    readers: list[Reader] = []
+
+    def make(name: str) -> Reader:
+        environment = Environment(tmp_path / "environment", wheel)
+        reader = Reader(GUIDES / name, tmp_path / "work", environment.variables)
+        readers.append(reader)
+        return reader
+
+    yield make
+    for reader in readers:
+        reader.close()
+
+
+def test_a_service_is_written_tested_and_counts(
+    follow: Callable[[str], Reader], free_port: int
+) -> None:
+    reader = follow("write-a-service.md")
+    reader.words = {"18830": str(free_port)}
+    reader.ready = {"street": "broker mqtt", "service": '"ready"'}
+    printed = list(reader.follow().values())
+    assert "person-counter 1.0.0" in printed[0]
+    assert "{camera}/persons" in printed[0]
+    assert "1 passed" in printed[1]
+    assert "min_score" in (reader.folder / "schemas/settings.json").read_text()
+    assert "2 passed" in printed[-1]
+    assert "warning" not in printed[-1].lower()
+    reader.seen("watch", r"person-counter/front/persons .*camera=front persons=[1-9]")
+
+
+def test_a_workload_is_written_and_its_loop_closes(follow: Callable[[str], Reader]) -> None:
+    """It is the proof that neither the framework nor a service knows what a model is about."""
+    reader = follow("write-a-workload.md")
+    printed = list(reader.follow().values())
+    run_folder = (reader.folder / "runs" / "latest").resolve()
+    summary = json.loads((run_folder / "summary.json").read_text())
+    assert summary["closed"], summary["outcome"]
+    assert summary["model"]["last_version"] > summary["model"]["first_version"] == 1
+    accepted = [job for job in summary["trainings"] if job["outcome"] == "accepted"]
+    (domain,) = accepted[-1]["gate"]["domains"]
+    error = domain["figures"]["mse"]
+    assert error["after"] < 0.7 * error["before"]
+    (node,) = summary["nodes"]
+    assert (node["edge"], node["converged"]) == ("pump-1/server", True)
+    assert (run_folder / "report.html").stat().st_size > 5_000
+    # Its messages are first class.
+    topics = " ".join(printed[1].split())
+    assert "{base}/{site}/{node}/{service}/{stream}/estimate" in topics
+    schema = json.loads((reader.folder / "schemas" / "reading-1.json").read_text())
+    assert "values" in schema["properties"]
+
+
+def test_the_workload_is_as_short_as_the_page_says() -> None:
+    page = GUIDES / "write-a-workload.md"
+    (flow,) = (snippet for snippet in snippets_of(page) if snippet.title == "flow.py")
+    assert sum(bool(line.strip()) for line in flow.text.splitlines()) <= 66
