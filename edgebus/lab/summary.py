@@ -108,7 +108,7 @@ class StreamSummary(SummaryPart):
 
 
 class DriftSummary(SummaryPart):
-    """A change of a stream that a drift detector noticed, or that it saw return to normal."""
+    """A change of a stream that was noticed, or its return to normal."""
 
     stream: str = Field(description="node/stream")
     statistic: str
@@ -148,7 +148,7 @@ class Summary(SummaryPart):
     trainings: tuple[TrainingSummary, ...] = ()
     drift_watched: bool = Field(default=False, description="Some service watched for drift.")
     drifts: tuple[DriftSummary, ...] = Field(
-        default=(), description="What drift detectors noticed, oldest first."
+        default=(), description="What was noticed, oldest first."
     )
     dead_letters: Count = Field(default=0, description="Messages nobody could handle.")
     restarts: Count = Field(

@@ -222,7 +222,7 @@ def test_drift_that_a_collector_notices_begins_the_loop(tmp_path: Path) -> None:
         ("home/meter", True),
     ]
     assert "1 noticed; home/meter: load 1 to 2.5, 2 s after it began" in table_of(lab)
-    assert "nobody told it when" in report
+    assert "nobody told when" in report
 
 
 def test_where_drift_is_watched_and_none_comes_the_report_says_so(tmp_path: Path) -> None:
