@@ -12,6 +12,7 @@ from edgebus.contracts import (
     Candidate,
     DeadLetter,
     Drift,
+    Metrics,
     ModelStatus,
     Release,
     RolloutStatus,
@@ -91,6 +92,8 @@ class RunState:
         releases: By model, channel and sequence, in the order in which they came.
         block_bytes: Bytes of model blocks per provider, ``node/service``.
         drift_at: When the inputs began to change, where that is known.
+        drifts: What drift detectors told, returns to normal too.
+        drift_watchers: Services that watch for drift, ``node/service``.
         events: The newest events.
     """
 
@@ -113,6 +116,8 @@ class RunState:
         self.sample_bytes: dict[str, int] = {}
         self.block_bytes: dict[str, int] = {}
         self.drift_at: datetime | None = None
+        self.drifts: list[Drift] = []
+        self.drift_watchers: set[str] = set()
         self.events: deque[RunEvent] = deque(maxlen=_MAX_EVENTS)
         self._sample_ids: set[str] = set()
         self.on_event: Callable[[RunEvent], object] = lambda _event: None
@@ -199,10 +204,17 @@ class RunState:
         """A collector noticed that a statistic of a stream changed, or came back."""
         if self.drift_at is None and not self.drift_is_known and not drift.returned:
             self.drift_at = drift.since
-        stream = f"{service_of(drift.source).partition('/')[0]}/{drift.stream}"
+        self.drifts.append(drift)
+        self.drift_watchers.add(service_of(drift.source))
         change = f"{drift.statistic} from {drift.before:.3g} to {drift.after:.3g}"
-        text = f"{change}, back to normal" if drift.returned else change
-        self.log_event(drift.time, stream, "drift", text)
+        late = max(0.0, (drift.time - drift.since).total_seconds())
+        text = f"drift is over: {change}" if drift.returned else f"drift noticed: {change}"
+        self.log_event(drift.time, drifted_stream(drift), "drift", f"{text}, since {late:.0f} s")
+
+    def on_metrics(self, metrics: Metrics) -> None:
+        """A service counts; one that watches for drift says how many streams have drifted."""
+        if "drift.streams" in metrics.gauges:
+            self.drift_watchers.add(service_of(metrics.source))
 
     def on_block(self, provider: str, *, size: int) -> None:
         """A block of a bundle was published by `provider` (``node/service``)."""
@@ -360,6 +372,11 @@ class RunState:
 def service_of(source: str) -> str:
     """``node/service`` of a message's source ``site/node/service``."""
     return source.partition("/")[2] or source
+
+
+def drifted_stream(drift: Drift) -> str:
+    """``node/stream`` of a drift."""
+    return f"{service_of(drift.source).partition('/')[0]}/{drift.stream}"
 
 
 def _short(job: str) -> str:

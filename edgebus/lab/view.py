@@ -357,6 +357,20 @@ def gate_table(domains: Sequence[DomainReport]) -> RenderableType:
     return Padding(table, (0, 0, 1, 0))
 
 
+def drift_text(summary: Summary) -> str:
+    """What the drift detectors noticed, in words; empty where nothing watched."""
+    told = [drift for drift in summary.drifts if not drift.returned]
+    if not told:
+        return "none noticed" if summary.drift_watched else ""
+    first = {(drift.stream, drift.statistic): drift for drift in reversed(told)}
+    each = [
+        f"{stream}: {name} {drift.before:.3g} to {drift.after:.3g}, "
+        f"{(drift.noticed - drift.since).total_seconds():.0f} s after it began"
+        for (stream, name), drift in sorted(first.items())
+    ]
+    return f"{len(told)} noticed; " + "; ".join(each[:_PARTS])
+
+
 def summary_table(
     summary: Summary,
     rounds: Sequence[Round] = (),
@@ -386,6 +400,8 @@ def summary_table(
     grid.add_row(
         "bytes", f"{human_bytes(summary.bytes.up)} up, {human_bytes(summary.bytes.down)} down"
     )
+    if drift := drift_text(summary):
+        grid.add_row("drift", drift)
     grid.add_row("seconds", f"{seconds.total:.0f}: " + ", ".join(stages))
     for one in rounds:
         grid.add_row("round", round_summary(one))
