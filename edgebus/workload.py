@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edgebus.mining import Example, Fingerprint, Policy, Statistic
     from edgebus.serving import Engine, Model, NamedSource
     from edgebus.training.job_spec import JobSpec
+    from edgebus.training.settings import RetrainingSettings
     from edgebus.training.trainer import Trainer
 
 ENTRY_POINTS = "edgebus.workloads"
@@ -62,6 +63,8 @@ class UntrainableError(ValueError):
         model: Its name.
         reason: Why not.
     """
+
+    exit_code = 2
 
     def __init__(self, *, model: str, reason: str) -> None:
         super().__init__(f"model {model!r} cannot be trained: {reason}")
@@ -99,6 +102,19 @@ class Answer(Generic[P]):
     answered: datetime
     stages: Mapping[str, float]
     dropped: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingCheck:
+    """What a look at the settings of a retraining has shown, in words.
+
+    Attributes:
+        found: Earlier data, and what it holds.
+        lacking: What is too little, and what is needed.
+    """
+
+    found: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
 
 
 class Workload:
@@ -266,6 +282,19 @@ class Workload:
     def training_settings(self) -> type[BaseModel]:
         """Class of the workload's own training settings; by default one without any."""
         return NoSettings
+
+    def check_training(self, settings: RetrainingSettings, base: Bundle | None) -> TrainingCheck:
+        """See, before there are samples, whether a job could work; by default without a look.
+
+        Args:
+            settings: Those of the retraining; `options` are of `training_settings`.
+            base: What is trained further; None while it has yet to come.
+
+        Raises:
+            ValueError: No job could, for example because earlier data cannot be read.
+            UntrainableError: The model has no loss.
+        """
+        return TrainingCheck()
 
     def trainer(self, spec: JobSpec, base: Bundle, *, threads: int) -> Trainer[Any]:
         """A trainer of one job, made in the job's process.

@@ -211,6 +211,10 @@ class Consumer:
                 return
             self._finished()
 
+    def excuse(self, seconds: float) -> None:
+        """Nobody got to work for so long, which is no handler's fault."""
+        self._calls.excuse(seconds)
+
     def check(self, now: float) -> list[Coroutine[Any, Any, None]]:
         """Cancel calls that take too long.
 

@@ -360,8 +360,9 @@ class BusSettings(_Settings):
     handler_s: float = Field(default=30.0, gt=0)
     """Seconds that a handler may take for one message; then it is cancelled, and the message is a
     dead letter."""
-    dedup_ids: int = Field(default=4096, ge=1)
-    """Ids of handled messages that a subscription remembers."""
+    dedup_ids: int = Field(default=16_384, ge=1)
+    """Ids of handled messages that a subscription remembers, 0.2 to 0.3 kB each. More than an
+    outbox holds: a publisher killed before its disk knew what had left sends all of it again."""
     max_held_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
     """Bytes received and not handled, over all subscriptions, above which reading pauses."""
     orphan_grace_s: float = Field(default=10.0, ge=0)

@@ -5,12 +5,12 @@ from __future__ import annotations
 # What a missing module is part of; the core needs none of these.
 _EXTRAS = {
     "cv2": "edge",
+    "lap": "edge",
     "numpy": "edge",
     "onnx": "edge",
     "onnxruntime": "edge",
-    "river": "edge",
-    "scipy": "edge",
     "safetensors": "edge",
+    "river": "drift",
     "faster_coco_eval": "cloud",
     "sqlalchemy": "cloud",
     "torch": "cloud",

@@ -37,7 +37,7 @@ from edgebus.training.model_set import ModelSet
 from edgebus.training.trained_model import TrainedModel, TriggerStates, triggers_of
 from edgebus.training.triggers import Trigger, TriggerState, needed, reason, trigger, waits_for
 from edgebus.transfer import ArtifactProvider
-from edgebus.workload import load_workload
+from edgebus.workload import call_in_thread, load_workload
 from edgebus_retrainer.settings import RetrainerSettings
 
 _DISK_REST_S = 5.0
@@ -99,6 +99,7 @@ class Retrainer(Service[RetrainerSettings]):
         if given is not None and incumbent.bundle is None:
             await self.disk(incumbent.adopt, given)
         await self._models.start()
+        await self._check_training(incumbent.bundle)
         self._resumed = await self.disk(self.journal.unfinished, list(self._models.models))
         self.spawn(self._provider.run(), name="provide candidates")
         self.spawn(self._jobs(), name="jobs")
@@ -112,6 +113,15 @@ class Retrainer(Service[RetrainerSettings]):
             limit_s=inf,
             name="on_sample",
         )
+
+    async def _check_training(self, base: Bundle | None) -> None:
+        """Refuse now what would make every job fail, hours later."""
+        look = load_workload(self.settings.workload).check_training
+        check = await asyncio.to_thread(call_in_thread, look, self.settings, base)
+        for found in check.found:
+            self.log.info("earlier data", found=found)
+        for lacking in check.lacking:
+            self.log.warning("too little data", lacking=lacking)
 
     def _open_stores(self) -> None:
         settings = self.settings

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from edgebus.mining import Fingerprint
     from edgebus.serving import Engine, NamedSource
     from edgebus.training.job_spec import JobSpec
+    from edgebus.training.settings import RetrainingSettings
+    from edgebus.workload import TrainingCheck
     from edgebus_detection.mining import Example
     from edgebus_detection.models import DetectionModel, Prediction
     from edgebus_detection.training.options import DetectionTraining
@@ -214,6 +216,17 @@ class Detection(Workload):
         from edgebus_detection.training.options import DetectionTraining
 
         return DetectionTraining
+
+    def check_training(self, settings: RetrainingSettings, base: Bundle | None) -> TrainingCheck:
+        """Read the replay folders, and see that the model's head, classes and teachers are there.
+
+        Raises:
+            SourceError: A folder cannot be read, or a teacher is not there.
+            UntrainableError, UnknownClassError: The model has no such head, or class.
+        """
+        from edgebus_detection.training.checking import check_training
+
+        return check_training(settings, base)
 
     def trainer(self, spec: JobSpec, base: Bundle, *, threads: int) -> DetectionTrainer:
         """Boxes on pictures, learnt by a YOLOX head."""

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from dataset_examples import coco, picture, write
 from edgebus.topology import TopologyError
+from edgebus_detection.datasets import SourceError
 from edgebus_detection.lab.compose import (
     Sources,
     camera_name,
     check_files,
     compose,
+    little_data,
     why_not_learning,
 )
 from edgebus_detection.lab.user_models import UserModels
@@ -128,3 +131,20 @@ def test_cameras_of_the_same_name_are_told_apart() -> None:
         "cam-2",
         "cam-3",
     ]
+
+
+def test_too_little_data_is_told_before_anything_runs(tmp_path: Path) -> None:
+    for number in range(4):
+        picture(tmp_path / "few" / f"{number}.png")
+    write(tmp_path / "few" / "annotations.json", coco("0.png"))
+    models = UserModels(served=tmp_path, name="m", classes=("person", "car"))
+    given = Sources(sources=[str(tmp_path / "few")], models=models, replay=tmp_path / "few")
+    sources, replay = little_data(given)
+    assert "show 4 different pictures" in sources
+    assert "bring 150 or more" in sources
+    assert "has 1 labelled pictures" in replay
+    assert "bring 40 or more" in replay
+    assert little_data(Sources(sources=["a.mp4"], models=models)) == []
+    models = UserModels(served=tmp_path, name="m", classes=("kite",))
+    with pytest.raises(SourceError, match="none of the model's classes"):
+        little_data(Sources(sources=["a.mp4"], models=models, replay=tmp_path / "few"))

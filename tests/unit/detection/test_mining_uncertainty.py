@@ -155,6 +155,16 @@ def test_boxes_go_to_the_tracks_that_fit_best_together():
     assert [track.box.x1 for track in tracker.tracks] == [2.0, 17.0]
 
 
+def test_there_may_be_more_boxes_than_tracks_and_fewer():
+    tracker = Tracker(min_iou=0.1, patience=2)
+    tracker.step([box(x=10.0), box(x=100.0)])
+    step = tracker.step([box(x=98.0)])
+    assert [track.box.x1 for track in step.lost] == [10.0]
+    step = tracker.step([box(x=200.0), box(x=96.0), box(x=12.0)])
+    assert [track.box.x1 for track in step.born] == [200.0]
+    assert [track.box.x1 for track in tracker.tracks] == [12.0, 96.0, 200.0]
+
+
 def test_all_need_to_agree_that_can_tell():
     policies = [ConfidencePolicy(ConfidenceSettings()), MarginPolicy(MarginSettings())]
     both = PolicyChain(policies, combination="all")

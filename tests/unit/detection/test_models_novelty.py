@@ -203,5 +203,26 @@ def test_a_person_teaches_a_bundle_what_it_knows_by_one_command(plain, tmp_path)
     few.mkdir()
     done = edgebus("model", "novelty", plain.path, few, "--out", tmp_path / "none")
     assert done.returncode == 2
-    assert "0 pictures are too few" in done.stderr
+    assert "has no pictures" in done.stderr
     assert not (tmp_path / "none").exists()
+
+
+def test_pictures_of_any_format_count_and_classes_keep_their_numbers(tmp_path):
+    from typer.testing import CliRunner
+
+    from edgebus_detection.cli.model import app
+
+    bundle = tiny_bundle(tmp_path / "bundle")
+    rng = np.random.default_rng(1)
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), scene(rng))
+    command = ["novelty", str(bundle.path), str(tmp_path), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, command, terminal_width=200)
+    assert done.exit_code == 2
+    assert "4 pictures are too few" in done.output
+    done = CliRunner().invoke(app, [*command[:2], str(bundle.path), *command[3:]])
+    assert "has no pictures" in str(done.exception)
+    (tmp_path / "classes.txt").write_bytes("\ufeffcar\r\n\r\nperson\r\n".encode())
+    command = ["import", "m.onnx", "--classes", str(tmp_path / "classes.txt")]
+    done = CliRunner().invoke(app, command, terminal_width=200)
+    assert "line 2 is empty" in done.output

@@ -9,6 +9,7 @@ import struct
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from edgebus.artifacts import Bundle, Store, Update, derive_bundle
 from edgebus.contracts import (
@@ -356,6 +357,56 @@ async def test_a_bundle_of_another_model_is_refused_at_the_start(world, tmp_path
     with pytest.raises(ServiceFailedError, match=r"model 'tiny', retrainer\.model says 'street'"):
         async with harness(settings(world, model="street"), data_dir=tmp_path):
             pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"replay": "nowhere"}, "nowhere: is not there"),
+        ({"replay": "empty"}, "empty: holds no labels"),
+        ({"replay": "odd"}, r"annotations\.json, annotation 0: .*has no area"),
+        ({"replay": "kites"}, r"none of the model's classes \(person, car\)"),
+        ({"replay_holdout": "nowhere"}, "nowhere: is not there"),
+        (
+            {"options": {"labels": {"teacher": "gone.onnx"}}},
+            r"gone\.onnx: the teacher is not there",
+        ),
+        ({"options": {"labels": {"classes": ["cra"]}}}, "has no cra; did you mean 'car'"),
+    ],
+)
+async def test_a_job_that_cannot_work_is_refused_at_the_start(
+    world, tmp_path, monkeypatch, changes, words
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    for name, odd in (
+        ("odd", ('"bbox": [', '"bbox": [9, 9, 0, 0], "was": [')),
+        ("kites", ('"name": "', '"name": "kite')),
+    ):
+        write_day(tmp_path / name, 8)
+        path = tmp_path / name / "annotations.json"
+        path.write_text(path.read_text().replace(*odd))
+    with pytest.raises(ServiceFailedError, match=words) as caught:
+        async with harness(settings(world, **changes), data_dir=tmp_path / "data"):
+            pass
+    assert caught.value.exit_code == 2
+
+
+async def test_a_relative_replay_folder_behind_a_link_works_and_too_few_pictures_are_told(
+    world, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_day(tmp_path / "real", 8)
+    (tmp_path / "day").symlink_to(tmp_path / "real")
+    with capture_logs() as logs:
+        async with harness(settings(world, replay="day"), data_dir=tmp_path / "data"):
+            pass
+    (found,) = [line["found"] for line in logs if line["event"] == "earlier data"]
+    assert found == (
+        "day: annotations.json (COCO): 8 of 8 pictures labelled, 16 boxes (8 person, 8 car)"
+    )
+    (lacking,) = [line["lacking"] for line in logs if line["event"] == "too little data"]
+    assert "give replay 16 pictures or more, or replay_holdout 4" in lacking
 
 
 def test_settings_that_contradict_each_other_are_refused(world):

@@ -15,7 +15,6 @@ from edgebus.cli.model import print_bundle
 if TYPE_CHECKING:
     from edgebus_detection.vision import Image
 
-_PICTURES = {".jpg", ".jpeg"}
 
 app = typer.Typer()
 
@@ -70,7 +69,7 @@ def novelty(
     pictures: Annotated[
         Path,
         typer.Argument(
-            metavar="PICTURES", help="Folder of JPEGs such as the model was trained on."
+            metavar="PICTURES", help="Folder of pictures such as the model was trained on."
         ),
     ],
     *,
@@ -94,18 +93,25 @@ def novelty(
 
 
 def _read(folder: Path) -> Iterator[Image]:
-    from edgebus_detection.vision import ImageError, decode_picture
+    from edgebus_detection.datasets.files import pictures_below
+    from edgebus_detection.vision import ImageError, read_picture
 
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in _PICTURES):
+    for path in pictures_below(folder):
         try:
-            yield decode_picture(path.read_bytes())
+            yield read_picture(path)
         except ImageError as error:
             typer.echo(f"left out: {path}: {error}", err=True)
 
 
 def _lines(path: Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    """Names by line; an empty line would shift the classes that follow."""
+    from edgebus_detection.datasets.files import read_text
+
+    lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    if "" in lines:
+        problem = f"{path}, line {lines.index('') + 1} is empty; every class has a name of its own"
+        raise typer.BadParameter(problem, param_hint="--classes")
+    return lines
 
 
 def _trainability_check() -> Callable[[bytes], None] | None:

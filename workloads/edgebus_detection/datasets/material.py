@@ -12,7 +12,7 @@ from edgebus.training.job_spec import JobSpec
 from edgebus.training.trainer import Material
 from edgebus_detection.datasets.folders import Folder, read_folder, spread
 from edgebus_detection.datasets.labelled import LabelBuilder, Labelled, ignore_rare
-from edgebus_detection.labels import Labeller, Labelling
+from edgebus_detection.labels import Labeller, Labelling, LabelSettings
 from edgebus_detection.models import detection_spec
 from edgebus_detection.training.options import DetectionTraining
 
@@ -39,6 +39,8 @@ class UnknownClassError(ValueError):
     Attributes:
         classes: Their names.
     """
+
+    exit_code = 2
 
     def __init__(self, *, classes: Sequence[str], known: Sequence[str]) -> None:
         near = difflib.get_close_matches(classes[0], known, n=1)
@@ -79,10 +81,7 @@ def prepare(
     """
     known = detection_spec(manifest).classes
     builder = LabelBuilder(known, options.labels.aliases)
-    only = None if options.labels.classes is None else frozenset(options.labels.classes)
-    unknown = sorted((only or frozenset()) - set(known))
-    if unknown:
-        raise UnknownClassError(classes=unknown, known=known)
+    only = wanted_classes(options.labels, known)
     groups = (spec.train, spec.replay_samples, spec.new_holdout, spec.old_holdout)
     labeller = Labelling(
         replace(builder, only=only),
@@ -129,6 +128,20 @@ def prepare(
         labels=labeller.report(),
         waiting=tuple(labeller.waiting),
     )
+
+
+def wanted_classes(labels: LabelSettings, known: Sequence[str]) -> frozenset[str] | None:
+    """The classes that are learnt of samples; None: all.
+
+    Raises:
+        UnknownClassError: The settings name one that the model does not have.
+    """
+    if labels.classes is None:
+        return None
+    only = frozenset(labels.classes)
+    if unknown := sorted(only - set(known)):
+        raise UnknownClassError(classes=unknown, known=known)
+    return only
 
 
 def _trusted(

@@ -74,11 +74,17 @@ class Dataset:
     wrong: tuple[str, ...] = ()
 
     @property
+    def counts(self) -> Counter[str]:
+        """Number of boxes of each class, on the pictures that are there."""
+        there = (picture for picture in self.pictures if picture.file is not None)
+        return Counter(box.label for picture in there for box in picture.boxes or ())
+
+    @property
     def summary(self) -> str:
         """Label file, pictures, boxes and classes, in one line."""
         there = [picture for picture in self.pictures if picture.file is not None]
         labelled = [picture for picture in there if picture.boxes is not None]
-        counts = Counter(box.label for picture in labelled for box in picture.boxes or ())
+        counts = self.counts
         lost = len(self.pictures) - len(there)
         return (
             f"{self.form}: {len(labelled)} of {_number(len(there), 'picture')} labelled, "

@@ -25,7 +25,13 @@ from edgebus.lab.run import make_run_folder
 from edgebus.service.log import configure_logging
 from edgebus.service.settings import LogSettings
 from edgebus.topology import TopologyError
-from edgebus_detection.lab.compose import Sources, check_files, compose, why_not_learning
+from edgebus_detection.lab.compose import (
+    Sources,
+    check_files,
+    compose,
+    little_data,
+    why_not_learning,
+)
 from edgebus_detection.lab.lab import ASSETS, DetectionLab
 from edgebus_detection.lab.reference_pictures import with_reference
 from edgebus_detection.lab.user_models import UserModels, open_models
@@ -148,6 +154,8 @@ def up(
     if obstacle := why_not_learning(given):
         echo(f"serving only: {obstacle}")
     else:
+        for note in little_data(given):
+            echo(f"too little data: {note}")
         served = _add_reference(given, folder)
         given = replace(given, models=replace(models, served=served))
     start(compose(given, name="own"), options, folder=folder)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from edgebus.addresses import public_address
 from edgebus.topology import Topology, TopologyError, Tree
-from edgebus_detection.datasets import class_names
+from edgebus.training.settings import GateSettings
+from edgebus_detection.datasets import LabelBuilder, class_names, read_folder
+from edgebus_detection.datasets.files import pictures_below
 from edgebus_detection.lab.user_models import UserModels
 
 _FIRST_JOB = 150
@@ -81,6 +83,36 @@ def why_not_learning(given: Sources) -> str:
             "larger model, or --truth"
         )
     return ""
+
+
+def little_data(given: Sources) -> list[str]:
+    """What is too little for the loop to close, with what is needed.
+
+    Raises:
+        SourceError: The replay folder cannot be read, or knows none of the model's classes.
+    """
+    found: list[str] = []
+    needed = GateSettings().min_items
+    folders = [Path(source) for source in given.sources if _is_folder(source)]
+    if len(folders) == len(given.sources):
+        count = sum(len(pictures_below(folder)) for folder in folders)
+        # A quarter is held out; a picture that comes again is no new sample.
+        if count < max(given.min_samples, 4 * needed):
+            found.append(
+                f"the sources show {count} different pictures; a job is started by "
+                f"{given.min_samples} samples (--samples), and measured on {needed} of those that "
+                f"are held out, a quarter: bring {max(given.min_samples, 4 * needed)} or more"
+            )
+    if given.replay is not None:
+        read = read_folder(given.replay, LabelBuilder(given.models.classes))
+        held = sum(picture.label_count > 0 for picture in read.split("holdout"))
+        if held < needed:
+            found.append(
+                f"--replay {given.replay} has {len(read.pictures)} labelled pictures, {held} of "
+                f"those that are held out with objects of the model; forgetting is measured on "
+                f"{needed}, so no candidate passes: bring {4 * needed} or more"
+            )
+    return found
 
 
 def compose(given: Sources, *, name: str) -> Topology:

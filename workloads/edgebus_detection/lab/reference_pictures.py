@@ -87,11 +87,12 @@ def _first_frames(source: str, *, out: Path) -> Path:
 
 
 def _pictures(folders: Sequence[Path]) -> Iterator[Image]:
-    from edgebus_detection.datasets.picture import PICTURES
+    from edgebus_detection.datasets.files import files_below, is_picture
     from edgebus_detection.vision import ImageError, read_picture
 
     for folder in folders:
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+        found = files_below(folder) if folder.is_dir() else ()
+        paths = sorted(path for path in found if is_picture(path))
         # Spread over a large folder; a recording has no more than this.
         for path in paths[:: max(1, len(paths) // FIRST_FRAMES)][:FIRST_FRAMES]:
             with suppress(ImageError):  # a damaged picture is no reason not to start

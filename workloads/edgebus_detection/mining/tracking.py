@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from lap import lapjv
+
 from edgebus_detection.messages import Box
 from edgebus_detection.vision import corners, iou
 
@@ -61,8 +63,8 @@ class Tracker:
     """Tracker of the boxes of one camera.
 
     Boxes and tracks are paired so that the sum of their overlaps is largest (the assignment
-    problem; Kuhn 1955, by `scipy.optimize.linear_sum_assignment`), a track being where constant
-    velocity takes it: SORT (Bewley et al. 2016) without its Kalman filter.
+    problem; Jonker and Volgenant 1987, by `lap.lapjv`), a track being where constant velocity
+    takes it: SORT (Bewley et al. 2016) without its Kalman filter.
 
     Args:
         min_iou: Pairs that overlap less are none.
@@ -108,16 +110,14 @@ class Tracker:
         """The box of each track that has one, by the track's identity."""
         if not boxes or not self._tracks:
             return {}
-        # Imported only here: 60 MB of memory that a collector without this policy need not pay.
-        from scipy.optimize import linear_sum_assignment
-
         places = [track.expected(steps=track.missing + 1) for track in self._tracks]
         overlap = iou(corners(places), corners(boxes))
-        rows, columns = linear_sum_assignment(overlap, maximize=True)
+        _, columns, _ = lapjv(1.0 - overlap, extend_cost=True)
         return {
             id(self._tracks[row]): boxes[column]
-            for row, column in zip(rows, columns, strict=True)
-            if overlap[row, column] >= self._min_iou
+            for row, column in enumerate(columns)
+            # -1: there are more tracks than boxes.
+            if column >= 0 and overlap[row, column] >= self._min_iou
         }
 
 

@@ -13,14 +13,14 @@ from edgebus.serving import EngineSettings
 from edgebus.training.gate import Measured
 from edgebus.training.job_spec import JobOutcome, JobSpec
 from edgebus.training.trainer import Leak, LeakReport, Material, Trainer
-from edgebus.workload import UntrainableError
 from edgebus_detection.datasets.labelled import Labelled
 from edgebus_detection.datasets.leaks import remove_leaks
 from edgebus_detection.datasets.material import prepare
 from edgebus_detection.labels import open_teacher
 from edgebus_detection.metrics.measuring import measure
-from edgebus_detection.models import TRAINABLE_HEADS, DetectionModel, detection_spec, input_spec
+from edgebus_detection.models import DetectionModel, detection_spec, input_spec
 from edgebus_detection.training.card import make_card, write_card
+from edgebus_detection.training.checking import check_head
 from edgebus_detection.training.options import DetectionTraining
 from edgebus_detection.vision import ImageError, Preprocessor, read_picture
 
@@ -45,13 +45,7 @@ class DetectionTrainer(Trainer[Labelled]):
         Raises:
             UntrainableError: The model has such a head.
         """
-        kind = detection_spec(self.base.manifest).decoder.kind
-        if kind not in TRAINABLE_HEADS:
-            reason = (
-                f"there is no loss for {kind!r} heads; use a model with one of these: "
-                f"{', '.join(sorted(TRAINABLE_HEADS))}"
-            )
-            raise UntrainableError(model=self.base.manifest.name, reason=reason)
+        check_head(self.base.manifest)
 
     def prepare(
         self,
