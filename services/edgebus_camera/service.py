@@ -104,7 +104,12 @@ class Camera(Service[CameraSettings]):
         if not source.labels:
             self.log.info("no labels found: frames go out without truth", camera=camera)
             return
-        self.log.info("labels found", camera=camera, labels=source.labels)
+        if source.is_labelled:
+            self.log.info("labels found", camera=camera, labels=source.labels)
+        else:
+            self.log.warning(
+                "labels found, but of none of its pictures", camera=camera, labels=source.labels
+            )
         if source.left_out:
             self.log.warning(
                 "pictures without truth: their labels cannot be right",

@@ -57,6 +57,11 @@ class FolderSource:
         self._failed_in_a_row = 0
 
     @property
+    def is_labelled(self) -> bool:
+        """Whether any of its pictures has labels."""
+        return any(each.labels is not None for each in self._labels.values())
+
+    @property
     def length(self) -> int:
         """Pictures in one pass."""
         return len(self._pictures)
