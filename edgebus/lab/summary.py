@@ -251,13 +251,16 @@ def _model(state: RunState) -> ModelSummary | None:
     served = [edge.now.serving for edge in state.edges.values() if edge.now.serving is not None]
     if first is None or not served:
         return None
-    accepted = state.accepted
+    accepted, release = state.accepted, state.release
+    # With several models: the one that was retrained.
+    name = accepted[-1].model.name if accepted else served[0].name
+    versions = [model.version for model in served if model.name == name]
     return ModelSummary(
-        name=served[0].name,
+        name=name,
         first_version=first,
-        last_version=max(model.version for model in served),
+        last_version=max(versions, default=first),
         update_bytes=accepted[-1].update_bytes if accepted else 0,
-        bundle_bytes=state.release.bundle.size if state.release else 0,
+        bundle_bytes=release.bundle.size if release else 0,
     )
 
 
@@ -271,7 +274,7 @@ def _seconds(state: RunState, started: datetime, finished: datetime) -> Seconds:
     release = next(
         (
             release
-            for _, release in sorted(state.releases.items())
+            for release in state.releases.values()
             if release.bundle.model.digest == candidate
         ),
         None,
