@@ -1,11 +1,12 @@
-"""Separation of an ONNX file, as exporters write it, into a graph and its weights."""
+"""Separation of an ONNX file, as exporters write it, into a graph and its weights, and back."""
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import onnx
@@ -14,6 +15,11 @@ from onnx import numpy_helper
 from edgebus.artifacts.graph import declare_external
 from edgebus.artifacts.index import WEIGHTS
 from edgebus.artifacts.tensors import Array, TensorFile, dump_tensors
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from edgebus.artifacts.bundle import Bundle
 
 # What a weight feeds, and from which input on. Other float initializers (the scales of Resize,
 # say) decide shapes: ONNX Runtime wants those inline.
@@ -67,6 +73,34 @@ def split_weights(model: onnx.ModelProto) -> tuple[bytes, bytes]:
     weights = dump_tensors(tensors)
     declare_external(model, TensorFile.parse(weights, file=WEIGHTS))
     return model.SerializeToString(deterministic=True), weights
+
+
+def join_weights(bundle: Bundle) -> bytes:
+    """Put the weights back into a bundle's first graph: an ONNX file that stands alone.
+
+    What the manifest says of the model goes into the file's metadata, as JSON: `edgebus` names the
+    version, each part of the workload has its own key.
+    """
+    model = onnx.load_model_from_string(bundle.graph_bytes())
+    weights = bundle.tensors()
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
+    manifest = bundle.manifest
+    facts: dict[str, JsonValue] = {
+        **manifest.workload,
+        "edgebus": {
+            "name": manifest.name,
+            "version": manifest.version,
+            "task": manifest.task,
+            "digest": bundle.digest,
+        },
+    }
+    known = {item.key for item in model.metadata_props}
+    for key, value in facts.items():
+        if key not in known:
+            model.metadata_props.add(key=key, value=json.dumps(value))
+    return model.SerializeToString(deterministic=True)
 
 
 def fold_half_weights(model: onnx.ModelProto) -> int:

@@ -209,6 +209,11 @@ class Message(Record):
         return data
 
     @classmethod
+    def overlay(cls) -> Overlay | None:
+        """What draws it over the input that it is about, in a recording; by default nothing."""
+        return None
+
+    @classmethod
     def decode(cls, data: bytes) -> Self:
         """Read JSON.
 
@@ -252,6 +257,30 @@ def _short(text: str) -> str:
 
 
 R = TypeVar("R", bound=Message)
+
+
+class Overlay(Protocol):
+    """A second form of a message in a recording, which viewers draw over the input it is about.
+
+    Attributes:
+        schema: Name of the form's schema.
+        encoding: MCAP's encoding of its messages.
+        schema_encoding: MCAP's encoding of its schema.
+        level: Last level of its topic, below the message's own.
+    """
+
+    schema: ClassVar[str]
+    encoding: ClassVar[str]
+    schema_encoding: ClassVar[str]
+    level: ClassVar[str]
+
+    def definition(self) -> bytes:
+        """The schema."""
+        ...
+
+    def draw(self, message: Any) -> bytes:
+        """The form of a message."""
+        ...
 
 
 class Wrapper(Protocol):

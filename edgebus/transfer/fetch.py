@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
@@ -27,6 +28,26 @@ from edgebus.transfer._receiver import BlockReceiver, Patience
 
 _SILENCES_TO_REPORT = 3
 _DIGITS = 12
+
+
+async def fetch_bundle(bus: Bus, ref: BundleRef, *, timeout_s: float) -> Bundle:
+    """Fetch a bundle into memory, for a command that keeps no store.
+
+    Raises:
+        DeliveryError: Its provider does not deliver in time.
+        BundleError: What was published must not serve.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgebus-fetch-") as folder:
+        fetcher = ArtifactFetcher(bus, bus.identity, Store(folder))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await fetcher.fetch(ref)
+        except TimeoutError:
+            reason = (
+                f"{ref.provider} did not deliver it within {timeout_s:g} s; it may have dropped "
+                "this version (distributor.keep_versions)"
+            )
+            raise DeliveryError(digest=ref.model.digest, reason=reason) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

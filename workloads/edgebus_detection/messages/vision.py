@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from edgebus.contracts import samples
 from edgebus.contracts.models import ModelRef
 from edgebus.contracts.names import Segment
-from edgebus.contracts.payload import Count, Message, Record, Timestamp
+from edgebus.contracts.payload import Count, Message, Overlay, Record, Timestamp
 from edgebus_detection.messages.boxes import Box
 from edgebus_detection.messages.feedback import Verdict
 from edgebus_detection.messages.jpeg import JpegPayload, PictureRecord, Side
@@ -72,6 +72,13 @@ class FrameBoxes(Message):
     def input(self) -> str:
         """The frame's id."""
         return self.frame
+
+    @classmethod
+    def overlay(cls) -> Overlay | None:
+        """As foxglove.ImageAnnotations over the camera's picture."""
+        from edgebus_detection.messages.recorded import AsImageAnnotations
+
+        return AsImageAnnotations()
 
     @model_validator(mode="after")
     def _boxes_inside(self) -> Self:
