@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psutil
 from rich.console import Console
@@ -27,7 +28,7 @@ _FRAME_S = 0.05
 _VERSION_S = 10.0
 _POISON_S = 0.5
 # Bounds that are reached within minutes, so that what is kept for ever shows.
-_SETTINGS = {
+_SETTINGS: dict[str, dict[str, Any]] = {
     "retrainer": {"store": {"max_samples": 200}},
     "distributor": {"keep_versions": 3},
 }
