@@ -415,8 +415,10 @@ class Consumer:
             return _raw_event(message)
         if not message.payload and topic.retain:
             return None
+        payload = item.delivery.decode(topic.payload)
+        topic.check_source(message.topic, payload)
         return Event(
-            payload=item.delivery.decode(topic.payload),
+            payload=payload,
             topic=message.topic,
             names=item.route.names(message.topic),
             retained=message.retained,

@@ -199,8 +199,8 @@ class Site:
                     await asyncio.sleep(0.01)
             await probe.unsubscribe()
 
-    def note(self, n: int) -> Note:
-        return Note(source=f"{self.name}/test", n=n)
+    def note(self, n: int, sender: Bus | None = None) -> Note:
+        return Note(n=n) if sender is None else Note(n=n, source=sender.identity.source)
 
 
 class Recorder:
