@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -49,6 +50,34 @@ def test_a_service_is_written_tested_and_counts(
     assert "2 passed" in printed[-1]
     assert "warning" not in printed[-1].lower()
     reader.seen("watch", r"person-counter/front/persons .*camera=front persons=[1-9]")
+
+
+def test_a_bus_is_recorded_replayed_and_traced(
+    follow: Callable[[str], Reader], free_port: int
+) -> None:
+    reader = follow("record-and-replay.md")
+
+    reader.words = {
+        "18840": str(free_port),
+        "FRAME": lambda: re.findall(r"\bframe=([0-9a-f-]{36})", reader.screen)[-1],
+        "LETTER": lambda: re.findall(r"\b[0-9a-f]{8}\b", reader.type("edgebus deadletter list"))[0],
+    }
+    reader.ready = {"street": "detector: ready", "traced": '"name": "camera '}
+    reader.follow()
+    for shown in (
+        r"drift.mcap: [1-9]\d+ messages on \d+ channels",
+        r"night.mcap: [1-9]\d+ messages",
+        r"[1-9]\d+ messages published, .* left out",
+        r"\{camera\}/detections +\d+ ",
+        r"detections .* boxes by street v1",
+        r"lab/pi-01/detector +edgebus/lab/pi-01/camera/front/frame +invalid",
+        r"frame.jpg: 10 bytes",
+        r"1 dead letters discarded",
+        r"nothing since before breaks services",
+    ):
+        assert re.search(shown, reader.screen), f"{shown} is not in\n{reader.screen}"
+    assert (reader.folder / "frame.jpg").read_text() == "no picture"
+    reader.seen("traced", '"service.name": "camera"')
 
 
 def test_a_workload_is_written_and_its_loop_closes(follow: Callable[[str], Reader]) -> None:
