@@ -113,3 +113,6 @@ def _halve_coco(coco: Path, out: Path) -> None:
             link.parent.mkdir(parents=True, exist_ok=True)
             if file.exists() and not link.exists():
                 link.symlink_to(file)
+        names = half / "data.yaml"
+        if not names.exists():
+            names.symlink_to(coco / "data.yaml")

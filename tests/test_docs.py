@@ -47,9 +47,11 @@ def page_name(page: Path) -> str:
 
 
 GUIDES = ROOT / "docs" / "guides"
-# Followed by tests/e2e/test_guides.py, and by tests/integration/test_from_anything.py.
+# Followed by tests/e2e/test_guides.py, by tests/integration/test_from_anything.py, and by
+# tests/unit/samples/test_other_tools.py.
 FOLLOWED = {
-    GUIDES / f"{name}.md" for name in ("write-a-service", "write-a-workload", "from-anything")
+    GUIDES / f"{name}.md"
+    for name in ("write-a-service", "write-a-workload", "from-anything", "samples")
 }
 
 

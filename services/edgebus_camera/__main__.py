@@ -67,7 +67,7 @@ def export(
             name = f"seed{seed + number}-{index:06d}.jpg"
             (out / "images" / name).write_bytes(encode_jpeg(picture, quality=quality))
             fields = {
-                "file_name": f"images/{name}", "width": width, "height": height,
+                "file_name": name, "width": width, "height": height,
                 "camera": f"seed{seed + number}", "frame_index": index,
             }  # fmt: skip
             images.append((fields, [SourcedBox(box=box, by=TRUTH) for box in truth]))

@@ -22,6 +22,8 @@ from edgebus_samples.importing import import_dataset
 from edgebus_samples.label import AnyClass, Who
 from edgebus_samples.options import Accept, Data, choosing, report_unreadable
 
+_PARTS = {"train": "to train on", "val": "held out", "unlabelled": "without labels"}
+
 Include = Literal["labelled", "teacher", "all"]
 
 
@@ -59,7 +61,10 @@ def export(
     chosen = _exported(details, include, unreadable)
     written = write_dataset(chosen, out, style=style, classes=catalog.classes() or ())
     report_unreadable(unreadable)
-    print(f"{written} samples in {out}")
+    parts = ", ".join(f"{count} {_PARTS[part]}" for part, count in written.items())
+    print(f"{sum(written.values())} samples in {out}{f': {parts}' if parts else ''}")
+    if style == "yolo" and not written.keys() >= {"train", "val"}:
+        print("a training needs both, to train on and held out: wait for more, or choose others")
 
 
 def import_(

@@ -176,11 +176,20 @@ def _sourced(
         made.append(SourcedBox(box=_rounded(box), by=whose if trust and whose is not None else by))
     old = known.boxes or ()
     boxes = [each.box for each in made]
-    for mine, theirs in pair_boxes(boxes, [each.box for each in old], min_iou=_SAME_IOU):
-        if boxes[mine].label == old[theirs].box.label:
+    alike = 0.5 if picture.grid else _SAME_IOU
+    for mine, theirs in pair_boxes(boxes, [each.box for each in old], min_iou=alike):
+        before = old[theirs].box
+        moved = picture.grid and _distance(boxes[mine], before) > picture.grid
+        if boxes[mine].label == before.label and not moved:
             # Untouched: exactly what it was, score and all.
             made[mine] = old[theirs]
     return tuple(made)
+
+
+def _distance(first: Box, second: Box) -> float:
+    """The most by which a side has moved, in pixels."""
+    sides = ("x1", "y1", "x2", "y2")
+    return max(abs(getattr(first, side) - getattr(second, side)) for side in sides)
 
 
 def _rounded(box: Box) -> Box:

@@ -138,7 +138,8 @@ async def retrainer(mosquitto: Any, folder: Path) -> AsyncIterator[Site]:
 
 def fill_in(folder: Path, seen: dict[str, tuple[Box, ...]]) -> None:
     """Draw the boxes into a COCO file, as an annotator would."""
-    document = json.loads((folder / "annotations.json").read_text())
+    path = folder / "annotations" / "instances_unlabelled.json"
+    document = json.loads(path.read_text())
     numbers = {each["name"]: each["id"] for each in document["categories"]}
     for image in document["images"]:
         for box in seen[image["sample"]]:
@@ -150,7 +151,7 @@ def fill_in(folder: Path, seen: dict[str, tuple[Box, ...]]) -> None:
                     "bbox": [box.x1, box.y1, box.x2 - box.x1, box.y2 - box.y1],
                 }
             )
-    (folder / "annotations.json").write_text(json.dumps(document))
+    path.write_text(json.dumps(document))
 
 
 async def test_a_person_labels_while_the_retrainer_runs_and_the_next_job_learns_it(

@@ -34,7 +34,7 @@ def export(folder, out, style):
     details = PictureCatalog(folder.path).details(DetailQuery(), unreadable=unreadable)
     written = write_dataset(map(picture_of, details), out, style=style, classes=CLASSES)
     assert unreadable == []
-    return written
+    return sum(written.values())
 
 
 def bring(folder, out, *, confirm=False, classes=CLASSES):
@@ -60,10 +60,18 @@ def says(who, *boxes):
     return BoxLabels(labels=claims, by=operator(who), time=START)
 
 
-def edit(out, name, change):
-    document = json.loads((out / name).read_text())
-    change(document)
-    (out / name).write_text(json.dumps(document))
+def edit(out, name, change, *, sample=None):
+    """Change a document; of COCO's parts, the one that lists a sample, or any."""
+    paths = [out / name]
+    if name == "annotations.json":
+        paths = sorted((out / "annotations").iterdir())
+    for path in paths:
+        text = path.read_text()
+        if sample is None or sample.record.id in text:
+            document = json.loads(text)
+            change(document)
+            path.write_text(json.dumps(document))
+            return
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -77,7 +85,7 @@ def test_what_nobody_changed_comes_back_as_nothing_new(folder, tmp_path, style):
     )
     before = [labels_of(folder, each) for each in (true, nothing, taught, unknown, spoken)]
     assert export(folder, tmp_path / "out", style) == 5
-    assert len(list((tmp_path / "out" / "images").iterdir())) == 5
+    assert len(list((tmp_path / "out" / "images").rglob("*.jpg"))) == 5
     report = bring(folder, tmp_path / "out")
     assert (report.changed, report.added) == ((), ())
     assert [labels_of(folder, each) for each in (true, nothing, taught, unknown, spoken)] == before
@@ -116,7 +124,7 @@ def test_labels_and_their_provenance_survive_the_way_into_another_store(folder, 
 def move(style, out, each):
     """Move the first box of a sample by a third of its width, as a person would."""
     if style == "yolo":
-        file = out / "labels" / f"{each.record.id}.txt"
+        (file,) = out.glob(f"labels/*/{each.record.id}.txt")
         first, *rest = file.read_text().splitlines()
         name, x, *others = first.split()
         file.write_text("\n".join([" ".join([name, str(float(x) + 0.04), *others]), *rest]))
@@ -127,7 +135,7 @@ def move(style, out, each):
             rows = [r for r in document["annotations"] if r["image_id"] == image["id"]]
             rows[0]["bbox"][0] += 2.56
 
-        edit(out, "annotations.json", change)
+        edit(out, "annotations.json", change, sample=each)
     else:
 
         def change(document):
@@ -219,11 +227,11 @@ def test_what_was_exported_is_a_folder_to_replay(folder, tmp_path, style):
 def test_another_program_reads_the_coco_file(folder, tmp_path):
     samples = [folder.add(index) for index in range(3)]
     export(folder, tmp_path / "out", "coco")
-    coco = COCO(str(tmp_path / "out" / "annotations.json"))
+    coco = COCO(str(tmp_path / "out" / "annotations" / "instances_train.json"))
     assert len(coco.getImgIds()) == 3
     assert len(coco.getAnnIds(catIds=coco.getCatIds(catNms=["car"]))) == 3
     names = {image["file_name"] for image in coco.loadImgs(coco.getImgIds())}
-    assert names == {f"images/{each.record.id}.jpg" for each in samples}
+    assert names == {f"{each.record.id}.jpg" for each in samples}
 
 
 def spoil_coco(document, kind):
@@ -286,7 +294,7 @@ def test_all_that_is_wrong_is_said_at_once(folder, tmp_path):
     for index in range(20):
         folder.add(index)
     export(folder, tmp_path / "out", "yolo")
-    for file in (tmp_path / "out" / "labels").iterdir():
+    for file in (tmp_path / "out" / "labels").rglob("*.txt"):
         file.write_text("0 0.5 0.5 0 0.1\n1 x\n")
     with pytest.raises(BoxesRefusedError, match="and 30 more") as caught:
         bring(folder, tmp_path / "out")
@@ -296,7 +304,8 @@ def test_all_that_is_wrong_is_said_at_once(folder, tmp_path):
 def test_labels_that_are_no_text_are_named(folder, tmp_path):
     each = folder.add(0)
     export(folder, tmp_path / "out", "yolo")
-    (tmp_path / "out" / "labels" / f"{each.record.id}.txt").write_bytes(b"\xff\xfe\x00")
+    (labels,) = tmp_path.glob(f"out/labels/*/{each.record.id}.txt")
+    labels.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BoxesRefusedError, match="is no text"):
         bring(folder, tmp_path / "out")
 
@@ -346,7 +355,7 @@ def test_what_is_no_data_set_says_so(tmp_path, files, reason):
 def test_a_picture_of_another_sample_is_not_taken_for_this_one(folder, tmp_path):
     first, second = folder.add(0), folder.add(1)
     export(folder, tmp_path / "out", "coco")
-    images = tmp_path / "out" / "images"
+    images = tmp_path / "out" / "images" / "train"
     (images / f"{first.record.id}.jpg").write_bytes(second.jpeg)
     (images / f"{second.record.id}.jpg").write_bytes(second.jpeg[:500])
     other = DataFolder(tmp_path / "other", incumbent=False)
@@ -366,7 +375,7 @@ def test_no_file_outside_of_the_data_set_is_read(folder, tmp_path):
         document["images"][0]["file_name"] = f"../{secret.name}"
 
     edit(tmp_path / "out", "annotations.json", climb)
-    (tmp_path / "out" / "images" / secret.name).unlink()
+    (tmp_path / "out" / "images" / "train" / secret.name).unlink()
     other = DataFolder(tmp_path / "other", incumbent=False)
     with pytest.raises(BoxesRefusedError, match="nor is its picture"):
         bring(other, tmp_path / "out")
@@ -377,7 +386,7 @@ def test_a_full_disk_leaves_no_half_data_set(folder, tmp_path, monkeypatch):
     write = Path.write_text
 
     def full(self, *args, **kwargs):
-        if self.name == "annotations.json":
+        if self.name == "instances_train.json":
             raise OSError(28, "No space left on device", str(self))
         return write(self, *args, **kwargs)
 

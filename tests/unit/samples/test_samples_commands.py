@@ -213,9 +213,9 @@ def test_labels_go_out_and_come_back(folder, tmp_path):
         folder, "import", out, "--who", "bob", "--confirm"
     )
     assert [one["id"] for one in listed(folder, "--by", "operator")] == [each.record.id]
-    document = json.loads((out / "annotations.json").read_text())
+    document = json.loads((out / "annotations" / "instances_train.json").read_text())
     document["categories"][0]["name"] = "kite"
-    (out / "annotations.json").write_text(json.dumps(document))
+    (out / "annotations" / "instances_train.json").write_text(json.dumps(document))
     assert "nothing was written" in refused(folder, "import", out)
     assert "is not there" in refused(folder, "import", tmp_path / "nowhere")
 

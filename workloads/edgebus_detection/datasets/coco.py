@@ -129,7 +129,8 @@ class _Coco:
         return DatasetPicture(
             name=name,
             file=self._index.find(name, near=self._file, subset=self._subset),
-            boxes=None if row.get("labelled_by") == "none" else tuple(boxes),
+            # Of our own export: one that nobody has labelled, unless somebody has since.
+            boxes=None if row.get("labelled_by") == "none" and not boxes else tuple(boxes),
             size=size,
             sample=sample_id_in(name),
             where=where,

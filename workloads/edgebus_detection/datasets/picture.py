@@ -12,6 +12,7 @@ from typing import Final, Literal
 from edgebus_detection.messages import Box, Sample, SourcedBox
 
 Style = Literal["coco", "yolo", "labelstudio"]
+Part = Literal["train", "val", "unlabelled"]
 Corners = tuple[float, float, float, float]
 
 _ROUNDING = 0.01  # what tools write beyond 1, as Ultralytics takes it
@@ -204,6 +205,7 @@ class DatasetPicture:
         confirmed: A person has submitted it.
         where: File and place, for reports.
         wrong: Labels of it that cannot be read.
+        grid: Pixels by which the format may have moved a corner.
     """
 
     name: str
@@ -214,6 +216,7 @@ class DatasetPicture:
     confirmed: bool = False
     where: str
     wrong: tuple[str, ...] = ()
+    grid: float = 0.0
 
     @property
     def is_lost(self) -> bool:
@@ -294,6 +297,13 @@ class ExportPicture:
     def name(self) -> str:
         """Name of its picture's file: the sample's id identifies it."""
         return f"{self.sample.record.id}.jpg"
+
+    @property
+    def part(self) -> Part:
+        """The part of a data set that it belongs to: to train on, to measure on, to label."""
+        if self.source == "none":
+            return "unlabelled"
+        return "train" if self.sample.record.split == "train" else "val"
 
 
 def bounds(points: Sequence[tuple[float, float]]) -> Corners:

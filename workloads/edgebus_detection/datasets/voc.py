@@ -18,6 +18,9 @@ from edgebus_detection.datasets.picture import (
     stated_size,
 )
 
+_GRID = 1.5
+"""Some tools write whole pixels, and some count them from 1."""
+
 
 def read_xml(file: Path) -> Element:
     """The root of an XML file.
@@ -73,6 +76,7 @@ def read_voc(file: Path, root: Element, index: PictureIndex) -> DatasetPicture:
         sample=sample_id_in(file.stem) or sample_id_in(name),
         where=file.name,
         wrong=tuple(wrong),
+        grid=_GRID,
     )
 
 

@@ -10,24 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from edgebus.contracts import TRUTH
-from edgebus_detection.datasets.picture import PROVENANCE_FILE, ExportPicture, Style
+from edgebus_detection.datasets.picture import PROVENANCE_FILE, ExportPicture, Part, Style
 from edgebus_detection.messages import Box, Sample, SourcedBox
 
 
 def write_dataset(
     pictures: Iterable[ExportPicture], folder: Path, *, style: Style, classes: Sequence[str] = ()
-) -> int:
-    """Write samples with their labels as a new folder; returns how many.
+) -> dict[Part, int]:
+    """Write samples with their labels as a new folder; returns how many in each of its parts.
 
-    The pictures go to ``images/{id}.jpg``, with their records still inside.
+    In COCO and YOLO, pictures to train on, those that are held out, and those that nobody has
+    labelled lie apart: other tools take a picture without labels for one with nothing in it. Their
+    records are still inside.
 
-    - coco: boxes in `annotations.json`, each with its `provenance`; camera, frame, split and
-      policy of each picture.
-    - yolo: a text file each in ``labels/``, class names in `data.yaml`, and the provenance of
-      line after line in `provenance.json`.
-    - labelstudio: `tasks.json` to import, `config.xml` for the labelling interface. A teacher's
-      boxes are predictions, which a person accepts or corrects; those of truth and operators
-      are annotations.
+    - coco: ``annotations/instances_{part}.json`` with ``images/{part}/``; each box with its
+      `provenance`; camera, frame, split and policy of each picture.
+    - yolo: a text file each in ``labels/{part}/``, parts and class names in `data.yaml`, and the
+      provenance of line after line in `provenance.json`.
+    - labelstudio: `tasks.json` to import, `config.xml` for the labelling interface, ``images/``. A
+      teacher's boxes are predictions, which a person accepts or corrects; those of truth and
+      operators are annotations.
 
     Args:
         pictures: What to write; one at a time is in memory.
@@ -45,28 +47,32 @@ def write_dataset(
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     (part / "images").mkdir(parents=True)
     try:
-        kept: list[ExportPicture] = []
+        kept: dict[Part, list[ExportPicture]] = {}
         for picture in pictures:
-            (part / "images" / picture.name).write_bytes(picture.sample.jpeg)
+            place = part / "images"
+            if style != "labelstudio":
+                place /= picture.part
+                place.mkdir(exist_ok=True)
+            (place / picture.name).write_bytes(picture.sample.jpeg)
             # Labels of a whole store fit into memory, its pictures do not.
             thin = Sample(jpeg=b"", record=picture.sample.record)
-            kept.append(ExportPicture(sample=thin, source=picture.source, boxes=picture.boxes))
-        found = {each.box.label for picture in kept for each in picture.boxes}
+            thin_picture = ExportPicture(sample=thin, source=picture.source, boxes=picture.boxes)
+            kept.setdefault(picture.part, []).append(thin_picture)
+        every = [picture for some in kept.values() for picture in some]
+        found = {each.box.label for picture in every for each in picture.boxes}
         names = [*classes, *sorted(found - set(classes))]
         if style == "coco":
-            rows = ((_image(picture), picture.boxes) for picture in kept)
-            info = {"description": "EdgeBus samples"}
-            _dump(part / "annotations.json", coco_document(rows, names, info=info))
+            _write_coco(kept, names, part)
         elif style == "yolo":
             _write_yolo(kept, names, part)
         else:
-            _dump(part / "tasks.json", [_task(n, each) for n, each in enumerate(kept, start=1)])
+            _dump(part / "tasks.json", [_task(n, each) for n, each in enumerate(every, start=1)])
             (part / "config.xml").write_text(_config(names), encoding="utf-8")
         part.rename(folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    return len(kept)
+    return {name: len(some) for name, some in kept.items()}
 
 
 def _dump(path: Path, document: object) -> None:
@@ -117,7 +123,7 @@ def coco_document(
 def _image(picture: ExportPicture) -> dict[str, object]:
     record = picture.sample.record
     return {
-        "file_name": f"images/{picture.name}",
+        "file_name": picture.name,
         "width": record.width,
         "height": record.height,
         "date_captured": record.captured.isoformat(),
@@ -130,27 +136,38 @@ def _image(picture: ExportPicture) -> dict[str, object]:
     }
 
 
-def _write_yolo(pictures: Sequence[ExportPicture], names: Sequence[str], folder: Path) -> None:
+def _write_coco(
+    parts: Mapping[Part, Sequence[ExportPicture]], names: Sequence[str], folder: Path
+) -> None:
+    (folder / "annotations").mkdir()
+    info = {"description": "EdgeBus samples"}
+    for part, pictures in parts.items():
+        rows = ((_image(picture), picture.boxes) for picture in pictures)
+        document = coco_document(rows, names, info=info)
+        _dump(folder / "annotations" / f"instances_{part}.json", document)
+
+
+def _write_yolo(
+    parts: Mapping[Part, Sequence[ExportPicture]], names: Sequence[str], folder: Path
+) -> None:
     numbers = {name: number for number, name in enumerate(names)}
-    (folder / "labels").mkdir()
     provenance: dict[str, list[str]] = {}
-    for picture in pictures:
-        record = picture.sample.record
-        if picture.source == "none":
-            # Without a text file it is a picture without labels; with an empty one it
-            # would be one with nothing in it.
-            continue
-        lines = [
-            _yolo_line(numbers[each.box.label], each.box, record.width, record.height)
-            for each in picture.boxes
-        ]
-        stem = Path(picture.name).stem
-        (folder / "labels" / f"{stem}.txt").write_text("".join(lines), encoding="utf-8")
-        provenance[stem] = [each.by for each in picture.boxes]
+    for part in ("train", "val"):
+        for picture in parts.get(part, ()):
+            record = picture.sample.record
+            lines = [
+                _yolo_line(numbers[each.box.label], each.box, record.width, record.height)
+                for each in picture.boxes
+            ]
+            labels = folder / "labels" / part / f"{record.id}.txt"
+            labels.parent.mkdir(parents=True, exist_ok=True)
+            labels.write_text("".join(lines), encoding="utf-8")
+            provenance[record.id] = [each.by for each in picture.boxes]
     _dump(folder / PROVENANCE_FILE, provenance)
-    listed = json.dumps({number: name for name, number in numbers.items()})  # JSON is YAML
-    text = f'{{"path": ".", "train": "images", "val": "images", "names": {listed}}}\n'
-    (folder / "data.yaml").write_text(text, encoding="utf-8")
+    # Without `path`, Ultralytics takes the folder of this file; with ``.``, the working directory.
+    text = "".join(f"{part}: images/{part}\n" for part in ("train", "val") if part in parts)
+    listed = json.dumps(names)  # JSON is YAML
+    (folder / "data.yaml").write_text(f"{text}names: {listed}\n", encoding="utf-8")
 
 
 def _yolo_line(number: int, box: Box, width: int, height: int) -> str:
