@@ -9,31 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from guides import ROOT, Environment, Reader, build_wheel, snippets_of
+from guides import ROOT, Reader, snippets_of
 
-GUIDES = ROOT / "docs" / "guides"
 pytestmark = pytest.mark.timeout(400)
-
-
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
-
-
-@pytest.fixture
-def follow(wheel: Path, tmp_path: Path) -> Iterator[Callable[[str], Reader]]:
-    """Makes a reader of a guide, in an environment of its own."""
-    readers: list[Reader] = []
-
-    def make(name: str) -> Reader:
-        environment = Environment(tmp_path / "environment", wheel)
-        reader = Reader(GUIDES / name, tmp_path / "work", environment.variables)
-        readers.append(reader)
-        return reader
-
-    yield make
-    for reader in readers:
-        reader.close()
 
 
 def test_a_service_is_written_tested_and_counts(
@@ -103,6 +81,6 @@ def test_a_workload_is_written_and_its_loop_closes(follow: Callable[[str], Reade
 
 
 def test_the_workload_is_as_short_as_the_page_says() -> None:
-    page = GUIDES / "write-a-workload.md"
+    page = ROOT / "docs" / "guides" / "write-a-workload.md"
     (flow,) = (snippet for snippet in snippets_of(page) if snippet.title == "flow.py")
     assert sum(bool(line.strip()) for line in flow.text.splitlines()) <= 66

@@ -175,6 +175,25 @@ class Reader:
                     printed[snippet.line] = self.type(snippet.text)
         return printed
 
+    def command(self, part: str) -> str:
+        """The page's command that holds these words, without what follows it in its block."""
+        for snippet in snippets_of(self.page):
+            lines = snippet.text.replace("\\\n", " ").splitlines()
+            for line in lines:
+                if part in line and snippet.language in ("", "sh"):
+                    return " ".join(line.split())
+        msg = f"{self.page} has no command with {part!r}"
+        raise AssertionError(msg)
+
+    def run_until(self, command: str, pattern: str, *, within_s: float) -> str:
+        """Type a command, press Ctrl-C once it shows the pattern; all that it printed."""
+        self._start("run", command)
+        try:
+            self.seen("run", pattern, within_s=within_s)
+        finally:
+            self.stop("run")
+        return self._output("run").read_text()
+
     def write(self, snippet: Snippet) -> Path:
         """Write a file of the page."""
         path = self.folder / snippet.title
@@ -208,10 +227,12 @@ class Reader:
     def start(self, snippet: Snippet) -> None:
         """Type a command into another terminal, where it goes on; what ran there ends first."""
         self.stop(snippet.terminal)
-        output = self._output(snippet.terminal).open("w")
-        with output:
-            self._terminals[snippet.terminal] = subprocess.Popen(
-                ["bash", "-c", self._filled_in(snippet.text)],
+        self._start(snippet.terminal, snippet.text)
+
+    def _start(self, terminal: str, text: str) -> None:
+        with self._output(terminal).open("w") as output:
+            self._terminals[terminal] = subprocess.Popen(
+                ["bash", "-c", self._filled_in(text)],
                 cwd=self.folder,
                 env=self.variables,
                 stdin=subprocess.DEVNULL,
