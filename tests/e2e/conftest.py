@@ -29,5 +29,3 @@ def follow(wheel: Path, tmp_path: Path) -> Iterator[Callable[[str], Reader]]:
     yield make
     for reader in readers:
         reader.close()
-
-
