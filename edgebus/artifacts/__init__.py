@@ -33,7 +33,7 @@ from edgebus.artifacts.payload import ArrayPayload
 from edgebus.artifacts.store import GarbageCollected, Store
 from edgebus.artifacts.tensors import Array
 from edgebus.artifacts.update import Update, apply_update
-from edgebus.artifacts.write import Draft, ProbeMaker, derive_bundle, write_bundle
+from edgebus.artifacts.write import Draft, ProbeMaker, derive_bundle, export_bundle, write_bundle
 
 __all__ = [
     "BLOCK_SIZE",
@@ -75,6 +75,7 @@ __all__ = [
     "apply_update",
     "bundle_from_onnx",
     "derive_bundle",
+    "export_bundle",
     "inspect_graph",
     "write_bundle",
 ]

@@ -134,8 +134,8 @@ class UnsupportedOperatorError(ImportRefusedError):
     def __init__(self, *, path: str, detail: str) -> None:
         super().__init__(
             path=path,
-            reason=f"it cannot be trained: {detail}; import it with --serve-only to serve it as "
-            "it is, without retraining",
+            reason=f"it can be served but not trained: {detail}; import it with --serve-only to "
+            "serve it as it is, without retraining (every reason: edgebus --debug)",
         )
         self.detail = detail
 

@@ -17,9 +17,15 @@ from edgebus.artifacts.errors import ImportRefusedError, UnsupportedOperatorErro
 from edgebus.artifacts.graph import GraphFacts, PortFacts, inspect_graph
 from edgebus.artifacts.index import WEIGHTS, sha256
 from edgebus.artifacts.manifest import EngineRequirements, GraphSpec, Manifest, TensorSpec
-from edgebus.artifacts.split import fold_half_weights, split_weights
+from edgebus.artifacts.split import (
+    fold_half_weights,
+    is_quantized,
+    sort_nodes,
+    split_weights,
+    widen_halves,
+)
 from edgebus.artifacts.tensors import DTYPES, TensorFile
-from edgebus.artifacts.write import ProbeMaker, write_bundle
+from edgebus.artifacts.write import Draft, ProbeMaker, write_bundle
 from edgebus.contracts import explain, utc_now
 
 TrainableCheck = Callable[[bytes], None]
@@ -52,6 +58,7 @@ def bundle_from_onnx(
         BundleError: Its weights are not finite or absurdly large.
     """
     file = OnnxFile.open(path, check=check)
+    file.require_trainable()
     graph = GraphSpec(inputs=file.inputs, outputs=file.outputs)
     return file.write(
         out, probe=probe, name=name, task=task, graphs=(graph,), workload=dict(workload or {})
@@ -68,6 +75,7 @@ class OnnxFile:
         graph: The graph, without weights.
         weights: The weights file.
         facts: Declarations of the graph.
+        metadata: What the exporter wrote beside the graph, such as the task and its classes.
         trainable: Whether the graph can be trained further, as far as that was checked.
         trainable_reason: Why not, or why it is not known.
     """
@@ -77,57 +85,93 @@ class OnnxFile:
     graph: bytes = field(repr=False)
     weights: bytes = field(repr=False)
     facts: GraphFacts = field(repr=False)
+    metadata: Mapping[str, str] = field(repr=False)
     trainable: bool
     trainable_reason: str | None
+    _trouble: ValueError | None = field(repr=False)
 
     @classmethod
-    def open(
-        cls, path: Path | str, *, check: TrainableCheck | None = None, serve_only: bool = False
-    ) -> Self:
+    def open(cls, path: Path | str, *, check: TrainableCheck | None = None) -> Self:
         """Read a file.
+
+        What is stored in float16 is read as float32, nodes in any order are sorted, and an open
+        batch becomes one.
 
         Args:
             path: The file, with its external data beside it if it has any.
             check: Raises ValueError, naming the operators, for a graph that cannot be trained:
                 `edgebus.training.graph.check_supported` where torch is installed.
-            serve_only: Take a graph that cannot be trained.
 
         Raises:
-            ImportRefusedError: It is no ONNX model, or has no float32 weights.
-            UnsupportedOperatorError: It cannot be trained, and `serve_only` is not set.
+            ImportRefusedError: It is no ONNX model.
         """
         source = Path(path)
         data = _read(source)
         model = _load(source, data)
         fold_half_weights(model)
+        widen_halves(model)
+        _close_batch(model)
         _infer_shapes(model)
         try:
-            reason = _untrainable(source, model, check, serve_only=serve_only)
+            reason, trouble = _untrainable(model, check)
             graph, weights = split_weights(model)
         except ValueError as error:  # protobuf's 2 GB, or a tensor without data
             raise _refused(source, str(error)) from error
-        if not TensorFile.parse(weights, file=WEIGHTS).entries:
-            detail = "has no float32 weights; restore full precision before importing"
-            raise _refused(source, detail)
         return cls(
             path=source,
             digest=sha256(data),
             graph=graph,
             weights=weights,
             facts=inspect_graph(graph),
+            metadata={item.key: item.value for item in model.metadata_props},
             trainable=reason is None or check is None,
             trainable_reason=reason,
+            _trouble=trouble,
+        )
+
+    def require_trainable(self) -> None:
+        """Refuse what was found to be untrainable.
+
+        Raises:
+            UnsupportedOperatorError: It is.
+        """
+        if self._trouble is not None:
+            detail = self.trainable_reason or str(self._trouble)
+            raise UnsupportedOperatorError(path=str(self.path), detail=detail) from self._trouble
+
+    def draft(self) -> Draft:
+        """The model for an engine, before anything is known of what its outputs mean."""
+        manifest = Manifest(
+            name="draft",
+            version=1,
+            task="draft",
+            graphs=(GraphSpec(inputs=self.inputs, outputs=self.outputs),),
+            engine=self._requirements(),
+        )
+        tensors = TensorFile.parse(self.weights, file=WEIGHTS).arrays()
+        return Draft(manifest=manifest, graph=self.graph, weights=tensors)
+
+    def _requirements(self) -> EngineRequirements:
+        facts = self.facts
+        return EngineRequirements(
+            opset=facts.opset, ir_version=facts.ir_version, operators=facts.operators
         )
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """Inputs of the graph."""
-        return tuple(map(_spec, self.facts.inputs))
+        return tuple(map(self._spec, self.facts.inputs))
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Outputs of the graph."""
-        return tuple(map(_spec, self.facts.outputs))
+        return tuple(map(self._spec, self.facts.outputs))
+
+    def _spec(self, port: PortFacts) -> TensorSpec:
+        if port.dtype not in DTYPES:
+            raise self.refused(f"{port.name} is of a type that no bundle has; export it in float32")
+        dtype = DTYPES[port.dtype].name
+        return TensorSpec.model_validate({"name": port.name, "dtype": dtype, "shape": port.shape})
 
     def refused(self, reason: str) -> ImportRefusedError:
         """An error that names the file and why it is refused."""
@@ -157,13 +201,10 @@ class OnnxFile:
             ImportRefusedError: A field of the manifest is wrong.
             BundleError: Weights are not finite or absurdly large.
         """
-        facts = self.facts
         try:
             made = manifest(
                 version=version,
-                engine=EngineRequirements(
-                    opset=facts.opset, ir_version=facts.ir_version, operators=facts.operators
-                ),
+                engine=self._requirements(),
                 created=created or utc_now(),
                 trainable=self.trainable,
                 trainable_reason=self.trainable_reason,
@@ -173,11 +214,6 @@ class OnnxFile:
         except ValidationError as error:
             raise self.refused(explain(error)) from error
         return write_bundle(out, manifest=made, graph=self.graph, weights=self.weights, probe=probe)
-
-
-def _spec(port: PortFacts) -> TensorSpec:
-    dtype = DTYPES[port.dtype].name
-    return TensorSpec.model_validate({"name": port.name, "dtype": dtype, "shape": port.shape})
 
 
 def _refused(path: Path, reason: str) -> ImportRefusedError:
@@ -198,12 +234,27 @@ def _load(path: Path, data: bytes) -> onnx.ModelProto:
     try:
         model = onnx.load_model_from_string(data)
         onnx.load_external_data_for_model(model, str(path.parent))
+        sort_nodes(model)
         onnx.checker.check_model(model)
     except DecodeError as error:
         raise _refused(path, "is no ONNX file, or is cut off") from error
     except (onnx.checker.ValidationError, OSError, ValueError) as error:
-        raise _refused(path, f"is no valid ONNX model: {error}") from error
+        reason = " ".join(str(error).split("==>")[0].split())
+        raise _refused(path, f"is no valid ONNX model: {reason[:400]}") from error
     return model
+
+
+def _close_batch(model: onnx.ModelProto) -> None:
+    """Make an open batch one: an edge asks about one input at a time."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    closed = False
+    for item in model.graph.input:
+        shape = item.type.tensor_type.shape.dim
+        if item.name not in weights and len(shape) > 1 and shape[0].dim_value <= 0:
+            shape[0].dim_value = 1
+            closed = True
+    if closed:  # what the exporter inferred names the open batch
+        del model.graph.value_info[:]
 
 
 def _infer_shapes(model: onnx.ModelProto) -> None:
@@ -219,19 +270,16 @@ def _infer_shapes(model: onnx.ModelProto) -> None:
 
 
 def _untrainable(
-    path: Path,
-    model: onnx.ModelProto,
-    check: Callable[[bytes], None] | None,
-    *,
-    serve_only: bool,
-) -> str | None:
-    """The reason why the graph cannot be trained; None if it can."""
+    model: onnx.ModelProto, check: TrainableCheck | None
+) -> tuple[str | None, ValueError | None]:
+    """Why the graph cannot be trained, in short and with every reason; None if it can."""
     if check is None:
-        return "not checked at import: torch was not installed"
+        return "not checked at import: torch was not installed", None
     try:
         check(model.SerializeToString())
     except ValueError as error:
-        if serve_only:
-            return str(error)
-        raise UnsupportedOperatorError(path=str(path), detail=str(error)) from error
-    return None
+        if integers := [node.op_type for node in model.graph.node if is_quantized(node)]:
+            reason = f"it is quantized ({integers[0]} and {len(integers) - 1} more); export it in "
+            return f"{reason}float32 to train it", error
+        return str(getattr(error, "summary", error)), error
+    return None, None

@@ -1,9 +1,12 @@
-"""Separation of an ONNX file, as exporters write it, into a graph and its weights."""
+"""Separation of an ONNX file, as exporters write it, into a graph and its weights, and back."""
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from typing import Final
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import onnx
@@ -12,6 +15,11 @@ from onnx import numpy_helper
 from edgebus.artifacts.graph import declare_external
 from edgebus.artifacts.index import WEIGHTS
 from edgebus.artifacts.tensors import Array, TensorFile, dump_tensors
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from edgebus.artifacts.bundle import Bundle
 
 # What a weight feeds, and from which input on. Other float initializers (the scales of Resize,
 # say) decide shapes: ONNX Runtime wants those inline.
@@ -22,6 +30,17 @@ _WEIGHT_INPUTS: Final = {
     "MatMul": 0,
     "BatchNormalization": 1,
 }
+
+_HALVES: Final = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
+_INTEGERS: Final = frozenset(
+    {
+        "ConvInteger",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "MatMulInteger",
+        "QuantizeLinear",
+    }
+)
 
 
 def split_weights(model: onnx.ModelProto) -> tuple[bytes, bytes]:
@@ -54,6 +73,34 @@ def split_weights(model: onnx.ModelProto) -> tuple[bytes, bytes]:
     weights = dump_tensors(tensors)
     declare_external(model, TensorFile.parse(weights, file=WEIGHTS))
     return model.SerializeToString(deterministic=True), weights
+
+
+def join_weights(bundle: Bundle) -> bytes:
+    """Put the weights back into a bundle's first graph: an ONNX file that stands alone.
+
+    What the manifest says of the model goes into the file's metadata, as JSON: `edgebus` names the
+    version, each part of the workload has its own key.
+    """
+    model = onnx.load_model_from_string(bundle.graph_bytes())
+    weights = bundle.tensors()
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
+    manifest = bundle.manifest
+    facts: dict[str, JsonValue] = {
+        **manifest.workload,
+        "edgebus": {
+            "name": manifest.name,
+            "version": manifest.version,
+            "task": manifest.task,
+            "digest": bundle.digest,
+        },
+    }
+    known = {item.key for item in model.metadata_props}
+    for key, value in facts.items():
+        if key not in known:
+            model.metadata_props.add(key=key, value=json.dumps(value))
+    return model.SerializeToString(deterministic=True)
 
 
 def fold_half_weights(model: onnx.ModelProto) -> int:
@@ -90,6 +137,70 @@ def fold_half_weights(model: onnx.ModelProto) -> int:
         model.graph.ClearField(field)
         getattr(model.graph, field).extend(copies)
     return len(folded)
+
+
+def widen_halves(model: onnx.ModelProto) -> None:
+    """Make float32 of every float16 in a model, in place; float32 holds each of its values."""
+    for graph in _all_graphs(model.graph):
+        for tensor in graph.initializer:
+            _widen(tensor)
+        for item in (*graph.input, *graph.output, *graph.value_info):
+            if item.type.tensor_type.elem_type in _HALVES:
+                item.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    _widen(attribute.t)
+                if attribute.name in {"to", "dtype"} and attribute.i in _HALVES:
+                    attribute.i = onnx.TensorProto.FLOAT
+
+
+def _widen(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type in _HALVES:
+        full = numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(full, tensor.name))
+
+
+def sort_nodes(model: onnx.ModelProto) -> None:
+    """Put nodes behind those that they read, in place, as the format wants it.
+
+    Converters to float16 leave them out of order. Where that cannot be (a cycle), nothing changes.
+    """
+    nodes = list(model.graph.node)
+    made = {name: number for number, node in enumerate(nodes) for name in node.output if name}
+    reads = [
+        {made[name] for name in (*node.input, *_inner_reads(node)) if name in made}
+        for node in nodes
+    ]
+    if all(other < number for number, others in enumerate(reads) for other in others):
+        return
+    try:
+        order = list(TopologicalSorter(dict(enumerate(reads))).static_order())
+    except CycleError:
+        return
+    copies = [onnx.NodeProto.FromString(nodes[number].SerializeToString()) for number in order]
+    model.graph.ClearField("node")
+    model.graph.node.extend(copies)
+
+
+def is_quantized(node: onnx.NodeProto) -> bool:
+    """Whether a node computes in integers, or turns numbers into such."""
+    return node.op_type in _INTEGERS or node.op_type.startswith(("QLinear", "QGemm"))
+
+
+def _all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.node:
+                    yield from _all_graphs(inner)
+
+
+def _inner_reads(node: onnx.NodeProto) -> set[str]:
+    """Names that the sub-graphs of a node read."""
+    inners = (inner for item in node.attribute for inner in (item.g, *item.graphs))
+    return {name for inner in inners for name in _reads(inner)}
 
 
 def _weights(graph: onnx.GraphProto) -> set[str]:

@@ -22,6 +22,7 @@ from edgebus.artifacts.index import (
     PatchEntry,
 )
 from edgebus.artifacts.manifest import Manifest, ProbeSpec, TrainedOn
+from edgebus.artifacts.split import join_weights
 from edgebus.artifacts.tensors import Array, TensorFile, dump_tensors
 from edgebus.artifacts.update import (
     Update,
@@ -31,7 +32,7 @@ from edgebus.artifacts.update import (
     encode_patch,
 )
 from edgebus.contracts import utc_now
-from edgebus.files import write_folder
+from edgebus.files import write_file, write_folder
 
 ProbeMaker = Callable[[ModelSource], tuple[ProbeSpec, Mapping[str, Array]]]
 """Runs a model on its probe input and gives what came out; `edgebus.serving.make_probe`."""
@@ -113,6 +114,25 @@ def write_bundle(
         raise FileExistsError(f"{target} is there already and holds something else; name another")
     write_folder(target, content)
     return bundle
+
+
+def export_bundle(bundle: Bundle, out: Path | str) -> None:
+    """Write a verified bundle for others: as a folder, or as a plain ONNX file.
+
+    Args:
+        bundle: The model.
+        out: A folder, or a file whose name ends with ``.onnx``; neither may exist.
+
+    Raises:
+        FileExistsError: It is there already.
+    """
+    target = Path(out)
+    if target.exists():
+        raise FileExistsError(f"{target} is there already; name another place")
+    if target.suffix.lower() == ".onnx":
+        write_file(target, join_weights(bundle))
+    else:
+        write_folder(target, {**bundle.files, INDEX: bundle.index_bytes})
 
 
 def derive_bundle(

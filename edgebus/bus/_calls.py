@@ -81,6 +81,11 @@ class RunningCalls:
         if call.overdue:
             call.task.uncancel()
 
+    def excuse(self, seconds: float) -> None:
+        """Nobody got to work for so long: the loop was held up, or the process suspended."""
+        for call in self._calls.values():
+            call.since += seconds
+
     def check(self, now: float) -> list[Call]:
         """Cancel the calls whose time is up.
 

@@ -211,6 +211,10 @@ class Consumer:
                 return
             self._finished()
 
+    def excuse(self, seconds: float) -> None:
+        """Nobody got to work for so long, which is no handler's fault."""
+        self._calls.excuse(seconds)
+
     def check(self, now: float) -> list[Coroutine[Any, Any, None]]:
         """Cancel calls that take too long.
 
@@ -407,8 +411,10 @@ class Consumer:
             return _raw_event(message)
         if not message.payload and topic.retain:
             return None
+        payload = item.delivery.decode(topic.payload)
+        topic.check_source(message.topic, payload)
         return Event(
-            payload=item.delivery.decode(topic.payload),
+            payload=payload,
             topic=message.topic,
             names=item.route.names(message.topic),
             retained=message.retained,

@@ -139,10 +139,14 @@ class Registry:
     async def watch(self, *, every_s: float) -> None:
         """Keep handlers to their time, for ever."""
         loop = asyncio.get_running_loop()
+        last = loop.time()
         while True:
             await asyncio.sleep(every_s)
+            late, last = loop.time() - last - every_s, loop.time()
             for name, subscription in list(self.subscriptions.items()):
-                for worker in subscription.consumer.check(loop.time()):
+                if late > every_s:
+                    subscription.consumer.excuse(late)
+                for worker in subscription.consumer.check(last):
                     task = self._tasks.spawn(worker, name=f"{name} in place of a hanging one")
                     subscription.workers.append(task)
 

@@ -3,7 +3,8 @@
 from edgebus.lab.broker import BrokerNotInstalledError, BrokerStartError, EmbeddedBroker
 from edgebus.lab.end_condition import RunEnd, check_end, waiting_for
 from edgebus.lab.lab import ROOMY, Lab, load_lab
-from edgebus.lab.report import data_uri, render_report, write_csv, write_run
+from edgebus.lab.report import render_report, write_csv, write_run
+from edgebus.lab.round_report import Shown, data_uri, draw_twice
 from edgebus.lab.rounds import Round, Rounds, Stage
 from edgebus.lab.run_state import EdgeModel, RunEvent, RunState, service_of
 from edgebus.lab.streams import StreamState
@@ -25,12 +26,14 @@ __all__ = [
     "RunEvent",
     "RunFacts",
     "RunState",
+    "Shown",
     "Stage",
     "StreamState",
     "Summary",
     "SummaryPart",
     "check_end",
     "data_uri",
+    "draw_twice",
     "load_lab",
     "render_report",
     "service_of",

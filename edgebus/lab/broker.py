@@ -15,6 +15,7 @@ from typing import Self
 from edgebus.lab.process import start_process, stop_process
 
 _PROGRAM = "nats-server"
+_USUAL_PORTS = range(1883, 1900)
 # CONNECT, MQTT 3.1.1, clean session, no client id, keep-alive 10 s; the broker answers CONNACK 0.
 _CONNECT = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x0a\x00\x00"
 _CONNACK = b"\x20\x02\x00\x00"
@@ -57,11 +58,11 @@ class BrokerStartError(RuntimeError):
     """The embedded broker did not come up.
 
     Attributes:
-        log: The end of its log.
+        log: The end of its log, or the way out.
     """
 
     def __init__(self, *, reason: str, log: str) -> None:
-        super().__init__(f"the embedded broker {reason}; its log ends: {log or '(empty)'}")
+        super().__init__(f"the embedded broker {reason}; {log}")
         self.log = log
 
 
@@ -159,6 +160,10 @@ class EmbeddedBroker:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         if self.port == 0:
             [self.port] = free_ports(1, host=self.host)
+        elif not is_free(self.port, host=self.host):
+            # Whoever listens there would answer in its place.
+            reason = f"cannot listen on {self.host}:{self.port}: address already in use"
+            raise BrokerStartError(reason=reason, log="choose another with broker.port")
         config = self.data_dir / "broker.conf"
         config.write_text(self.config())
         self._process = process = await start_process(
@@ -224,9 +229,26 @@ class EmbeddedBroker:
 
     def log_end(self) -> str:
         """The last three lines of its log, in one."""
+        lines: list[str] = []
         with contextlib.suppress(OSError):
-            return " | ".join(self.log_file.read_text(errors="replace").splitlines()[-3:])
-        return ""
+            lines = self.log_file.read_text(errors="replace").splitlines()[-3:]
+        return f"its log ends: {' | '.join(lines) or '(empty)'}"
+
+
+def usual_port(host: str) -> int:
+    """MQTT's own port, else the first free one above it, else any (0)."""
+    return next((port for port in _USUAL_PORTS if is_free(port, host=host)), 0)
+
+
+def is_free(port: int, *, host: str) -> bool:
+    """Whether nobody listens on a port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
 
 
 def free_ports(count: int, *, host: str) -> list[int]:

@@ -148,7 +148,7 @@ def start(
         # Its own log lines would tear the view.
         configure_logging(LogSettings(), stream=log)
         files = asyncio.run(run.go())
-    _print_result(lab, files[0], folder)
+    _print_result(lab, files[0], folder, models=run.models)
     until = topology.until
     unclosed = until is not None and until.loop == "closed" and not lab.summary.closed
     if unclosed or run.failed:
@@ -169,12 +169,15 @@ def _workload_in(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _print_result(lab: Lab, report: Path, folder: Path) -> None:
+def _print_result(lab: Lab, report: Path, folder: Path, *, models: Sequence[Path]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(highlight=False, width=110)
     console.print(lab.table())
     console.print(f"report: {report}", markup=False, soft_wrap=True)
+    for model in models:
+        text = f"model: {model}, a bundle for edgebus model publish; {model}.onnx is plain ONNX"
+        console.print(text, markup=False, soft_wrap=True)
     if lab.summary.closed or not lab.summary.outcome.startswith("the loop is not closed"):
         return
     for log in sorted((folder / "logs").glob("*-*.log")):

@@ -100,6 +100,11 @@ class Lab:
     def _stream(self, event: Event[Any]) -> str:
         return event.names[self.workload.stream_level if self.workload else "stream"]
 
+    def look(self, *, base: str, site: str) -> list[str]:
+        """What mosquitto_sub must be told to show the predictions: arguments for a shell."""
+        topic: Topic[Any] | None = getattr(self.workload, "predictions", None)
+        return [] if topic is None else [f"-t '{topic.any(base=base, site=site)}'"]
+
     def draw_streams(self, now: datetime) -> RenderableType:
         """The middle of the live view."""
         return stream_table(self.state, now)

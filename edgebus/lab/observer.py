@@ -35,6 +35,7 @@ async def observe(bus: Bus, state: RunState, *, site: str) -> None:
     async def on_metrics(event: Event[Metrics]) -> None:
         # Metrics leave when they are made, so their time shows how clocks differ.
         state.rounds.on_clock(event.payload.source, event.payload.time, event.received)
+        state.on_metrics(event.payload)
 
     async def on_model(event: Event[ModelStatus]) -> None:
         state.on_model_status(event.names["node"], event.names["service"], event.payload)

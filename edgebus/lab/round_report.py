@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import base64
+import mimetypes
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,10 @@ _COLORS = (
     "#DDDDDD", "#BBBBBB", "#6699CC", "#EECC66", "#997700", "#117733", "#44AA99", "#DDCC77",
     "#CC6677", "#882255", "#AA4499", "#88CCEE", "#332288", "#999933", "#661100",
 )  # fmt: skip
+NARROW = 4.2
+"""Width of a plot for a phone, in inches; its letters are as high as those of the text there."""
+
+_DPI = 150
 _LONG = frozenset({"collecting", "training"})
 _NAMES = tuple(name for name, _ in CLOUD_STAGES + EDGE_STAGES)
 
@@ -110,14 +118,18 @@ def clock_skew(rounds: Iterable[Round]) -> str:
     )
 
 
-def plot_rounds(rounds: Sequence[Round], path: Path) -> Path | None:
+def plot_rounds(rounds: Sequence[Round], path: Path) -> Shown | None:
     """Draw each round as a bar of its stages, whole and without the two long ones.
 
     Returns:
-        The file, or None where there is no round.
+        The picture, or None where there is no round.
     """
     if not rounds:
         return None
+    return draw_twice(path, lambda target, narrow: _draw_rounds(rounds, target, narrow=narrow))
+
+
+def _draw_rounds(rounds: Sequence[Round], target: Path | BytesIO, *, narrow: bool) -> None:
     from matplotlib.patches import Patch
 
     bars = [
@@ -126,11 +138,11 @@ def plot_rounds(rounds: Sequence[Round], path: Path) -> Path | None:
         for edge in _ways(one)
         if (way := one.path(edge))
     ]
-    with figure_at(path, 1, 2, sharey=True, figsize=(9.6, 1.6 + 0.42 * len(bars))) as (
-        figure,
-        axes,
-    ):
-        for axis, left_out in zip(axes[0], (frozenset[str](), _LONG), strict=True):
+    size, shape = (9.6, 1.6 + 0.42 * len(bars)), (1, 2)
+    if narrow:
+        size, shape = (NARROW, 3.4 + 0.7 * len(bars)), (2, 1)
+    with figure_at(target, *shape, sharey=True, figsize=size) as (figure, axes):
+        for axis, left_out in zip(axes.flat, (frozenset[str](), _LONG), strict=True):
             for row, (_, stages) in enumerate(bars):
                 at = 0.0
                 for stage in stages:
@@ -144,14 +156,49 @@ def plot_rounds(rounds: Sequence[Round], path: Path) -> Path | None:
         axes[0, 0].set_yticks(range(len(bars)), [name for name, _ in bars], fontsize=8)
         axes[0, 0].invert_yaxis()
         handles = [Patch(color=color) for color in _COLORS]
-        figure.tight_layout(rect=(0, 0.5 / figure.get_figheight(), 1, 1))
-        figure.legend(handles, _NAMES, loc="lower center", ncols=8, fontsize=7, frameon=False)
-    return path
+        columns, lines = (3, 5) if narrow else (8, 2)
+        figure.tight_layout(rect=(0, 0.25 * lines / figure.get_figheight(), 1, 1))
+        figure.legend(handles, _NAMES, loc="lower center", ncols=columns, fontsize=7, frameon=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A picture in a report, as URLs that hold it.
+
+    Attributes:
+        wide: For a page as wide as a screen.
+        narrow: For one as wide as a phone; None: the same.
+    """
+
+    wide: str
+    narrow: str | None = None
+
+
+def draw_twice(path: Path, draw: Callable[[Path | BytesIO, bool], None]) -> Shown:
+    """A plot drawn twice, since letters that fit a wide page are specks on a phone.
+
+    Args:
+        path: Where the wide one is written.
+        draw: Draws it to a target; true: as narrow as `NARROW` inches.
+    """
+    narrow = BytesIO()
+    draw(path, False)
+    draw(narrow, True)
+    return Shown(data_uri(path), data_uri(path, narrow.getvalue()))
+
+
+def data_uri(path: Path, content: bytes | None = None) -> str:
+    """A picture as a URL that holds it: the file's, or other content of its kind."""
+    kind, _ = mimetypes.guess_type(path.name)
+    data = path.read_bytes() if content is None else content
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 @contextmanager
-def figure_at(path: Path, rows: int, columns: int, **options: Any) -> Iterator[tuple[Any, Any]]:
-    """A matplotlib figure and its axes ``[rows, columns]``, written to a file at the end."""
+def figure_at(
+    target: Path | BytesIO, rows: int, columns: int, **options: Any
+) -> Iterator[tuple[Any, Any]]:
+    """A matplotlib figure and its axes ``[rows, columns]``, written as PNG at the end."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -160,7 +207,8 @@ def figure_at(path: Path, rows: int, columns: int, **options: Any) -> Iterator[t
     figure, axes = plt.subplots(rows, columns, squeeze=False, **options)
     try:
         yield figure, axes
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
+        if isinstance(target, Path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(target, format="png", dpi=_DPI)
     finally:
         plt.close(figure)

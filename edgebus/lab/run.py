@@ -11,15 +11,17 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import yaml
 from rich.console import Console
 
 from edgebus.addresses import hide_credentials
+from edgebus.artifacts import ArtifactError, export_bundle
 from edgebus.bus import BrokerSettings, Bus, BusSettings
 from edgebus.contracts import Identity, rfc3339, utc_now
 from edgebus.files import write_file
-from edgebus.lab.broker import EmbeddedBroker
+from edgebus.lab.broker import BrokerStartError, EmbeddedBroker, is_free, usual_port
 from edgebus.lab.end_condition import RunEnd, check_end
 from edgebus.lab.lab import Lab
 from edgebus.lab.run_state import RunEvent
@@ -40,11 +42,15 @@ from edgebus.topology import (
     node_configs,
     take_secrets,
 )
+from edgebus.transfer import fetch_bundle
 
 _LEAD_S = 8.0
 """Inputs start this long after the services, so that none of the first is missed."""
 
 _REFRESH_S = 0.33
+
+_TAKE_HOME_S = 20.0
+"""Seconds for fetching the model that was made."""
 
 
 class Run:
@@ -60,6 +66,7 @@ class Run:
     Attributes:
         lab: Holds the run's state and, at its end, its summary.
         failed: Whether a service could not start, or died again and again.
+        models: Folders of the models that were made in the run and released.
     """
 
     def __init__(
@@ -74,12 +81,15 @@ class Run:
         self.lab = lab
         lab.state.on_event = self._show
         self.failed = False
+        self.models: list[Path] = []
         self._topology = topology
         self._folder = folder.resolve()
         self._plain = plain
         self._echo = echo
         self._view: LiveView | PlainView | None = None
         self._interrupted = asyncio.Event()
+        # Now: one that was hung up calls itself no terminal.
+        self._terminals = [number for number in (1, 2) if os.isatty(number)]
 
     async def go(self) -> list[Path]:
         """Run it to its end, Ctrl-C included.
@@ -95,12 +105,16 @@ class Run:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupted.set)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
+            loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         started = utc_now()
         try:
             async with AsyncExitStack() as stack:
                 broker = await self._broker(stack)
                 url = broker.url if broker else self._topology.broker.url or ""
                 self._echo(f"broker {hide_credentials(url)}")
+                for line in self._look(url):
+                    self._echo(line)
                 environment = {
                     **os.environ,
                     "PYTHONUNBUFFERED": "1",
@@ -113,22 +127,37 @@ class Run:
                     await run_setup(command, log=log, environment=environment)
                 topology = self._filled(start_s=time.time() + _LEAD_S)
                 specs = self._specs(topology, url, environment)
-                await self._observe(stack, url)
+                bus = await self._observe(stack, url)
                 supervisor = Supervisor(specs, broker=broker, on_event=self._process_event)
-                await self._live(supervisor, url, started)
+                await self._live(supervisor, bus, url, started)
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 loop.remove_signal_handler(number)
         return await asyncio.to_thread(self.lab.write, self._folder)
+
+    def _hang_up(self) -> None:
+        """The terminal went away: end as by Ctrl-C, with a report, and write to it no more."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for number in self._terminals:
+            os.dup2(nowhere, number)
+        os.close(nowhere)
+        self._interrupted.set()
 
     async def _broker(self, stack: AsyncExitStack) -> EmbeddedBroker | None:
         choice = self._topology.broker
         if not choice.embedded:
             return None
-        broker = EmbeddedBroker(self._folder / "broker", host=choice.host, port=choice.port)
-        return await stack.enter_async_context(broker)
+        while True:
+            port = usual_port(choice.host) if choice.port is None else choice.port
+            broker = EmbeddedBroker(self._folder / "broker", host=choice.host, port=port)
+            try:
+                return await stack.enter_async_context(broker)
+            except BrokerStartError:
+                # Another run took the port in between: the next one, where none was asked for.
+                if choice.port is not None or port == 0 or is_free(port, host=choice.host):
+                    raise
 
-    async def _observe(self, stack: AsyncExitStack, url: str) -> None:
+    async def _observe(self, stack: AsyncExitStack, url: str) -> Bus:
         topology = self._topology
         settings = BrokerSettings(
             url=url,
@@ -146,8 +175,9 @@ class Run:
         )
         await bus.connected(10.0)
         await self.lab.observe(bus, site=topology.site)
+        return bus
 
-    async def _live(self, supervisor: Supervisor, url: str, started: datetime) -> None:
+    async def _live(self, supervisor: Supervisor, bus: Bus, url: str, started: datetime) -> None:
         """Run the services until the run is over, and take the figures at that moment."""
         supervising = asyncio.create_task(supervisor.run(), name="supervisor")
         try:
@@ -164,11 +194,49 @@ class Run:
                 closed=end.closed,
                 outcome=end.outcome,
             )
+            await self._take_home(bus)
         finally:
             self._echo("stopping the services")
             supervising.cancel()
             with suppress(asyncio.CancelledError, ExceptionGroup):
                 await supervising
+
+    def _look(self, url: str) -> list[str]:
+        """Commands that show what is being said, to be copied into another terminal."""
+        base, site = self._topology.base, self._topology.site
+        address = urlsplit(url)
+        lines = [f"look: edgebus topics watch '{base}/{site}/+/+/state' --broker {url}"]
+        if address.scheme != "mqtt" or "@" in url or not address.hostname:
+            return [] if "@" in url else lines
+        where = "" if address.hostname == "127.0.0.1" else f" -h {address.hostname}"
+        return [
+            *lines,
+            *(
+                f"look: mosquitto_sub{where} -p {address.port or 1883} {words}"
+                for words in self.lab.look(base=base, site=site)
+            ),
+        ]
+
+    async def _take_home(self, bus: Bus) -> None:
+        """Write each model that was made in this run and released: as a bundle, and as ONNX."""
+        made = {job.candidate.digest for job in self.lab.state.accepted if job.candidate}
+        newest = {
+            release.bundle.model.name: release.bundle
+            for release in self.lab.state.releases.values()
+            if release.bundle.model.digest in made
+        }
+        for name, reference in newest.items():
+            folder = self._folder / "models" / f"{name}-v{reference.model.version}"
+            try:
+                bundle = await fetch_bundle(bus, reference, timeout_s=_TAKE_HOME_S)
+                await asyncio.to_thread(export_bundle, bundle, folder)
+                await asyncio.to_thread(
+                    export_bundle, bundle, folder.with_name(f"{folder.name}.onnx")
+                )
+            except (ArtifactError, OSError) as error:
+                self._echo(f"the model {name} could not be written: {error}")
+            else:
+                self.models.append(folder)
 
     def _make_view(self, url: str) -> LiveView | PlainView:
         console = Console(highlight=False)
@@ -183,7 +251,10 @@ class Run:
         loop = asyncio.get_running_loop()
         began = loop.time()
         while True:
-            view.refresh()
+            try:
+                view.refresh()
+            except OSError:  # before the signal says so
+                self._hang_up()
             end = check_end(self.lab.state, self._topology, elapsed_s=loop.time() - began)
             if end.over:
                 return end

@@ -12,6 +12,7 @@ from edgebus.contracts import (
     Candidate,
     DeadLetter,
     Drift,
+    Metrics,
     ModelStatus,
     Release,
     RolloutStatus,
@@ -88,8 +89,11 @@ class RunState:
         on_event: Called for each event of the history.
         samples: Samples per stream, ``node/stream``.
         sample_bytes: Their payload bytes, redelivered ones included.
+        releases: By model, channel and sequence, in the order in which they came.
         block_bytes: Bytes of model blocks per provider, ``node/service``.
         drift_at: When the inputs began to change, where that is known.
+        drifts: What drift detectors told, returns to normal too.
+        drift_watchers: Services that watch for drift, ``node/service``.
         events: The newest events.
     """
 
@@ -105,13 +109,15 @@ class RunState:
         self.store: StoreStatus | None = None
         self.progress: TrainingProgress | None = None
         self.results: dict[str, TrainingResult] = {}
-        self.releases: dict[int, Release] = {}
+        self.releases: dict[tuple[str, str, int], Release] = {}
         self.rollout: RolloutStatus | None = None
         self.dead_letters: list[DeadLetter] = []
         self.samples: dict[str, int] = {}
         self.sample_bytes: dict[str, int] = {}
         self.block_bytes: dict[str, int] = {}
         self.drift_at: datetime | None = None
+        self.drifts: list[Drift] = []
+        self.drift_watchers: set[str] = set()
         self.events: deque[RunEvent] = deque(maxlen=_MAX_EVENTS)
         self._sample_ids: set[str] = set()
         self.on_event: Callable[[RunEvent], object] = lambda _event: None
@@ -198,10 +204,17 @@ class RunState:
         """A collector noticed that a statistic of a stream changed, or came back."""
         if self.drift_at is None and not self.drift_is_known and not drift.returned:
             self.drift_at = drift.since
-        stream = f"{service_of(drift.source).partition('/')[0]}/{drift.stream}"
+        self.drifts.append(drift)
+        self.drift_watchers.add(service_of(drift.source))
         change = f"{drift.statistic} from {drift.before:.3g} to {drift.after:.3g}"
-        text = f"{change}, back to normal" if drift.returned else change
-        self.log_event(drift.time, stream, "drift", text)
+        late = max(0.0, (drift.time - drift.since).total_seconds())
+        text = f"drift is over: {change}" if drift.returned else f"drift noticed: {change}"
+        self.log_event(drift.time, drifted_stream(drift), "drift", f"{text}, since {late:.0f} s")
+
+    def on_metrics(self, metrics: Metrics) -> None:
+        """A service counts; one that watches for drift says how many streams have drifted."""
+        if "drift.streams" in metrics.gauges:
+            self.drift_watchers.add(service_of(metrics.source))
 
     def on_block(self, provider: str, *, size: int) -> None:
         """A block of a bundle was published by `provider` (``node/service``)."""
@@ -238,12 +251,13 @@ class RunState:
         """The distributor released a version."""
         self.rounds.on_release(release)
         model = release.bundle.model
-        if release.sequence not in self.releases:
+        key = (model.name, release.channel, release.sequence)
+        if key not in self.releases:
             text = f"{model.name} version {model.version} to channel {release.channel}"
             if release.reason:
                 text += f" ({release.reason})"
             self.log_event(release.time, service_of(release.source), "release", text)
-        self.releases[release.sequence] = release
+        self.releases[key] = release
 
     def on_rollout(self, status: RolloutStatus) -> None:
         """A release came further."""
@@ -293,16 +307,31 @@ class RunState:
 
     @property
     def release(self) -> Release | None:
-        """The newest release."""
-        return self.releases[max(self.releases)] if self.releases else None
+        """The newest release of any model."""
+        return max(self.releases.values(), key=lambda release: release.time, default=None)
 
     @property
     def later_version(self) -> int | None:
-        """The newest released version, where it is later than the run's first."""
-        release, first = self.release, self.first_version()
-        if release is None or first is None or release.bundle.model.version <= first:
+        """The newest released version that is later than the first one of its model in the run."""
+        if self.first_version() is None:
             return None
-        return release.bundle.model.version
+        later = [
+            release
+            for release in self.releases.values()
+            if release.bundle.model.version > self._first_of(release.bundle.model.name)
+        ]
+        newest = max(later, key=lambda release: release.time, default=None)
+        return None if newest is None else newest.bundle.model.version
+
+    def _first_of(self, model: str) -> int:
+        """The version of a model that the run began with; of one that nobody serves, the run's."""
+        served = [
+            status.serving.version
+            for edge in self.edges.values()
+            for status in edge.statuses
+            if status.serving is not None and status.serving.name == model
+        ]
+        return min(served, default=self.first_version() or 0)
 
     @property
     def accepted(self) -> list[TrainingResult]:
@@ -318,10 +347,21 @@ class RunState:
             for states in self.services.values()
         )
 
+    def followed(self, edge: EdgeModel) -> Release | None:
+        """The newest release of the model and channel that an edge follows."""
+        status = edge.now
+        reference = status.serving or status.target
+        name = status.model or (reference and reference.name)
+        found = [
+            release
+            for (model, channel, _), release in self.releases.items()
+            if (model, channel) == (name, status.channel)
+        ]
+        return max(found, key=lambda release: release.sequence, default=None)
+
     def converged(self, edge: EdgeModel) -> bool:
-        """Whether an edge serves the newest release."""
-        release = self.release
-        serving = edge.now.serving
+        """Whether an edge serves the newest release of its model."""
+        release, serving = self.followed(edge), edge.now.serving
         return (
             release is not None
             and serving is not None
@@ -332,6 +372,11 @@ class RunState:
 def service_of(source: str) -> str:
     """``node/service`` of a message's source ``site/node/service``."""
     return source.partition("/")[2] or source
+
+
+def drifted_stream(drift: Drift) -> str:
+    """``node/stream`` of a drift."""
+    return f"{service_of(drift.source).partition('/')[0]}/{drift.stream}"
 
 
 def _short(job: str) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypedDict, Unpack
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgebus.contracts import GateReport, Release, Timestamp
-from edgebus.lab.run_state import RunState, service_of
+from edgebus.lab.run_state import RunState, drifted_stream, service_of
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -107,6 +107,18 @@ class StreamSummary(SummaryPart):
     samples: Count = 0
 
 
+class DriftSummary(SummaryPart):
+    """A change of a stream that was noticed, or its return to normal."""
+
+    stream: str = Field(description="node/stream")
+    statistic: str
+    before: float = Field(description="Mean before the change.")
+    after: float = Field(description="Mean since the change.")
+    since: Timestamp = Field(description="When it began, by the stream's clock.")
+    noticed: Timestamp
+    returned: bool = Field(description="It is back to what was normal.")
+
+
 class Edges(SummaryPart):
     """The roll-out, over all edges."""
 
@@ -134,6 +146,10 @@ class Summary(SummaryPart):
     streams: tuple[StreamSummary, ...] = ()
     nodes: tuple[EdgeSummary, ...] = ()
     trainings: tuple[TrainingSummary, ...] = ()
+    drift_watched: bool = Field(default=False, description="Some service watched for drift.")
+    drifts: tuple[DriftSummary, ...] = Field(
+        default=(), description="What was noticed, oldest first."
+    )
     dead_letters: Count = Field(default=0, description="Messages nobody could handle.")
     restarts: Count = Field(
         default=0, description="Services that the broker reported offline, then came back."
@@ -206,6 +222,19 @@ def summarize(state: RunState, **facts: Unpack[RunFacts]) -> Summary:
             TrainingSummary.model_validate(result, from_attributes=True)
             for result in sorted(state.results.values(), key=lambda result: result.started)
         ),
+        drift_watched=bool(state.drift_watchers),
+        drifts=tuple(
+            DriftSummary(
+                stream=drifted_stream(drift),
+                statistic=drift.statistic,
+                before=drift.before,
+                after=drift.after,
+                since=drift.since,
+                noticed=drift.time,
+                returned=drift.returned,
+            )
+            for drift in sorted(state.drifts, key=lambda drift: drift.time)
+        ),
         dead_letters=len(state.dead_letters),
         restarts=state.restarts,
     )
@@ -222,13 +251,16 @@ def _model(state: RunState) -> ModelSummary | None:
     served = [edge.now.serving for edge in state.edges.values() if edge.now.serving is not None]
     if first is None or not served:
         return None
-    accepted = state.accepted
+    accepted, release = state.accepted, state.release
+    # With several models: the one that was retrained.
+    name = accepted[-1].model.name if accepted else served[0].name
+    versions = [model.version for model in served if model.name == name]
     return ModelSummary(
-        name=served[0].name,
+        name=name,
         first_version=first,
-        last_version=max(model.version for model in served),
+        last_version=max(versions, default=first),
         update_bytes=accepted[-1].update_bytes if accepted else 0,
-        bundle_bytes=state.release.bundle.size if state.release else 0,
+        bundle_bytes=release.bundle.size if release else 0,
     )
 
 
@@ -242,7 +274,7 @@ def _seconds(state: RunState, started: datetime, finished: datetime) -> Seconds:
     release = next(
         (
             release
-            for _, release in sorted(state.releases.items())
+            for release in state.releases.values()
             if release.bundle.model.digest == candidate
         ),
         None,

@@ -78,12 +78,14 @@ class RunView:
         streams: The middle of the view.
         title: Name of the run.
         elapsed: Since its start.
+        height: Lines of the screen; None: as many as it takes.
     """
 
     state: RunState
     streams: RenderableType
     title: str
     elapsed: timedelta
+    height: int | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         minutes, seconds = divmod(int(self.elapsed.total_seconds()), 60)
@@ -93,7 +95,7 @@ class RunView:
         head.add_row(
             Text.assemble(("EdgeBus ", "bold"), (self.title, "cyan")), f"{minutes}:{seconds:02d}"
         )
-        height = options.height
+        height = self.height
 
         def drawn(part: RenderableType) -> list[list[Segment]]:
             return console.render_lines(Padding(part, (0, 1)), options.update(height=None))
@@ -222,14 +224,18 @@ def _rollout(state: RunState) -> tuple[RenderableType, RenderableType]:
     if release is None or not state.edges:
         return _bar(0), Text("nothing released", "dim")
     text = Text(f"v{release.bundle.model.version}: ")
+    if not any(state.followed(edge) is release for edge in state.edges.values()):
+        text.append(f"no edge follows {release.bundle.model.name}", "red")
     shares: list[float] = []
     for name, edge in sorted(state.edges.items()):
+        if state.followed(edge) is not release:
+            continue
         done = state.converged(edge)
         shares.append(1.0 if done else edge.now.progress)
         shown = "serves" if done else edge.now.state
         style = "green" if done else "red" if shown == "failed" else "yellow"
         text.append(f"{name.partition('/')[0]} {shown}  ", style)
-    return _bar(sum(shares) / len(shares)), text
+    return _bar(sum(shares) / max(1, len(shares))), text
 
 
 def _bar(share: float) -> ProgressBar:
@@ -279,7 +285,13 @@ class LiveView:
         """Draw it as it is now."""
         now = utc_now()
         streams, elapsed = self._streams(now), now - self._started
-        view = RunView(state=self._state, streams=streams, title=self._title, elapsed=elapsed)
+        view = RunView(
+            state=self._state,
+            streams=streams,
+            title=self._title,
+            elapsed=elapsed,
+            height=self._live.console.height,
+        )
         self._live.update(view, refresh=True)
 
 
@@ -345,6 +357,20 @@ def gate_table(domains: Sequence[DomainReport]) -> RenderableType:
     return Padding(table, (0, 0, 1, 0))
 
 
+def drift_text(summary: Summary) -> str:
+    """What the drift detectors noticed, in words; empty where nothing watched."""
+    told = [drift for drift in summary.drifts if not drift.returned]
+    if not told:
+        return "none noticed" if summary.drift_watched else ""
+    first = {(drift.stream, drift.statistic): drift for drift in reversed(told)}
+    each = [
+        f"{stream}: {name} {drift.before:.3g} to {drift.after:.3g}, "
+        f"{(drift.noticed - drift.since).total_seconds():.0f} s after it began"
+        for (stream, name), drift in sorted(first.items())
+    ]
+    return f"{len(told)} noticed; " + "; ".join(each[:_PARTS])
+
+
 def summary_table(
     summary: Summary,
     rounds: Sequence[Round] = (),
@@ -374,6 +400,8 @@ def summary_table(
     grid.add_row(
         "bytes", f"{human_bytes(summary.bytes.up)} up, {human_bytes(summary.bytes.down)} down"
     )
+    if drift := drift_text(summary):
+        grid.add_row("drift", drift)
     grid.add_row("seconds", f"{seconds.total:.0f}: " + ", ".join(stages))
     for one in rounds:
         grid.add_row("round", round_summary(one))

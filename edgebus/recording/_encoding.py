@@ -15,7 +15,8 @@ from functools import cache
 from typing import Any
 
 from edgebus.bus import RawMessage
-from edgebus.contracts import Message, Qos, RecordPayload, Wrapper
+from edgebus.contracts import Message, PayloadError, Qos, RecordPayload, Wrapper
+from edgebus.contracts.payload import Overlay
 from edgebus.contracts.peek import instant_of, json_object, record_in
 from edgebus.contracts.registry import all_messages, all_topics, topic_of
 
@@ -23,6 +24,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _JSON = "application/json"
 _BYTES = "application/octet-stream"
 _PREFIX = "edgebus."
+DRAWN = f"{_PREFIX}drawn"
+"""Marks channels of overlays in their metadata."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,7 @@ class Channel:
         retain: Whether the broker keeps the last of them, as far as that can be seen.
         retained: They came from what the broker had kept: state from before the recording.
         content_type: MIME type.
+        drawn: They are overlays of another channel's messages: nobody has sent them.
     """
 
     topic: str
@@ -46,10 +50,13 @@ class Channel:
     retain: bool = False
     retained: bool = False
     content_type: str = ""
+    drawn: bool = False
 
     @property
     def metadata(self) -> dict[str, str]:
         """What `channel_facts` reads back."""
+        if self.drawn:
+            return {DRAWN: "true"}
         return {
             f"{_PREFIX}qos": str(self.qos),
             f"{_PREFIX}retain": str(self.retain).lower(),
@@ -119,6 +126,40 @@ def encode(message: RawMessage) -> Encoded:
     record = record_in(message.topic, message.payload)
     sent = message.received if record is None else record.time
     return Encoded(channel, message.payload, nanoseconds(sent))
+
+
+@cache
+def overlays() -> Mapping[str, Overlay]:
+    """What draws messages over the inputs that they are about, by the messages' schema."""
+    kinds = all_messages().items()
+    return {name: drawn for name, kind in kinds if (drawn := kind.overlay()) is not None}
+
+
+def overlay_of(encoded: Encoded) -> Encoded | None:
+    """The overlay of a message; None for one without, or that is not what its schema says."""
+    drawn = overlays().get(encoded.channel.schema)
+    if drawn is None:
+        return None
+    try:
+        message = all_messages()[encoded.channel.schema].decode(encoded.data)
+    except PayloadError:
+        return None
+    channel = Channel(
+        topic=f"{encoded.channel.topic}/{drawn.level}",
+        encoding=drawn.encoding,
+        schema=drawn.schema,
+        drawn=True,
+    )
+    return Encoded(channel, drawn.draw(message), encoded.sent)
+
+
+def schema_of(name: str) -> tuple[str, bytes]:
+    """MCAP's encoding of a schema, and the schema."""
+    forms: dict[str, Wrapper | Overlay] = {each.schema: each for each in overlays().values()}
+    forms |= {schema: wrapper for schema, (wrapper, _) in wrappers().items()}
+    if name in forms:
+        return forms[name].schema_encoding, forms[name].definition()
+    return "jsonschema", json_schema(all_messages()[name])
 
 
 def decode(*, encoding: str, schema: str, data: bytes) -> bytes:

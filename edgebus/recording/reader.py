@@ -15,7 +15,7 @@ from mcap.records import Channel, Chunk, Message, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
 
 from edgebus.contracts import Qos
-from edgebus.recording._encoding import channel_facts, decode
+from edgebus.recording._encoding import DRAWN, channel_facts, decode
 from edgebus.recording.errors import RecordingUnreadableError
 
 _MAX_RECORD = 256 * 1024 * 1024
@@ -107,6 +107,8 @@ class Recording:
                 elif isinstance(piece, Channel):
                     channels[piece.id] = piece
                 elif isinstance(piece, Message):
+                    if _is_drawn(piece, channels):
+                        continue
                     try:
                         made = _made(piece, channels, schemas)
                     except ValueError:
@@ -162,6 +164,12 @@ def _pieces(file: IO[bytes]) -> Iterator[object]:
             yield error
         else:
             yield from parts
+
+
+def _is_drawn(message: Message, channels: dict[int, Channel]) -> bool:
+    """Whether it is an overlay, made for viewers: nobody has sent it."""
+    channel = channels.get(message.channel_id)
+    return channel is not None and DRAWN in channel.metadata
 
 
 def _made(message: Message, channels: dict[int, Channel], schemas: dict[int, str]) -> Recorded:

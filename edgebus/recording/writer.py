@@ -11,8 +11,14 @@ from typing import IO, cast
 from mcap.writer import CompressionType, Writer
 
 from edgebus.bus import RawMessage
-from edgebus.contracts.registry import all_messages
-from edgebus.recording._encoding import Channel, encode, json_schema, nanoseconds, wrappers
+from edgebus.recording._encoding import (
+    Channel,
+    Encoded,
+    encode,
+    nanoseconds,
+    overlay_of,
+    schema_of,
+)
 from edgebus.recording._sink import Sink
 from edgebus.recording.errors import RecordingExistsError, RecordingWriteError
 
@@ -66,7 +72,7 @@ class RecordingWriter:
     @property
     def channels(self) -> int:
         """Channels so far: one per topic and the circumstances its messages came in."""
-        return len(self._channels)
+        return sum(not channel.drawn for channel in self._channels)
 
     @property
     def size(self) -> int:
@@ -81,19 +87,14 @@ class RecordingWriter:
     def add(self, message: RawMessage) -> None:
         """Add a message; it is on disk after the next `spill` that follows a full chunk."""
         encoded = encode(message)
-        channel = self._channel(encoded.channel)
-        if channel is None:
+        received = nanoseconds(message.received)
+        if not self._add(encoded, received=received):
             self.left_out += 1
             return
-        self._sequence[channel] += 1
-        self._writer.add_message(
-            channel,
-            log_time=nanoseconds(message.received),
-            publish_time=encoded.sent,
-            sequence=self._sequence[channel] & 0xFFFFFFFF,
-            data=encoded.data,
-        )
         self.messages += 1
+        overlay = overlay_of(encoded)
+        if overlay is not None:
+            self._add(overlay, received=received)
 
     def seal(self) -> None:
         """End the chunk, so that the next `spill` puts everything so far on disk."""
@@ -140,6 +141,21 @@ class RecordingWriter:
         """Close the file as it is, without an index; what was spilled stays readable."""
         self._sink.close(sync=False)
 
+    def _add(self, encoded: Encoded, *, received: int) -> bool:
+        """Add to a channel; False where the file has too many."""
+        channel = self._channel(encoded.channel)
+        if channel is None:
+            return False
+        self._sequence[channel] += 1
+        self._writer.add_message(
+            channel,
+            log_time=received,
+            publish_time=encoded.sent,
+            sequence=self._sequence[channel] & 0xFFFFFFFF,
+            data=encoded.data,
+        )
+        return True
+
     def _channel(self, channel: Channel) -> int | None:
         number = self._channels.get(channel)
         if number is None:
@@ -160,11 +176,7 @@ class RecordingWriter:
             return 0
         number = self._schemas.get(name)
         if number is None:
-            if name in wrappers():
-                wrapper, _ = wrappers()[name]
-                encoding, data = wrapper.schema_encoding, wrapper.definition()
-            else:
-                encoding, data = "jsonschema", json_schema(all_messages()[name])
+            encoding, data = schema_of(name)
             number = self._writer.register_schema(name=name, encoding=encoding, data=data)
             self._schemas[name] = number
         return number

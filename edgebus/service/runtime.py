@@ -18,6 +18,7 @@ from edgebus.bus import (
     DrainTimeoutError,
     Event,
     IdentityTakenError,
+    MessageTooLargeError,
     OutboxFullError,
     Transport,
     is_ours,
@@ -204,7 +205,13 @@ class Runtime(Generic[S]):
         vitals = Vitals(self.metrics)
         while True:
             message = vitals.message(session=self.presence.session, stats=bus.stats)
-            await bus.publish(address, message)
+            try:
+                await bus.publish(address, message)
+            except MessageTooLargeError as error:
+                # The figures of the process itself are what tells that it lives.
+                self._log.warning("heartbeat without counters and gauges", reason=str(error))
+                bare = message.model_copy(update={"counters": {}, "gauges": {}})
+                await bus.publish(address, bare)
             await asyncio.sleep(self._node.heartbeat_s)
 
     # What the service may ask of its host.

@@ -24,9 +24,11 @@ from edgebus.contracts import (
     ModelStatus,
     Release,
     Segment,
+    Source,
     utc_now,
 )
 from edgebus.contracts.trace import continue_trace
+from edgebus.serving.authority import MAX_JUMP, Authorities
 from edgebus.serving.errors import InferenceError, ModelRefusedError
 from edgebus.serving.serving_state import ServingState, StateFile
 from edgebus.serving.swap import M, Serving, Swap
@@ -45,6 +47,10 @@ class ReleaseSettings(BaseModel):
 
     channel: Segment = "stable"
     """Channel whose releases are followed."""
+    releases_from: Annotated[tuple[Source, ...], Field(min_length=1)] | None = None
+    """Services whose releases are followed, each as `site/node/service`; null: those of the own
+    node, and the first one that announces a release of the model, which is remembered. Name them
+    where other devices of the site are not to be trusted: one of them may be the first."""
     fetch_attempts: Annotated[int, Field(ge=1, le=100)] = 5
     """Attempts per release when the disk or the store fails; a release that is itself wrong is
     tried once."""
@@ -102,6 +108,7 @@ class ReleaseFollower(Generic[M]):
         task: Its workload; None: any.
         stream: The stream whose own model it is; None: the shared one. Where an own model is taken
             back and there is none before it, the shared one answers.
+        authorities: Whose releases count.
         store: Where bundles are.
         state: Remembers what serves.
         swap: Holds the model that serves.
@@ -120,6 +127,7 @@ class ReleaseFollower(Generic[M]):
         model: str,
         task: str | None = None,
         stream: str | None = None,
+        authorities: Authorities,
         store: Store,
         state: StateFile,
         swap: Swap[M],
@@ -131,6 +139,7 @@ class ReleaseFollower(Generic[M]):
         self._settings = settings
         self._identity = identity
         self._model, self._task, self._stream = model, task, stream
+        self._authorities = authorities
         self._store = store
         self._file = state
         self._swap = swap
@@ -223,8 +232,18 @@ class ReleaseFollower(Generic[M]):
     def offer(self, release: Release) -> bool:
         """A release was announced; True if it is newer than all before.
 
-        The highest sequence counts, whichever version it names.
+        The highest sequence of whoever decides about the model counts, whichever version it names.
         """
+        if not self._authorities.accepts(self._model, release.source):
+            return False
+        acted_on = self._remembered.sequence
+        if acted_on and release.sequence > acted_on + MAX_JUMP:
+            reason = (
+                f"its sequence lies more than {MAX_JUMP} above {acted_on}; if that is right, stop "
+                f"the service and remove {self._file.path}"
+            )
+            self._log.warning("release not followed", sequence=release.sequence, reason=reason)
+            return False
         newest = self._wanted.sequence if self._wanted is not None else self._remembered.sequence
         again = self._wanted is None and release.sequence == newest
         if release.sequence < newest or (release.sequence == newest and not again):

@@ -59,8 +59,9 @@ class BrokerChoice(_Part):
     """MQTT version; the embedded broker speaks 3.1.1 only."""
     host: str = "127.0.0.1"
     """Address the embedded broker listens on."""
-    port: Annotated[int, Field(ge=0, le=65535)] = 0
-    """Port of the embedded broker; 0 takes a free one."""
+    port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Port of the embedded broker; null takes 1883, or where that is taken the first free one up to
+    1899; 0 takes any free one."""
 
     @model_validator(mode="before")
     @classmethod

@@ -2,7 +2,7 @@
 
 from edgebus.transfer._receiver import BlockReceiver, Patience
 from edgebus.transfer._sender import BlockSender
-from edgebus.transfer.fetch import ArtifactFetcher, FetchProgress
+from edgebus.transfer.fetch import ArtifactFetcher, FetchProgress, fetch_bundle
 from edgebus.transfer.serve import ArtifactProvider, reference
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "BlockSender",
     "FetchProgress",
     "Patience",
+    "fetch_bundle",
     "reference",
 ]

@@ -26,7 +26,14 @@ from edgebus_camera.sources import (
 )
 from edgebus_camera.sources.opening import DEFAULT_FPS
 from edgebus_camera.view import EncodedFrame, View
-from edgebus_detection.messages import CAMERA_FRAME, CAMERA_TRUTH, Frame, FrameRecord, GroundTruth
+from edgebus_detection.messages import (
+    CAMERA_FRAME,
+    CAMERA_TRUTH,
+    MOST_BOXES,
+    Frame,
+    FrameRecord,
+    GroundTruth,
+)
 
 _EXPIRES_S = 5.0
 """A frame that a broker still holds after this is of no use to a detector."""
@@ -217,7 +224,10 @@ class _CameraLoop:
             width=encoded.width,
             height=encoded.height,
         )
-        if encoded.boxes is not None:
+        truth = None
+        if encoded.boxes is not None and len(encoded.boxes) > MOST_BOXES:
+            self._count("truths_too_large")  # part of the truth would be a wrong one
+        elif encoded.boxes is not None:
             truth = GroundTruth(
                 traceparent=continue_trace(traceparent),
                 frame=record.id,
@@ -230,9 +240,10 @@ class _CameraLoop:
                 condition=encoded.condition,
                 effects=dict(encoded.effects),
             )
-            await service.bus.publish(self._truth_topic, truth, expires_in_s=_EXPIRES_S)
         frame = Frame.build(encoded.jpeg, record)
         try:
+            if truth is not None:
+                await service.bus.publish(self._truth_topic, truth, expires_in_s=_EXPIRES_S)
             await service.bus.publish(self._frame_topic, frame, expires_in_s=_EXPIRES_S)
         except MessageTooLargeError as error:
             await self._cannot_send(error)

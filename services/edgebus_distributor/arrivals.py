@@ -53,6 +53,8 @@ class Arrivals:
         self._refused = refused
         self._changed = asyncio.Event()
         self._results: dict[Key, set[asyncio.Future[Decision]]] = {}
+        # Accepted, so no longer wanted, and not announced yet.
+        self._decided: set[Key] = set()
         self._log = structlog.get_logger("edgebus.distributor").bind(source=identity.source)
 
     def want(self, intake: Intake) -> None:
@@ -93,9 +95,9 @@ class Arrivals:
             while True:
                 wanted = {intake.key: intake for intake in self._registry.intakes()}
                 for key, task in list(running.items()):
-                    if key not in wanted:
+                    if key not in wanted and key not in self._decided:
                         task.cancel()
-                    if key not in wanted or task.done():
+                    if task.done() or task.cancelling():
                         del running[key]
                 for key, intake in wanted.items():
                     if key not in running:
@@ -123,7 +125,11 @@ class Arrivals:
             except (OSError, BusError) as error:
                 self._log.warning("bringing in goes on later", error=str(error), in_s=_RETRY_S)
                 await asyncio.sleep(_RETRY_S)
-        await self._accepted(decision)
+        self._decided.add(intake.key)
+        try:
+            await self._accepted(decision)
+        finally:
+            self._decided.discard(intake.key)
         for future in self._waiting(intake):
             future.set_result(decision)
 

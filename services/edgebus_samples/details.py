@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgebus.contracts import PayloadError
@@ -143,7 +143,7 @@ class PictureCatalog(Catalog):
         )
         if (taught := self.taught(entry)) is not None:
             by, certain, uncertain = taught
-            sources = replace(sources, teacher=certain, unsure=uncertain, teacher_by=by)
+            sources = sources.with_teacher(certain=certain, unsure=uncertain, by=by)
         return SampleDetail(entry=entry, sample=sample, sources=sources, merged=merge(sources))
 
     def taught(self, entry: Entry) -> tuple[str, tuple[Box, ...], tuple[Box, ...]] | None:
@@ -166,7 +166,7 @@ class PictureCatalog(Catalog):
         return None if bundle is None else detection_spec(bundle.manifest).classes
 
     def _may_conflict(self, entry: Entry) -> bool:
-        """Possibility of two label sources, by the database alone."""
+        """Possibility of a conflict, without the sample's file: a teacher may contradict itself."""
         if entry.labels is not None or entry.policy == "feedback":
             return True
-        return entry.truths is not None and self._answers.of(entry.path.stem) is not None
+        return self._answers.of(entry.path.stem) is not None

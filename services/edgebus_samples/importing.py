@@ -189,7 +189,7 @@ def _sourced(
 def _distance(first: Box, second: Box) -> float:
     """The most by which a side has moved, in pixels."""
     sides = ("x1", "y1", "x2", "y2")
-    return max(abs(getattr(first, side) - getattr(second, side)) for side in sides)
+    return float(max(abs(getattr(first, side) - getattr(second, side)) for side in sides))
 
 
 def _rounded(box: Box) -> Box:

@@ -312,11 +312,41 @@ def test_the_report_opens_in_a_browser_without_a_network(demo: Demo, tmp_path: P
 def test_the_report_stands_alone(demo: Demo) -> None:
     page = (demo.folder / "report.html").read_text()
     assert "the loop closed" in page
-    assert page.count("data:image/jpeg;base64,") == 6
-    # Accuracy over time, and where the seconds of the round went.
-    assert page.count("data:image/png;base64,") == 2
-    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+    # Before and after of two cameras, and what the new model still gets wrong.
+    assert page.count("data:image/jpeg;base64,") > 6
+    # Accuracy, signals, precision, confusions and rounds, each for a screen and for a phone.
+    assert page.count("data:image/png;base64,") == 2 * 5
+    assert page.count("data:image/svg+xml;base64,") >= 1  # the loss of each job that was accepted
+    assert not re.search(r"""src(set)?=["'](?!data:)""", page)
+    # Links lead to files of the run, which the page does not need: the model cards.
+    links = re.findall(r"""href=["'](.+?)["']""", page)
+    assert links
+    assert all((demo.folder / link).is_file() for link in links)
     assert "<script" not in page
+
+
+def test_the_dusk_is_noticed_by_the_drift_detector(demo: Demo) -> None:
+    noticed = {drift.stream: drift for drift in demo.summary.drifts if not drift.returned}
+    assert set(noticed) == {"edge-1/north", "edge-2/south"}
+    for drift in noticed.values():
+        late = (drift.noticed - demo.summary.started).total_seconds()
+        assert late > 30
+        assert drift.after < drift.before
+    history = (demo.folder / "events.csv").read_text()
+    page = (demo.folder / "report.html").read_text()
+    assert history.count("drift noticed") == page.count("drift noticed: ")
+
+
+def test_before_and_after_are_one_frame(demo: Demo) -> None:
+    for camera in ("edge-1-north", "edge-2-south"):
+        old, new = (
+            cv2.imread(str(demo.folder / "pictures" / f"{camera}-{phase}.jpg"))
+            for phase in ("after-drift", "after-loop")
+        )
+        assert old is not None
+        assert new is not None
+        # All but the boxes and their labels.
+        assert (abs(old.astype(int) - new).max(axis=2) < 40).mean() > 0.85
 
 
 def test_nothing_is_left_running(demo: Demo) -> None:

@@ -6,9 +6,12 @@ import json
 import re
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
+from edgebus_detection.vision import encode_jpeg
 from guides import ROOT, Reader, snippets_of
+from retrainer_folder import DataFolder
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -55,6 +58,28 @@ def test_a_bus_is_recorded_replayed_and_traced(
         assert re.search(shown, reader.screen), f"{shown} is not in\n{reader.screen}"
     assert (reader.folder / "frame.jpg").read_text() == "no picture"
     reader.seen("traced", '"service.name": "camera"')
+
+
+def test_samples_are_looked_at_labelled_and_exchanged(follow: Callable[[str], Reader]) -> None:
+    reader = follow("samples.md")
+    store = DataFolder(reader.folder / "retrainer")
+    jpeg = encode_jpeg(np.full((240, 320, 3), 90, np.uint8))
+    samples = [
+        # The second one is labelled: an import of tasks that nobody touched is refused.
+        store.add(index, jpeg=jpeg, size=(320, 240), truth=index == 1, policy=policy)
+        for index, policy in enumerate(("confidence", "novelty"))
+    ]
+    reader.words = {
+        "/var/lib/edgebus/retrainer": str(store.path),
+        "39f8998": samples[0].record.id[-7:],
+    }
+    (boxes,) = (snippet for snippet in snippets_of(reader.page) if snippet.language == "json")
+    (reader.folder / "boxes.json").write_text(boxes.text)
+    for command in reader.commands("edgebus samples"):
+        reader.type(command)
+    assert samples[0].record.id[-7:] in reader.screen
+    for name in ("sample.html", "sheet.jpg", "to-label/tasks.json"):
+        assert (reader.folder / name).stat().st_size > 100
 
 
 def test_a_workload_is_written_and_its_loop_closes(follow: Callable[[str], Reader]) -> None:

@@ -83,13 +83,14 @@ def test_a_recording_is_collected_labelled_learnt_and_judged(
         "retrainer.gate.min_items": 1,
         "retrainer.options.min_measured_boxes": 1,
     }
-    command = f"{reader.command('edgebus up --source person')} --samples 40"
+    (command,) = reader.commands("edgebus up --source person-bicycle-car-detection.mp4")
+    command += " --samples 40"
     command += "".join(f" --set {key}={value}" for key, value in settings.items())
     reader.variables = {**reader.variables, "OMP_NUM_THREADS": "1"}
     output = reader.run_until(command, DECIDED.pattern, within_s=240)
 
     assert "model yolox_nano_416 v1: yolox head, 416 x 416" in output
-    assert "teacher yolov8n_640_f16w v1: yolov8 head, 640 x 640" in output
+    assert "teacher yolov8s v1: yolov8 head, 640 x 640" in output
     run = (reader.folder / "runs" / "latest").resolve()
     summary = DetectionSummary.model_validate_json((run / "summary.json").read_text())
     assert summary.frames.answered > 50

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ def run_until_judged(view: View, reader: Reader, data: Path) -> str:
     (folder / "yolox_nano_416.onnx").symlink_to(models / "yolox_nano_416.onnx")
     (folder / "yolov8s.onnx").symlink_to(models / "yolov8n_640_f16w.onnx")
     (folder / "coco128").symlink_to(data / "datasets" / "coco128")
-    command = reader.command(f"edgebus up --source {source.name}")
+    (command,) = reader.commands(f"edgebus up --source {source.name}")
     command = command.replace(" --set broker.port=1883", "")
     command += f" --fps 15 --samples {view.samples}"
     command += "".join(f" --set {pair}" for pair in (*SHORT, *view.settings))
@@ -133,7 +134,8 @@ def test_a_view_that_changes_is_noticed_collected_learnt_and_judged(
 ) -> None:
     reader = follow("tutorial.md")
     output = run_until_judged(view, reader, Path(DATA or "").resolve())
-    assert f"normal is what 200 pictures show: the first frames of {view.name}.txt" in output
+    first = f"the first frames of {view.name}.txt"
+    assert re.search(f"normal is what \\d+ pictures show: {first}", output)
     run = (reader.folder / "runs" / "latest").resolve()
 
     # The drift was told.

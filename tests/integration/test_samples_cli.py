@@ -166,10 +166,12 @@ async def test_a_person_labels_while_the_retrainer_runs_and_the_next_job_learns_
         at = ("--data", site.data)
         coco = tmp_path / "coco"
         written = await beside("samples", "export", "--include", "all", "--out", coco, *at)
-        assert written == f"40 samples in {coco}\n"
+        assert written == f"40 samples in {coco}: 40 without labels\n"
         fill_in(coco, seen)
         taken = await edgebus("samples", "import", coco, "--who", "ann", *at)
-        assert taken.startswith("40 samples labelled by operator:ann")
+        found, labelled = taken.splitlines()[:2]
+        assert found.startswith("instances_unlabelled.json (COCO): 40 of 40 pictures labelled, 80")
+        assert labelled.startswith("40 samples labelled by operator:ann")
 
         # One of those to train on is taken back, and waits for somebody; one is corrected.
         train = [s.record.id for s, _ in made if s.record.split == "train"]

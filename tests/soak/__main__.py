@@ -14,9 +14,11 @@ import structlog
 import typer
 from rich.console import Console
 
+from tests.soak.by_kill import kill_services, report_kills
 from tests.soak.faults import PHASES, run_faults
 from tests.soak.faults import report as report_faults
 from tests.soak.faults import write as write_faults
+from tests.soak.household import SERVICES
 from tests.soak.on_cluster import ClusterPlan, report_cluster, soak_cluster, write_cluster
 from tests.soak.runner import Plan, report, run, write
 
@@ -88,6 +90,22 @@ def cluster(
     if out is not None:
         write_cluster(plan, result, out)
     raise typer.Exit(1 if result.faults else 0)
+
+
+@app.command()
+def kills(
+    number: Annotated[int, typer.Option("--kills", help="Of each service.")] = 60,
+    only: Annotated[str, typer.Option(help="Services whose name holds this.")] = "",
+    seed: Annotated[int, typer.Option(help="Other moments.")] = 1,
+) -> None:
+    """Services killed with SIGKILL while they work; ends with 1 if something is lost or left."""
+    level = structlog.make_filtering_bound_logger(logging.CRITICAL)
+    structlog.configure(wrapper_class=level)
+    chosen = tuple(name for name in SERVICES if only in name)
+    with tempfile.TemporaryDirectory() as folder:
+        result = asyncio.run(kill_services(Path(folder), kills=number, only=chosen, seed=seed))
+    report_kills(result, console=Console())
+    raise typer.Exit(1 if result.wrong else 0)
 
 
 if __name__ == "__main__":

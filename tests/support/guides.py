@@ -175,15 +175,17 @@ class Reader:
                     printed[snippet.line] = self.type(snippet.text)
         return printed
 
-    def command(self, part: str) -> str:
-        """The page's command that holds these words, without what follows it in its block."""
-        for snippet in snippets_of(self.page):
-            lines = snippet.text.replace("\\\n", " ").splitlines()
-            for line in lines:
-                if part in line and snippet.language in ("", "sh"):
-                    return " ".join(line.split())
-        msg = f"{self.page} has no command with {part!r}"
-        raise AssertionError(msg)
+    def commands(self, start: str) -> list[str]:
+        """The page's commands that begin with these words, in order."""
+        lines = (
+            line
+            for snippet in snippets_of(self.page)
+            if snippet.language in ("", "sh")
+            for line in snippet.text.replace("\\\n", " ").splitlines()
+        )
+        found = [" ".join(line.split()) for line in lines if line.startswith(start)]
+        assert found, f"{self.page} has no command {start!r}"
+        return found
 
     def run_until(self, command: str, pattern: str, *, within_s: float) -> str:
         """Type a command, press Ctrl-C once it shows the pattern; all that it printed."""

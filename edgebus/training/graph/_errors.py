@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from typing import Final
+
+_WHOLE: Final = frozenset({"graph", "initializer"})
+"""Stand for an operator where the graph itself or its weights are the problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +37,26 @@ class UnsupportedGraphError(GraphError):
 
     Attributes:
         problems: Every unsupported operator, attribute variant and node, not only the first.
+        summary: The most important one, and the number of the others.
     """
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         self.problems = problems
+        self.summary = _summary(problems)
         shown = "\n".join(f"  - {problem}" for problem in problems[:40])
         more = f"\n  … and {len(problems) - 40} more" if len(problems) > 40 else ""
         super().__init__(
             f"this graph cannot be trained, {len(problems)} thing(s) are not supported:\n"
             f"{shown}{more}\nIt can still be served; to train it, re-export it without them."
         )
+
+
+def _summary(problems: tuple[Problem, ...]) -> str:
+    """The kind that most nodes have, what concerns the whole graph before it."""
+    counts = Counter(problem.op for problem in problems)
+    first = min(problems, key=lambda each: (each.op not in _WHOLE, -counts[each.op]))
+    others = len(problems) - 1
+    return f"{first}" + (f", and {others} more" if others else "")
 
 
 class GraphWeightsError(GraphError):

@@ -136,3 +136,28 @@ async def test_what_nobody_wants_any_more_goes_after_a_while(tmp_path: Path) -> 
         reader.subscribing(False)
         await until(lambda: reader.stats.unrouted == 3)
         assert reader.stats.inbox_messages == 0
+
+
+async def test_a_process_that_was_suspended_does_not_blame_its_handlers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broker = MemoryBroker()
+    gate = asyncio.Event()
+    got: list[int] = []
+
+    async def take(event: Event[Note]) -> None:
+        await gate.wait()
+        got.append(event.payload.n)
+
+    loop = asyncio.get_running_loop()
+    real, asleep = loop.time, 0.0
+    async with bus(broker, READER, handler_s=2.0) as reader:
+        await reader.subscribe(NOTE.any(), take)
+        await send(broker, 1)
+        await asyncio.sleep(0.1)
+        monkeypatch.setattr(loop, "time", lambda: real() + asleep)
+        asleep = 60.0  # SIGSTOP, and later SIGCONT
+        await asyncio.sleep(0.7)
+        gate.set()
+        await until(lambda: got == [0])
+        assert reader.stats.dead_letters == 0

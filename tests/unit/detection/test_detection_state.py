@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import io
-from functools import cache
+import re
+from functools import cache, partial
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from edgebus.lab import RunEvent, check_end, waiting_for
-from edgebus.lab.view import RunView, stage_of
+from edgebus.lab.view import LiveView, RunView, stage_of
 from edgebus.topology import Topology, Until
 from edgebus_detection.lab.measure import build_summary
 from edgebus_detection.lab.state import DetectionState
@@ -194,17 +195,15 @@ def test_the_view_of_every_stage_is_whole_at_every_width(
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_a_low_terminal_shows_the_newest_events_and_how_much_it_hides(width: int) -> None:
-    many = {f"gate-{number}": f"edge-{number}" for number in range(20)}
-    state = play_story(DetectionState(), seconds=90, cameras=many)
-    view = RunView(
-        state=state, streams=camera_table(state, at(90)), title="demo", elapsed=at(90) - START
-    )
-    console = Console(width=width, height=24, file=io.StringIO())
-    console.print(view, height=24)
+    state = story(90, long=True)
+    console = Console(width=width, height=13, file=io.StringIO(), force_terminal=True)
+    with LiveView(state, partial(camera_table, state), title="demo", console=console) as live:
+        live.refresh()
     assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue()
-    assert len(text.splitlines()) <= 24
-    assert "more lines in a higher terminal" in text
+    screen = console.file.getvalue().rpartition("\x1b[H")[2].partition("\x1b[?1049l")[0]
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen)
+    assert len(text.splitlines()) <= 13
+    assert ("more lines in a higher terminal" in text) == (width < 200)
     assert "is the first answered by version 2" in " ".join(text.split())
     assert "roll-out" in text
 

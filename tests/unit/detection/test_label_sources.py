@@ -1,12 +1,18 @@
 """Who is right where operators, truth and a teacher contradict each other."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from pydantic import ValidationError
 
 from edgebus.contracts import operator, teacher
-from edgebus_detection.labels.label_sources import LabelSources, count_conflicts, merge
+from edgebus_detection.labels.label_sources import (
+    LabelSources,
+    count_conflicts,
+    merge,
+    settle_classes,
+)
 from edgebus_detection.messages import Box, BoxLabels, SourcedBox, Verdict
 from edgebus_detection.vision import pair_boxes
 
@@ -142,3 +148,41 @@ def test_a_name_may_come_from_anywhere(who, by):
     verdict = said("missed", at=FAR).model_copy(update={"by": who})
     found = merge(LabelSources(truth=(CAR,), verdicts=(verdict,)))
     assert [claim.by for claim in found.sourced] == ["truth", by]
+
+
+def test_an_object_that_a_teacher_gives_two_classes_has_the_surer_one():
+    car, truck = box("car", 0, 0, score=0.5), box("truck", 0, 1, score=0.6)
+    rider = box("person", 0, 4, score=0.9)
+    sources = LabelSources().with_teacher(certain=(car, truck, rider), unsure=(), by=TEACHER)
+    found = merge(sources)
+    assert found.boxes == (truck, rider)
+    assert count_conflicts(found.conflicts) == {"teacher over teacher: class": 1}
+    (conflict,) = found.conflicts
+    assert conflict.summary == f"{TEACHER}: truck at (5, 6), which it also calls car"
+    # Somebody who knows better settles it anyhow.
+    found = merge(replace(sources, truth=(CAR, box("person", 0, 4))))
+    assert count_conflicts(found.conflicts) == {"truth over teacher: class": 1}
+
+
+@pytest.mark.parametrize(
+    ("boxes", "kept", "conflicts"),
+    [
+        ((), (), 0),
+        ((CAR,), (0,), 0),
+        ((CAR, FAR, box("bus", 0, 3)), (0, 1, 2), 0),
+        ((box("car", 0, 0, score=0.4), box("car", 0, 1, score=0.8)), (1,), 0),
+        (
+            (
+                box("bus", 0, 0, score=0.4),
+                box("car", 0, 1, score=0.8),
+                box("truck", 0, 1, score=0.6),
+            ),
+            (1,),
+            2,
+        ),
+    ],
+)
+def test_each_object_has_one_class(boxes, kept, conflicts):
+    found, lost = settle_classes(boxes, by=TEACHER)
+    assert found == tuple(boxes[place] for place in kept)
+    assert len(lost) == conflicts

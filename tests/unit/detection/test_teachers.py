@@ -259,6 +259,17 @@ def test_a_teacher_is_asked_only_where_nobody_else_knows(world):
     assert said[2]["boxes"][0]["by"] == BY
 
 
+def test_two_classes_of_one_object_are_one_label_and_counted(world):
+    fake = Fake((box("person", 0, 0, score=0.6), box("automobile", 0, 1, score=0.8)))
+    labelling = world.labelling(fake, flip_tolerance=None)
+    (taught,) = labelling.label([world.file(sample(0, truth=False))])
+    assert taught.truth.labels.tolist() == [1]
+    assert labelling.report().conflicts == {"teacher over teacher: class": 1}
+    (line,) = (world.folder / "job" / "labels.jsonl").read_text().splitlines()
+    (conflict,) = json.loads(line)["conflicts"]
+    assert "which it also calls person" in conflict
+
+
 def test_operators_count_more_than_truth_and_conflicts_are_counted(world):
     labelling = world.labelling()
     (found,) = labelling.label([world.file(sample(0), labels=by_ann())])

@@ -20,6 +20,7 @@ from edgebus.contracts import (
     Drift,
     GateReport,
     Identity,
+    Metrics,
     ModelRef,
     ModelStatus,
     Release,
@@ -173,7 +174,7 @@ def test_the_loop_closes_without_a_line_of_the_workload(tmp_path: Path) -> None:
     assert "error .9 to .4" in html
     assert "0.900 &rarr; 0.400" in html
     assert "winter" in html
-    assert "mAP" not in html
+    assert "mAP50" not in html
     console = Console(width=110, file=io.StringIO())
     console.print(lab.table())
     assert isinstance(console.file, io.StringIO)
@@ -183,7 +184,7 @@ def test_the_loop_closes_without_a_line_of_the_workload(tmp_path: Path) -> None:
     assert "winter" in table
 
 
-def test_drift_that_a_collector_notices_begins_the_loop() -> None:
+def test_drift_that_a_collector_notices_begins_the_loop(tmp_path: Path) -> None:
     lab = Lab()
     drift = Drift(
         time=at(8),
@@ -202,11 +203,47 @@ def test_drift_that_a_collector_notices_begins_the_loop() -> None:
     lab.state.on_drift(drift)
     lab.state.on_drift(drift.model_copy(update={"returned": True, "since": at(20)}))
     assert lab.state.drift_at == at(6)
-    assert [(event.source, event.text) for event in lab.state.events] == [
-        ("home/meter", "load from 1 to 2.5"),
-        ("home/meter", "load from 1 to 2.5, back to normal"),
+    told = [
+        ("home/meter", "drift noticed: load from 1 to 2.5, since 2 s"),
+        ("home/meter", "drift is over: load from 1 to 2.5, since 0 s"),
     ]
-    assert "● drift" in text_of(lab, 9)
+    assert [(event.source, event.text) for event in lab.state.events] == told
+    view = text_of(lab, 9)
+    assert "● drift" in view
+    # What was told on the bus is in the view, the table, the history, the figures and the report.
+    lab.finish(name="own", started=at(0), finished=at(30), closed=False, outcome="stopped")
+    report = lab.write(tmp_path)[0].read_text()
+    history = (tmp_path / "events.csv").read_text()
+    for _, text in told:
+        for place in (view, history, report):
+            assert text in place
+    assert [(drift.stream, drift.returned) for drift in lab.summary.drifts] == [
+        ("home/meter", False),
+        ("home/meter", True),
+    ]
+    assert "1 noticed; home/meter: load 1 to 2.5, 2 s after it began" in table_of(lab)
+    assert "nobody told when" in report
+
+
+def test_where_drift_is_watched_and_none_comes_the_report_says_so(tmp_path: Path) -> None:
+    for gauges, words in (({"drift.streams": 0.0}, "none noticed"), ({}, "")):
+        lab = Lab()
+        lab.state.on_metrics(
+            Metrics(time=at(1), source="demo/home/collector", session=1, uptime_s=1, gauges=gauges)
+        )
+        lab.finish(name="own", started=at(0), finished=at(30), closed=False, outcome="stopped")
+        assert lab.summary.drift_watched == bool(words)
+        assert ("none noticed" in table_of(lab)) == bool(words)
+        assert ("Watched for, and none noticed." in lab.write(tmp_path)[0].read_text()) == bool(
+            words
+        )
+
+
+def table_of(lab: Lab) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(lab.table())
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
 
 
 async def test_it_observes_whatever_a_workload_publishes(tmp_path: Path) -> None:
@@ -246,7 +283,7 @@ async def test_it_observes_whatever_a_workload_publishes(tmp_path: Path) -> None
     lab.finish(name="own", started=at(0), finished=at(1), closed=False, outcome="stopped")
     (found,) = lab.summary.streams
     assert (found.stream, found.inputs, found.answered, found.samples) == ("home/north", 1, 3, 1)
-    assert "<td>home/north</td>" in lab.write(tmp_path)[0].read_text()
+    assert '<td class="left">home/north</td>' in lab.write(tmp_path)[0].read_text()
 
 
 def test_a_workload_names_its_lab_and_gets_the_framework_s_without() -> None:

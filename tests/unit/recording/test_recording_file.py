@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
+from foxglove_schemas_protobuf.ImageAnnotations_pb2 import ImageAnnotations
+from foxglove_schemas_protobuf.PointsAnnotation_pb2 import PointsAnnotation
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from hypothesis import given
@@ -27,9 +29,10 @@ from edgebus.recording import (
     RecordingWriter,
 )
 from edgebus.recording import writer as writer_module
-from edgebus.recording._encoding import json_schema
-from edgebus_detection.messages import DETECTIONS
+from edgebus.recording._encoding import DRAWN, json_schema
+from edgebus_detection.messages import CAMERA_FRAME, DETECTIONS
 from recording_examples import (
+    CAMERA,
     DETECTOR,
     detections,
     frame,
@@ -98,7 +101,9 @@ def test_the_mcap_library_reads_it_and_the_schemas_describe_it(tmp_path: Path) -
         summary = reader.get_summary()
         assert summary is not None
         assert summary.statistics is not None
-        assert summary.statistics.message_count == len(MANY)
+        drawn = [channel for channel in summary.channels.values() if DRAWN in channel.metadata]
+        assert len(drawn) == 1  # the one set of detections that can be read
+        assert summary.statistics.message_count == len(MANY) + len(drawn)
         assert [m.metadata for m in reader.iter_metadata()] == [
             {"filters": "edgebus/#"},
             {"dropped": "0"},
@@ -133,6 +138,47 @@ def test_a_picture_is_a_foxglove_compressed_image(tmp_path: Path) -> None:
     # Sent and received.
     assert body.publish_time == round(later(1.0).timestamp() * 1e6) * 1000
     assert body.log_time == round(later(1.002).timestamp() * 1e6) * 1000
+
+
+def test_detections_lie_over_the_picture_of_the_same_time(tmp_path: Path) -> None:
+    picture = frame(3, at=1.0)
+    seen = detections(picture.record, at=1.1)
+    topic = DETECTIONS.at(DETECTOR, camera="front").name
+    write(
+        tmp_path / "one.mcap",
+        frame_message(3, at=1.0),
+        message(topic, seen.encode(), at=1.2),
+    )
+    with (tmp_path / "one.mcap").open("rb") as file:
+        found = {
+            schema.name: (schema, channel, body)
+            for schema, channel, body in make_reader(file).iter_messages()
+            if schema
+        }
+    schema, channel, body = found["foxglove.ImageAnnotations"]
+    assert channel.topic == f"{topic}/annotations"
+    pool = DescriptorPool()
+    for part in FileDescriptorSet.FromString(schema.data).file:
+        pool.Add(part)
+    assert pool.FindMessageTypeByName(schema.name).fields_by_name["points"].is_repeated
+    drawn = ImageAnnotations.FromString(body.data)
+    image = CompressedImage.FromString(found["foxglove.CompressedImage"][2].data)
+    # Viewers bring both together by it.
+    assert drawn.timestamp == image.timestamp
+    (box,), (outline,), (text,) = seen.boxes, drawn.points, drawn.texts
+    assert [(point.x, point.y) for point in outline.points] == [
+        (box.x1, box.y1),
+        (box.x2, box.y1),
+        (box.x2, box.y2),
+        (box.x1, box.y2),
+    ]
+    assert outline.type == PointsAnnotation.LINE_LOOP
+    assert text.text == f"{box.label} {box.score:.2f}"
+    # Nobody has sent it, so nobody reads it back.
+    assert [each.topic for each in Recording(tmp_path / "one.mcap")] == [
+        CAMERA_FRAME.at(CAMERA, camera="front").name,
+        topic,
+    ]
 
 
 @pytest.mark.parametrize("identifier", sorted(all_messages()))

@@ -69,6 +69,16 @@ def test_samples_are_listed_newest_first_and_filtered(folder):
     assert "no such sample" in done(folder, "list", "--by", "operator")
 
 
+def test_a_teacher_that_contradicts_itself_is_shown(folder):
+    each, plain = folder.add(0, truth=False), folder.add(1, truth=False)
+    folder.taught(each, box("car", 8, 8, 20, 20, 0.7), box("person", 8, 8, 20, 21, 0.6))
+    folder.taught(plain, box("car", 8, 8, 20, 20, 0.7))
+    (conflict,) = listed(folder, "--conflict")
+    assert conflict["id"] == each.record.id
+    assert "which it also calls person" in conflict["conflicts"][0]
+    assert "which it also calls person" in done(folder, "show", each.record.id)
+
+
 def test_an_operator_labels_and_takes_back(folder):
     each = folder.add(0)
     short = each.record.id[-9:]

@@ -86,7 +86,7 @@ def test_what_is_no_trace_costs_no_message(value: object) -> None:
 
 def test_a_later_version_is_understood() -> None:
     later = "cc" + EXAMPLE[2:] + "-what-comes"
-    assert Metrics(source="a", session=1, uptime_s=1, traceparent=later).traceparent == EXAMPLE
+    assert Metrics(source="a/b/c", session=1, uptime_s=1, traceparent=later).traceparent == EXAMPLE
 
 
 @given(value=st.text())

@@ -18,7 +18,7 @@ from edgebus_detection.lab.report import write_run
 from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.lab.summary import DetectionSummary
 from edgebus_detection.lab.view import camera_lines, camera_table, detection_table
-from edgebus_detection.messages import CAMERA_TRUTH, Detections, Frame, GroundTruth
+from edgebus_detection.messages import CAMERA_FRAME, CAMERA_TRUTH, Detections, Frame, GroundTruth
 
 ASSETS = Path(__file__).parent / "assets"
 """The demo and its model."""
@@ -61,6 +61,11 @@ class DetectionLab(Lab):
         node, answer = event.names["node"], event.payload
         self.state.on_detections(node, answer)
         self.pictures.add_answer(self.state.camera(node, answer.camera), answer.frame)
+
+    def look(self, *, base: str, site: str) -> list[str]:
+        """A picture, too."""
+        frames = CAMERA_FRAME.any(base=base, site=site)
+        return [*super().look(base=base, site=site), f"-t '{frames}' -C 1 > frame.jpg"]
 
     def draw_streams(self, now: datetime) -> RenderableType:
         """A row per camera."""

@@ -108,6 +108,15 @@ def build_summary(state: DetectionState, **facts: Unpack[RunFacts]) -> Detection
     return DetectionSummary(**{**dict(common), **own})
 
 
+def frames_by_phase(state: DetectionState) -> dict[Phase, list[FrameEntry]]:
+    """The held-out frames of all cameras that belong to a phase."""
+    found: dict[Phase, list[FrameEntry]] = {phase: [] for phase in PHASES}
+    for _, camera in sorted(state.cameras.items()):
+        for phase, frame in _phased(camera):
+            found[phase].append(frame)
+    return found
+
+
 def _phased(camera: CameraFrames) -> list[tuple[Phase, FrameEntry]]:
     """The held-out frames of a camera that belong to a phase."""
     first = camera.first_version

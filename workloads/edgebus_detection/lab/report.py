@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgebus import lab
 from edgebus.contracts import rfc3339, split_of
-from edgebus.lab import data_uri, write_csv
-from edgebus_detection.lab.measure import PHASES
-from edgebus_detection.lab.pictures import PictureKeeper, SavedPicture, write_pictures
-from edgebus_detection.lab.plots import plot_map
+from edgebus.lab import Shown, data_uri, write_csv
+from edgebus_detection.lab.asking_again import FirstModels
+from edgebus_detection.lab.pictures import (
+    PictureKeeper,
+    SavedPicture,
+    write_mistakes,
+    write_pictures,
+)
+from edgebus_detection.lab.plots import plot_confusion, plot_map, plot_precision, plot_signals
 from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.lab.summary import DetectionSummary
 
@@ -44,8 +49,15 @@ def write_run(
         The files, the report first.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    saved = write_pictures(keeper, state, folder / "pictures")
-    plot = plot_map(state, summary, folder / "map.png")
+    again = FirstModels(folder).ask
+    plots = {
+        "map": plot_map(state, summary, folder / "map.png"),
+        "signals": plot_signals(state, summary, folder / "signals.png"),
+        "precision": plot_precision(state, summary, folder / "precision.png"),
+        "confusion": plot_confusion(state, summary, folder / "confusion.png"),
+    }
+    saved = write_pictures(keeper, state, folder / "pictures", again=again)
+    values = _values(summary, saved, plots, write_mistakes(keeper, state, folder / "pictures"))
     write_csv(folder / "frames.csv", FRAME_COLUMNS, _frame_rows(state))
     write_csv(
         folder / "map.csv",
@@ -56,8 +68,8 @@ def write_run(
             for time, value, version in camera.history
         ),
     )
-    files = lab.write_run(state, summary, folder, template=_TEMPLATE, **_values(saved, plot))
-    names = ("map.png", "frames.csv", "map.csv")
+    files = lab.write_run(state, summary, folder, template=_TEMPLATE, **values)
+    names = (*(f"{name}.png" for name in plots), "frames.csv", "map.csv")
     return [*files, *(folder / name for name in names if (folder / name).exists())]
 
 
@@ -65,26 +77,36 @@ def render_report(
     state: DetectionState,
     summary: DetectionSummary,
     *,
-    saved: Sequence[SavedPicture],
-    plot: Path | None,
+    saved: Sequence[SavedPicture] = (),
+    plots: Mapping[str, Shown | None] | None = None,
+    mistakes: Sequence[tuple[str, Path]] = (),
 ) -> str:
     """The report as one HTML file: no script, nothing loaded from anywhere."""
-    values = _values(saved, plot)
+    values = _values(summary, saved, plots or {}, mistakes)
     return lab.render_report(state, summary, template=_TEMPLATE, **values)
 
 
-def _values(saved: Sequence[SavedPicture], plot: Path | None) -> dict[str, Any]:
+def _values(
+    summary: DetectionSummary,
+    saved: Sequence[SavedPicture],
+    plots: Mapping[str, Shown | None],
+    mistakes: Sequence[tuple[str, Path]],
+) -> dict[str, Any]:
     return {
-        "plot": data_uri(plot) if plot else None,
+        "plots": dict.fromkeys(("map", "signals", "precision", "confusion")) | dict(plots),
         "pictures": _rows_of_pictures(saved),
-        "phases": PHASES,
+        "mistakes": [(text, Shown(data_uri(path))) for text, path in mistakes],
+        "phase_figures": [
+            *((one.camera, one.map, one.map50, one.frames.held_out) for one in summary.cameras),
+            ("all", summary.map, summary.map50, summary.frames.held_out),
+        ],
     }
 
 
-def _rows_of_pictures(saved: Sequence[SavedPicture]) -> list[tuple[str, list[tuple[str, str]]]]:
-    rows: dict[tuple[str, int], list[tuple[str, str]]] = {}
+def _rows_of_pictures(saved: Sequence[SavedPicture]) -> list[tuple[str, list[tuple[str, Shown]]]]:
+    rows: dict[tuple[str, int], list[tuple[str, Shown]]] = {}
     for one in saved:
-        rows.setdefault((one.camera, one.row), []).append((one.phase, data_uri(one.path)))
+        rows.setdefault((one.camera, one.row), []).append((one.phase, Shown(data_uri(one.path))))
     return [(camera, row) for (camera, _), row in rows.items()]
 
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgebus.contracts import TRUTH, operator
 from edgebus_detection.messages import Box, BoxLabels, SourcedBox, Verdict
-from edgebus_detection.vision import pair_boxes
+from edgebus_detection.vision import certainty, corners, iou, pair_boxes
+
+_SAME_OBJECT = 0.7
+"""Overlap (IoU) from which two boxes of one source are taken for one object, whatever their
+classes; a rider and the bicycle overlap less."""
 
 ConflictKind = Literal["denied", "missing", "class"]
 
@@ -28,6 +32,7 @@ class LabelSources:
         teacher: The teacher's certain boxes; None where it was not asked.
         unsure: Its uncertain boxes: neither object nor background.
         teacher_by: Its provenance.
+        teacher_conflicts: Objects to which it gave several classes, settled; see `settle_classes`.
         verdicts: Operators' feedback on single boxes of the model's answer.
         detections: The model's answer, which verdicts point into.
     """
@@ -37,8 +42,28 @@ class LabelSources:
     teacher: tuple[Box, ...] | None = None
     unsure: tuple[Box, ...] = ()
     teacher_by: str = "teacher:unknown"
+    teacher_conflicts: tuple[Conflict, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     detections: tuple[Box, ...] = ()
+
+    def with_teacher(
+        self, *, certain: Sequence[Box], unsure: Sequence[Box], by: str
+    ) -> LabelSources:
+        """The same with a teacher's answer, in which each object has one class.
+
+        Args:
+            certain: Its boxes from the score on that makes a label.
+            unsure: Its other boxes.
+            by: Its provenance.
+        """
+        kept, conflicts = settle_classes(certain, by=by)
+        return replace(
+            self,
+            teacher=kept,
+            unsure=tuple(unsure),
+            teacher_by=by,
+            teacher_conflicts=conflicts,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +90,9 @@ class Conflict:
         """In one line."""
         x, y = (self.box.x1 + self.box.x2) / 2, (self.box.y1 + self.box.y2) / 2
         place = f"at ({x:.0f}, {y:.0f})"
+        if self.winner == self.loser:
+            what = f"{self.box.label} {place}, which it also calls {self.loser_label}"
+            return f"{self.winner}: {what}"
         if self.kind == "denied":
             return f"{self.winner}: no {self.loser_label} {place}, against {self.loser}"
         if self.kind == "missing":
@@ -124,10 +152,41 @@ def merge(sources: LabelSources) -> MergedLabels | None:
             pair = [each.box for each in theirs], [each.box for each in others]
             conflicts += compare(*pair, winner=by, loser=loser, tolerant=tolerant)
     ignore = sources.unsure if source == "teacher" else ()
+    if source == "teacher":
+        conflicts += sources.teacher_conflicts
     if source != "operator":
         boxes, ignore, corrected = _correct(boxes, ignore, sources, loser=winner)
         conflicts = [*corrected, *conflicts]
     return MergedLabels(source=source, sourced=boxes, ignore=ignore, conflicts=tuple(conflicts))
+
+
+def settle_classes(
+    boxes: Sequence[Box], *, by: str
+) -> tuple[tuple[Box, ...], tuple[Conflict, ...]]:
+    """Boxes of one source with one class for each object, and the classes that were overruled.
+
+    Detectors suppress overlapping boxes within each class, so one object may be a car and a truck.
+    The class with the higher score stands; of the same class, which an alias may have made, the
+    better box does, and nothing is overruled.
+
+    Args:
+        boxes: With scores, of one picture.
+        by: Provenance of the boxes.
+    """
+    if len(boxes) < 2:
+        return tuple(boxes), ()
+    overlap = iou(corners(boxes), corners(boxes))
+    conflicts: list[Conflict] = []
+    kept: list[int] = []
+    for place in sorted(range(len(boxes)), key=lambda place: -certainty(boxes[place])):
+        winner = max(kept, key=lambda other: float(overlap[other, place]), default=None)
+        if winner is None or overlap[winner, place] < _SAME_OBJECT:
+            kept.append(place)
+            continue
+        box, lost = boxes[winner], boxes[place].label
+        if lost != box.label:
+            conflicts.append(Conflict(kind="class", winner=by, loser=by, box=box, loser_label=lost))
+    return tuple(boxes[place] for place in sorted(kept)), tuple(conflicts)
 
 
 def compare(

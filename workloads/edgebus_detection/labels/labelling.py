@@ -181,11 +181,10 @@ class Labelling:
             answer = self._teacher.answer(sample.jpeg, key=file.path.stem)
             named = self._named(answer.boxes)
             doubtful = [box for box in named if not self._is_sure(box)]
-            sources = replace(
-                sources,
-                teacher=tuple(filter(self._is_sure, named)),
+            sources = sources.with_teacher(
+                certain=tuple(filter(self._is_sure, named)),
                 unsure=(*doubtful, *self._named(answer.unsure)),
-                teacher_by=self._teacher.by,
+                by=self._teacher.by,
             )
         return _TeacherLabels(file=file, record=record, sources=sources), picture
 

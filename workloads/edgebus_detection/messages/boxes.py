@@ -9,8 +9,12 @@ from pydantic import Field, model_validator
 from edgebus.contracts.labels import LabelSet, Provenance
 from edgebus.contracts.payload import Record
 
-Pixels = Annotated[float, Field(ge=0)]
+Pixels = Annotated[float, Field(ge=0, le=2**16)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+MOST_BOXES = 4096
+"""Boxes of one picture at most."""
 
 
 class Box(Record):
@@ -51,7 +55,7 @@ class SourcedBox(Record):
 class BoxLabels(LabelSet):
     """All boxes of one picture, as an operator set them."""
 
-    labels: tuple[SourcedBox, ...]
+    labels: Annotated[tuple[SourcedBox, ...], Field(max_length=MOST_BOXES)]
 
     @classmethod
     def of(cls, labels: LabelSet) -> Self:

@@ -1,7 +1,7 @@
 """Known detection heads, by the shapes of their outputs.
 
-Pre-processing is that of the networks' authors: YOLOX (0.2 and later, raw head), FastestDet,
-NanoDet (first release, GFL head) and YOLOv8.
+Pre-processing is that of the networks' authors: YOLOX (0.2 and later), YOLOv6, FastestDet, NanoDet
+(first release, GFL head) and YOLOv8.
 """
 
 from __future__ import annotations
@@ -87,6 +87,17 @@ HEADS: Final[dict[str, Head]] = {
         classes=_yolox,
         expects="one output [1, cells of strides 8, 16 and 32, 5 + classes], boxes in grid units",
         decoder=DecoderSpec(kind="yolox", strides=_PYRAMID),
+    ),
+    "yolox-decoded": Head(
+        classes=_yolox,
+        expects="the same, boxes in pixels",
+        decoder=DecoderSpec(kind="yolox-decoded", strides=_PYRAMID),
+    ),
+    "yolov6": Head(
+        classes=_yolox,
+        expects="the same, boxes in pixels, every objectness 1",
+        input={"color": "RGB", "std": (255.0, 255.0, 255.0), "anchor": "center"},
+        decoder=DecoderSpec(kind="yolox-decoded", strides=_PYRAMID),
     ),
     "fastestdet": Head(
         classes=_fastestdet,

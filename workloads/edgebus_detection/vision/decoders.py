@@ -133,6 +133,27 @@ class YoloxDecoder(Decoder):
         return Detected(_around(centre, size), scores[keep], labels[keep])
 
 
+class DecodedYoloxDecoder(Decoder):
+    """YOLOX or YOLOv6 with its decoding in the graph: [1, N, 5 + classes].
+
+    Rows are cx, cy, w, h in pixels, objectness (always 1 in YOLOv6) and class probabilities.
+    """
+
+    kind = "yolox-decoded"
+    default_strides = (8, 16, 32)
+
+    def read(self, outputs: Sequence[Array], threshold: float) -> Detected:
+        """See the base."""
+        places, _strides = self.cells
+        rows = self.single(outputs, (1, len(places), 5 + self.classes))[0]
+        rows = rows[rows[:, 4] >= threshold]
+        scores, labels = _best(rows[:, 5:])
+        scores = scores * rows[:, 4]
+        keep = scores >= threshold
+        rows = rows[keep]
+        return Detected(_around(rows[:, :2], rows[:, 2:4]), scores[keep], labels[keep])
+
+
 class FastestDetDecoder(Decoder):
     """FastestDet: [1, 5 + classes, rows, columns], one level.
 
@@ -234,7 +255,13 @@ class YoloV8Decoder(Decoder):
 
 DECODERS: Final[Mapping[str, type[Decoder]]] = {
     decoder.kind: decoder
-    for decoder in (YoloxDecoder, FastestDetDecoder, NanoDetDecoder, YoloV8Decoder)
+    for decoder in (
+        YoloxDecoder,
+        DecodedYoloxDecoder,
+        FastestDetDecoder,
+        NanoDetDecoder,
+        YoloV8Decoder,
+    )
 }
 """Every decoder by its kind, as manifests name it."""
 
