@@ -24,6 +24,7 @@ from guides import Reader
 
 pytestmark = pytest.mark.timeout(300)
 
+DRIFT = r"drift noticed: novelty from"
 DECIDED = r"cloud/retrainer: job \w+ (accepted|failed|refused: (?!too few))"
 
 DATA = os.environ.get("EDGEBUS_DATA")
@@ -55,7 +56,7 @@ VIEWS = [
         settings=(
             "edge-1.camera.cameras.door.stride=7",
             "edge-1.camera.cameras.door.width=416",
-            "edge-1.camera.cameras.door.frames=332",
+            "edge-1.camera.cameras.door.frames=464",
         ),
     ),
     View(
@@ -66,11 +67,11 @@ VIEWS = [
         classes="person",
         # More than the visible pictures have to give.
         samples=30,
-        settings=("edge-1.camera.cameras.street.frames=332",),
+        settings=("edge-1.camera.cameras.street.frames=420",),
     ),
 ]
 SHORT = (
-    "collector.drift.calibration=100",
+    "collector.drift.calibration=60",
     "retrainer.trigger.cooldown_samples=10",
     "retrainer.train.steps=3",
     "retrainer.train.batch=4",
@@ -100,7 +101,7 @@ def run_until_judged(view: View, reader: Reader, data: Path) -> str:
     folder = reader.folder
     source = folder / f"{view.name}.txt"
     home, then = small(data / view.home, folder), small(data / view.then, folder)
-    lines = [home] * view.home_times + [then] * 3
+    lines = [home] * view.home_times + [then] * 5
     source.write_text("".join(f"{line}\n" for line in lines))
     models = data / "models"
     (folder / "yolox_nano_416.onnx").symlink_to(models / "yolox_nano_416.onnx")
@@ -111,7 +112,7 @@ def run_until_judged(view: View, reader: Reader, data: Path) -> str:
     command += f" --fps 15 --samples {view.samples}"
     command += "".join(f" --set {pair}" for pair in (*SHORT, *view.settings))
     reader.variables = {**reader.variables, "OMP_NUM_THREADS": "1"}
-    return reader.run_until(command, DECIDED, within_s=240)
+    return reader.run_until(command, DRIFT, DECIDED, within_s=200)
 
 
 def drifts(run: Path) -> list[dict[str, Any]]:

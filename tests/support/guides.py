@@ -187,11 +187,12 @@ class Reader:
         assert found, f"{self.page} has no command {start!r}"
         return found
 
-    def run_until(self, command: str, pattern: str, *, within_s: float) -> str:
-        """Type a command, press Ctrl-C once it shows the pattern; all that it printed."""
+    def run_until(self, command: str, *patterns: str, within_s: float) -> str:
+        """Type a command, press Ctrl-C once it has shown all patterns; what it printed."""
         self._start("run", command)
         try:
-            self.seen("run", pattern, within_s=within_s)
+            for pattern in patterns:
+                self.seen("run", pattern, within_s=within_s)
         finally:
             self.stop("run")
         return self._output("run").read_text()
