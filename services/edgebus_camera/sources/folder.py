@@ -34,6 +34,7 @@ class FolderSource:
     """
 
     live = False
+    trouble = ""
     fps = None
 
     def __init__(
@@ -54,6 +55,11 @@ class FolderSource:
         """The labels that were found, in words."""
         self._pictures = self._pictures[::stride]
         self._failed_in_a_row = 0
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether any of its pictures has labels."""
+        return any(each.labels is not None for each in self._labels.values())
 
     @property
     def length(self) -> int:

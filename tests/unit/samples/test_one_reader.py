@@ -145,6 +145,12 @@ REFUSED = [
     ("yolo-labelstudio", line("0 0.5 0.5 0.1 0.2 0.93"), "line 2", "a prediction's score"),
     ("yolo-labelstudio", line("0 0.5 0.5 0.2 0.2 0.5 0.5 2 0.45 0.45 1"), "line 2", "keypoints"),
     ("yolo-labelstudio", line("0 0.5 0.5 0.2 0.2 0.5 0.5 0.45 0.45"), "line 2", "keypoints"),
+    (
+        "yolo-labelstudio",
+        everywhere("labels/*.txt", lambda _: "0 .1 .1 .5 .5\n"),
+        "line 1",
+        "corners",
+    ),
     ("yolo-labelstudio", line("0"), "line 2", "is not 'class x y width height'"),
     ("yolo-labelstudio", line("car 0.5 0.5 0.1 0.2"), "line 2", "'car 0.5"),
     ("yolo-labelstudio", line("0.5 0.5 0.5 0.1 0.2"), "line 2", "0.5"),
@@ -154,6 +160,8 @@ REFUSED = [
     ("coco-labelstudio", row(bbox=[700, 20, 40, 40]), "annotation 2", "outside"),
     ("coco-labelstudio", row(bbox=[-100, 20, -40, 40]), "annotation 2", "no area"),
     ("coco-labelstudio", row(bbox=[0.1, 0.2, 0.4, 0.4]), "annotation 2", "parts of the picture"),
+    ("coco-labelstudio", row(bbox=[500, 400, 600, 400]), "annotation 2", "mostly lies outside"),
+    ("coco-labelstudio", swap("result.json", ('"car"', "null")), "annotation 1", "has no name"),
     ("coco-labelstudio", row(bbox=[1, 2, 3, 4, 30]), "annotation 2", "5 numbers"),
     (
         "coco-labelstudio",
@@ -227,6 +235,14 @@ def test_what_cannot_be_is_refused_by_all_with_file_place_and_value(
 
 
 READ = [
+    ("yolo-labelstudio", everywhere("labels/*.txt", lambda text: 2 * text)),
+    (
+        "yolo-labelstudio",
+        everywhere(
+            "*.txt", lambda text: text.replace("car", "0: car").replace("person", "1: person")
+        ),
+    ),
+    ("coco-labelstudio", swap("result.json", ('"iscrowd": 0', '"iscrowd": "0"'))),
     ("yolo-labelstudio", everywhere("labels/*.txt", lambda _: "0 .1 .1 .5 .1 .5 .5 .1 .5\n")),
     ("yolo-labelstudio", everywhere("labels/*.txt", lambda _: "0 .5 .5 .3 .5 .1 .3 .1 .1 .4 .1\n")),
     ("yolo-labelstudio", everywhere("labels/*.txt", lambda _: "0.000 0.3 0.3 0.4 0.4\r\n\r\n")),
@@ -355,7 +371,8 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path):
 
 
 def test_a_folder_of_pictures_finds_the_labels_above_it(tmp_path):
-    for number, form in enumerate(("coco-cvat", "coco-2017", "yolo-ultralytics")):
+    forms = ("coco-cvat", "coco-2017", "yolo-ultralytics", "voc", "cvat", "labelstudio")
+    for number, form in enumerate(forms):
         root = lay_out(form, tmp_path / str(number))
         (jpg,) = root.rglob("a.jpg")
         assert by_camera(jpg.parent) == [("car", *BOX)], form
