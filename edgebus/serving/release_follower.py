@@ -31,7 +31,7 @@ from edgebus.contracts.trace import continue_trace
 from edgebus.serving.authority import MAX_JUMP, Authorities
 from edgebus.serving.errors import InferenceError, ModelRefusedError
 from edgebus.serving.serving_state import ServingState, StateFile
-from edgebus.serving.swap import M, Serving, Swap
+from edgebus.serving.swap import LoadedModel, M, Serving, Swap
 from edgebus.transfer import FetchProgress
 
 if TYPE_CHECKING:
@@ -369,7 +369,9 @@ class ReleaseFollower(Generic[M]):
         self._remember(loading=release.sequence, loads=loads)
         self._stage_done("checking")
         await self._enter("updating", target=bundle.ref)
-        loaded = await asyncio.to_thread(self._swap.prepare, bundle)
+        loaded = await self._load(bundle)
+        if loaded is None:
+            return
         old = self._swap.current
         # Written first: a crash in between starts with the new model, which has passed its probe.
         self._remember(
@@ -396,6 +398,26 @@ class ReleaseFollower(Generic[M]):
             probe=round(loaded.deviation, 3),
         )
         await self._enter("updated", target=None)
+
+    async def _load(self, bundle: Bundle) -> LoadedModel[M] | None:
+        """The loaded model, or None when a newer release has come.
+
+        One that hangs must not be in the way of what takes it back. A thread cannot be stopped:
+        its model goes when it is done.
+        """
+        loading = asyncio.create_task(
+            asyncio.to_thread(self._swap.prepare, bundle), name="load release"
+        )
+        newer = asyncio.create_task(self._changed.wait(), name="newer release")
+        try:
+            await asyncio.wait({loading, newer}, return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                return loading.result()
+            self._log.info("release superseded while it was loaded", model=_words(bundle.ref))
+            loading.add_done_callback(_forget)
+            return None
+        finally:
+            newer.cancel()
 
     async def _download(self, release: Release) -> Bundle | None:
         """The bundle, or None when a newer release has come in the meantime."""
@@ -510,6 +532,12 @@ class ReleaseFollower(Generic[M]):
                 error=self._error,
             )
         )
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    """Take the outcome of a task that nobody waits for any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _words(ref: ModelRef) -> str:

@@ -34,6 +34,7 @@ class FolderSource:
     """
 
     live = False
+    trouble = ""
     fps = None
 
     def __init__(
