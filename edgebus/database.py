@@ -62,13 +62,19 @@ def open_database(path: Path, tables: MetaData, *, version: int, way_out: str) -
     """
     # Commands on the same host may write, too: seconds that a writer waits for another's commit.
     waits = {"check_same_thread": False, "timeout": _BUSY_S}
-    engine = create_engine(f"sqlite:///{path}", connect_args=waits)
+    # Parameters are what others have sent; errors go into logs and states.
+    engine = create_engine(f"sqlite:///{path}", connect_args=waits, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
         # What is acknowledged or announced after a commit must survive power loss.
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "handle_error")
+    def _name_the_file(context: Any) -> None:
+        if context.sqlalchemy_exception is not None:
+            context.sqlalchemy_exception.add_detail(f"file: {path}")
 
     try:
         with engine.begin() as connection:

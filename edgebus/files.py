@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from uuid import uuid4
@@ -30,10 +31,17 @@ def write_file(path: Path, data: bytes, *, private: bool = False) -> None:
     sync_folder(path.parent)
 
 
-def drop_leftovers(folder: Path) -> None:
-    """Remove what an interrupted write left beside its place, in the folder and below it."""
+def drop_leftovers(folder: Path, *, older_s: float = 0.0) -> None:
+    """Remove what an interrupted write left beside its place, in the folder and below it.
+
+    Args:
+        folder: Where.
+        older_s: Only what is older, where another process may be writing at this moment.
+    """
+    before = time.time() - older_s
     for item in folder.rglob(".*.part"):
-        item.unlink()
+        if item.stat().st_mtime <= before or not older_s:
+            item.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

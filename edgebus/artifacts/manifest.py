@@ -12,6 +12,7 @@ from edgebus.artifacts.index import GRAPH, MANIFEST, FileName
 from edgebus.contracts import (
     Count,
     Digest,
+    Figures,
     Ordinal,
     Record,
     Segment,
@@ -131,7 +132,7 @@ class Manifest(Record):
     task: Segment
     graphs: Annotated[tuple[GraphSpec, ...], Field(min_length=1, max_length=16)]
     workload: dict[str, JsonValue] = Field(default_factory=dict)
-    metrics: dict[str, float] = Field(default_factory=dict)
+    metrics: Figures = Field(default_factory=dict)
     parent: Digest | None = None
     trained_on: TrainedOn | None = None
     engine: EngineRequirements

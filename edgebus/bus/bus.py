@@ -176,8 +176,8 @@ class Bus:
         QoS 1 returns once the broker has it, or, where that is away, once it waits in the outbox
         (on disk, with `outbox.path`), which is sent in order after the reconnect.
 
-        A message that says not who sent it is sent as this bus's identity's; one that names no
-        trace belongs to the trace of what is being done (`Tracer.step`, or the handled message).
+        A message that says not who sent it is from whoever's topic it is; one that names no trace
+        belongs to the trace of what is being done (`Tracer.step`, or the handled message).
 
         Args:
             address: Where to.
@@ -190,7 +190,7 @@ class Bus:
             PublishRefusedError: The broker refuses it (MQTT 5).
             BusClosedError: The bus is not open.
         """
-        stamped, trace = self._stamp(payload)
+        stamped, trace = self._stamp(payload, address.sender)
         await self._send(address, stamped.encode(), expires_in_s, trace)
 
     def stamp(self, payload: P) -> P:
@@ -200,14 +200,14 @@ class Bus:
         """
         return self._stamp(payload)[0]
 
-    def _stamp(self, payload: P) -> tuple[P, str | None]:
+    def _stamp(self, payload: P, source: str = "") -> tuple[P, str | None]:
         """A payload with source and traceparent, and the latter for the transport."""
         record = payload.record if isinstance(payload, RecordPayload) else payload
         if not isinstance(record, Message):
             return payload, None
         trace = record.traceparent or CURRENT.get()
         if not record.source or trace != record.traceparent:
-            values = {"source": self._source, "traceparent": trace}
+            values = {"source": source or self._source, "traceparent": trace}
             payload = cast("P", cast("Message", payload).stamp(values))
         return payload, trace
 
@@ -288,6 +288,7 @@ class Bus:
         limit_s: float | None = None,
         name: str | None = None,
         on_cleared: ClearedHandler | None = None,
+        on_expired: Handler[P] | None = None,
     ) -> Subscription:
         """Call `handler` for every message that matches.
 
@@ -311,6 +312,7 @@ class Bus:
                 message a dead letter; by default the setting `handler_s`.
             name: For logs, counters and dead letters; by default the filter.
             on_cleared: Awaited when a retained value was taken away.
+            on_expired: Awaited with a command that came past its `expires`, in the handler's place.
 
         Raises:
             SubscribeRefusedError: The broker does not allow it.
@@ -324,6 +326,7 @@ class Bus:
             dedup_ids=self._settings.dedup_ids if deduplicate else 0,
             limit_s=self._settings.handler_s if limit_s is None else limit_s,
             on_cleared=on_cleared,
+            on_expired=on_expired,
         )
         return await self._registry.add([(filter.name, filter)], handler, options=options)
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from edgebus.addresses import hide_credentials, read_address
 
-_PORTS = {"mqtt": 1883, "mqtts": 8883}
+_PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
+_PROXY_PORTS = {"http": 8080, "socks4": 1080, "socks5": 1080}
 # Only before a scheme does a comma separate: a password may hold one.
 _SEPARATOR = re.compile(r"\s*,\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 
@@ -26,12 +27,25 @@ class BrokerAddress:
         host: Host name or IP address.
         port: TCP port.
         tls: Whether the connection is encrypted.
+        websocket: Whether MQTT goes through a WebSocket.
+        path: Of the WebSocket; empty: /mqtt.
     """
 
     url: str
     host: str
     port: int
     tls: bool
+    websocket: bool = False
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyAddress:
+    """Address of a proxy: ``http``, ``socks4`` or ``socks5``, host and port."""
+
+    scheme: str
+    host: str
+    port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +102,7 @@ def read_addresses(text: str) -> tuple[BrokerAddress, ...]:
         if address.tls != first.tls:
             msg = (
                 f"{first.url} and {address.url}: one with TLS and one without; "
-                "write mqtts:// for all of them, or mqtt:// for all"
+                "write mqtts:// (or wss://) for all of them, or mqtt:// (or ws://) for all"
             )
             raise ValueError(msg)
         place = (address.host, address.port)
@@ -104,15 +118,34 @@ def _read(text: str) -> BrokerAddress:
     url = hide_credentials(text)
     scheme = parts.scheme
     if scheme not in _PORTS:
-        msg = f"{url!r} is no broker address; write mqtt://host:port or mqtts://host:port"
+        msg = (
+            f"{url!r} is no broker address; write mqtt://host:port or mqtts://host:port, "
+            "over a WebSocket ws://host:port/path or wss://host:port/path"
+        )
         raise ValueError(msg)
     _check(text, parts)
     return BrokerAddress(
         url=url,
         host=parts.hostname or "",
         port=parts.port or _PORTS[scheme],
-        tls=scheme == "mqtts",
+        tls=scheme in ("mqtts", "wss"),
+        websocket=scheme in ("ws", "wss"),
+        path=parts.path.rstrip("/"),
     )
+
+
+def read_proxy(text: str) -> ProxyAddress:
+    """The address in ``http://host:port`` or ``socks5://host:port``.
+
+    Raises:
+        ValueError: It is none.
+    """
+    parts = urlsplit(text)
+    if parts.scheme not in _PROXY_PORTS or not parts.hostname or parts.path.strip("/"):
+        msg = f"{text!r} is no proxy address; write http://, socks5:// or socks4://host:port"
+        raise ValueError(msg)
+    port = parts.port or _PROXY_PORTS[parts.scheme]
+    return ProxyAddress(scheme=parts.scheme, host=parts.hostname, port=port)
 
 
 def _check(text: str, parts: SplitResult) -> None:
@@ -128,8 +161,10 @@ def _check(text: str, parts: SplitResult) -> None:
     if not parts.hostname:
         msg = f"{url!r} names no host; write {scheme}://host:{_PORTS[scheme]}"
         raise ValueError(msg)
-    if parts.path not in ("", "/") or parts.query:
+    if parts.query or (parts.path not in ("", "/") and scheme not in ("ws", "wss")):
         msg = f"{url!r} has a path; a broker's address ends with its port"
+        if parts.query:
+            msg = "a broker's address has no query, which would be shown and logged"
         raise ValueError(msg)
     if parts.port == 0:  # reading it raises ValueError where it is no port at all
         msg = f"{url!r}: nobody listens on port 0; name the broker's port"
@@ -147,7 +182,7 @@ class BrokerSettings(_Settings):
     """The connection to the broker.
 
     Credentials in the URL (``mqtt://user:password@host``) are taken out of it and kept as
-    `username` and `password`, so that the URL can be shown.
+    `username` and `password`, so that the URL can be shown; those of the proxy likewise.
 
     A cluster of brokers that share sessions and retained values has several addresses, separated
     by commas: ``mqtt://a:1883,mqtt://b:1883``. The first one that answers is used, and the next
@@ -158,7 +193,17 @@ class BrokerSettings(_Settings):
     model_config = ConfigDict(hide_input_in_errors=True)
 
     url: str = "mqtt://localhost:1883"
-    """Address: mqtt://host:port, or mqtts:// for TLS; a cluster's are separated by commas."""
+    """Address: mqtt://host:port, or mqtts:// for TLS; ws://host:port/path or wss:// over a
+    WebSocket; a cluster's are separated by commas."""
+    client: Literal["native", "paho"] | None = None
+    """Implementation of MQTT: the own one, or paho-mqtt (extra `paho`), which also goes over
+    WebSockets and through proxies; null: paho where the address or a proxy needs it."""
+    proxy: str | None = None
+    """Proxy to connect through: http://host:port (CONNECT), socks5:// or socks4://."""
+    proxy_username: str | None = None
+    """Name to log in to the proxy with."""
+    proxy_password: SecretStr | None = None
+    """Password to log in to the proxy with."""
     version: Literal["5", "3.1.1"] | None = None
     """Version of MQTT; null: 5, and 3.1.1 where the broker refuses that or hangs up."""
     profile: Literal["standard", "nats"] | None = None
@@ -193,14 +238,17 @@ class BrokerSettings(_Settings):
     @classmethod
     def _take_credentials(cls, values: Any) -> Any:
         """Move user and password from the URL to their own fields."""
-        if not isinstance(values, dict) or not isinstance(values.get("url"), str):
+        if not isinstance(values, dict):
             return values
-        url, credentials = take_credentials(values["url"])
-        values = {**values, "url": url}
-        if credentials is not None:
-            values.setdefault("username", credentials.username)
-            if credentials.password is not None:
-                values.setdefault("password", credentials.password)
+        for key, prefix in (("url", ""), ("proxy", "proxy_")):
+            if not isinstance(values.get(key), str):
+                continue
+            url, credentials = take_credentials(values[key])
+            values = {**values, key: url}
+            if credentials is not None:
+                values.setdefault(f"{prefix}username", credentials.username)
+                if credentials.password is not None:
+                    values.setdefault(f"{prefix}password", credentials.password)
         return values
 
     @field_validator("url")
@@ -208,6 +256,34 @@ class BrokerSettings(_Settings):
     def _check_url(cls, value: str) -> str:
         read_addresses(value)
         return value
+
+    @field_validator("proxy")
+    @classmethod
+    def _check_proxy(cls, value: str | None) -> str | None:
+        if value is not None:
+            read_proxy(value)
+        return value
+
+    @model_validator(mode="after")
+    def _check_client(self) -> Self:
+        if self.client == "native":
+            for given in (*self.addresses, self.proxy):
+                if isinstance(given, str) or (given is not None and given.websocket):
+                    what = given if isinstance(given, str) else given.url
+                    msg = f"client native cannot use {what}; set client to paho, or leave it out"
+                    raise ValueError(msg)
+        return self
+
+    @property
+    def uses_paho(self) -> bool:
+        """True where paho-mqtt makes the connection."""
+        needed = self.proxy is not None or any(each.websocket for each in self.addresses)
+        return self.client == "paho" or needed
+
+    @property
+    def proxy_address(self) -> ProxyAddress:
+        """The proxy that the settings name."""
+        return read_proxy(self.proxy or "")
 
     @property
     def addresses(self) -> tuple[BrokerAddress, ...]:

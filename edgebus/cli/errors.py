@@ -23,6 +23,8 @@ _EXTRAS = {
     "jinja2": "lab",
     "matplotlib": "lab",
     "nats_server": "lab",
+    "paho": "paho",
+    "socks": "paho",
 }
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from edgebus.contracts.payload import Count, Record, Timestamp
+from edgebus.contracts.payload import MOST, Count, Key, Record, Tally, Timestamp
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -46,7 +46,7 @@ class TeacherThreshold(Record):
     very predictions that the threshold was chosen on.
     """
 
-    label: str = Field(description="Class name.")
+    label: Key = Field(description="Class name.")
     accept: Fraction | None = Field(
         default=None,
         description="Predictions of at least this score are labels; absent: none of this class is.",
@@ -64,10 +64,10 @@ class TeacherThreshold(Record):
 class LabelReport(Record):
     """Label sources of a job, and their conflicts."""
 
-    inputs: dict[str, Count] = Field(
+    inputs: Tally = Field(
         default_factory=dict, description="Inputs by label source: operator, truth, teacher."
     )
-    labels: dict[str, Count] = Field(
+    labels: Tally = Field(
         default_factory=dict,
         description="Labels by provenance: truth, teacher:DIGEST, operator:WHO.",
     )
@@ -76,8 +76,12 @@ class LabelReport(Record):
         default=0,
         description="Labels that the teacher did not repeat on a nearly equal input; ignored.",
     )
-    conflicts: dict[str, Count] = Field(
+    conflicts: Tally = Field(
         default_factory=dict,
         description="What was overruled, such as `operator over teacher: denied`.",
     )
-    thresholds: tuple[TeacherThreshold, ...] = ()
+    thresholds: Annotated[
+        tuple[TeacherThreshold, ...],
+        AfterValidator(lambda found: found[:MOST]),
+        Field(json_schema_extra={"maxItems": MOST}),
+    ] = Field(default=(), description="Of the first 256 classes.")

@@ -7,7 +7,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 from edgebus.contracts.errors import NameRefusedError
 
@@ -17,6 +17,7 @@ _MAX_LENGTH = 96
 _RESERVED = frozenset("/+#*>")
 # What nearly every name is made of, accepted without a look at each character.
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,96}")
+_PLAIN_SOURCE = re.compile(r"[A-Za-z0-9_-]{1,96}(/[A-Za-z0-9_-]{1,96}){2}")
 
 
 def check_segment(value: str, *, what: str = "segment") -> str:
@@ -90,7 +91,11 @@ def _check(value: str) -> str:
     return check_segment(value, what="")
 
 
-Segment = Annotated[str, AfterValidator(_check)]
+Segment = Annotated[
+    str,
+    AfterValidator(_check),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": _MAX_LENGTH}),
+]
 """One level of a topic: a stream, a node, a model."""
 
 
@@ -101,8 +106,31 @@ def _check_digest(value: str) -> str:
     return value
 
 
-Digest = Annotated[str, AfterValidator(_check_digest)]
+Digest = Annotated[
+    str,
+    AfterValidator(_check_digest),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9a-f]{64}$"}),
+]
 """SHA-256 in lower-case hexadecimal."""
+
+
+def _check_source(value: str) -> str:
+    if not _PLAIN_SOURCE.fullmatch(value):
+        parts = value.split("/", 3)
+        if len(parts) != 3:
+            msg = f"source {value[:80]!r} is not site/node/service"
+            raise ValueError(msg)
+        for part in parts:
+            check_segment(part, what="source")
+    return value
+
+
+Source = Annotated[
+    str,
+    AfterValidator(_check_source),
+    WithJsonSchema({"type": "string", "pattern": "^[^/]{1,96}/[^/]{1,96}/[^/]{1,96}$"}),
+]
+"""Who publishes, ``site/node/service``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import (
@@ -34,6 +34,7 @@ from pydantic import (
 from uuid_utils import uuid7
 
 from edgebus.contracts.errors import PayloadError
+from edgebus.contracts.names import Source
 from edgebus.contracts.trace import Traceparent
 
 
@@ -93,6 +94,57 @@ Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 Ordinal = Annotated[int, Field(ge=1, le=_LARGEST)]
 """A whole number from 1: a version, a sequence number."""
 
+Number = Annotated[float, Field(ge=-1e15, le=1e15)]
+"""A measured or computed figure. Sums and differences of any number of them stay finite."""
+
+Amount = Annotated[float, Field(ge=0, le=1e15)]
+"""A figure from 0: a duration, a size, a tolerance."""
+
+MOST = 256
+"""Entries that a list or a map in a message has at most, where nothing else is stated."""
+
+_OTHERS = "(others)"
+_TEXT = 500
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def shorten(text: str, *, limit: int = _TEXT) -> str:
+    """`text` without control characters, and cut where it is longer than `limit` characters.
+
+    A reason may quote anything. It goes on into logs, terminals and the messages of whoever sums
+    up, so it is made harmless once, where it enters.
+    """
+    text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def largest(counts: Mapping[str, int]) -> dict[str, int]:
+    """The largest of many counts, and the sum of the rest as one entry named ``(others)``."""
+    if len(counts) <= MOST:
+        return dict(counts)
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rest = min(_LARGEST, sum(count for _, count in ordered[MOST - 1 :]))
+    return {**dict(ordered[: MOST - 1]), _OTHERS: rest}
+
+
+Text = Annotated[
+    str,
+    AfterValidator(shorten),
+    WithJsonSchema({"type": "string", "maxLength": _TEXT}),
+]
+"""Words for people: a reason, an error. Longer ones are cut, not refused."""
+
+Key = Annotated[str, Field(max_length=200)]
+"""A name that is no topic level: an input's id, a job, a policy, a figure."""
+
+Figures = Annotated[dict[Key, Number], Field(max_length=MOST)]
+"""Figures by name."""
+
+Tally = Annotated[
+    dict[Key, Count], AfterValidator(largest), Field(json_schema_extra={"maxProperties": MOST})
+]
+"""Counts by name, of whatever others have sent: the largest, and the sum of the rest."""
+
 Uuid = Annotated[
     str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$")
 ]
@@ -125,6 +177,7 @@ class Payload(Protocol):
 
 
 P = TypeVar("P", bound=Payload)
+T = TypeVar("T", bound="Record")
 
 
 class Record(BaseModel):
@@ -164,6 +217,9 @@ class Message(Record):
     STAMPED: ClassVar[tuple[str, ...]] = ("source",)
     """Fields that the bus fills in; a message without one of them is refused."""
 
+    SOURCE_IS_PREFIX: ClassVar[bool] = True
+    """Whether `source` must be the prefix of its topic. Not where somebody else's name is in it."""
+
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
     """Fields of every message that a sender may leave out; a reader fills them in."""
 
@@ -171,8 +227,8 @@ class Message(Record):
 
     id: Uuid = Field(default_factory=new_id, description="UUIDv7 of this message.")
     time: Timestamp = Field(default_factory=utc_now, description="When it was sent.")
-    source: str = stamped(description="Publisher: site/node/service.")
-    schema_: str = Field(
+    source: Source = stamped(description="Publisher: site/node/service.")
+    schema_: Key = Field(
         default="message/1", alias="schema", description="Schema name and major version."
     )
     traceparent: Traceparent = Field(
@@ -254,6 +310,20 @@ def explain(error: ValidationError, *, limit: int = 3) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def fitting(parts: Iterable[T], *, size: int = 2**18) -> tuple[T, ...]:
+    """As many records as fit into `size` bytes of JSON, the first of them.
+
+    For summaries of what any number of others have sent: no broker takes packets without end.
+    """
+    found: list[T] = []
+    for part in parts:
+        size -= len(part.__pydantic_serializer__.to_json(part)) + 1
+        if size < 0:
+            break
+        found.append(part)
+    return tuple(found)
 
 
 R = TypeVar("R", bound=Message)

@@ -11,7 +11,18 @@ from pydantic import Field
 from edgebus.contracts.labels import LabelSet
 from edgebus.contracts.models import ModelRef
 from edgebus.contracts.names import Segment
-from edgebus.contracts.payload import Count, Message, Ordinal, Record, Timestamp
+from edgebus.contracts.payload import (
+    Amount,
+    Count,
+    Figures,
+    Key,
+    Message,
+    Number,
+    Ordinal,
+    Record,
+    Text,
+    Timestamp,
+)
 
 Split = Literal["train", "holdout"]
 Consent = Literal["unstated", "given", "refused"]
@@ -37,13 +48,13 @@ def split_of(stream: str, index: int, *, block: int = 20, every: int = 4) -> Spl
 class DriftState(Record):
     """Drift of one stream: which of its statistics are not what they were."""
 
-    drifted: tuple[Segment, ...] = Field(
+    drifted: Annotated[tuple[Segment, ...], Field(max_length=64)] = Field(
         default=(), description="Statistics that have changed and not come back; empty: stable."
     )
     since: Timestamp | None = Field(
         default=None, description="When the first of these changes began, by the stream's clock."
     )
-    means: dict[str, float] = Field(
+    means: Figures = Field(
         default_factory=dict, description="Recent mean of each watched statistic."
     )
 
@@ -58,10 +69,10 @@ class Drift(Message, version=1):
     stream: Segment
     statistic: Segment = Field(description="What has changed, as the workload names it.")
     method: Segment = Field(description="What noticed it: adwin, page-hinkley, kswin.")
-    before: float = Field(description="Mean before the change.")
-    after: float = Field(description="Mean since the change.")
+    before: Number = Field(description="Mean before the change.")
+    after: Number = Field(description="Mean since the change.")
     count: Ordinal = Field(description="Inputs since the change, of which `after` is the mean.")
-    input: str = Field(description="id of the input at which it was noticed.")
+    input: Key = Field(description="id of the input at which it was noticed.")
     index: Count = Field(description="Number of that input.")
     since: Timestamp = Field(description="When the change began, by the stream's clock.")
     returned: bool = Field(
@@ -73,7 +84,7 @@ class Drift(Message, version=1):
 class Verdict(Record):
     """Verdict of one person on one prediction; a workload extends it by what may be wrong."""
 
-    by: str = Field(description="The person: the feedback's source.")
+    by: Key = Field(description="The person: the feedback's source.")
     time: Timestamp = Field(description="When it was sent.")
     note: Annotated[str, Field(max_length=500)] = Field(default="", description="In words.")
 
@@ -90,24 +101,24 @@ class SampleRecord(Message):
     """
 
     stream: Segment
-    input: str = Field(description="id of the input.")
+    input: Key = Field(description="id of the input.")
     index: Count = Field(description="Number of the input in its stream.")
     captured: Timestamp = Field(description="When the input was measured.")
     split: Split = Field(description="Held-out samples are measured on, never trained on.")
-    policy: str = Field(description="The policy that chose it.")
-    reason: str = Field(description="What was wrong, in words.")
-    score: float = Field(description="How wrong: higher is worse, comparable within a policy.")
+    policy: Annotated[str, Field(max_length=96)] = Field(description="The policy that chose it.")
+    reason: Text = Field(description="What was wrong, in words.")
+    score: Number = Field(description="How wrong: higher is worse, comparable within a policy.")
     model: ModelRef = Field(description="The model whose prediction this is.")
-    policy_scores: dict[str, float] = Field(
+    policy_scores: Figures = Field(
         default_factory=dict, description="Score of every policy that could tell, by its name."
     )
-    novelty: Annotated[float, Field(ge=0)] | None = Field(
+    novelty: Amount | None = Field(
         default=None, description="How unlike the model's reference inputs this one is."
     )
     drift: DriftState | None = Field(
         default=None, description="Of its stream at that time; absent where nobody watched."
     )
-    feedback: tuple[Verdict, ...] = Field(
+    feedback: Annotated[tuple[Verdict, ...], Field(max_length=16)] = Field(
         default=(), description="Verdicts of operators on the prediction."
     )
     consent: Consent = Field(

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
-from edgebus.contracts.errors import ContractError
+from edgebus.contracts.errors import ContractError, PayloadError
 from edgebus.contracts.names import Identity, check_segment
 from edgebus.contracts.payload import P
 
@@ -28,6 +28,11 @@ class Address(Generic[P]):
 
     name: str
     topic: Topic[P]
+
+    @property
+    def sender(self) -> str:
+        """``site/node/service`` that its messages must be from; empty where anybody may be."""
+        return self.topic.sender(self.name)
 
     def __str__(self) -> str:
         return self.name
@@ -77,12 +82,16 @@ class Topic(Generic[P]):
     levels: tuple[str, ...] = field(init=False, repr=False)
     placeholders: tuple[str | None, ...] = field(init=False, repr=False)
     """Per level the name of its placeholder; None: a literal."""
+    _from_sender: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         levels = ("{base}", "{site}", *self.pattern.split("/"))
         found = (_PLACEHOLDER.match(level) for level in levels)
         object.__setattr__(self, "levels", levels)
         object.__setattr__(self, "placeholders", tuple(m[1] if m else None for m in found))
+        message = getattr(self.payload, "record_type", self.payload)
+        bound = len(levels) > 4 and getattr(message, "SOURCE_IS_PREFIX", False)
+        object.__setattr__(self, "_from_sender", bound)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -138,6 +147,31 @@ class Topic(Generic[P]):
             elif level != part:
                 return None
         return values
+
+    def sender(self, name: str) -> str:
+        """``site/node/service`` that a concrete topic's messages must be from; empty: anybody.
+
+        Brokers decide who may publish below a prefix, and nobody what is written in a message.
+        """
+        return "/".join(name.split("/", 4)[1:4]) if self._from_sender else ""
+
+    def check_source(self, name: str, payload: object) -> None:
+        """Refuse a message that says it is from somebody else than its topic's prefix.
+
+        Args:
+            name: The concrete topic.
+            payload: The message, or bytes with a message inside.
+
+        Raises:
+            PayloadError: It is.
+        """
+        sender = self.sender(name)
+        if not sender:
+            return
+        source: str = getattr(payload, "record", payload).source  # type: ignore[attr-defined]
+        if source != sender:
+            reason = f"source: {source[:300]!r} is not the prefix of its topic, {sender}"
+            raise PayloadError(schema=self.payload.schema_id(), reason=reason)
 
     def _name_at(self, identity: Identity, names: dict[str, str]) -> str:
         self._check_known(names)

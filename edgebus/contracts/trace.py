@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 
 CURRENT: ContextVar[str | None] = ContextVar("edgebus.traceparent", default=None)
 """The traceparent of what is being done; the bus stamps it on what is published meanwhile."""
@@ -35,7 +35,18 @@ def _known(value: Any) -> str | None:
     return None if found is None else f"00-{found[1]}-{found[2]}-{found[3]}"
 
 
-Traceparent = Annotated[str | None, BeforeValidator(_known)]
+Traceparent = Annotated[
+    str | None,
+    BeforeValidator(_known),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
 """A place in a trace. What is none is dropped: a stranger's trace never costs a message."""
 
 

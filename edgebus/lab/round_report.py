@@ -157,7 +157,7 @@ def _draw_rounds(rounds: Sequence[Round], target: Path | BytesIO, *, narrow: boo
         axes[0, 0].invert_yaxis()
         handles = [Patch(color=color) for color in _COLORS]
         columns, lines = (3, 5) if narrow else (8, 2)
-        figure.tight_layout(rect=(0, 0.25 * lines / figure.get_figheight(), 1, 1))
+        figure.tight_layout(rect=(0, (0.1 + 0.17 * lines) / figure.get_figheight(), 1, 1))
         figure.legend(handles, _NAMES, loc="lower center", ncols=columns, fontsize=7, frameon=False)
 
 

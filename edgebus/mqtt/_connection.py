@@ -81,6 +81,17 @@ def refusal(connack: Connack, settings: BrokerSettings) -> BrokerRefusedError:
     )
 
 
+def hung_up(loss: Loss, settings: BrokerSettings) -> BrokerUnreachableError:
+    """The error for a connection that ended before CONNACK, with the ways out."""
+    (address,) = settings.addresses
+    reason = f"{loss.reason} before it answered; is it an MQTT broker?"
+    if not address.tls:
+        reason += f" Where it wants TLS, write {'wss' if address.websocket else 'mqtts'}://"
+    if settings.version == "5":
+        reason += "; where it speaks an older MQTT, set broker.version to '3.1.1'"
+    return BrokerUnreachableError(url=address.url, reason=reason, hung_up=True)
+
+
 def _last_will(will: Will, *, v5: bool) -> LastWill:
     properties = NO_PROPERTIES
     if v5 and will.content_type:
@@ -499,16 +510,7 @@ class MqttConnection(asyncio.BufferedProtocol):
         if self._network is not None:
             self._network.close()
         if not self._connack.done():
-            tls = self._network is not None and self._network.get_extra_info("ssl_object")
-            reason = f"{loss.reason} before it answered; is it an MQTT broker?"
-            if not tls:
-                reason += " Where it wants TLS, write mqtts://"
-            if self._settings.version == "5":
-                reason += "; where it speaks an older MQTT, set broker.version to '3.1.1'"
-            url = self._settings.url
-            self._connack.set_exception(
-                BrokerUnreachableError(url=url, reason=reason, hung_up=True)
-            )
+            self._connack.set_exception(hung_up(loss, self._settings))
         elif self._session is not None:
             self._receiver.lost(loss)
 

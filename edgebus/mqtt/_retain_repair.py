@@ -20,7 +20,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgebus.bus.errors import ConnectionLostError, SubscribeRefusedError
 from edgebus.bus.transport import Acknowledged, Outgoing
@@ -36,8 +36,15 @@ _TRIES = 10
 _SETTLED_S = 1.0
 
 
-class RetainRepair(MqttConnection):
-    """A connection that repeats retained events acknowledged late, and every subscription.
+# It is mixed into a connection, whichever client makes that.
+if TYPE_CHECKING:
+    _Base = MqttConnection
+else:
+    _Base = object
+
+
+class Repairs(_Base):
+    """Repeats retained events acknowledged late, and every subscription.
 
     The publisher gets the acknowledgement of the last one. Readers know copies by their id. What
     a newer value of the same topic has followed is not sent again. A repeated subscription brings
@@ -125,3 +132,7 @@ class RetainRepair(MqttConnection):
             del self._newest[message.topic]
         if acknowledged is not None:
             acknowledged(refused)
+
+
+class RetainRepair(Repairs, MqttConnection):
+    """A connection to a NATS server."""

@@ -1,17 +1,20 @@
-"""MQTT 5 and 3.1.1 over TCP and TLS (`docs/adr/0006-a-native-mqtt-transport.md`)."""
+"""MQTT 5 and 3.1.1 over TCP, TLS and WebSockets, by one of two clients.
+
+`docs/adr/0006-a-native-mqtt-transport.md`, `docs/adr/0017-paho-for-websockets-and-proxies.md`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
 import structlog
 
 from edgebus.bus.errors import BrokerRefusedError, BrokerUnreachableError
 from edgebus.bus.settings import BrokerAddress, BrokerSettings
-from edgebus.bus.transport import ConnectOptions, Receiver
+from edgebus.bus.transport import Connection, ConnectOptions, Receiver
 from edgebus.mqtt._connection import MqttConnection
 from edgebus.mqtt._retain_repair import RetainRepair
 from edgebus.mqtt._session import Memory
@@ -57,7 +60,7 @@ class MqttTransport:
         """Largest packet that may be sent as far as the settings know it."""
         return self._settings.packet_limit
 
-    async def connect(self, options: ConnectOptions, receiver: Receiver) -> MqttConnection:
+    async def connect(self, options: ConnectOptions, receiver: Receiver) -> Connection:
         """Open a connection, to the first address that takes it.
 
         Raises:
@@ -82,7 +85,7 @@ class MqttTransport:
 
     async def _connect(
         self, node: _Node, options: ConnectOptions, receiver: Receiver
-    ) -> MqttConnection:
+    ) -> Connection:
         """Open a connection in the version that the settings fix, or in the one that it speaks."""
         try:
             return await self._dial(node.settings, options, receiver)
@@ -111,23 +114,13 @@ class MqttTransport:
 
     async def _dial(
         self, settings: BrokerSettings, options: ConnectOptions, receiver: Receiver
-    ) -> MqttConnection:
+    ) -> Connection:
         (address,) = settings.addresses
-        kind = RetainRepair if settings.profile == "nats" else MqttConnection
-        connection = kind(
-            settings=settings,
-            options=options,
-            receiver=receiver,
-            # One for all addresses: it is the client's, and the brokers of a cluster share its
-            # session. Where the next one has none it reports that, and the memory is cleared.
-            memory=self._memories.setdefault(options.client_id, Memory()),
-        )
+        make = self._paho if settings.uses_paho else self._native
+        connection, opening = make(settings, options, receiver)
         try:
             async with asyncio.timeout(settings.connect_timeout_s):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: connection, address.host, address.port, ssl=self._tls
-                )
-                await connection.handshake()
+                await opening
         except TimeoutError as error:
             connection.abort()
             reason = f"no answer within {settings.connect_timeout_s:g} s"
@@ -139,6 +132,38 @@ class MqttTransport:
             connection.abort()
             raise
         return connection
+
+    def _native(
+        self, settings: BrokerSettings, options: ConnectOptions, receiver: Receiver
+    ) -> tuple[Connection, Awaitable[None]]:
+        (address,) = settings.addresses
+        kind = RetainRepair if settings.profile == "nats" else MqttConnection
+        connection = kind(
+            settings=settings,
+            options=options,
+            receiver=receiver,
+            # One for all addresses: it is the client's, and the brokers of a cluster share its
+            # session. Where the next one has none it reports that, and the memory is cleared.
+            memory=self._memories.setdefault(options.client_id, Memory()),
+        )
+
+        async def opening() -> None:
+            await asyncio.get_running_loop().create_connection(
+                lambda: connection, address.host, address.port, ssl=self._tls
+            )
+            await connection.handshake()
+
+        return connection, opening()
+
+    def _paho(
+        self, settings: BrokerSettings, options: ConnectOptions, receiver: Receiver
+    ) -> tuple[Connection, Awaitable[None]]:
+        # A device that needs no proxy has no paho.
+        from edgebus.mqtt._paho import PahoConnection, PahoRetainRepair
+
+        kind = PahoRetainRepair if settings.profile == "nats" else PahoConnection
+        connection = kind(settings=settings, options=options, receiver=receiver, tls=self._tls)
+        return connection, connection.handshake()
 
 
 class _Node:
@@ -178,7 +203,7 @@ def _sum_up(
 def _explain(error: OSError, *, tls: bool) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({error.verify_message}); see broker.ca_file"
-    reason = error.strerror or str(error) or type(error).__name__
+    reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
     if tls and isinstance(error, ssl.SSLError | ConnectionResetError):
         reason += "; TLS failed: is it the port for TLS? Without TLS, write mqtt://"
     return reason

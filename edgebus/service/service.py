@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, get
 
 import structlog
 
-from edgebus.bus import Bus
+from edgebus.bus import Bus, MessageTooLargeError
 from edgebus.contracts import (
     CommandTopic,
     Identity,
@@ -109,6 +109,7 @@ class Service(Generic[S]):
         self.data_dir: Path = context.node.data_dir / self.name
         self.metrics: MetricsRegistry = context.metrics
         self.tracer = Tracer(self.name)
+        self._too_large: set[str] = set()
         self.log: FilteringBoundLogger = structlog.get_logger().bind(service=self.name)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -151,6 +152,9 @@ class Service(Generic[S]):
     ) -> None:
         """Publish on one of the declared topics; see `Bus.publish`, also for its errors.
 
+        A retained value that is larger than the broker takes is logged and counted, and nothing is
+        raised: the last one stays, and a service that cannot report goes on serving.
+
         Args:
             topic: One of `publishes`.
             payload: What; the bus fills in source and traceparent.
@@ -164,7 +168,17 @@ class Service(Generic[S]):
             msg = f"{type(self).__name__} publishes {topic.address}; add it to its `publishes`"
             raise DeclarationError(msg)
         address = topic.at(self.identity, **names)
-        await self.bus.publish(address, payload, expires_in_s=expires_in_s)
+        try:
+            await self.bus.publish(address, payload, expires_in_s=expires_in_s)
+        except MessageTooLargeError as error:
+            if not topic.retain:
+                raise
+            self.metrics.counter("retained.too_large")
+            if address.name not in self._too_large:
+                self._too_large.add(address.name)
+                self.log.error("cannot publish", topic=address.name, reason=str(error))
+        else:
+            self._too_large.discard(address.name)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> None:
         """Run a task beside the handlers, supervised.

@@ -24,7 +24,9 @@ from edgebus.contracts import (
     Command,
     CommandTopic,
     Identity,
+    Message,
     Payload,
+    RecordPayload,
     Reply,
     ServiceState,
     State,
@@ -167,7 +169,12 @@ class ServiceHarness(Generic[S]):
         return Identity(base=own.base, site=own.site, node=node, service=service)
 
     async def publish(self, address: Address[P], payload: P) -> None:
-        """Publish from the test."""
+        """Publish from the test, as whoever's topic it is, whatever the payload's source."""
+        source = {"source": address.sender}
+        if isinstance(payload, RecordPayload) and address.sender:
+            payload = payload.with_record(payload.record.model_copy(update=source))
+        elif isinstance(payload, Message) and address.sender:
+            payload = payload.model_copy(update=source)
         await self.bus.publish(address, payload)
 
     async def request(

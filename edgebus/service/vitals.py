@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
+from itertools import islice
 
 from edgebus.bus import BusStats
 from edgebus.contracts import Metrics
+from edgebus.contracts.control import MOST_FIGURES
 from edgebus.service.host import HostSampler
 from edgebus.service.metrics import MetricsRegistry
+
+_LONGEST_NAME = 200
+_LARGEST = 1e15
 
 
 class Vitals:
@@ -30,13 +35,21 @@ class Vitals:
         return Metrics(
             session=session,
             uptime_s=time.monotonic() - self._born,
-            counters=own.counters | counters,
-            gauges=own.gauges | gauges,
+            counters=_bounded(counters | own.counters),
+            gauges=_bounded(gauges | own.gauges),
             cpu_percent=use.cpu_percent,
             rss_bytes=use.rss_bytes,
             host_cpu_percent=use.host_cpu_percent,
             host_memory_percent=use.host_memory_percent,
         )
+
+
+def _bounded(figures: dict[str, float]) -> dict[str, float]:
+    """Figures as a message can carry them: names and values come from inputs too."""
+    return {
+        name[:_LONGEST_NAME]: min(max(value, -_LARGEST), _LARGEST)
+        for name, value in islice(figures.items(), MOST_FIGURES)
+    }
 
 
 def bus_figures(stats: BusStats) -> tuple[dict[str, float], dict[str, float]]:

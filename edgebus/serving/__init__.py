@@ -4,6 +4,7 @@ The service that serves any workload is `edgebus.serving.service`. Nothing here 
 interpreter that trains a graph is `edgebus.training.graph`.
 """
 
+from edgebus.serving.authority import MAX_JUMP, Authorities
 from edgebus.serving.engine import Engine, EngineSettings, OrtEngine, choose_providers
 from edgebus.serving.errors import (
     EngineError,
@@ -30,7 +31,9 @@ from edgebus.serving.serving_state import ServingState, StateFile
 from edgebus.serving.swap import HotSwap, LoadedModel, Serving, Swap
 
 __all__ = [
+    "MAX_JUMP",
     "ArrayModel",
+    "Authorities",
     "Engine",
     "EngineError",
     "EngineSettings",

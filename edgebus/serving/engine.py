@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Protocol
 
@@ -49,6 +50,10 @@ _ORT_TYPES: Final[Mapping[str, str]] = {
 }
 
 
+DEADLINE_S: Final = 20.0
+"""Seconds that one inference may take by default; small devices need a few for a large model."""
+
+
 class EngineSettings(BaseModel):
     """Settings of an engine: threads and device."""
 
@@ -59,6 +64,9 @@ class EngineSettings(BaseModel):
     model and the network do not delay inputs."""
     spinning: bool = False
     """Let idle threads spin instead of sleep: a little faster alone, much slower in company."""
+    deadline_s: Annotated[float, Field(gt=0, le=3600)] = DEADLINE_S
+    """Seconds that one inference may take, the first included; a model that takes longer is stopped
+    and has failed."""
     provider: Provider = "auto"
     """`auto` takes TensorRT or CUDA where the installed runtime has them, else the CPU."""
 
@@ -109,7 +117,7 @@ class OrtEngine:
             session = ort.InferenceSession(source.graph_bytes(), options, providers=providers)
         except ORT_ERRORS as error:
             raise EngineError(engine="onnxruntime", reason=first_line(error)) from error
-        self._session = session
+        self._session, self._deadline_s = session, settings.deadline_s
         self._outputs = [output.name for output in manifest.outputs]
         _check_tensors("input", session.get_inputs(), manifest.inputs, exactly=True)
         _check_tensors("output", session.get_outputs(), manifest.outputs, exactly=False)
@@ -125,11 +133,44 @@ class OrtEngine:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """See `Engine`."""
-        try:
-            outputs: Sequence[Any] = self._session.run(self._outputs, dict(inputs))
-        except ORT_ERRORS as error:
-            raise EngineError(engine=self.name, reason=first_line(error)) from error
+        outputs = run_session(
+            self._session, self._outputs, inputs, engine=self.name, deadline_s=self._deadline_s
+        )
         return dict(zip(self._outputs, map(np.asarray, outputs), strict=True))
+
+
+def run_session(
+    session: ort.InferenceSession,
+    outputs: Sequence[str],
+    inputs: Mapping[str, Array],
+    *,
+    engine: str,
+    deadline_s: float = DEADLINE_S,
+) -> Sequence[Any]:
+    """Run a graph, and stop it where it takes too long.
+
+    Raises:
+        EngineError: The runtime fails, or does not answer in time.
+    """
+    options = ort.RunOptions()
+    # The runtime looks at its flag between two operators: a loop without end does end so.
+    watch = threading.Timer(deadline_s, _terminate, (options,))
+    watch.daemon = True
+    watch.start()
+    try:
+        found: Sequence[Any] = session.run(list(outputs), dict(inputs), options)
+    except ORT_ERRORS as error:
+        reason = first_line(error)
+        if options.terminate:
+            reason = f"no answer within {deadline_s:g} s (engine.deadline_s)"
+        raise EngineError(engine=engine, reason=reason) from error
+    finally:
+        watch.cancel()
+    return found
+
+
+def _terminate(options: ort.RunOptions) -> None:
+    options.terminate = True
 
 
 def _check_tensors(

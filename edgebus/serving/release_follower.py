@@ -24,12 +24,14 @@ from edgebus.contracts import (
     ModelStatus,
     Release,
     Segment,
+    Source,
     utc_now,
 )
 from edgebus.contracts.trace import continue_trace
+from edgebus.serving.authority import MAX_JUMP, Authorities
 from edgebus.serving.errors import InferenceError, ModelRefusedError
 from edgebus.serving.serving_state import ServingState, StateFile
-from edgebus.serving.swap import M, Serving, Swap
+from edgebus.serving.swap import LoadedModel, M, Serving, Swap
 from edgebus.transfer import FetchProgress
 
 if TYPE_CHECKING:
@@ -45,6 +47,10 @@ class ReleaseSettings(BaseModel):
 
     channel: Segment = "stable"
     """Channel whose releases are followed."""
+    releases_from: Annotated[tuple[Source, ...], Field(min_length=1)] | None = None
+    """Services whose releases are followed, each as `site/node/service`; null: those of the own
+    node, and the first one that announces a release of the model, which is remembered. Name them
+    where other devices of the site are not to be trusted: one of them may be the first."""
     fetch_attempts: Annotated[int, Field(ge=1, le=100)] = 5
     """Attempts per release when the disk or the store fails; a release that is itself wrong is
     tried once."""
@@ -102,6 +108,7 @@ class ReleaseFollower(Generic[M]):
         task: Its workload; None: any.
         stream: The stream whose own model it is; None: the shared one. Where an own model is taken
             back and there is none before it, the shared one answers.
+        authorities: Whose releases count.
         store: Where bundles are.
         state: Remembers what serves.
         swap: Holds the model that serves.
@@ -120,6 +127,7 @@ class ReleaseFollower(Generic[M]):
         model: str,
         task: str | None = None,
         stream: str | None = None,
+        authorities: Authorities,
         store: Store,
         state: StateFile,
         swap: Swap[M],
@@ -131,6 +139,7 @@ class ReleaseFollower(Generic[M]):
         self._settings = settings
         self._identity = identity
         self._model, self._task, self._stream = model, task, stream
+        self._authorities = authorities
         self._store = store
         self._file = state
         self._swap = swap
@@ -223,8 +232,18 @@ class ReleaseFollower(Generic[M]):
     def offer(self, release: Release) -> bool:
         """A release was announced; True if it is newer than all before.
 
-        The highest sequence counts, whichever version it names.
+        The highest sequence of whoever decides about the model counts, whichever version it names.
         """
+        if not self._authorities.accepts(self._model, release.source):
+            return False
+        acted_on = self._remembered.sequence
+        if acted_on and release.sequence > acted_on + MAX_JUMP:
+            reason = (
+                f"its sequence lies more than {MAX_JUMP} above {acted_on}; if that is right, stop "
+                f"the service and remove {self._file.path}"
+            )
+            self._log.warning("release not followed", sequence=release.sequence, reason=reason)
+            return False
         newest = self._wanted.sequence if self._wanted is not None else self._remembered.sequence
         again = self._wanted is None and release.sequence == newest
         if release.sequence < newest or (release.sequence == newest and not again):
@@ -350,7 +369,9 @@ class ReleaseFollower(Generic[M]):
         self._remember(loading=release.sequence, loads=loads)
         self._stage_done("checking")
         await self._enter("updating", target=bundle.ref)
-        loaded = await asyncio.to_thread(self._swap.prepare, bundle)
+        loaded = await self._load(bundle)
+        if loaded is None:
+            return
         old = self._swap.current
         # Written first: a crash in between starts with the new model, which has passed its probe.
         self._remember(
@@ -377,6 +398,26 @@ class ReleaseFollower(Generic[M]):
             probe=round(loaded.deviation, 3),
         )
         await self._enter("updated", target=None)
+
+    async def _load(self, bundle: Bundle) -> LoadedModel[M] | None:
+        """The loaded model, or None when a newer release has come.
+
+        One that hangs must not be in the way of what takes it back. A thread cannot be stopped:
+        its model goes when it is done.
+        """
+        loading = asyncio.create_task(
+            asyncio.to_thread(self._swap.prepare, bundle), name="load release"
+        )
+        newer = asyncio.create_task(self._changed.wait(), name="newer release")
+        try:
+            await asyncio.wait({loading, newer}, return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                return loading.result()
+            self._log.info("release superseded while it was loaded", model=_words(bundle.ref))
+            loading.add_done_callback(_forget)
+            return None
+        finally:
+            newer.cancel()
 
     async def _download(self, release: Release) -> Bundle | None:
         """The bundle, or None when a newer release has come in the meantime."""
@@ -491,6 +532,12 @@ class ReleaseFollower(Generic[M]):
                 error=self._error,
             )
         )
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    """Take the outcome of a task that nobody waits for any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _words(ref: ModelRef) -> str:

@@ -29,7 +29,8 @@ from edgebus.contracts import (
     topics,
     utc_now,
 )
-from edgebus.service import Service, ServiceSettings, on
+from edgebus.service import Service, ServiceSettings, messaging, on
+from edgebus.serving.authority import Authorities
 from edgebus.serving.engine import EngineSettings
 from edgebus.serving.model import Model
 from edgebus.serving.release_follower import ReleaseFollower, ReleaseSettings
@@ -97,6 +98,13 @@ class ModelService(Service[S], Generic[S]):
         # One thread for inputs: inference has threads of its own, and two inputs at a time only
         # delay each other. The event loop stays free for the bus.
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=self.name)
+        self._authorities = Authorities(
+            self.identity,
+            path=self.data_dir / "authorities.json",
+            allowed=settings.releases_from,
+            setting=f"{self.name}.releases_from",
+            log=self.log,
+        )
         self.model = await self._model_name()
         self.shared = self._make_follower(self.model)
         self.streams = StreamModels(
@@ -136,6 +144,7 @@ class ModelService(Service[S], Generic[S]):
             model=model,
             task=self.workload.name,
             stream=stream,
+            authorities=self._authorities,
             store=self._store,
             state=StateFile(self.data_dir / state),
             swap=HotSwap(self.settings.engine, options=self.load_options()),
@@ -160,7 +169,11 @@ class ModelService(Service[S], Generic[S]):
             Exception: The input is broken, or no model can answer it; it becomes a dead letter.
         """
         record = record_of(event.payload)
-        attributes: dict[str, str | int] = {"stream": record.stream, "index": record.index}
+        attributes: dict[str, str | int] = {
+            "stream": record.stream,
+            "index": record.index,
+            **messaging("process", topic=event.topic, message=record.id),
+        }
         with self.tracer.step("predict", parent=record.traceparent, attributes=attributes):
             stream = self._stream(event)
             self.streams.observe(stream)

@@ -11,7 +11,14 @@ import structlog
 
 from edgebus.artifacts import Bundle, Store
 from edgebus.contracts import Identity, ModelStatus, Release
-from edgebus.serving import LoadedModel, ReleaseFollower, ReleaseSettings, StateFile, Swap
+from edgebus.serving import (
+    Authorities,
+    LoadedModel,
+    ReleaseFollower,
+    ReleaseSettings,
+    StateFile,
+    Swap,
+)
 from edgebus.transfer import ArtifactFetcher
 
 INCUMBENT = "incumbent.json"
@@ -42,6 +49,7 @@ class Incumbent:
         task: Its workload.
         identity: Who follows.
         channel: Channel whose releases are followed.
+        authorities: Whose releases count.
         folder: Keeps the state and the bundle's folder for the trainer.
         store: Where bundles are.
         fetcher: Brings them in.
@@ -55,6 +63,7 @@ class Incumbent:
         task: str,
         identity: Identity,
         channel: str,
+        authorities: Authorities,
         folder: Path,
         store: Store,
         fetcher: ArtifactFetcher,
@@ -70,6 +79,7 @@ class Incumbent:
             identity=identity,
             model=model,
             task=task,
+            authorities=authorities,
             store=store,
             state=StateFile(folder / INCUMBENT),
             swap=Swap[Bundle](LoadedModel),

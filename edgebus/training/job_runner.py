@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from edgebus.artifacts import ArtifactError, Bundle, Store
-from edgebus.bus import Bus
+from edgebus.bus import Bus, MessageTooLargeError
 from edgebus.contracts import (
     Candidate,
     Identity,
@@ -139,9 +139,15 @@ class JobRunner:
 
     async def offer(self, result: TrainingResult) -> None:
         """Publish a result and, where one was accepted, its candidate; harmless to repeat."""
-        await self.context.bus.publish(
-            topics.TRAINING_RESULT.at(self.context.identity, job=result.job), result
-        )
+        address = topics.TRAINING_RESULT.at(self.context.identity, job=result.job)
+        try:
+            await self.context.bus.publish(address, result)
+        except MessageTooLargeError as error:
+            # The verdict matters more than its details.
+            self.context.log.warning("result without its details", reason=str(error))
+            gate = None if result.gate is None else result.gate.brief()
+            brief_result = result.model_copy(update={"gate": gate, "labels": None, "traces": ()})
+            await self.context.bus.publish(address, brief_result)
         if result.candidate is None or result.gate is None:
             return
         bundle = await self.context.disk(
@@ -154,9 +160,13 @@ class JobRunner:
             channel=self.context.settings.channel,
             gate=result.gate,
         )
-        await self.context.bus.publish(
-            topics.CANDIDATE.at(self.context.identity, model=self.model), candidate
-        )
+        offer = topics.CANDIDATE.at(self.context.identity, model=self.model)
+        try:
+            await self.context.bus.publish(offer, candidate)
+        except MessageTooLargeError as error:
+            self.context.log.warning("candidate without its details", reason=str(error))
+            brief = candidate.model_copy(update={"gate": candidate.gate.brief()})
+            await self.context.bus.publish(offer, brief)
 
     async def _specify(self, job: Job, base: Bundle) -> JobSpec:
         """Specification for the job's process."""
@@ -273,6 +283,7 @@ class JobRunner:
         accepted = outcome.outcome == "accepted"
         counts = await self.context.disk(self.context.samples.counts, self.model)
         result = TrainingResult(
+            source=self.context.identity.source,
             traceparent=traceparent,
             traces=await self.context.disk(
                 self.context.samples.traces, [sample.id for sample in used], limit=_MOST_TRACES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ParamSpec, TypeVar
@@ -11,7 +12,7 @@ from typing import ParamSpec, TypeVar
 from sqlalchemy import ColumnElement, Engine, func, select, update
 from sqlalchemy.orm import Session
 
-from edgebus.contracts import ModelRef, TrainingResult, shared_model
+from edgebus.contracts import ModelRef, PayloadError, TrainingResult, shared_model
 from edgebus.database import from_micros, micros
 from edgebus.samples import JobRow, SampleRow, UseRow
 from edgebus.workload import call_in_thread
@@ -154,19 +155,19 @@ class JobJournal:
         return results[0] if results else None
 
     def results(self, model: str, *, limit: int) -> list[TrainingResult]:
-        """Results, newest first."""
+        """Results, newest first, but for what cannot be read: it must not stop a start."""
         query = (
             select(JobRow.result)
             .where(JobRow.model == model, JobRow.result.is_not(None))
             .order_by(*_NEWEST_FIRST)
             .limit(limit)
         )
+        found: list[TrainingResult] = []
         with Session(self._engine) as session:
-            return [
-                TrainingResult.decode(result.encode())
-                for result in session.scalars(query)
-                if result is not None
-            ]
+            for result in session.scalars(query):
+                with suppress(PayloadError):
+                    found.append(TrainingResult.decode((result or "").encode()))
+        return found
 
     def candidates(self, models: Sequence[str], *, limit: int) -> set[str]:
         """Digests of the candidates among the newest results of each model."""

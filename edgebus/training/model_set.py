@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgebus.artifacts import ArtifactError
 from edgebus.contracts import NameRefusedError, Release, shared_model, stream_model
+from edgebus.serving import Authorities
 from edgebus.training.incumbent import Incumbent
 from edgebus.training.job_runner import JobRunner, RetrainingContext
 from edgebus.training.trained_model import TrainedModel
@@ -44,6 +45,13 @@ class ModelSet:
     ) -> None:
         self._context, self._changed, self._spawn = context, changed, spawn
         self._fetcher = ArtifactFetcher(context.bus, context.identity, context.bundles)
+        self._authorities = Authorities(
+            context.identity,
+            path=context.folder / "authorities.json",
+            allowed=context.settings.releases_from,
+            setting=f"{context.identity.service}.releases_from",
+            log=context.log,
+        )
         self._nameless: set[str] = set()
         self.models: dict[str, TrainedModel] = {}
         """All of them, the shared one first."""
@@ -83,6 +91,8 @@ class ModelSet:
         shared, stream_id = shared_model(release.bundle.model.name)
         if shared != self.shared.name:
             return
+        if not self._authorities.accepts(shared, release.source):
+            return
         trained = await self.of(stream_id) if stream_id else self.shared
         if trained is not None:
             trained.observe(release.bundle.model)
@@ -110,6 +120,7 @@ class ModelSet:
             task=self._context.settings.workload,
             identity=self._context.identity,
             channel=self._context.settings.channel,
+            authorities=self._authorities,
             folder=self._context.folder / "streams" / stream_id
             if stream_id
             else self._context.folder,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from edgebus.contracts import Segment
+from edgebus.contracts import Segment, Source
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 AtLeastOne = Annotated[int, Field(ge=1)]
@@ -215,6 +215,9 @@ class RetrainingSettings(BaseModel):
     """Name of the model that is trained; null: that of `bundle`."""
     channel: Segment = "stable"
     """Channel of the candidates, and of the releases that are followed."""
+    releases_from: Annotated[tuple[Source, ...], Field(min_length=1)] | None = None
+    """Services whose releases are followed, each as `site/node/service`; null: those of the own
+    node, and the first one that announces a release of the model, which is remembered."""
     replay: Path | None = None
     """Earlier data, a folder that the workload reads."""
     replay_holdout: Path | None = None

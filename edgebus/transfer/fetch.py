@@ -169,15 +169,15 @@ class ArtifactFetcher:
 
     async def _index(self, delivery: _Delivery, digest: str, size: int) -> BundleIndex:
         if not self._store.has(digest):
-            sink = _MemorySink(size)
+            sink = _MemorySink()
             # Only an index of one block can be checked block by block.
             blocks = (digest,) if size <= BLOCK_SIZE else None
             receiver = self._receiver(size=size, blocks=blocks, sink=sink)
             await delivery.collect({digest: receiver})
-            while sha256(bytes(sink.data)) != digest:
+            while sha256(sink.data) != digest:
                 receiver.restart()
                 await delivery.collect({digest: receiver})
-            self._store.put(bytes(sink.data))
+            self._store.put(sink.data)
         return self._store.index(digest)
 
     def _receiver(
@@ -352,12 +352,19 @@ class _Delivery:
 
 
 class _MemorySink:
-    def __init__(self, size: int) -> None:
-        self.data = bytearray(size)
+    """Blocks in memory; what an announcement claims takes none before it comes."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, bytes] = {}
 
     def write(self, offset: int, data: bytes) -> None:
         """Keep verified bytes."""
-        self.data[offset : offset + len(data)] = data
+        self._blocks[offset] = bytes(data)
+
+    @property
+    def data(self) -> bytes:
+        """All of them, once each is there."""
+        return b"".join(data for _, data in sorted(self._blocks.items()))
 
 
 def provider_identity(ref: BundleRef, *, base: str) -> Identity:

@@ -19,6 +19,7 @@ from edgebus.transfer._sender import Block, BlockSender, Pace, SenderStats
 # connection, broker and processor with a model wait at most twice as long as without it
 # (benchmarks/priorities.py).
 _BYTES_PER_S = 16 * 2**20
+_MOST_UNKNOWN = 64  # blobs that the log names; anybody may ask for any number
 
 
 class ArtifactProvider:
@@ -100,7 +101,7 @@ class ArtifactProvider:
                 self._verified.add(digest)
             return self._store.size(digest)
         except (BlobMissingError, BundleDigestError) as error:
-            if digest not in self._unknown:
+            if digest not in self._unknown and len(self._unknown) < _MOST_UNKNOWN:
                 self._unknown.add(digest)
                 self._log.warning("asked for a blob that cannot be served", error=str(error))
             return None

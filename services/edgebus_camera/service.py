@@ -13,7 +13,7 @@ import cv2
 from edgebus.bus import MessageTooLargeError
 from edgebus.contracts import new_id, utc_now
 from edgebus.contracts.trace import continue_trace
-from edgebus.service import Service
+from edgebus.service import Service, messaging
 from edgebus_camera.pacing import Pacer, Slot
 from edgebus_camera.settings import CameraSettings, ViewSettings
 from edgebus_camera.sources import (
@@ -21,12 +21,26 @@ from edgebus_camera.sources import (
     PictureSkippedError,
     Source,
     SourceError,
+    SourceFrame,
     SourceLostError,
     open_source,
 )
+from edgebus_camera.sources.http import HttpSource
 from edgebus_camera.sources.opening import DEFAULT_FPS
 from edgebus_camera.view import EncodedFrame, View
-from edgebus_detection.messages import CAMERA_FRAME, CAMERA_TRUTH, Frame, FrameRecord, GroundTruth
+from edgebus_detection.messages import (
+    CAMERA_FRAME,
+    CAMERA_TRUTH,
+    MOST_BOXES,
+    Frame,
+    FrameRecord,
+    GroundTruth,
+)
+
+_OFF_GRID = 0.75
+"""Frames that a recording's time stamps may be off its frame rate."""
+_TOO_LATE_S = 5.0
+"""Seconds behind its time stamps after which a recording goes on from where it is."""
 
 _EXPIRES_S = 5.0
 """A frame that a broker still holds after this is of no use to a detector."""
@@ -44,6 +58,7 @@ class Camera(Service[CameraSettings]):
         cv2.setNumThreads(1)
         self._trouble: dict[str, str] = {}
         self._ended: dict[str, str] = {}
+        self._notes: dict[str, str] = {}
         opened: dict[str, Source] = {}
         try:
             for name, view in self.settings.cameras.items():
@@ -78,10 +93,10 @@ class Camera(Service[CameraSettings]):
             self.log.info("camera ended", camera=camera, reason=end)
             await self.report(camera, ended=end)
         finally:
-            if source.live:
-                source.close()  # wakes the thread that waits for a picture
+            if running.source.live:
+                running.source.close()  # wakes the thread that waits for a picture
             else:
-                executor.submit(source.close)
+                executor.submit(running.source.close)
             executor.shutdown(wait=False)
 
     def _report_labels(self, camera: str, source: FolderSource) -> None:
@@ -89,7 +104,12 @@ class Camera(Service[CameraSettings]):
         if not source.labels:
             self.log.info("no labels found: frames go out without truth", camera=camera)
             return
-        self.log.info("labels found", camera=camera, labels=source.labels)
+        if source.is_labelled:
+            self.log.info("labels found", camera=camera, labels=source.labels)
+        else:
+            self.log.warning(
+                "labels found, but of none of its pictures", camera=camera, labels=source.labels
+            )
         if source.left_out:
             self.log.warning(
                 "pictures without truth: their labels cannot be right",
@@ -98,22 +118,28 @@ class Camera(Service[CameraSettings]):
                 first=source.left_out[0],
             )
 
-    async def report(self, camera: str, *, trouble: str = "", ended: str = "") -> None:
+    async def report(
+        self, camera: str, *, trouble: str = "", ended: str = "", note: str = ""
+    ) -> None:
         """Keep the service's state in step with its cameras.
 
         Args:
             camera: Its name.
             trouble: Its fault; empty while it works.
             ended: Why it ended.
+            note: What is wrong with its source, though it films on.
         """
         self._trouble[camera] = trouble
+        if note:
+            self._notes[camera] = note
         if ended:
             self._ended[camera] = ended
         reasons = [f"camera {name}: {reason}" for name, reason in self._trouble.items() if reason]
         if reasons:
             await self.set_state("degraded", "; ".join(reasons))
             return
-        notes = [f"camera {name} ended: {reason}" for name, reason in self._ended.items()]
+        notes = [f"camera {name}: {reason}" for name, reason in self._notes.items()]
+        notes += [f"camera {name} ended: {reason}" for name, reason in self._ended.items()]
         await self.set_state("ready", "; ".join(notes))
 
 
@@ -130,28 +156,40 @@ class _CameraLoop:
         executor: ThreadPoolExecutor,
     ) -> None:
         self._service, self._camera, self._settings = service, camera, settings
-        self._source, self._executor = source, executor
+        self.source, self._executor = source, executor
         self._view = View(settings)
         self._frame_topic = CAMERA_FRAME.at(service.identity, camera=camera)
         self._truth_topic = CAMERA_TRUTH.at(service.identity, camera=camera)
-        self.fps = settings.fps or source.fps or (None if source.live else DEFAULT_FPS)
+        self.fps = self._rate()
         self._took = self._lead = 0.0
         self._lost = 0
         self._too_large = False
+        self._noted = ""
+        # Of a source with time stamps that keep no rate: frames leave by these, not by a grid.
+        self._by_stamps = False
+        self._start = self._last_s = 0.0
+        self._passed = 0
 
     async def run(self) -> str:
         """Send frames until the end; the reason of the end."""
         loop = asyncio.get_running_loop()
+        while isinstance(self.source, HttpSource):
+            try:
+                self.source = await loop.run_in_executor(self._executor, self.source.connect)
+            except SourceLostError as error:
+                await self._wait_for_camera(error)
+        self.fps = self._rate()
         start = loop.time()
         if self._settings.start_at is not None:
             start += self._settings.start_at - time.time()
+        self._start = start
         pacer = None if self.fps is None else Pacer(fps=self.fps, start=start)
         number = -1
         while True:
             slot = (
                 Slot(number + 1, loop.time(), 0)
-                if pacer is None
-                else pacer.next(loop.time(), lead=0.0 if self._source.live else self._lead)
+                if pacer is None or self._by_stamps
+                else pacer.next(loop.time(), lead=0.0 if self.source.live else self._lead)
             )
             number = slot.number
             if self._settings.frames is not None and number >= self._settings.frames:
@@ -159,7 +197,7 @@ class _CameraLoop:
             if slot.skipped:
                 self._count("skipped", slot.skipped)
             # A live picture is taken when it is due; any other is made ready before.
-            if self._source.live:
+            if self.source.live:
                 await asyncio.sleep(max(0.0, slot.due - loop.time()))
             elapsed = loop.time() - start if self.fps is None else number / self.fps
             try:
@@ -173,32 +211,79 @@ class _CameraLoop:
                 self._count("unreadable")
                 self._service.log.warning("picture skipped", camera=self._camera, error=str(error))
                 continue
+            await self._note_trouble()
             if taken is None:
                 return f"{self._settings.public_source} has no more frames"
-            encoded, captured = taken
+            encoded, captured, at_s = taken
+            number += self._passed
+            if self._passed:
+                self._count("skipped", self._passed)
             await self._report_return()
-            if not self._source.live:
-                await asyncio.sleep(max(0.0, slot.due - loop.time()))
+            if not self.source.live:
+                due = slot.due if at_s is None else self._start + at_s
+                await asyncio.sleep(max(0.0, due - loop.time()))
                 captured = utc_now()
             await self._send(encoded, captured)
 
-    def _take_frame(self, number: int, elapsed: float) -> tuple[EncodedFrame, datetime] | None:
-        """Read, prepare and encode one picture, in the camera's thread."""
+    def _rate(self) -> float | None:
+        """Frames per second: of the settings, else of the source; None as they come."""
+        return self._settings.fps or self.source.fps or (None if self.source.live else DEFAULT_FPS)
+
+    def _take_frame(
+        self, number: int, elapsed: float
+    ) -> tuple[EncodedFrame, datetime, float | None] | None:
+        """Read, prepare and encode one picture, in the camera's thread.
+
+        Returns:
+            The picture, when it was captured, and its own time where it leaves by that.
+        """
         begun = time.perf_counter()
-        frame = self._source.read(number)
+        frame = self.source.read(number)
+        self._passed = 0
+        while frame is not None and self._is_late(frame, number + self._passed):
+            self._passed += 1
+            frame = self.source.read(number + self._passed)
         if frame is None:
             return None
         captured = utc_now()
-        encoded = self._view.encode(frame, time_s=elapsed)
+        at_s = frame.at_s if self._by_stamps else None
+        encoded = self._view.encode(frame, time_s=elapsed if at_s is None else at_s)
         took = time.perf_counter() - begun
         # The slowest of late, slowly forgotten: one quick frame is no promise.
         self._lead = max(took, 0.8 * self._lead)
         self._took = took
-        return encoded, captured
+        return encoded, captured, at_s
+
+    def _is_late(self, frame: SourceFrame, number: int) -> bool:
+        """Whether a frame that leaves by its own time should have left before now."""
+        if frame.at_s is None or self.fps is None or self._settings.fps is not None:
+            return False
+        off = abs(frame.at_s - number / self.fps) * self.fps
+        self._by_stamps = self._by_stamps or off > _OFF_GRID
+        if not self._by_stamps:
+            return False
+        step, self._last_s = frame.at_s - self._last_s, frame.at_s
+        late = time.monotonic() + self._lead - (self._start + frame.at_s)
+        if late > _TOO_LATE_S:  # it cannot be caught up with: go on from here
+            self._start += late
+            return False
+        return late > step / 2
+
+    async def _note_trouble(self) -> None:
+        """Report once what of a recording cannot be read."""
+        trouble = self.source.trouble
+        if trouble != self._noted:
+            self._noted = trouble
+            self._service.log.warning("recording damaged", camera=self._camera, error=trouble)
+            await self._service.report(self._camera, note=trouble)
 
     async def _send(self, encoded: EncodedFrame, captured: datetime) -> None:
         identifier = new_id()
-        attributes: dict[str, str | int] = {"camera": self._camera, "index": encoded.index}
+        attributes: dict[str, str | int] = {
+            "camera": self._camera,
+            "index": encoded.index,
+            **messaging("send", topic=self._frame_topic.name, message=identifier),
+        }
         with self._service.tracer.step(
             "send", identifier=identifier, attributes=attributes
         ) as step:
@@ -217,7 +302,10 @@ class _CameraLoop:
             width=encoded.width,
             height=encoded.height,
         )
-        if encoded.boxes is not None:
+        truth = None
+        if encoded.boxes is not None and len(encoded.boxes) > MOST_BOXES:
+            self._count("truths_too_large")  # part of the truth would be a wrong one
+        elif encoded.boxes is not None:
             truth = GroundTruth(
                 traceparent=continue_trace(traceparent),
                 frame=record.id,
@@ -230,9 +318,10 @@ class _CameraLoop:
                 condition=encoded.condition,
                 effects=dict(encoded.effects),
             )
-            await service.bus.publish(self._truth_topic, truth, expires_in_s=_EXPIRES_S)
         frame = Frame.build(encoded.jpeg, record)
         try:
+            if truth is not None:
+                await service.bus.publish(self._truth_topic, truth, expires_in_s=_EXPIRES_S)
             await service.bus.publish(self._frame_topic, frame, expires_in_s=_EXPIRES_S)
         except MessageTooLargeError as error:
             await self._cannot_send(error)

@@ -17,14 +17,14 @@ class ViewSettings(ServiceSettings):
     """Settings of one camera."""
 
     source: str | int = Field(default="scene", repr=False)
-    """Source of the pictures: `scene` for the procedural street, the path of a video, of a folder
-    of pictures or of a text file that lists such, an RTSP or HTTP address, or the number of a USB
-    camera."""
+    """Source of the pictures: `scene` for the procedural street, the path (or `file://` address) of
+    a video, of a folder of pictures or of a text file that lists such, an RTSP address, an HTTP
+    address of a stream, a snapshot or a video, or the number of a USB camera."""
     seed: int = 0
     """Seed of the street and of the effects' noise."""
     fps: Annotated[float, Field(gt=0, le=240)] | None = None
-    """Frames per second. By default a video's own, 10 for the street and for pictures, and as they
-    come from a live camera."""
+    """Frames per second. By default a video's own, 10 for the street and for pictures, as they come
+    from a live camera, and 1 for a snapshot address, which is polled at this rate."""
     stride: Annotated[int, Field(ge=1)] = 1
     """Send one picture of a video or folder in this many."""
     width: Side | None = None

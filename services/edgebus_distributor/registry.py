@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from itertools import islice
 
-from sqlalchemy import Engine, delete, func, select
+from pydantic import ValidationError
+from sqlalchemy import Engine, delete, func, select, text
 from sqlalchemy.orm import Session
 
 from edgebus.contracts import BundleRef, ModelEntry, ModelRef, shared_model, utc_now
 from edgebus.database import from_micros, micros
+from edgebus.serving import MAX_JUMP
 from edgebus_distributor.records import Decision, Intake, RegistryRefusedError
 from edgebus_distributor.tables import IntakeRow, ReleaseRow, VersionRow
+
+_MOST_CANDIDATES = 16  # brought in at a time
+_MOST_METRICS = 32  # of a version in a list
 
 
 class Registry:
@@ -53,6 +59,8 @@ class Registry:
             )
         shared, place = shared_model(model.name)
         current = self.current(shared, channel)
+        if candidate and newest and model.version > newest + MAX_JUMP:
+            raise refused(f"is more than {MAX_JUMP} above version {newest}, the newest")
         if not candidate or (current is None and not place):
             return True
         if model.version <= newest:
@@ -202,7 +210,7 @@ class Registry:
                     bundle=self._ref(row),
                     added=from_micros(row.added),
                     channels=tuple(sorted(serving.get(row.digest, ()))),
-                    metrics=row.metrics,
+                    metrics=dict(islice(row.metrics.items(), _MOST_METRICS)),
                     origin=row.origin,
                 )
                 for row in session.scalars(query)
@@ -229,7 +237,10 @@ class Registry:
         return keep
 
     def want(self, intake: Intake) -> None:
-        """Note that a bundle is to be brought in; older candidates of its channel are not, now."""
+        """Note that a bundle is to be brought in; older candidates of its channel are not, now.
+
+        Of many candidates only the last few are.
+        """
         model = intake.bundle.model
         with Session(self._engine) as session, session.begin():
             if intake.candidate:
@@ -252,6 +263,12 @@ class Registry:
                     candidate=intake.candidate,
                 )
             )
+            session.flush()
+            newest = select(IntakeRow.digest).where(IntakeRow.candidate)
+            kept = newest.order_by(text("rowid DESC")).limit(_MOST_CANDIDATES).scalar_subquery()
+            session.execute(
+                delete(IntakeRow).where(IntakeRow.candidate, IntakeRow.digest.not_in(kept))
+            )
 
     def done(self, intake: Intake) -> None:
         """A bundle came in, or never will."""
@@ -262,17 +279,24 @@ class Registry:
             )
 
     def intakes(self) -> list[Intake]:
-        """What is to be brought in."""
-        with Session(self._engine) as session:
-            return [
-                Intake(
-                    bundle=BundleRef.model_validate_json(row.reference),
-                    channel=row.channel,
-                    origin=row.origin,
-                    candidate=row.candidate,
+        """What is to be brought in; what an older program noted and this one refuses is not."""
+        found: list[Intake] = []
+        with Session(self._engine) as session, session.begin():
+            for row in session.scalars(select(IntakeRow)):
+                try:
+                    bundle = BundleRef.model_validate_json(row.reference)
+                except ValidationError:
+                    session.delete(row)
+                    continue
+                found.append(
+                    Intake(
+                        bundle=bundle,
+                        channel=row.channel,
+                        origin=row.origin,
+                        candidate=row.candidate,
+                    )
                 )
-                for row in session.scalars(select(IntakeRow))
-            ]
+        return found
 
     def close(self) -> None:
         """Close the file."""

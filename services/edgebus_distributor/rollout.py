@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from edgebus.contracts import EdgeProgress, ModelStatus, RolloutStatus
+from edgebus.contracts import EdgeProgress, ModelStatus, RolloutStatus, fitting, shorten
 from edgebus_distributor.records import Decision
 
 Key = tuple[str, str]
+
+_MOST_PER_NODE = 300  # the shared model's service, 256 streams with one of their own, and some more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,9 @@ class Rollouts:
 
     def __init__(self) -> None:
         self._edges: dict[tuple[str, str], ModelStatus] = {}
+        self._per_node: Counter[str] = Counter()
+        self.left_out = 0
+        """Statuses of services and streams of a node that has too many."""
         self._rollouts: dict[Key, _Rollout] = {}
 
     @property
@@ -45,19 +51,36 @@ class Rollouts:
             return
         self._rollouts[decision.key] = _Rollout(decision=decision, served_before=served)
 
-    def update(self, status: ModelStatus) -> set[Key]:
-        """Take an edge's status; one that is older than its last is ignored.
+    def update(self, status: ModelStatus, *, retained: bool = False) -> set[Key]:
+        """Take an edge's status.
+
+        What an edge sends comes in order, whatever its clock says, which may be set back.
+
+        Args:
+            status: The status.
+            retained: The broker had kept it; it is ignored where a newer one is known.
 
         Returns:
             The releases of which it changes something.
         """
         edge = status.source, status.stream or ""
         before = self._edges.get(edge)
-        if before is not None and status.time < before.time:
+        if before is None and not self._room_for(status):
             return set()
+        if before is not None and retained and status.time < before.time:
+            return set()
+        if before is None:
+            self._per_node[_node(status)] += 1
         self._edges[edge] = status
         touched = {_follows(status)} | ({_follows(before)} if before is not None else set())
         return {key for key in touched if key is not None} & self._rollouts.keys()
+
+    def _room_for(self, status: ModelStatus) -> bool:
+        """A device can name as many services and streams as it likes, but not become a fleet."""
+        if self._per_node[_node(status)] < _MOST_PER_NODE:
+            return True
+        self.left_out += 1
+        return False
 
     def status(self, key: Key, *, served: int, now: datetime) -> RolloutStatus:
         """Status of a release.
@@ -89,7 +112,7 @@ class Rollouts:
             total=len(edges),
             converged=converged,
             failed=sum(edge.state == "failed" for edge in edges),
-            edges=edges,
+            edges=_shown(edges),
             served_bytes=max(0, served - rollout.served_before),
             started=decision.decided,
             finished=decision.finished,
@@ -102,6 +125,18 @@ class Rollouts:
             KeyError: There is none.
         """
         return self._rollouts[key].decision
+
+
+def _shown(edges: tuple[EdgeProgress, ...]) -> tuple[EdgeProgress, ...]:
+    """All edges by name; of too many for a message, those first that do not serve it yet."""
+    shown = fitting(edges)
+    if len(shown) < len(edges):
+        shown = fitting(sorted(edges, key=lambda edge: edge.state == "updated"))
+    return shown
+
+
+def _node(status: ModelStatus) -> str:
+    return status.source.rpartition("/")[0]
 
 
 def _follows(status: ModelStatus) -> Key | None:
@@ -131,5 +166,5 @@ def _progress(status: ModelStatus, decision: Decision) -> EdgeProgress:
         version=version,
         state=state,
         progress=status.progress,
-        error=status.error,
+        error=None if status.error is None else shorten(status.error, limit=200),
     )

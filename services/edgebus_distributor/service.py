@@ -8,6 +8,8 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from edgebus.artifacts import ArtifactError, Bundle, Store
 from edgebus.bus import BusError, Event
 from edgebus.contracts import (
@@ -21,12 +23,14 @@ from edgebus.contracts import (
     Reply,
     RollbackCommand,
     RolloutStatus,
+    explain,
+    fitting,
     topics,
     utc_now,
 )
 from edgebus.contracts.trace import continue_trace
 from edgebus.service import CommandRefusedError, Service, command, every, on
-from edgebus.serving import ReleaseRefusedError
+from edgebus.serving import MAX_JUMP, Authorities, ReleaseRefusedError
 from edgebus.transfer import ArtifactFetcher, ArtifactProvider
 from edgebus_distributor.arrivals import Arrivals
 from edgebus_distributor.records import Decision, Intake, RegistryRefusedError
@@ -34,6 +38,8 @@ from edgebus_distributor.registry import Registry
 from edgebus_distributor.rollout import Rollouts
 from edgebus_distributor.settings import DistributorSettings
 from edgebus_distributor.tables import open_database
+
+_CATCH_UP_S = 10.0
 
 
 class Distributor(Service[DistributorSettings]):
@@ -55,6 +61,15 @@ class Distributor(Service[DistributorSettings]):
         )
         self.store = Store(self.data_dir / "store", quota=self.settings.store_quota_bytes)
         self.rollouts = Rollouts()
+        self._authorities = Authorities(
+            self.identity,
+            allowed=self.settings.candidates_from,
+            setting=f"{self.name}.candidates_from",
+            log=self.log,
+        )
+        # Sequences above ours that edges say they have acted on.
+        self._ahead: dict[tuple[str, str], int] = {}
+        self._caught_up = float("-inf")
         self.provider = ArtifactProvider(
             self.bus,
             self.identity,
@@ -78,9 +93,10 @@ class Distributor(Service[DistributorSettings]):
         self._touched: set[tuple[str, str]] = set()
         self._news = asyncio.Event()
         self._published: dict[tuple[str, str], RolloutStatus] = {}
+        await self._damaged()  # what it drops, a folder may have
         problems = [await self._publish_folder(folder) for folder in self.settings.publish]
-        for decision in self.registry.all_current():
-            await self._announce(decision)
+        problems += await self._damaged()
+        problems += await self._announce_all()
         self._collect_garbage()
         self.spawn(self.provider.run(), name="provider")
         self.spawn(self._arrivals.run(), name="arrivals")
@@ -94,8 +110,7 @@ class Distributor(Service[DistributorSettings]):
 
     async def session_lost(self) -> None:
         """The broker was replaced or forgot: publish again what is retained."""
-        for decision in self.registry.all_current():
-            await self._announce(decision)
+        await self._announce_all()
         self._published.clear()
 
     # Reports and candidates.
@@ -104,6 +119,9 @@ class Distributor(Service[DistributorSettings]):
     async def on_candidate(self, event: Event[Candidate]) -> None:
         """A retrainer offers a version that passed its gate."""
         candidate = event.payload
+        if not self._authorities.accepts(candidate.bundle.model.name, candidate.source):
+            self.metrics.counter("versions.refused")
+            return
         intake = Intake(
             bundle=candidate.bundle,
             channel=candidate.channel,
@@ -132,29 +150,48 @@ class Distributor(Service[DistributorSettings]):
     @on(topics.MODEL_STATUS)
     async def on_status(self, event: Event[ModelStatus]) -> None:
         """An edge reports how far it is."""
-        await self._update(event.payload)
+        await self._update(event)
 
     @on(topics.STREAM_MODEL)
     async def on_stream_status(self, event: Event[ModelStatus]) -> None:
         """An edge reports how far it is with the own model of one of its streams."""
-        await self._update(event.payload)
+        stream = {"stream": event.names["stream"]}
+        await self._update(event._replace(payload=event.payload.model_copy(update=stream)))
 
-    async def _update(self, status: ModelStatus) -> None:
-        for key in self.rollouts.update(status):
-            decision = self.rollouts.decision(key)
-            if status.sequence > decision.sequence:
-                # The registry was lost or restored from a backup: edges act on the highest number.
-                model, channel = key
+    async def _update(self, event: Event[ModelStatus]) -> None:
+        status = event.payload
+        for key in self.rollouts.update(status, retained=event.retained):
+            if status.sequence > self.rollouts.decision(key).sequence:
+                self._ahead[key] = max(status.sequence, self._ahead.get(key, 0))
+                if time.monotonic() - self._caught_up >= _CATCH_UP_S:
+                    await self.catch_up()
+            self._touch(key)
+
+    @every(seconds=_CATCH_UP_S)
+    async def catch_up(self) -> None:
+        """Announce anew what edges would not follow, because they have acted on higher sequences.
+
+        The registry was lost or restored from a backup then. An edge may say anything: so not with
+        each word, and not however far.
+        """
+        ahead, self._ahead = self._ahead, {}
+        if ahead:
+            self._caught_up = time.monotonic()
+        for (model, channel), sequence in ahead.items():
+            decision = self.rollouts.decision((model, channel))
+            if sequence > decision.sequence + MAX_JUMP:
+                reason = f"more than {MAX_JUMP} above {decision.sequence}: not believed"
+                self.log.warning("an edge is ahead", model=model, sequence=sequence, reason=reason)
+            elif sequence > decision.sequence:
                 await self._announce(
                     self.registry.release(
                         model=model,
                         channel=channel,
                         digest=decision.bundle.model.digest,
-                        reason=f"edges have seen sequence {status.sequence}",
-                        above=status.sequence,
+                        reason=f"edges have seen sequence {sequence}",
+                        above=sequence,
                     )
                 )
-            self._touch(key)
 
     @command(topics.CMD_PUBLISH)
     async def take_over(self, event: Event[PublishCommand]) -> None:
@@ -180,10 +217,12 @@ class Distributor(Service[DistributorSettings]):
     async def _bring(self, event: Event[PublishCommand], intake: Intake) -> None:
         """Wait for a published bundle, and answer whoever published it."""
         order = event.payload
+        # By this host's clock: the sender's may be years away.
+        now = utc_now()
         limit = timedelta(seconds=self.settings.fetch_timeout_s)
-        until = min(order.time + limit, order.expires or order.time + limit)
+        until = min(now + limit, order.expires or now + limit)
         try:
-            seconds = (until - utc_now()).total_seconds()
+            seconds = (until - now).total_seconds()
             decision = await self._arrivals.bring(intake, seconds=seconds)
         except TimeoutError:
             reason = f"{order.bundle.provider} did not deliver in time; is it still there?"
@@ -224,10 +263,8 @@ class Distributor(Service[DistributorSettings]):
     @command(topics.CMD_MODELS)
     async def models(self, event: Event[ModelListCommand]) -> ModelListReply:
         """List the versions."""
-        return ModelListReply(
-            ok=True,
-            models=tuple(self.registry.entries(event.payload.model)),
-        )
+        entries = self.registry.entries(event.payload.model)
+        return ModelListReply(ok=True, models=fitting(entries), total=len(entries))
 
     # Taking in.
 
@@ -252,9 +289,11 @@ class Distributor(Service[DistributorSettings]):
                 parent=bundle.manifest.parent,
             )
             channel = self.settings.channel
-            if not self.registry.check(ref, channel=channel, candidate=False):
+            new = self.registry.check(ref, channel=channel, candidate=False)
+            if new or self.store.has_bundle(bundle.digest):
+                await asyncio.to_thread(self.store.put_bundle, bundle)
+            if not new:
                 return ""
-            await asyncio.to_thread(self.store.put_bundle, bundle)
             self.registry.accept(
                 Intake(
                     bundle=ref, channel=channel, origin=f"folder {folder.name}", candidate=False
@@ -267,12 +306,39 @@ class Distributor(Service[DistributorSettings]):
             return f"cannot publish {folder}: {error}"
         return ""
 
+    async def _damaged(self) -> list[str]:
+        """Releases whose files the disk no longer gives as they were written; those are dropped."""
+        words: list[str] = []
+        for decision in self.registry.all_current():
+            model = decision.bundle.model
+            try:
+                await asyncio.to_thread(self.store.open_bundle, model.digest)
+            except ArtifactError as error:
+                self.log.error("release damaged on the disk", model=model.name, reason=str(error))
+                words.append(
+                    f"{model.name} version {model.version} is released and damaged on this disk, "
+                    "so no edge can fetch it: publish its bundle again"
+                )
+        return words
+
     def _collect_garbage(self) -> None:
         removed = self.store.gc(keep=self.registry.kept(versions=self.settings.keep_versions))
         if removed.bundles:
             self.log.info("old versions dropped", bundles=removed.bundles, bytes=removed.bytes)
 
     # Giving out.
+
+    async def _announce_all(self) -> list[str]:
+        """Announce what channels serve; what of it cannot be, in words."""
+        problems = []
+        for decision in self.registry.all_current():
+            try:
+                await self._announce(decision)
+            except ValidationError as error:
+                model, channel = decision.key
+                problems.append(f"cannot announce {model} on {channel}: {explain(error)}")
+                self.log.error("cannot announce", reason=problems[-1])
+        return problems
 
     async def _announce(self, decision: Decision) -> None:
         """Publish a release; edges that have acted on its sequence ignore it."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from edgebus.contracts import Segment
+from edgebus.contracts import Segment, Source
 from edgebus.service import ServiceSettings
 
 
@@ -16,6 +16,10 @@ class DistributorSettings(ServiceSettings):
     """Folders of bundles to take over at the start and to release where they are new."""
     channel: Segment = "stable"
     """Channel that those are released to."""
+    candidates_from: Annotated[tuple[Source, ...], Field(min_length=1)] | None = None
+    """Services whose candidates are released, each as `site/node/service`; null: those of the
+    distributor's own node. A retrainer on another node has to be named: what it offers, every edge
+    serves."""
     keep_versions: Annotated[int, Field(ge=2, le=10_000)] = 10
     """Newest versions of each model that stay on the disk, for a rollback; whatever a channel
     serves, or served before that, stays as well."""

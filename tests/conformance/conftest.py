@@ -20,9 +20,14 @@ from harness import (
 )
 
 from edgebus.lab import EmbeddedBroker
+from relays import gateway_in_thread
 from tests.soak.nats_cluster import EmbeddedCluster
 
-KINDS = ["memory", "memory-copies", "mosquitto-5", "mosquitto-3.1.1", "nats"]
+KINDS = [
+    *("memory", "memory-copies", "mosquitto-5", "mosquitto-3.1.1", "nats"),
+    # Through paho-mqtt: on MQTT 5 over a WebSocket.
+    *("paho-5", "paho-3.1.1"),
+]
 
 
 @pytest.fixture(scope="session")
@@ -59,8 +64,28 @@ def broker(request: pytest.FixtureRequest) -> BrokerUnderTest:
         return NatsUnderTest(request.getfixturevalue("nats"))
     if kind == "cluster":
         return ClusterUnderTest(request.getfixturevalue("cluster"))
-    version = kind.removeprefix("mosquitto-")
+    client, _, version = kind.partition("-")
+    if client == "paho":
+        gateway = request.getfixturevalue("gateway")
+        return paho_under_test(request.getfixturevalue("mosquitto"), gateway, version=version)
     return MosquittoUnderTest(request.getfixturevalue("mosquitto"), version=version)
+
+
+def paho_under_test(broker: Any, gateway: int, *, version: str) -> MosquittoUnderTest:
+    """A Mosquitto spoken to by paho-mqtt."""
+    more = {"url": f"ws://127.0.0.1:{gateway}/mqtt"} if version == "5" else {"client": "paho"}
+    return MosquittoUnderTest(broker, version=version, **more)
+
+
+@pytest.fixture(scope="session")
+def gateway(mosquitto: Any) -> Iterator[int]:
+    """Port for WebSockets of the session's Mosquitto.
+
+    Mosquitto's own listener for them (2.0.11) stalls for seconds at a burst of large messages,
+    whatever the client.
+    """
+    with gateway_in_thread(mosquitto.port) as port:
+        yield port
 
 
 @pytest.fixture(params=KINDS)
@@ -69,15 +94,22 @@ def own_broker(
     tmp_path: Path,
     mosquitto_factory: Callable[..., Any],
     free_port: int,
-) -> BrokerUnderTest:
+) -> Iterator[BrokerUnderTest]:
     """A broker of the test's own, not started: it may be killed."""
     kind = request.param
     if kind.startswith("memory"):
-        return MemoryUnderTest(copies="each" if kind == "memory-copies" else "one", running=False)
+        yield MemoryUnderTest(copies="each" if kind == "memory-copies" else "one", running=False)
+        return
     if kind == "nats":
-        return NatsUnderTest(EmbeddedBroker(tmp_path / "nats", port=free_port))
-    version = kind.removeprefix("mosquitto-")
-    return MosquittoUnderTest(mosquitto_factory(), version=version)
+        yield NatsUnderTest(EmbeddedBroker(tmp_path / "nats", port=free_port))
+        return
+    client, _, version = kind.partition("-")
+    own = mosquitto_factory()
+    if client == "paho":
+        with gateway_in_thread(own.port) as gateway:
+            yield paho_under_test(own, gateway, version=version)
+    else:
+        yield MosquittoUnderTest(own, version=version)
 
 
 @pytest.fixture

@@ -84,19 +84,19 @@ class MemoryUnderTest:
 
 
 class MosquittoUnderTest:
-    """A Mosquitto, spoken to in one version of MQTT."""
+    """A Mosquitto, spoken to in one version of MQTT, by one of the clients."""
 
     redelivers_in_order = True
     says_takeover = False  # Mosquitto 2.0; 2.1 does on MQTT 5
     forgets = True
 
-    def __init__(self, broker: Any, *, version: str) -> None:
+    def __init__(self, broker: Any, *, version: str, **settings: Any) -> None:
         self.mqtt5 = version == "5"
         self._broker = broker
-        self._version = version
+        self._settings = {"version": version, **settings}
 
     def transport(self, **settings: Any) -> Transport:
-        return self._broker.transport(version=self._version, **settings)
+        return self._broker.transport(**self._settings, **settings)
 
     async def start(self) -> None:
         await asyncio.to_thread(self._broker.start)
@@ -199,8 +199,8 @@ class Site:
                     await asyncio.sleep(0.01)
             await probe.unsubscribe()
 
-    def note(self, n: int) -> Note:
-        return Note(source=f"{self.name}/test", n=n)
+    def note(self, n: int, sender: Bus | None = None) -> Note:
+        return Note(n=n) if sender is None else Note(n=n, source=sender.identity.source)
 
 
 class Recorder:

@@ -334,4 +334,4 @@ async def test_c8_tools_leave_no_session_and_share_an_identity(site: Site) -> No
 def test_settings_are_closed() -> None:
     with pytest.raises(ValueError, match="connect_wait"):
         BusSettings.model_validate({"connect_wait": 1})
-    assert Note(source="x", n=1).schema_id() == "note/1"
+    assert Note(n=1).schema_id() == "note/1"

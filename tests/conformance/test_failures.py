@@ -85,6 +85,22 @@ async def test_f1_invalid_payload_becomes_a_dead_letter_and_is_done(
     assert bus.stats.dead_letters == len(POISON)
 
 
+async def test_f11_a_message_in_the_name_of_somebody_else_is_a_dead_letter(site: Site) -> None:
+    bus, sender = await site.bus("a"), await site.bus("b")
+    letters = Letters()
+    await letters.listen(sender, site)
+    got = Recorder()
+    await bus.subscribe(EVENT.any(site=site.name), got)
+    at = EVENT.at(sender.identity, kind="x")
+    for forged in (bus, await site.bus("b", "other")):
+        await sender.publish(at, site.note(1, forged))
+    await sender.publish(at, site.note(2))
+    assert await got.has(1) == [2]
+    await letters.has(2)
+    assert sender.identity.source in letters.records[0].error
+    assert bus.identity.source in letters.records[0].error
+
+
 async def test_f2_poison_beyond_the_receive_maximum_stops_nothing(site: Site) -> None:
     maximum = {"receive_maximum": 10} if site.broker.mqtt5 else {}
     bus, sender = await site.bus("a", broker=maximum), await site.bus("b")
@@ -131,7 +147,7 @@ async def test_f4_a_handler_that_fails_for_good_makes_a_dead_letter(site: Site) 
 
     got = Recorder(broken)
     subscription = await bus.subscribe(EVENT.any(site=site.name), got, retry=QUICK)
-    notes = [site.note(n) for n in range(3)]
+    notes = [site.note(n, sender) for n in range(3)]
     for note in notes:
         await sender.publish(EVENT.at(sender.identity, kind="x"), note)
     assert await got.has(2) == [0, 2]

@@ -69,7 +69,7 @@ async def test_r3_event_carries_names_size_and_circumstances(site: Site) -> None
     bus, sender = await site.bus("a"), await site.bus("b")
     got = Recorder()
     await bus.subscribe(EVENT.any(site=site.name), got)
-    note = site.note(7)
+    note = site.note(7, sender)
     await sender.publish(EVENT.at(sender.identity, kind="door"), note)
     await got.has(1)
     event = got.events[0]
@@ -143,7 +143,7 @@ async def test_r6_raw_messages_of_third_parties(site: Site) -> None:
         got.put_nowait(message)
 
     await bus.tap(f"edgebus/{site.name}/#", handler, qos=1)
-    note = site.note(3)
+    note = site.note(3, sender)
     await sender.publish(EVENT.at(sender.identity, kind="x"), note)
     message = await asyncio.wait_for(got.get(), 10)
     assert message.payload == note.encode()

@@ -180,15 +180,19 @@ class Proxy:
         sink.close()
 
 
+@pytest.mark.parametrize("client", ["native", "paho"])
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
-async def test_a_stalled_link_is_noticed_and_left(mosquitto: Any, version: str) -> None:
-    identity = Identity(site=f"stall-{version}", node="n", service="s")
+async def test_a_stalled_link_is_noticed_and_left(
+    mosquitto: Any, version: str, client: str
+) -> None:
+    identity = Identity(site=f"stall-{version}-{client}", node="n", service="s")
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(Proxy(mosquitto.port))
         transport = MqttTransport(
             BrokerSettings(
                 url=f"mqtt://127.0.0.1:{proxy.port}",
                 version=version,
+                client=client,
                 keepalive_s=1,
                 connect_timeout_s=0.5,
             )

@@ -17,7 +17,7 @@ import annotated_types as at
 from pydantic import AfterValidator, AwareDatetime, BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
-from edgebus.contracts import Digest, Segment, Timestamp, new_id
+from edgebus.contracts import Digest, Segment, Source, Timestamp, new_id
 from edgebus_detection.messages import Box
 
 __all__ = ["Maker", "text"]
@@ -110,6 +110,7 @@ def text(random: Random, shortest: int = 0, longest: int = 24) -> str:
 _SPECIAL: dict[Any, Make] = {
     _validator(Segment): lambda maker, _: maker.segment(),
     _validator(Digest): lambda maker, _: maker.digest(),
+    _validator(Source): lambda maker, _: "/".join(maker.segment() for _ in range(3)),
     _validator(Timestamp): lambda maker, _: maker.instant(),
 }
 _RECIPES: dict[type[BaseModel], list[tuple[str, Make, bool]]] = {}

@@ -38,6 +38,7 @@ class SourceFrame:
         index: Frame number of this camera; grows, but not always by one.
         condition: Light and weather, one word.
         lights: Draws the lights of a dark scene, for sources that know them.
+        at_s: Its time in the recording, in seconds from its beginning, over all passes.
     """
 
     image: Image
@@ -45,6 +46,7 @@ class SourceFrame:
     index: int
     condition: str = "normal"
     lights: Callable[[], Lights] | None = None
+    at_s: float | None = None
 
 
 class Source(Protocol):
@@ -54,6 +56,7 @@ class Source(Protocol):
         fps: Its own frame rate, or None where it has none.
         length: Pictures in one pass, or None for endless ones and where it is unknown.
         live: It has its own clock: a picture that is not taken is lost.
+        trouble: What of it is missing or damaged; empty while nothing is.
     """
 
     @property
@@ -64,6 +67,9 @@ class Source(Protocol):
 
     @property
     def live(self) -> bool: ...  # noqa: D102
+
+    @property
+    def trouble(self) -> str: ...  # noqa: D102
 
     def read(self, slot: int) -> SourceFrame | None:
         """The picture of a time slot.

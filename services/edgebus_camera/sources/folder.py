@@ -34,6 +34,7 @@ class FolderSource:
     """
 
     live = False
+    trouble = ""
     fps = None
 
     def __init__(
@@ -54,6 +55,11 @@ class FolderSource:
         """The labels that were found, in words."""
         self._pictures = self._pictures[::stride]
         self._failed_in_a_row = 0
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether any of its pictures has labels."""
+        return any(each.labels is not None for each in self._labels.values())
 
     @property
     def length(self) -> int:
@@ -78,10 +84,9 @@ class FolderSource:
         period = -(-len(self._pictures) // PASS_PERIOD) * PASS_PERIOD
         labelled = self._labels.get(picture)
         boxes = None
-        # A picture that was replaced meanwhile by one of another size has no labels. Ground truth
-        # has no regions to ignore: without them, what is there would be a false alarm.
+        # A picture that was replaced meanwhile by one of another size has no labels.
         if labelled is not None and labelled.labels and labelled.size == image.shape[1::-1]:
-            boxes = None if labelled.labels.ignore else labelled.labels.boxes
+            boxes = (*labelled.labels.boxes, *labelled.labels.ignore)
         return SourceFrame(image, boxes, turn * period + place)
 
     def close(self) -> None:

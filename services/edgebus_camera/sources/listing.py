@@ -38,6 +38,7 @@ class ListSource:
     """
 
     live = False
+    trouble = ""
     length = None
 
     def __init__(self, path: Path, *, loop: bool, stride: int = 1) -> None:
@@ -91,6 +92,9 @@ class ListSource:
                 raise SourceError(source=str(self._path), reason=reason) from error
             raise
         if frame is None:
+            # One of its videos; each is named once, in the first pass.
+            if isinstance(self._part, VideoSource) and self._part.trouble not in self.trouble:
+                self.trouble = "; ".join(filter(None, (self.trouble, self._part.trouble)))
             return None
         self._failed_in_a_row = 0
         self._taken = frame.index + 1

@@ -57,6 +57,7 @@ class LiveSource:
     live = True
     fps = None
     length = None
+    trouble = ""
 
     def __init__(
         self,

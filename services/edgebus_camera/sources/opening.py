@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+import cv2
+
 from edgebus_camera.settings import ViewSettings
 from edgebus_camera.sources.base import Source, SourceError, SourceFrame
 from edgebus_camera.sources.folder import FolderSource
+from edgebus_camera.sources.http import HttpSource
 from edgebus_camera.sources.listing import ListSource
 from edgebus_camera.sources.live import LiveSource
 from edgebus_camera.sources.video import VideoSource
@@ -32,6 +36,7 @@ class StreetSource:
 
     live = False
     length = None
+    trouble = ""
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
@@ -54,16 +59,21 @@ class StreetSource:
 def open_source(settings: ViewSettings) -> Source:
     """Open the source that a camera's settings name.
 
-    A live camera is not connected to yet: it may be absent now and appear later.
+    A live camera or an address is not connected to yet: it may be absent now and appear later.
 
     Raises:
         SourceError: It does not exist or cannot be read.
     """
+    # What FFmpeg says of each damaged frame would fill the log; the sources report it once.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     source = settings.source
     if source == "scene":
         width, height = _street_size(settings)
         fps = settings.fps or DEFAULT_FPS
         return StreetSource(Scene(seed=settings.seed, width=width, height=height, fps=fps))
+    if isinstance(source, str) and source.partition("://")[0] in {"http", "https"}:
+        return HttpSource(source, loop=settings.loop, stride=settings.stride)
     if isinstance(source, int) or settings.is_live:
         return LiveSource(source)
     path = Path(source).expanduser()

@@ -166,7 +166,7 @@ async def test_a_letter_that_is_replayed_is_handled_a_copy_sent_at_once_is_not(
 
     async with site() as here:
         subscription = await here.bus.subscribe(EVENTS.any(), handle, retry=ONCE, name="events")
-        said = Metrics(source="lab/pc/sender", session=1, uptime_s=1.0)
+        said = Metrics(source="lab/pi/svc", session=1, uptime_s=1.0)
         await here.poison(said.encode(), said.encode())
         async with asyncio.timeout(5):
             while subscription.stats.duplicates < 1:

@@ -238,8 +238,45 @@ class TestRollouts:
 
     def test_old_news_are_ignored(self, rollouts):
         rollouts.update(self.status("pi-01", serving=2, seconds=5))
-        assert rollouts.update(self.status("pi-01", serving=1, seconds=4)) == set()
+        old = self.status("pi-01", serving=1, seconds=4)
+        assert rollouts.update(old, retained=True) == set()
         assert self.say(rollouts).converged == 1
+
+    def test_a_clock_that_is_set_back_is_not_old_news(self, rollouts):
+        in_2199 = 173 * 365 * 86400
+        rollouts.update(self.status("pi-01", serving=1, seconds=in_2199))
+        assert rollouts.update(self.status("pi-01", serving=2)) == {("tiny", "stable")}
+        assert self.say(rollouts).converged == 1
+
+    def test_one_device_is_no_fleet(self, rollouts):
+        """It may name as many services and streams as it likes."""
+        for n in range(1000):
+            status = self.status("pi-evil", serving=1).model_copy(
+                update={"source": f"lab/pi-evil/ghost-{n}"}
+            )
+            rollouts.update(status)
+        assert rollouts.left_out == 700
+        rollouts.update(self.status("pi-01", serving=2))
+        assert (self.say(rollouts).total, self.say(rollouts).converged) == (301, 1)
+
+    def test_ten_thousand_edges_fit_into_a_message_the_late_ones_first(self, rollouts):
+        error = "\x1b[31m" + "é" * 9_000
+        for n in range(10_000):
+            late = n >= 9_990
+            rollouts.update(
+                self.status(
+                    f"pi-{n:05}-{'x' * 60}",
+                    serving=1 if late else 2,
+                    state="failed" if late else "updated",
+                    sequence=2,
+                    error=error,
+                )
+            )
+        said = self.say(rollouts)
+        assert (said.total, said.converged, said.failed) == (10_000, 9_990, 10)
+        assert len(said.encode()) < 300_000
+        assert [edge.state for edge in said.edges[:11]] == ["failed"] * 10 + ["updated"]
+        assert "\x1b" not in (said.edges[0].error or "")
 
     def test_failures_count_only_if_they_are_about_this_release(self, rollouts):
         rollouts.update(self.status("pi-01", serving=1, state="failed", sequence=1, error="old"))

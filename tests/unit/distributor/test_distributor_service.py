@@ -1,8 +1,11 @@
 """The distributor on the in-memory broker, with edges and a retrainer made of the real parts."""
 
 import asyncio
+import json
+import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -284,6 +287,29 @@ async def test_a_candidate_that_does_not_fit_is_not_released(cloud, tmp_path):
     assert harness.service.metrics.snapshot().counters["versions.refused"] == 2
 
 
+@pytest.mark.parametrize("part", ["index", "weights"])
+async def test_a_release_that_the_disk_has_damaged_is_told_and_taken_again(cloud, tmp_path, part):
+    first, _ = family(tmp_path)
+    async with cloud.harness(publish=(first.path,)):
+        pass
+    largest = max(first.index.blobs(), key=lambda entry: entry.size).digest
+    digest = first.digest if part == "index" else largest
+    blob = cloud.tmp_path / "node/distributor/store/blobs" / digest[:2] / digest
+    whole = blob.read_bytes()
+    blob.write_bytes(whole[:-1] + b"x")
+    async with cloud.harness() as harness:
+        state = await harness.wait_for_state("degraded")
+        assert "tiny version 1 is released and damaged on this disk" in state.reason
+        async with person(cloud, first) as ref:
+            order = PublishCommand(source="lab/laptop/cli", bundle=ref)
+            assert (await harness.request(topics.CMD_PUBLISH, order)).ok
+        assert blob.read_bytes() == whole
+    blob.write_bytes(whole[:-1] + b"x")
+    async with cloud.harness(publish=(first.path,)) as harness:  # the folder has it
+        await harness.wait_for_state("ready")
+        assert blob.read_bytes() == whole
+
+
 async def test_a_newer_candidate_overtakes_one_that_does_not_come_in(cloud, tmp_path):
     first, second = family(tmp_path)
     third = derive_bundle(first, small_update(first), out=tmp_path / "third", version=3)
@@ -330,7 +356,9 @@ async def test_publish_list_and_roll_back(cloud, tmp_path):
         (back.model_copy(update={"version": 9}), "no version 9"),
         (back.model_copy(update={"model": "huge"}), "nothing of huge"),
     ):
-        fresh = RollbackCommand(source="x", model=refused.model, version=refused.version)
+        fresh = RollbackCommand(
+            source="lab/laptop/cli", model=refused.model, version=refused.version
+        )
         reply = await harness.request(topics.CMD_ROLLBACK, fresh)
         assert not reply.ok
         assert words in reply.detail
@@ -370,7 +398,6 @@ async def test_a_published_bundle_that_cannot_be_taken_is_answered(cloud, tmp_pa
     async with person(cloud, second) as ref:
         pass
     assert "did not deliver in time" in await refused(ref)
-    assert "site/node/service" in await refused(ref.model_copy(update={"provider": "me"}))
     assert harness.service.registry.intakes() == []
     assert len(harness.service.registry.entries()) == 1
 
@@ -403,7 +430,7 @@ async def test_old_versions_leave_the_disk(cloud, tmp_path):
         )
     harness.service._collect_garbage()
     assert set(harness.service.store.bundles()) == {bundles[3].digest, bundles[4].digest}
-    gone = RollbackCommand(source="x", model="tiny", version=1)
+    gone = RollbackCommand(source="lab/laptop/cli", model="tiny", version=1)
     reply = await harness.request(topics.CMD_ROLLBACK, gone)
     assert "no longer on the disk" in reply.detail
 
@@ -417,3 +444,132 @@ async def test_a_new_broker_hears_it_all_again(cloud, tmp_path):
     await harness.expect(topics.RELEASE)
     await harness.expect(topics.ROLLOUT)
     assert isinstance(harness.service, Distributor)
+
+
+async def test_a_device_of_the_site_decides_nothing_by_candidates(cloud, tmp_path):
+    first, second = family(tmp_path)
+    harness = await cloud.start(publish=(first.path,))
+    await harness.expect(topics.RELEASE)
+    evil = Identity(site="lab", node="pi-evil", service="retrainer")
+    ref = cloud.candidate(second).bundle
+    forged = Candidate(
+        source=evil.source,
+        bundle=ref.model_copy(update={"provider": evil.source}),
+        job="job-7",
+        gate=GateReport(passed=True),
+    )
+    await harness.publish(topics.CANDIDATE.at(evil, model="tiny"), forged)
+    # In the owner's name from its own topic, and below the owner's topic in its own: dead letters.
+    await harness.bus.publish(
+        topics.CANDIDATE.at(evil, model="tiny"),
+        forged.model_copy(update={"source": RETRAINER.source}),
+    )
+    retrainer = await cloud.retrainer()
+    await publish_candidate(retrainer, cloud.candidate(second))
+    released = await harness.expect(topics.RELEASE)
+    assert RETRAINER.source in released.payload.reason
+    assert harness.service.registry.intakes() == []
+
+
+@pytest.mark.parametrize("sequence", [2**53 - 1, 10**12, 1_000_043])
+async def test_no_status_makes_the_next_sequence_impossible(cloud, tmp_path, sequence):
+    first, second = family(tmp_path)
+    harness = await cloud.start(publish=(first.path,))
+    edge = await cloud.edge(1)
+    await harness.expect(topics.ROLLOUT, where=converged(1, 1))
+    evil = Identity(site="lab", node="pi-evil", service="detector")
+    status = ModelStatus(source=evil.source, model="tiny", state="idle", sequence=sequence)
+    await harness.publish(topics.MODEL_STATUS.at(evil), status)
+    retrainer = await cloud.retrainer()
+    await publish_candidate(retrainer, cloud.candidate(second))
+    await harness.expect(
+        topics.RELEASE, where=lambda event: event.payload.bundle.model == second.ref
+    )
+    await harness.expect(
+        topics.ROLLOUT,
+        where=lambda event: (event.payload.sequence, event.payload.converged) == (2, 1),
+    )
+    assert edge.sequence == 2
+
+
+async def test_words_of_edges_never_make_a_roll_out_too_large(cloud, tmp_path):
+    first, _ = family(tmp_path)
+    harness = await cloud.start(publish=(first.path,))
+    await harness.expect(topics.ROLLOUT)
+    evil = Identity(site="lab", node="pi-evil", service="detector")
+    text = json.dumps("x" * 400_000)
+    for n in range(3):
+        status = ModelStatus(source=evil.source, model="tiny", state="failed", sequence=1)
+        data = status.encode().replace(b'"state"', f'"error":{text},"state"'.encode())
+        await harness.bus.publish_raw(f"{evil.prefix}/streams/c{n}/model", data, qos=1, retain=True)
+    said = await harness.expect(topics.ROLLOUT, where=lambda event: event.payload.failed == 3)
+    assert said.size < 5_000
+
+
+async def test_a_broker_that_takes_small_packets_only_ends_no_distributor(cloud, tmp_path):
+    first, _ = family(tmp_path)
+    cloud.broker = MemoryBroker(max_packet_bytes=3_000)
+    harness = await cloud.start(publish=(first.path,))
+    for n in range(20):
+        edge = Identity(site="lab", node=f"pi-{n}", service="detector")
+        status = ModelStatus(
+            source=edge.source, model="tiny", state="failed", sequence=1, error="e" * 300
+        )
+        await harness.publish(topics.MODEL_STATUS.at(edge), status)
+    await until_logged(harness, "retained.too_large")
+    reply = await harness.request(topics.CMD_MODELS, ModelListCommand(model="other"))
+    assert reply.ok
+
+
+async def until_logged(harness: ServiceHarness, counter: str) -> None:
+    async with asyncio.timeout(10):
+        while counter not in harness.service.metrics.snapshot().counters:
+            await asyncio.sleep(0.01)
+
+
+async def test_what_lies_in_the_registry_stops_no_start(cloud, tmp_path):
+    """A sequence that no message can carry, and an intake that nobody can read."""
+    first, _ = family(tmp_path)
+    async with cloud.harness(publish=(first.path,)) as harness:
+        await harness.expect(topics.RELEASE)
+    path = tmp_path / "node" / "distributor" / "registry.sqlite"
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE release SET sequence = ?", (2**53,))
+        database.execute(
+            "INSERT INTO intake VALUES (?, 'stable', 'tiny', 9, '{\"provider\": \"me\"}', '', 1)",
+            ("f" * 64,),
+        )
+    harness = await cloud.start()
+    state = await harness.wait_for_state("degraded")
+    assert "cannot announce tiny on stable" in state.reason
+    assert harness.service.registry.intakes() == []
+
+
+async def test_a_person_whose_clock_is_years_away_blocks_nobody(cloud, tmp_path):
+    first, second = family(tmp_path)
+    harness = await cloud.start(publish=(first.path,), fetch_timeout_s=0.2)
+    async with person(cloud, second) as ref:
+        pass
+    for year in (1999, 2190):
+        command = PublishCommand(bundle=ref, time=datetime(year, 1, 1, tzinfo=UTC))
+        reply = await harness.request(topics.CMD_PUBLISH, command)
+        assert "did not deliver in time" in reply.detail
+    async with person(cloud, second) as ref:
+        command = PublishCommand(bundle=ref, time=datetime(1999, 1, 1, tzinfo=UTC))
+        assert (await harness.request(topics.CMD_PUBLISH, command)).ok
+
+
+async def test_many_candidates_are_not_all_brought_in_at_a_time(cloud, tmp_path):
+    first, _ = family(tmp_path)
+    harness = await cloud.start(publish=(first.path,))
+    for n in range(100):
+        model = ModelRef(name=f"model-{n}", version=1, digest=f"{n:064x}")
+        ref = BundleRef(model=model, provider=RETRAINER.source, index_size=16 * 2**20, size=2**40)
+        candidate = Candidate(bundle=ref, job="j", gate=GateReport(passed=True))
+        await harness.publish(topics.CANDIDATE.at(RETRAINER, model=model.name), candidate)
+    async with asyncio.timeout(10):
+        while not any(
+            intake.bundle.model.name == "model-99" for intake in harness.service.registry.intakes()
+        ):
+            await asyncio.sleep(0.01)
+    assert len(harness.service.registry.intakes()) == 16

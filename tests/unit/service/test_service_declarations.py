@@ -88,7 +88,7 @@ async def test_handlers_get_what_they_name_and_the_bus_stamps_what_they_publish(
         assert trace_of(total.payload.traceparent) == trace_of(TRACE)
         assert total.payload.traceparent != TRACE
         reading = await one.expect(READINGS)
-        assert reading.payload.source == "lab/test/test"
+        assert reading.payload.source == "lab/pi-02/meters"
         await one.publish(meter, Reading(value=1.5))
         assert (await one.expect(TOTALS)).payload.traceparent is None
         assert isinstance(one.service, Totals)

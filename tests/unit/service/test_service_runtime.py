@@ -1,6 +1,7 @@
 """A service's life on the in-memory broker."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -248,22 +249,33 @@ async def test_a_command_that_a_stranger_ends_is_answered(raised: BaseException)
     async with harness() as one:
         service = counter(one)
         service.strange = raised
-        reply = await one.request(CMD_ADD, AddCommand(source="me", number=1))
+        reply = await one.request(CMD_ADD, AddCommand(source="lab/test/me", number=1))
         assert not reply.ok
         assert reply.detail.startswith(type(raised).__name__)
         service.strange = None
-        assert (await one.request(CMD_ADD, AddCommand(source="me", number=1))).ok
+        assert (await one.request(CMD_ADD, AddCommand(source="lab/test/me", number=1))).ok
 
 
 async def test_a_command_that_takes_too_long_is_answered_and_the_next_one_served() -> None:
     async with harness(bus={"handler_s": 0.2}) as one:
         service = counter(one)
         service.hang = True
-        reply = await one.request(CMD_ADD, AddCommand(source="me", number=1))
+        reply = await one.request(CMD_ADD, AddCommand(source="lab/test/me", number=1))
         assert not reply.ok
         assert "not done within 0.2 s (bus.handler_s)" in reply.detail
         service.hang = False
-        assert (await one.request(CMD_ADD, AddCommand(source="me", number=1))).ok
+        assert (await one.request(CMD_ADD, AddCommand(source="lab/test/me", number=1))).ok
+
+
+async def test_a_command_that_came_too_late_by_this_clock_is_not_acted_on_but_answered() -> None:
+    async with harness() as one:
+        yesterday = utc_now() - timedelta(days=1)
+        late = AddCommand(source="me", number=1, expires=yesterday)
+        reply = await one.request(CMD_ADD, late)
+        assert not reply.ok
+        assert "expired 86,4" in reply.detail
+        assert "is one of the two clocks wrong?" in reply.detail
+        assert counter(one).count == 0
 
 
 async def test_a_start_that_fails_says_why() -> None:

@@ -10,6 +10,7 @@ import structlog
 from edgebus.artifacts import Bundle, DeliveryError, QuotaExceededError, Store
 from edgebus.contracts import BundleRef, Identity, ModelRef, ModelStatus, Release
 from edgebus.serving import (
+    Authorities,
     EngineError,
     EngineSettings,
     HotSwap,
@@ -61,6 +62,13 @@ class Edge:
             identity=IDENTITY,
             model="tiny",
             task="detection",
+            authorities=Authorities(
+                IDENTITY,
+                path=folder / "authorities.json",
+                allowed=None,
+                setting="detector.releases_from",
+                log=structlog.get_logger(),
+            ),
             store=self.store,
             state=self.state,
             swap=self.swap,

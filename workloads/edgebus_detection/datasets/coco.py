@@ -98,6 +98,9 @@ class _Coco:
         if category not in self._names:
             known = ", ".join(str(key) for key in list(self._names)[:8])
             raise ValueError(f"no such category: {category!r}; there are {known}")
+        name = self._names[category]["name"]
+        if not isinstance(name, str | int):
+            raise ValueError(f"category {category!r} has no name, but {name!r}")
         turned = (row.get("attributes") or {}).get("rotation")
         if turned:
             raise ValueError(f"rotated by {turned:g} degrees; boxes are upright: draw it anew")
@@ -111,9 +114,9 @@ class _Coco:
                 raise ValueError(f"bbox {bbox!r} has no area: x, y, width, height")
             corners = x, y, x + width, y + height
         return DatasetBox(
-            label=str(self._names[category]["name"]),
+            label=str(name),
             corners=corners,
-            ignore=bool(row.get("iscrowd") or row.get("ignore")),
+            ignore=any(str(row.get(key)) in ("1", "True") for key in ("iscrowd", "ignore")),
             by=provenance_of(row.get("provenance")),
             where=where,
         )

@@ -17,7 +17,7 @@ Corners = tuple[float, float, float, float]
 
 _ROUNDING = 0.01  # what tools write beyond 1, as Ultralytics takes it
 _SHAPE = 0.01  # difference of two ratios of sides that rounding explains
-_LEAST_INSIDE = 0.25
+_LEAST_INSIDE = 0.5
 _LEAST_SIDE = 8  # pixels; a picture of fewer may have a box of one
 _MAX_LABEL = 96
 
@@ -95,7 +95,7 @@ def checked_box(
         where: Place of the box, for the error.
 
     Raises:
-        ImpossibleBoxError: It is not finite, has no area, less than a quarter of it lies inside
+        ImpossibleBoxError: It is not finite, has no area, less than half of it lies inside
             the picture, or its class has no name or one that is too long.
     """
     if not 1 <= len(label) <= _MAX_LABEL:
@@ -172,7 +172,8 @@ class DatasetBox:
             raise ImpossibleBoxError(where=self.where, reason=reason)
         across, down = size[0] / stated[0], size[1] / stated[1]
         corners = x1 * across, y1 * down, x2 * across, y2 * down
-        return checked_box(self.label, corners, size=size, where=lambda: self.where)
+        box = checked_box(self.label, corners, size=size, where=lambda: self.where)
+        return box.model_copy(update={"ignore": True}) if self.ignore else box
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +183,7 @@ class PlacedBoxes:
     Attributes:
         boxes: Objects.
         by: Provenance of each, where the data set has it.
-        ignore: Regions that are neither object nor background.
+        ignore: Regions that are neither object nor background, as boxes that say so.
         wrong: Reasons why the labels cannot be right; the picture is then one without labels.
     """
 
@@ -249,7 +250,7 @@ class DatasetPicture:
                 continue
             if each.ignore:
                 ignore.append(box)
-            else:
+            elif box not in boxes:  # a line that is there twice is one object
                 boxes.append(box)
                 by.append(each.by)
         if wrong:

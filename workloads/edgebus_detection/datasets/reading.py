@@ -185,7 +185,9 @@ def read_dataset(
     if found is None and pictures is None:
         found = _above(path, index)
     if found is None:
-        seen = [file.name for file in others if file.suffix.lower() in (".json", ".xml", ".txt")]
+        seen = [
+            file.name for file in others if file.suffix.lower() in (".json", ".xml", ".txt", ".csv")
+        ]
         but = f" ({', '.join(seen[:3])} {'are' if len(seen) > 1 else 'is'} no such)" if seen else ""
         raise NoLabelsError(source=str(path), reason=f"holds no labels{but}; {_KNOWN}")
     return found
@@ -324,15 +326,19 @@ def _of_yolo(path: Path, index: PictureIndex, names: Mapping[int, str] | None) -
 def _above(path: Path, index: PictureIndex) -> Dataset | None:
     """The data set whose labels lie above a folder of its pictures."""
     for place in list(path.resolve().parents)[:3]:
-        folder = place / "annotations"
-        files = sorted([*place.glob("*.json"), *place.glob("*.xml")])
-        if folder.is_dir():
-            files += sorted([*folder.glob("*.json"), *folder.glob("*.xml")])
-        files = [file for file in _candidates(place, files) if file.is_file()]
+        folders = [place, place / "annotations", place / "Annotations"]
+        files = [
+            file
+            for folder in folders
+            if folder.is_dir()
+            for file in sorted(folder.iterdir())
+            if file.suffix.lower() in (".json", ".xml") and file.is_file()
+        ]
         if not files:
             continue
         try:
-            found = _of_files(path, files, index)
+            found = _of_files(path, _candidates(place, files), index)
+            found = found or _of_voc(path, files, index)
         except SourceError:
             continue  # labels of something else
         if found is not None and any(picture.file for picture in found.pictures):

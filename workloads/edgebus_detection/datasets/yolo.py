@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ _LISTS = ("classes.txt", "obj.names")
 _NOTES = "notes.json"  # of Label Studio's export
 _FORM = "'class x y width height', in parts of the picture's size"
 _GRACE = 0.01
+_NUMBERED = re.compile(r"(\d+)[:,;\s]+(\S.*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +85,9 @@ def read_yolo(
             lines[labels] = _lines(labels, bad[labels])
         except SourceError as error:
             bad[labels].append(f"{labels.name}: {error.reason}")
-    doubt = known is None or known.keypoints is None
-    doubt = doubt and _may_be_keypoints([line for some in lines.values() for line in some])
+    every = [line for some in lines.values() for line in some]
+    doubt = (known is None or known.keypoints is None) and _may_be_keypoints(every)
+    corners_instead = _look_like_corners(every)
     found: list[DatasetPicture] = []
     for labels, picture in files.items():
         by = provenance.get(labels.stem, ())
@@ -93,6 +96,11 @@ def read_yolo(
         for place, line in enumerate(rows):
             where = f"{labels.name}, line {line.number}"
             try:
+                if corners_instead and len(line.values) == 5:
+                    raise ValueError(
+                        "looks like corners x1, y1, x2, y2, as all lines do, and as a box some "
+                        f"reach out of the picture; it should be {_FORM}"
+                    )
                 label, corners = _box(line.values, known, doubt=doubt)
             except ValueError as error:
                 bad[labels].append(f"{where}: {line.text!r} {error}")
@@ -130,7 +138,7 @@ def _label_files(root: Path, index: PictureIndex) -> dict[Path, Path | None]:
     """Label files, each with its picture."""
     texts = index.others if root == index.root else PictureIndex(root).others
     texts = [path for path in texts if path.suffix.lower() == ".txt" and path.name not in _LISTS]
-    there = set(texts)
+    there = {str(text).lower(): text for text in texts}  # some tools write a.TXT
     by_stem: dict[str, list[Path]] = {}
     for text in texts:
         by_stem.setdefault(text.stem, []).append(text)
@@ -141,12 +149,13 @@ def _label_files(root: Path, index: PictureIndex) -> dict[Path, Path | None]:
             inner = picture.relative_to(index.root).with_suffix(".txt")
             places = [root / inner, root / "labels" / inner]
             alone = by_stem.get(picture.stem, [])
-            labels = next((place for place in places if place in there), labels)
-            if labels not in there and len(alone) == 1:
+            labels = next((place for place in places if str(place).lower() in there), labels)
+            if str(labels).lower() not in there and len(alone) == 1:
                 labels = alone[0]
-            if labels not in there:
+            if str(labels).lower() not in there:
                 continue
-        if labels in there or labels.is_file():
+        labels = there.get(str(labels).lower(), labels)
+        if labels.is_file():
             found[labels] = picture
     lost = [text for text in texts if text not in found and "labels" in text.parent.parts]
     return found | dict.fromkeys(lost)
@@ -213,6 +222,18 @@ def _box(
     else:
         corners = bounds(points)
     return known.names[label], corners
+
+
+def _look_like_corners(lines: Sequence[_Line]) -> bool:
+    """Whether all boxes are as good as corners, and better: some reach out of the picture."""
+    numbers = [line.values[1:] for line in lines if len(line.values) == 5]
+    reaching = False
+    for x, y, width, height in numbers:
+        if not (0 <= x < width <= 1 + _GRACE and 0 <= y < height <= 1 + _GRACE):
+            return False
+        low, high = min(x - width / 2, y - height / 2), max(x + width / 2, y + height / 2)
+        reaching = reaching or low < -2 * _GRACE or high > 1 + 2 * _GRACE
+    return reaching
 
 
 def _may_be_keypoints(lines: Sequence[_Line]) -> bool:
@@ -300,8 +321,7 @@ def _named_in(place: Path, *, others: bool) -> list[ClassNames]:
             found.append(_of_yaml(file, document))
     for file in (place / name for name in _LISTS):
         if file.is_file():
-            lines = read_text(file).splitlines()
-            names = {number: line.strip() for number, line in enumerate(lines) if line.strip()}
+            names = _listed_names(read_text(file).splitlines())
             found.append(ClassNames(names=names, files=(file,)))
     notes = place / _NOTES
     if notes.is_file():
@@ -312,6 +332,15 @@ def _named_in(place: Path, *, others: bool) -> list[ClassNames]:
         except (KeyError, TypeError, ValueError):
             pass  # somebody else's notes
     return found
+
+
+def _listed_names(lines: Sequence[str]) -> dict[int, str]:
+    """Names by line, from 0, or by the numbers before them where all lines have one."""
+    names = {number: line.strip() for number, line in enumerate(lines) if line.strip()}
+    numbered = [_NUMBERED.fullmatch(name) for name in names.values()]
+    if names and all(numbered):
+        return {int(found[1]): found[2] for found in numbered if found}
+    return names
 
 
 def _yaml(file: Path) -> Any:

@@ -176,7 +176,10 @@ def _draw_signals(axis: Axes, camera: CameraFrames, state: DetectionState, start
     _mark_drifts(axis, camera, state, start)
     _mark_swaps(axis, camera, start)
     axis.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axis.legend(handles=handles, loc="lower left", frameon=False, fontsize=8, ncols=2)
+    axis.legend(
+        handles=handles, loc="lower right", bbox_to_anchor=(1, 0.98), frameon=False, fontsize=8,
+        ncols=2,
+    )  # fmt: skip
 
 
 def _smooth(
@@ -241,7 +244,7 @@ def _draw_accuracy(
     axis.set_ylim(0, 1.02)
     axis.grid(axis="y", color="#dddddd", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(loc="lower left", frameon=False, fontsize=8, ncols=3)
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 0.98), frameon=False, fontsize=8, ncols=3)
 
 
 def _write(axis: Axes, x: float, text: str, color: str, *, y: float = 0.94) -> None:

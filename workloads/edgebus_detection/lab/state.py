@@ -46,7 +46,7 @@ class DetectionState(RunState):
         if severity > 0 and not began:
             self.drift_at = min(self.drift_at or truth.captured, truth.captured)
             names = ", ".join(name for name, value in truth.effects.items() if value > 0)
-            self.log_event(truth.captured, camera.key, "drift", f"{names} begins")
+            self.log_event(truth.captured, camera.key, "drift", f"{names} begins, as scripted")
         elif before and truth.condition != before:
             self.log_event(truth.captured, camera.key, "condition", f"now {truth.condition}")
 

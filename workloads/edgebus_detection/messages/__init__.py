@@ -1,6 +1,6 @@
 """Messages of the detection workload: frames, boxes, samples, feedback."""
 
-from edgebus_detection.messages.boxes import Box, BoxLabels, SourcedBox
+from edgebus_detection.messages.boxes import MOST_BOXES, Box, BoxLabels, SourcedBox
 from edgebus_detection.messages.feedback import Feedback, Opinion, Verdict
 from edgebus_detection.messages.jpeg import JpegPayload, PictureRecord
 from edgebus_detection.messages.topics import (
@@ -25,6 +25,7 @@ __all__ = [
     "CAMERA_TRUTH",
     "DETECTIONS",
     "FEEDBACK",
+    "MOST_BOXES",
     "SAMPLES",
     "Box",
     "BoxLabels",

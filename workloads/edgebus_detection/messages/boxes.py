@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from edgebus.contracts.labels import LabelSet, Provenance
 from edgebus.contracts.payload import Record
 
-Pixels = Annotated[float, Field(ge=0)]
+Pixels = Annotated[float, Field(ge=0, le=2**16)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+MOST_BOXES = 4096
+"""Boxes of one picture at most."""
 
 
 class Box(Record):
@@ -21,6 +25,8 @@ class Box(Record):
         x1, y1: Top left corner.
         x2, y2: Bottom right corner, exclusive.
         score: Confidence, absent on ground truth.
+        ignore: It marks a region whose content does not count, such as a crowd: neither object
+            nor background. Of true labels only.
     """
 
     label: Annotated[str, Field(min_length=1, max_length=96)]
@@ -29,6 +35,7 @@ class Box(Record):
     x2: Pixels
     y2: Pixels
     score: Fraction | None = None
+    ignore: Literal[True] | None = None
 
     @model_validator(mode="after")
     def _has_area(self) -> Self:
@@ -51,7 +58,7 @@ class SourcedBox(Record):
 class BoxLabels(LabelSet):
     """All boxes of one picture, as an operator set them."""
 
-    labels: tuple[SourcedBox, ...]
+    labels: Annotated[tuple[SourcedBox, ...], Field(max_length=MOST_BOXES)]
 
     @classmethod
     def of(cls, labels: LabelSet) -> Self:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from edgebus.contracts import samples
 from edgebus.contracts.names import Segment
-from edgebus.contracts.payload import Count, Message, Record
+from edgebus.contracts.payload import Count, Key, Message, Record
 from edgebus_detection.messages.boxes import Box
 
 Opinion = Literal["wrong", "wrong_box", "missed", "label"]
@@ -49,12 +49,15 @@ class Feedback(Message, _Opinion, version=1):
     is meant that has been answered.
     """
 
-    source: str = Field(default="operator", description="The person.")
+    # A person's name, whichever device it comes from.
+    SOURCE_IS_PREFIX: ClassVar[bool] = False
+
+    source: Key = Field(default="operator", description="The person.")
     camera: Segment
     node: Segment | None = Field(
         default=None, description="The camera's node, where several nodes have one of that name."
     )
-    frame: str | None = Field(default=None, description="id of the frame.")
+    frame: Key | None = Field(default=None, description="id of the frame.")
 
     @property
     def stream(self) -> str:

@@ -27,8 +27,12 @@ _BARE = frozenset({0x01, *range(0xD0, 0xDA)})
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Far more than any encoder writes; each costs memory.
 _MAX_MARKERS = 4096
-# A header of twenty bytes can ask a decoder for gigabytes.
-_MAX_PIXELS = 2**26
+MAX_PIXELS = 2**26
+"""Pixels of the largest picture that is decoded: a header of twenty bytes can ask for gigabytes."""
+# A progressive JPEG is decoded once over for each of its scans, which may have 75 bytes; encoders
+# write about ten. Together with the pixels they bound a decoder's time to about a second.
+_MAX_SCANS = 128
+_MAX_WORK = 2**30
 
 Side = Annotated[int, Field(ge=1, le=16384)]
 
@@ -182,30 +186,56 @@ def _segments(data: bytes) -> list[_Segment]:
     raise ValueError(msg)
 
 
+def check_jpeg(data: bytes) -> None:
+    """Check that a JPEG is whole and takes a decoder no more memory and time than a picture does.
+
+    Raises:
+        ValueError: It does not.
+    """
+    _check_work(data, _segments(data))
+
+
+def _check_work(data: bytes, segments: list[_Segment]) -> list[tuple[int, int]]:
+    """Width and height in each frame header; there may be more than one in a broken file.
+
+    Raises:
+        ValueError: They, or the scans over them, are too many for anybody here.
+    """
+    frames = [part for part in segments if part.marker in _SOF]
+    if not frames:
+        msg = "no frame header with the picture's size"
+        raise ValueError(msg)
+    # In the data of a scan 0xFF is followed by 0 or by a restart marker, never by this.
+    scans = data.count(b"\xff\xda", segments[-1].end)
+    sizes: list[tuple[int, int]] = []
+    for part in frames:
+        if part.end - part.start < 9:
+            msg = "its frame header is cut off"
+            raise ValueError(msg)
+        height, width = struct.unpack_from(">HH", data, part.start + 5)
+        sizes.append((width, height))
+        if width * height > MAX_PIXELS:
+            msg = f"{width} x {height} pixels; at most {MAX_PIXELS} are accepted"
+            raise ValueError(msg)
+        if scans > _MAX_SCANS or scans * width * height > _MAX_WORK:
+            msg = f"{scans} scans of {width} x {height} pixels; save it as a baseline JPEG"
+            raise ValueError(msg)
+    return sizes
+
+
 def _check_size(data: bytes, segments: list[_Segment], record: PictureRecord) -> None:
     """Check that a decoder would make a picture of the size that the record says.
 
     Raises:
         ValueError: It would not, or the picture is too large for anybody here.
     """
-    frames = [part for part in segments if part.marker in _SOF]
-    if not frames:
-        msg = "no frame header with the picture's size"
-        raise ValueError(msg)
-    for part in frames:
-        if part.end - part.start < 9:
-            msg = "its frame header is cut off"
-            raise ValueError(msg)
-        height, width = struct.unpack_from(">HH", data, part.start + 5)
+    for width, height in _check_work(data, segments):
         if (width, height) != (record.width, record.height):
             msg = (
                 f"the picture is {width} x {height}, its record says "
                 f"{record.width} x {record.height}"
             )
             raise ValueError(msg)
-    if record.width * record.height > _MAX_PIXELS:
-        msg = f"{record.width} x {record.height} pixels; at most {_MAX_PIXELS} are accepted"
-        raise ValueError(msg)
 
 
 def _without_comments(data: bytes, segments: list[_Segment]) -> bytes:

@@ -9,12 +9,23 @@ from pydantic import Field, model_validator
 from edgebus.contracts import samples
 from edgebus.contracts.models import ModelRef
 from edgebus.contracts.names import Segment
-from edgebus.contracts.payload import Count, Message, Overlay, Record, Timestamp
-from edgebus_detection.messages.boxes import Box
+from edgebus.contracts.payload import (
+    MOST,
+    Amount,
+    Count,
+    Key,
+    Message,
+    Overlay,
+    Record,
+    Text,
+    Timestamp,
+)
+from edgebus_detection.messages.boxes import MOST_BOXES, Box
 from edgebus_detection.messages.feedback import Verdict
 from edgebus_detection.messages.jpeg import JpegPayload, PictureRecord, Side
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Boxes = Annotated[tuple[Box, ...], Field(max_length=MOST_BOXES)]
 
 
 def _inside(boxes: tuple[Box, ...], width: int, height: int) -> None:
@@ -55,13 +66,13 @@ class Frame(JpegPayload[FrameRecord]):
 class FrameBoxes(Message):
     """The boxes of one frame, and which frame that is."""
 
-    frame: str = Field(description="id of the frame.")
+    frame: Key = Field(description="id of the frame.")
     camera: Segment
     index: Count
     captured: Timestamp = Field(description="When the camera took the frame.")
     width: Side
     height: Side
-    boxes: tuple[Box, ...]
+    boxes: Boxes
 
     @property
     def stream(self) -> str:
@@ -89,8 +100,8 @@ class FrameBoxes(Message):
 class GroundTruth(FrameBoxes, version=1, name="truth"):
     """Ground truth of a frame; only emulated cameras and labelled data know it."""
 
-    condition: str = Field(default="normal", description="Name of the scripted condition.")
-    effects: dict[str, Fraction] = Field(
+    condition: Text = Field(default="normal", description="Name of the scripted condition.")
+    effects: Annotated[dict[Key, Fraction], Field(max_length=MOST)] = Field(
         default_factory=dict, description="Strength of each scripted drift effect, 0 to 1."
     )
 
@@ -98,10 +109,10 @@ class GroundTruth(FrameBoxes, version=1, name="truth"):
 class StageTimes(Record):
     """Milliseconds of the stages of one detection."""
 
-    decode_ms: float = Field(default=0.0, ge=0)
-    preprocess_ms: float = Field(default=0.0, ge=0)
-    inference_ms: float = Field(default=0.0, ge=0)
-    postprocess_ms: float = Field(default=0.0, ge=0)
+    decode_ms: Amount = 0.0
+    preprocess_ms: Amount = 0.0
+    inference_ms: Amount = 0.0
+    postprocess_ms: Amount = 0.0
 
 
 class Detections(FrameBoxes, version=1):
@@ -118,9 +129,8 @@ class Detections(FrameBoxes, version=1):
     dropped: Count = Field(
         default=0, description="Frames of this camera that were dropped for newer ones so far."
     )
-    novelty: float | None = Field(
+    novelty: Amount | None = Field(
         default=None,
-        ge=0,
         description="How unlike the model's reference pictures this one looks to its first layers: "
         "a Mahalanobis distance, in units of the 95th percentile on the reference. Absent where "
         "the bundle has no reference.",
@@ -130,11 +140,11 @@ class Detections(FrameBoxes, version=1):
 class SampleRecord(PictureRecord, samples.SampleRecord, version=1, name="sample"):
     """The record in a sample's JPEG, with what the model saw and what is really there."""
 
-    detections: tuple[Box, ...]
-    truth: tuple[Box, ...] | None = Field(
+    detections: Boxes
+    truth: Boxes | None = Field(
         default=None, description="Ground truth, where the camera knows it."
     )
-    feedback: tuple[Verdict, ...] = Field(
+    feedback: Annotated[tuple[Verdict, ...], Field(max_length=16)] = Field(
         default=(), description="Verdicts of operators on this frame."
     )
 

@@ -38,7 +38,7 @@ from edgebus.artifacts import (
     inspect_graph,
     write_bundle,
 )
-from edgebus.serving.engine import ORT_ERRORS, first_line
+from edgebus.serving.engine import ORT_ERRORS, first_line, run_session
 from edgebus.serving.errors import EngineError, InferenceError
 from edgebus_detection.models.spec import NoveltySpec, detection_spec, input_spec
 from edgebus_detection.vision import Image, Preprocessor
@@ -108,10 +108,7 @@ class Novelty:
         Raises:
             EngineError: The graph fails, or gives no finite number.
         """
-        try:
-            (found,) = self._session.run([_OUTPUT], {self._input: tensor})
-        except ORT_ERRORS as error:
-            raise EngineError(engine="novelty", reason=first_line(error)) from error
+        (found,) = run_session(self._session, [_OUTPUT], {self._input: tensor}, engine="novelty")
         value = float(np.asarray(found).reshape(-1)[0])
         if not np.isfinite(value) or value < 0:
             raise EngineError(engine="novelty", reason=f"gave {value}")

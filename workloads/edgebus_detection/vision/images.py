@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgebus.mining import Fingerprint, InputUnreadableError
+from edgebus_detection.messages.jpeg import MAX_PIXELS, check_jpeg
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 """A picture: uint8 of shape [height, width, 3], channels blue, green, red."""
@@ -43,7 +45,7 @@ class ImageError(VisionError, InputUnreadableError):
 
 
 def decode_picture(data: bytes) -> Image:
-    """Decode a whole picture: JPEG, PNG or whatever else OpenCV reads.
+    """Decode a whole picture: JPEG, PNG, BMP or WebP.
 
     OpenCV fills the missing rest of a truncated JPEG with grey and reports nothing; here it is
     refused, because a detector would answer for a picture that nobody took.
@@ -52,7 +54,8 @@ def decode_picture(data: bytes) -> Image:
         uint8 [height, width, 3], BGR.
 
     Raises:
-        ImageError: Zero bytes, a truncated JPEG, or no picture that OpenCV reads.
+        ImageError: Zero bytes, a truncated JPEG, no picture that OpenCV reads, or one that would
+            take a decoder too much memory or time.
     """
     return cast("Image", _decode(data, cv2.IMREAD_COLOR))
 
@@ -74,7 +77,7 @@ def difference_hash(jpeg: bytes) -> Hash:
     camera's background is always the same and only the small things matter.
 
     Args:
-        jpeg: The file; any format that OpenCV reads will do.
+        jpeg: The file; the other formats of `decode_picture` will do.
 
     Raises:
         ImageError: The picture cannot be decoded.
@@ -103,9 +106,10 @@ def read_picture(path: Path) -> Image:
 def _decode(data: bytes, how: int) -> Any:
     if not data:
         raise ImageError(size=0, reason="zero bytes; the sender published an empty picture")
-    # Some encoders pad with zeros behind the end-of-image marker.
-    if data.startswith(_SOI) and not data.rstrip(b"\x00").endswith(_EOI):
-        raise ImageError(size=len(data), reason="truncated: no end-of-image marker")
+    try:
+        _check_header(data)
+    except (ValueError, struct.error) as error:
+        raise ImageError(size=len(data), reason=str(error)) from error
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), how)
     except cv2.error as error:
@@ -113,6 +117,48 @@ def _decode(data: bytes, how: int) -> Any:
     if image is None:
         raise ImageError(size=len(data), reason="OpenCV cannot decode it; its data is broken")
     return image
+
+
+def _check_header(data: bytes) -> None:
+    """Refuse what would take a decoder much more memory or time than its bytes let expect.
+
+    Raises:
+        ValueError: It would, or is of no format whose header is known here.
+        struct.error: The header is cut off.
+    """
+    if data.startswith(_SOI):
+        # Some encoders pad with zeros behind the end-of-image marker.
+        if not data.rstrip(b"\x00").endswith(_EOI):
+            msg = "truncated: no end-of-image marker"
+            raise ValueError(msg)
+        check_jpeg(data)
+        return
+    width, height = _size(data)
+    if width * height > MAX_PIXELS:
+        msg = f"{width} x {height} pixels; at most {MAX_PIXELS} are accepted"
+        raise ValueError(msg)
+
+
+def _size(data: bytes) -> tuple[int, int]:
+    """Width and height of a PNG, BMP or WebP, by its header."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return cast("tuple[int, int]", struct.unpack_from(">II", data, 16))
+    if data.startswith(b"BM"):
+        old = struct.unpack_from("<I", data, 14) == (12,)
+        width, height = struct.unpack_from("<HH" if old else "<ii", data, 18)
+        return abs(width), abs(height)
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        kind = data[12:16]
+        if kind == b"VP8X":
+            low = struct.unpack_from("<HBHB", data, 24)
+            return 1 + low[0] + (low[1] << 16), 1 + low[2] + (low[3] << 16)
+        if kind == b"VP8L":
+            (bits,) = struct.unpack_from("<I", data, 21)
+            return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    msg = "it is no JPEG, PNG, BMP or WebP"
+    raise ValueError(msg)
 
 
 def encode_jpeg(image: Image, *, quality: int = 85) -> bytes:
