@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
 
@@ -183,4 +184,7 @@ class RecordingWriter:
 
     def _failed(self, error: OSError) -> RecordingWriteError:
         reason = error.strerror or os.strerror(error.errno or 0)
+        if not self._saved and self.path.is_file():  # nothing in it that could be read
+            with suppress(OSError):
+                self.path.unlink()
         return RecordingWriteError(self.path, reason=reason, messages=self._saved)
