@@ -44,10 +44,14 @@ unit: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --dist loadfile --ignore tests/e2e
 	$(BIN)/pytest tests/e2e
 
-soak: system $(VENV)/.dev  ## The long runs: a million hostile inputs, 100,000 events through faults, a cluster
+soak: system $(VENV)/.dev  ## The long runs: hostile inputs, faults, kills, damage, clocks, load
 	$(BIN)/python -m tests.soak fuzz
 	$(BIN)/python -m tests.soak faults
 	$(BIN)/python -m tests.soak cluster
+	$(BIN)/python -m tests.soak kills
+	$(BIN)/python -m tests.soak damage
+	$(BIN)/python -m tests.soak clocks
+	$(BIN)/python -m tests.soak load
 
 schemas: $(VENV)/.all  ## Write schemas/, docs/topics.md and docs/settings.md anew
 	$(BIN)/python scripts/generate_schemas.py

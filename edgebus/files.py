@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,10 +62,17 @@ def write_file(path: Path, data: bytes, *, private: bool = False) -> None:
         sync_folder(path.parent)
 
 
-def drop_leftovers(folder: Path) -> None:
-    """Remove what an interrupted write left beside its place, in the folder and below it."""
+def drop_leftovers(folder: Path, *, older_s: float = 0.0) -> None:
+    """Remove what an interrupted write left beside its place, in the folder and below it.
+
+    Args:
+        folder: Where.
+        older_s: Only what is older, where another process may be writing at this moment.
+    """
+    before = time.time() - older_s
     for item in folder.rglob(".*.part"):
-        item.unlink()
+        if item.stat().st_mtime <= before or not older_s:
+            item.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

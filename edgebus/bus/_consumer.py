@@ -84,6 +84,7 @@ class ConsumerOptions:
     Attributes:
         dedup_ids: Ids of handled messages to remember; 0: each message is handled.
         limit_s: Seconds that one call of the handler may take.
+        on_expired: Called with commands that came too late, instead of the handler.
         internal: One of the bus itself, served also while the bus drains.
     """
 
@@ -94,6 +95,7 @@ class ConsumerOptions:
     dedup_ids: int = 0
     limit_s: float = inf
     on_cleared: ClearedHandler | None = None
+    on_expired: Callable[[Event[Any]], Awaitable[None]] | None = None
     internal: bool = False
 
 
@@ -308,6 +310,8 @@ class Consumer:
         handled = True
         if self._expired(event):
             self._counts.expired += 1
+            if self.options.on_expired is not None:
+                handled = await self._call(item, key, self.options.on_expired, event)
         else:
             call = cast("Callable[[Any], Awaitable[None]]", self._handler)
             subject = item.message if route.topic is None else event

@@ -288,6 +288,7 @@ class Bus:
         limit_s: float | None = None,
         name: str | None = None,
         on_cleared: ClearedHandler | None = None,
+        on_expired: Handler[P] | None = None,
     ) -> Subscription:
         """Call `handler` for every message that matches.
 
@@ -311,6 +312,7 @@ class Bus:
                 message a dead letter; by default the setting `handler_s`.
             name: For logs, counters and dead letters; by default the filter.
             on_cleared: Awaited when a retained value was taken away.
+            on_expired: Awaited with a command that came past its `expires`, in the handler's place.
 
         Raises:
             SubscribeRefusedError: The broker does not allow it.
@@ -324,6 +326,7 @@ class Bus:
             dedup_ids=self._settings.dedup_ids if deduplicate else 0,
             limit_s=self._settings.handler_s if limit_s is None else limit_s,
             on_cleared=on_cleared,
+            on_expired=on_expired,
         )
         return await self._registry.add([(filter.name, filter)], handler, options=options)
 

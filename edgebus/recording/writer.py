@@ -111,6 +111,9 @@ class RecordingWriter:
         try:
             self._sink.spill()
         except OSError as error:
+            if not self._saved and self.path.is_file():  # nothing in it that could be read
+                with suppress(OSError):
+                    self.path.unlink()
             raise self._failed(error) from error
         self._saved = messages
 
@@ -184,7 +187,4 @@ class RecordingWriter:
 
     def _failed(self, error: OSError) -> RecordingWriteError:
         reason = error.strerror or os.strerror(error.errno or 0)
-        if not self._saved and self.path.is_file():  # nothing in it that could be read
-            with suppress(OSError):
-                self.path.unlink()
         return RecordingWriteError(self.path, reason=reason, messages=self._saved)

@@ -23,7 +23,7 @@ from edgebus.contracts import (
     shared_model,
 )
 from edgebus.database import from_micros, micros
-from edgebus.files import write_file
+from edgebus.files import drop_leftovers, write_file
 from edgebus.samples.label_book import newest_labels
 from edgebus.samples.tables import LabelRow, SampleRow, UseRow
 
@@ -35,6 +35,7 @@ AUDIT = "audit"
 _ERROR = (SampleRow.split == "train") & (SampleRow.policy != AUDIT)
 """Samples that show what the model got wrong."""
 
+_LEFTOVER_S = 3600.0
 _ERRORS = 5000  # newest samples that decide when the new domain began
 
 
@@ -76,6 +77,8 @@ class SampleFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        # The retrainer and commands beside it may write at the same time.
+        drop_leftovers(folder, older_s=_LEFTOVER_S)
 
     def put(self, data: bytes, *, suffix: str = "") -> str:
         """Store a file; returns its name, the digest and the suffix.

@@ -24,7 +24,7 @@ from edgebus.service.process import run_service
 from edgebus.service.runtime import Runtime
 from edgebus.service.service import Service, ServiceContext
 from edgebus.service.settings import LogSettings, NodeSettings, ServiceSettings
-from edgebus.service.tracing import Step, Tracer
+from edgebus.service.tracing import Step, Tracer, messaging
 
 __all__ = [
     "ENTRY_POINT_GROUP",
@@ -54,6 +54,7 @@ __all__ = [
     "load_node",
     "load_service",
     "load_settings",
+    "messaging",
     "on",
     "run_service",
     "service_entry_points",

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from edgebus.bus import Bus, Event, RetryPolicy, is_ours
-from edgebus.contracts import Command, Message, RecordPayload, Reply, Topic
+from edgebus.contracts import Command, Message, RecordPayload, Reply, Topic, utc_now
 from edgebus.contracts.trace import CURRENT, continue_trace
 from edgebus.service.declare import Call, CommandDeclaration, EveryDeclaration, OnDeclaration
 from edgebus.service.errors import CommandRefusedError
@@ -82,6 +82,7 @@ async def _listen_for_commands(
         retry=RetryPolicy(attempts=1),
         limit_s=bus.handler_s + _ANSWER_S,
         name=name,
+        on_expired=_too_late(bus),
     )
 
 
@@ -102,6 +103,25 @@ def _traced(
             CURRENT.reset(token)
 
     return handle
+
+
+def _too_late(bus: Bus) -> Callable[[Event[Command]], Awaitable[None]]:
+    """Tell whoever still waits that the command is not acted upon.
+
+    It is over for most; not for one whose clock, or this one, is wrong.
+    """
+
+    async def answer(event: Event[Command]) -> None:
+        bus.check_reply(event)
+        now, expires = utc_now(), event.payload.expires
+        late = 0.0 if expires is None else (now - expires).total_seconds()
+        reason = (
+            f"not acted upon: by this host's clock ({now:%Y-%m-%d %H:%M:%S} UTC) the command "
+            f"expired {late:,.0f} s ago; is one of the two clocks wrong?"
+        )
+        await bus.reply(event, Reply(ok=False, detail=reason))
+
+    return answer
 
 
 def _answering(

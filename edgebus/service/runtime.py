@@ -30,6 +30,7 @@ from edgebus.service.identity import IdentityGuard, find_running_instance, folde
 from edgebus.service.listen import subscribe_all, tick
 from edgebus.service.metrics import MetricsRegistry
 from edgebus.service.presence import ALIVE, Presence
+from edgebus.service.selftest import SelfTest, watch_broker
 from edgebus.service.service import Service, ServiceContext
 from edgebus.service.settings import NodeSettings, ServiceSettings
 from edgebus.service.vitals import Vitals
@@ -75,6 +76,10 @@ class Runtime(Generic[S]):
         self._older: str | None = None
         self._own: tuple[State, str] = ("ready", "")
         self._session_lost = False
+        self._broker_trouble = ""
+        self._test = SelfTest(
+            identity=self.identity, instance=self.presence.instance, publish=self._publish_state
+        )
         self._started = False
         self._log = structlog.get_logger().bind(service=kind.name)
 
@@ -151,6 +156,7 @@ class Runtime(Generic[S]):
                 )
                 await self._publish_state_now(bus)
                 self.spawn(self._announcer(service), name="presence")
+                self.spawn(watch_broker(bus, self._test, self._broker_tested), name="self-test")
                 await _unless(stop, self._start(service, bus))
                 await stop.wait()
                 self._change("draining")
@@ -250,10 +256,21 @@ class Runtime(Generic[S]):
     def _judge_state(self, bus: Bus | None) -> None:
         """Enter the state that the service has set, together with the bus's own trouble."""
         state, reason = self._own
-        if bus is not None and bus.outbox.trouble:
+        troubles = [self._broker_trouble, bus.outbox.trouble if bus is not None else ""]
+        if any(troubles):
             state = "degraded"
-            reason = "; ".join(part for part in (reason, bus.outbox.trouble) if part)
+            reason = "; ".join(part for part in (reason, *troubles) if part)
         self._change(state, reason)
+
+    def _broker_tested(self, trouble: str) -> None:
+        """The self-test found something, or no longer does."""
+        self._broker_trouble = trouble
+        if trouble:
+            self._log.warning("the broker does not do what services need", reason=trouble)
+        else:
+            self._log.info("the broker does what services need after all")
+        if self.presence.state in ("ready", "degraded"):
+            self._judge_state(self._bus)
 
     async def _watch_outbox(self, bus: Bus) -> None:
         """Follow whether events that wait would outlive the process."""
@@ -293,6 +310,7 @@ class Runtime(Generic[S]):
 
     async def _on_state(self, event: Event[ServiceState]) -> None:
         seen = event.payload
+        self._test.heard(seen)
         verdict = judge(self.presence, seen, retained=event.retained)
         if verdict == "ignore":
             return

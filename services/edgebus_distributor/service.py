@@ -93,7 +93,9 @@ class Distributor(Service[DistributorSettings]):
         self._touched: set[tuple[str, str]] = set()
         self._news = asyncio.Event()
         self._published: dict[tuple[str, str], RolloutStatus] = {}
+        await self._damaged()  # what it drops, a folder may have
         problems = [await self._publish_folder(folder) for folder in self.settings.publish]
+        problems += await self._damaged()
         problems += await self._announce_all()
         self._collect_garbage()
         self.spawn(self.provider.run(), name="provider")
@@ -287,9 +289,11 @@ class Distributor(Service[DistributorSettings]):
                 parent=bundle.manifest.parent,
             )
             channel = self.settings.channel
-            if not self.registry.check(ref, channel=channel, candidate=False):
+            new = self.registry.check(ref, channel=channel, candidate=False)
+            if new or self.store.has_bundle(bundle.digest):
+                await asyncio.to_thread(self.store.put_bundle, bundle)
+            if not new:
                 return ""
-            await asyncio.to_thread(self.store.put_bundle, bundle)
             self.registry.accept(
                 Intake(
                     bundle=ref, channel=channel, origin=f"folder {folder.name}", candidate=False
@@ -301,6 +305,21 @@ class Distributor(Service[DistributorSettings]):
             self.log.error("cannot publish", folder=str(folder), reason=str(error))
             return f"cannot publish {folder}: {error}"
         return ""
+
+    async def _damaged(self) -> list[str]:
+        """Releases whose files the disk no longer gives as they were written; those are dropped."""
+        words: list[str] = []
+        for decision in self.registry.all_current():
+            model = decision.bundle.model
+            try:
+                await asyncio.to_thread(self.store.open_bundle, model.digest)
+            except ArtifactError as error:
+                self.log.error("release damaged on the disk", model=model.name, reason=str(error))
+                words.append(
+                    f"{model.name} version {model.version} is released and damaged on this disk, "
+                    "so no edge can fetch it: publish its bundle again"
+                )
+        return words
 
     def _collect_garbage(self) -> None:
         removed = self.store.gc(keep=self.registry.kept(versions=self.settings.keep_versions))

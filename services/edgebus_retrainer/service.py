@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from math import inf
 from typing import Any
@@ -369,6 +370,10 @@ class Retrainer(Service[RetrainerSettings]):
 
     async def _incumbent_changed(self) -> None:
         await self._set_trouble(self._shared.incumbent.trouble)
+        if not self._running:  # a job tidies at its end, and needs until then what it began with
+            with suppress(OSError):  # at the next one
+                kept = await self._models.kept()
+                await self.disk(self._shared.incumbent.tidy, keep=kept)
 
     async def _set_trouble(self, trouble: str) -> None:
         if trouble == self._trouble:

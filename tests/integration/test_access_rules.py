@@ -17,6 +17,8 @@ from edgebus.bus import Bus, BusSettings, Event, PublishRefusedError, RawMessage
 from edgebus.contracts import Identity, RetrainCommand
 from edgebus.contracts.control import Reply
 from edgebus.contracts.topics import CMD_RETRAIN, REPLY
+from edgebus.service import NodeSettings, Service, ServiceSettings
+from edgebus.service.runtime import Runtime
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/connecting.md").read_text()
 (RULES,) = re.findall(r"^```text\n(.*?)^```", PAGE, re.M | re.S)
@@ -107,3 +109,55 @@ async def test_a_device_writes_nothing_else_below_another_prefix(
         with pytest.raises(PublishRefusedError, match=r"[Nn]ot authorized"):
             await service.publish_raw(topic, b"{}", qos=1)
         await operator.publish_raw("edgebus/lab/pi-02/detector/cmd/rollback", b"{}", qos=1)
+
+
+class Idle(Service[ServiceSettings]):
+    """A service that only lives."""
+
+    name = "idle"
+
+
+@pytest.mark.parametrize(
+    ("rules", "trouble"),
+    [
+        (RULES, ""),
+        ("pattern read edgebus/#\npattern write edgebus/+/elsewhere/#\n", "does not come back"),
+        ("pattern write edgebus/+/%u/#\n", "does not come back"),
+    ],
+    ids=["rules of the page", "may not write", "may not read"],
+)
+async def test_on_3_1_1_a_service_notices_that_the_rules_drop_its_state(
+    mosquitto_factory: Callable[..., Any],
+    tmp_path: Path,
+    rules: str,
+    trouble: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passwords, acl = tmp_path / "passwords", tmp_path / "acl"
+    passwords.touch()
+    subprocess.run(["mosquitto_passwd", "-b", str(passwords), "pi-01", "p"], check=True)
+    acl.write_text(rules)
+    for file in (passwords, acl):
+        file.chmod(0o644)
+    broker = mosquitto_factory(
+        extra=f"allow_anonymous false\npassword_file {passwords}\nacl_file {acl}"
+    )
+    broker.start()
+    runtime = Runtime(
+        Idle,
+        node=NodeSettings(site="lab", node="pi-01", data_dir=tmp_path / "data"),
+        settings=ServiceSettings(),
+        transport=broker.transport(username="pi-01", password="p", version="3.1.1"),
+    )
+    monkeypatch.setattr(runtime._test, "_patience_s", 1.0)
+    stop = asyncio.Event()
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        group.create_task(runtime.run(stop, look_first=False))
+        wanted = "degraded" if trouble else "ready"
+        while runtime.presence.state != wanted:
+            await asyncio.sleep(0.05)
+        if not trouble:
+            await asyncio.sleep(3.5)
+        assert runtime.presence.state == wanted
+        assert trouble in runtime.presence.reason
+        stop.set()

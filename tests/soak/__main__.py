@@ -14,7 +14,10 @@ import structlog
 import typer
 from rich.console import Console
 
+from tests.soak.by_damage import damage_services, report_damages
 from tests.soak.by_kill import kill_services, report_kills
+from tests.soak.by_load import load_services, report_growth
+from tests.soak.by_year import set_clocks
 from tests.soak.faults import PHASES, run_faults
 from tests.soak.faults import report as report_faults
 from tests.soak.faults import write as write_faults
@@ -99,13 +102,48 @@ def kills(
     seed: Annotated[int, typer.Option(help="Other moments.")] = 1,
 ) -> None:
     """Services killed with SIGKILL while they work; ends with 1 if something is lost or left."""
-    level = structlog.make_filtering_bound_logger(logging.CRITICAL)
-    structlog.configure(wrapper_class=level)
+    _quiet()
     chosen = tuple(name for name in SERVICES if only in name)
     with tempfile.TemporaryDirectory() as folder:
         result = asyncio.run(kill_services(Path(folder), kills=number, only=chosen, seed=seed))
     report_kills(result, console=Console())
     raise typer.Exit(1 if result.wrong else 0)
+
+
+@app.command()
+def damage(only: Annotated[str, typer.Option(help="Services whose name holds this.")] = "") -> None:
+    """Each file that a service keeps, damaged in each way; ends with 1 if one is not told."""
+    _quiet()
+    chosen = tuple(name for name in SERVICES if only in name)
+    with tempfile.TemporaryDirectory() as folder:
+        done = asyncio.run(damage_services(Path(folder), only=chosen, say=print))
+    report_damages(done, console=Console())
+    raise typer.Exit(0 if all(one.good for one in done) else 1)
+
+
+@app.command()
+def clocks(only: Annotated[str, typer.Option(help="Services whose name holds this.")] = "") -> None:
+    """The clock of one service after the other a year off; ends with 1 if one stands still."""
+    _quiet()
+    chosen = tuple(name for name in SERVICES if only in name)
+    with tempfile.TemporaryDirectory() as folder:
+        done = asyncio.run(set_clocks(Path(folder), only=chosen, say=print))
+    raise typer.Exit(1 if any(one.wrong for one in done) else 0)
+
+
+@app.command()
+def load(minutes: Annotated[float, typer.Option(help="How long.")] = 20.0) -> None:
+    """Accelerated load; ends with 1 if memory, descriptors, files or retained topics grow."""
+    _quiet()
+    with tempfile.TemporaryDirectory() as folder:
+        growth = asyncio.run(load_services(Path(folder), minutes=minutes))
+    report_growth(growth, console=Console())
+    raise typer.Exit(1 if any(grows for *_, grows in growth.rows()) else 0)
+
+
+def _quiet() -> None:
+    level = structlog.make_filtering_bound_logger(logging.CRITICAL)
+    structlog.configure(wrapper_class=level)
 
 
 if __name__ == "__main__":

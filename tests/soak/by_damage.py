@@ -83,7 +83,11 @@ class Damage:
 
 
 async def damage_services(
-    folder: Path, *, only: tuple[str, ...] = tuple(SERVICES), say: Callable[[Damage], None]
+    folder: Path,
+    *,
+    only: tuple[str, ...] = tuple(SERVICES),
+    ways: tuple[str, ...] = tuple(WAYS),
+    say: Callable[[Damage], None],
 ) -> list[Damage]:
     """Damage one file after the other; each time on a copy of a data folder of a real run."""
     done: list[Damage] = []
@@ -96,10 +100,10 @@ async def damage_services(
             good = folder / "good" / name
             shutil.copytree(member.data, good, symlinks=True)
             for file in _files(good):
-                for way, make in WAYS.items():
+                for way in ways:
                     shutil.rmtree(member.data)
                     shutil.copytree(good, member.data, symlinks=True)
-                    make(member.data / file)
+                    WAYS[way](member.data / file)
                     outcome, fine = await _start(home, member)
                     one = Damage(service=name, file=str(file), way=way, outcome=outcome, good=fine)
                     say(one)

@@ -25,6 +25,7 @@ from edgebus.contracts import (
     topics,
     utc_now,
 )
+from edgebus.lab.process import dying_with_parent
 from edgebus.mqtt import MqttTransport
 from edgebus.transfer import ArtifactProvider, reference
 from edgebus_detection.messages import (
@@ -99,12 +100,17 @@ class Member:
         path = [str(_ROOT), *(str(_ROOT / part) for part in ("services", "workloads")), *sys.path]
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", _RUN, str(self.clock_s)),
+                *dying_with_parent(sys.executable, "-c", _RUN, str(self.clock_s)),
                 *("run", self.name, "-c", str(self._config)),
                 stdout=log,
                 stderr=log,
                 env={"PYTHONPATH": ":".join(filter(None, path)), "OMP_NUM_THREADS": "1"},
             )
+
+    def send(self, number: int) -> None:
+        """Send the process a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     async def kill(self, number: int = signal.SIGKILL) -> int:
         """End the process; its exit code."""
@@ -121,6 +127,11 @@ class Member:
 class Household:
     """All services, and the test among them.
 
+    Args:
+        folder: Where everything lies.
+        broker: How to reach the broker.
+        more: Further settings, by service.
+
     Attributes:
         members: The services, by name.
         states: The last state of each.
@@ -129,7 +140,13 @@ class Household:
         status: What the edge last said of its model.
     """
 
-    def __init__(self, folder: Path, broker: BrokerSettings) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        broker: BrokerSettings,
+        *,
+        more: dict[str, dict[str, Any]] | None = None,
+    ) -> None:
         self.folder = folder
         self.states: dict[str, ServiceState] = {}
         self.answered: dict[int, str] = {}
@@ -152,8 +169,10 @@ class Household:
             "distributor": {"publish": [str(first.path)], "fetch_timeout_s": 20.0},
         }
         self.members = {
-            name: Member(name, folder=folder, url=broker.url, settings=settings[name])
-            for name in SERVICES
+            name: Member(
+                name, folder=folder, url=broker.url, settings=own | (more or {}).get(name, {})
+            )
+            for name, own in settings.items()
         }
 
     async def __aenter__(self) -> Self:

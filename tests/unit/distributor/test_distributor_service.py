@@ -287,6 +287,29 @@ async def test_a_candidate_that_does_not_fit_is_not_released(cloud, tmp_path):
     assert harness.service.metrics.snapshot().counters["versions.refused"] == 2
 
 
+@pytest.mark.parametrize("part", ["index", "weights"])
+async def test_a_release_that_the_disk_has_damaged_is_told_and_taken_again(cloud, tmp_path, part):
+    first, _ = family(tmp_path)
+    async with cloud.harness(publish=(first.path,)):
+        pass
+    largest = max(first.index.blobs(), key=lambda entry: entry.size).digest
+    digest = first.digest if part == "index" else largest
+    blob = cloud.tmp_path / "node/distributor/store/blobs" / digest[:2] / digest
+    whole = blob.read_bytes()
+    blob.write_bytes(whole[:-1] + b"x")
+    async with cloud.harness() as harness:
+        state = await harness.wait_for_state("degraded")
+        assert "tiny version 1 is released and damaged on this disk" in state.reason
+        async with person(cloud, first) as ref:
+            order = PublishCommand(source="lab/laptop/cli", bundle=ref)
+            assert (await harness.request(topics.CMD_PUBLISH, order)).ok
+        assert blob.read_bytes() == whole
+    blob.write_bytes(whole[:-1] + b"x")
+    async with cloud.harness(publish=(first.path,)) as harness:  # the folder has it
+        await harness.wait_for_state("ready")
+        assert blob.read_bytes() == whole
+
+
 async def test_a_newer_candidate_overtakes_one_that_does_not_come_in(cloud, tmp_path):
     first, second = family(tmp_path)
     third = derive_bundle(first, small_update(first), out=tmp_path / "third", version=3)

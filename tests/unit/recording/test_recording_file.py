@@ -302,7 +302,7 @@ def test_a_full_disk_leaves_whole_records(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_device_that_is_full_from_the_start() -> None:
     writer = RecordingWriter(Path("/dev/full"), overwrite=True)
     writer.add(MANY[0])
-    with pytest.raises(RecordingWriteError, match="holds 0 messages"):
+    with pytest.raises(RecordingWriteError, match="No space left on device; Make room"):
         writer.finish()
 
 

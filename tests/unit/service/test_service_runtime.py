@@ -1,6 +1,7 @@
 """A service's life on the in-memory broker."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -264,6 +265,17 @@ async def test_a_command_that_takes_too_long_is_answered_and_the_next_one_served
         assert "not done within 0.2 s (bus.handler_s)" in reply.detail
         service.hang = False
         assert (await one.request(CMD_ADD, AddCommand(source="lab/test/me", number=1))).ok
+
+
+async def test_a_command_that_came_too_late_by_this_clock_is_not_acted_on_but_answered() -> None:
+    async with harness() as one:
+        yesterday = utc_now() - timedelta(days=1)
+        late = AddCommand(source="me", number=1, expires=yesterday)
+        reply = await one.request(CMD_ADD, late)
+        assert not reply.ok
+        assert "expired 86,4" in reply.detail
+        assert "is one of the two clocks wrong?" in reply.detail
+        assert counter(one).count == 0
 
 
 async def test_a_start_that_fails_says_why() -> None:

@@ -103,7 +103,7 @@ def coco_document(
                 "category_id": numbers[box.label],
                 "bbox": [box.x1, box.y1, width, height],
                 "area": width * height,
-                "iscrowd": 0,
+                "iscrowd": int(bool(box.ignore)),
                 "provenance": each.by,
             }
             if box.score is not None:
@@ -155,11 +155,12 @@ def _write_yolo(
             lines = [
                 _yolo_line(numbers[each.box.label], each.box, record.width, record.height)
                 for each in picture.boxes
+                if not each.box.ignore
             ]
             labels = folder / "labels" / part / f"{record.id}.txt"
             labels.parent.mkdir(parents=True, exist_ok=True)
             labels.write_text("".join(lines), encoding="utf-8")
-            provenance[record.id] = [each.by for each in picture.boxes]
+            provenance[record.id] = [each.by for each in picture.boxes if not each.box.ignore]
     _dump(folder / PROVENANCE_FILE, provenance)
     # Without `path`, Ultralytics takes the folder of this file; with ``.``, the working directory.
     text = "".join(f"{part}: images/{part}\n" for part in ("train", "val") if part in parts)
@@ -189,7 +190,11 @@ def _task(number: int, picture: ExportPicture) -> dict[str, object]:
         },
     }
     size = record.width, record.height
-    result = [_region(f"{number}-{place}", each, size) for place, each in enumerate(picture.boxes)]
+    result = [
+        _region(f"{number}-{place}", each, size)
+        for place, each in enumerate(picture.boxes)
+        if not each.box.ignore
+    ]
     if picture.source == "teacher":
         by = picture.boxes[0].by if picture.boxes else "teacher"
         task["predictions"] = [{"model_version": by, "result": result}]
