@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 # What a missing module is part of; the core needs none of these.
 _EXTRAS = {
     "cv2": "edge",
@@ -25,6 +27,14 @@ _EXTRAS = {
     "socks": "paho",
 }
 
+_WAYS_OUT = {
+    errno.ENOSPC: "; make room there, or name a place on another disk",
+    errno.EDQUOT: "; make room there, or name a place on another disk",
+    errno.EFBIG: "; name a place on a disk that takes larger files",
+    errno.EROFS: "; name a place that can be written",
+    errno.EACCES: "; name a place that this user may read and write",
+}
+
 
 def describe(error: BaseException) -> str:
     """An error in one line that tells the way out."""
@@ -36,7 +46,7 @@ def describe(error: BaseException) -> str:
             return f"{module} is not installed; run: pip install 'edgebus[{extra}]'"
         return str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+        return f"{error.filename}: {error.strerror}{_WAYS_OUT.get(error.errno or 0, '')}"
     if _is_ours(error) or isinstance(error, OSError):
         return str(error)
     return f"{type(error).__name__}: {error} (a bug? see it all with edgebus --debug)"

@@ -15,9 +15,11 @@ import typer
 from rich.console import Console
 
 from edgebus.addresses import hide_credentials
+from edgebus.files import check_room
+from edgebus.lab.broker import BrokerStartError
 from edgebus.lab.lab import Lab, load_lab
 from edgebus.lab.run import Run, make_run_folder
-from edgebus.lab.supervisor import log_end
+from edgebus.lab.supervisor import SetupFailedError, log_end
 from edgebus.service.log import configure_logging
 from edgebus.service.settings import LogSettings
 from edgebus.topology import Topology, TopologyError, check_services, override
@@ -147,7 +149,11 @@ def start(
     with (folder / "lab.log").open("a") as log:
         # Its own log lines would tear the view.
         configure_logging(LogSettings(), stream=log)
-        files = asyncio.run(run.go())
+        try:
+            files = asyncio.run(run.go())
+        except (SetupFailedError, BrokerStartError):
+            check_room(folder, least=2**20)  # which no log says that found no room itself
+            raise
     _print_result(lab, files[0], folder, models=run.models)
     until = topology.until
     unclosed = until is not None and until.loop == "closed" and not lab.summary.closed

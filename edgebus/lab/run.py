@@ -20,7 +20,7 @@ from edgebus.addresses import hide_credentials
 from edgebus.artifacts import ArtifactError, export_bundle
 from edgebus.bus import BrokerSettings, Bus, BusSettings
 from edgebus.contracts import Identity, rfc3339, utc_now
-from edgebus.files import write_file
+from edgebus.files import check_room, write_file, writing
 from edgebus.lab.broker import BrokerStartError, EmbeddedBroker, is_free, usual_port
 from edgebus.lab.end_condition import RunEnd, check_end
 from edgebus.lab.lab import Lab
@@ -46,6 +46,9 @@ from edgebus.transfer import fetch_bundle
 
 _LEAD_S = 8.0
 """Inputs start this long after the services, so that none of the first is missed."""
+
+LEAST_ROOM = 64 * 2**20
+"""Bytes that have to be free where a run begins; the demo leaves some 30 MB behind."""
 
 _REFRESH_S = 0.33
 
@@ -133,7 +136,8 @@ class Run:
         finally:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 loop.remove_signal_handler(number)
-        return await asyncio.to_thread(self.lab.write, self._folder)
+        with writing(self._folder):
+            return await asyncio.to_thread(self.lab.write, self._folder)
 
     def _hang_up(self) -> None:
         """The terminal went away: end as by Ctrl-C, with a report, and write to it no more."""
@@ -336,6 +340,7 @@ def _failure(supervising: asyncio.Task[None]) -> RunEnd:
 
 def make_run_folder(parent: Path, *, name: str) -> Path:
     """A new folder ``{time}-{name}``, and a link `latest` to it beside it."""
+    check_room(parent, least=LEAST_ROOM)
     stamp = utc_now().strftime("%Y%m%d-%H%M%S")
     folder = parent / f"{stamp}-{name}"
     number = 1

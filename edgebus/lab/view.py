@@ -21,7 +21,7 @@ from edgebus.inspect.tables import FittedTable, Flow
 from edgebus.lab.report import DOMAINS, shown_figures
 from edgebus.lab.round_report import round_summary
 from edgebus.lab.rounds import Round
-from edgebus.lab.run_state import RunEvent, RunState
+from edgebus.lab.run_state import RunEvent, RunState, drifted_stream
 from edgebus.lab.summary import Summary
 
 Streams = Callable[[datetime], RenderableType]
@@ -189,10 +189,26 @@ def _loop(state: RunState) -> RenderableType:
     grid.add_column(width=8, style="bold")
     grid.add_column(ratio=1)
     grid.add_column(ratio=3, overflow="fold")
+    if state.drift_watchers:
+        grid.add_row("drift", *_drift(state))
     grid.add_row("samples", *_samples(state))
     grid.add_row("training", *_training(state))
     grid.add_row("roll-out", *_rollout(state))
     return grid
+
+
+def _drift(state: RunState) -> tuple[RenderableType, RenderableType]:
+    """What has drifted and not returned; a newer version learns anew what is normal to it."""
+    newest = {(drifted_stream(drift), drift.statistic): drift for drift in state.drifts}
+    away = [
+        f"{stream} {name} {drift.before:.3g} to {drift.after:.3g} (v{drift.model.version})"
+        for (stream, name), drift in sorted(newest.items())
+        if not drift.returned
+    ]
+    count = sum(not drift.returned for drift in state.drifts)
+    if not away:
+        return "", Text(f"{count} noticed, over" if count else "none noticed", "dim")
+    return "", Text(f"{count} noticed: {', '.join(away)}", "yellow")
 
 
 def _samples(state: RunState) -> tuple[RenderableType, RenderableType]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from edgebus.addresses import local_path
+from edgebus.files import writing
 from edgebus.lab.cli import (
     Out,
     Plain,
@@ -174,7 +175,8 @@ def _import_models(
         folder = make_run_folder(out, name="own")
         for bundle in ("model", "teacher"):
             if (imports / bundle).exists():
-                shutil.move(imports / bundle, folder / bundle)
+                with writing(folder / bundle):
+                    shutil.move(imports / bundle, folder / bundle)
     return models.moved(imports, folder), folder
 
 
