@@ -153,12 +153,12 @@ def up(
         min_samples=samples,
     )
     if obstacle := why_not_learning(given):
-        echo(f"serving only: {obstacle}")
+        echo(f"no training, samples are collected all the same: {obstacle}")
     else:
         for note in little_data(given):
             echo(f"too little data: {note}")
-        served = _add_reference(given, folder)
-        given = replace(given, models=replace(models, served=served))
+    served = _add_reference(given, folder)
+    given = replace(given, models=replace(models, served=served))
     start(compose(given, name="own"), options, folder=folder)
 
 
