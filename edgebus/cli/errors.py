@@ -6,6 +6,7 @@ import errno
 
 # What a missing module is part of; the core needs none of these.
 _EXTRAS = {
+    "cachetools": "edge",
     "cv2": "edge",
     "lap": "edge",
     "numpy": "edge",
@@ -20,6 +21,7 @@ _EXTRAS = {
     "foxglove_schemas_protobuf": "record",
     "google": "record",
     "mcap": "record",
+    "zstandard": "record",
     "jinja2": "lab",
     "matplotlib": "lab",
     "nats_server": "lab",
@@ -43,7 +45,9 @@ def describe(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         module = (error.name or "").partition(".")[0]
         if (extra := _EXTRAS.get(module)) is not None:
-            return f"{module} is not installed; run: pip install 'edgebus[{extra}]'"
+            from edgebus.service import install_command
+
+            return f"{module} is not installed; run: {install_command(extra)}"
         return str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}{_WAYS_OUT.get(error.errno or 0, '')}"

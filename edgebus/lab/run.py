@@ -254,14 +254,16 @@ class Run:
     ) -> RunEnd:
         loop = asyncio.get_running_loop()
         began = loop.time()
+        waits = ""
         while True:
             try:
-                view.refresh()
+                view.refresh(waits)
             except OSError:  # before the signal says so
                 self._hang_up()
             end = check_end(self.lab.state, self._topology, elapsed_s=loop.time() - began)
             if end.over:
                 return end
+            waits = self._waits(end)
             if self._interrupted.is_set():
                 return RunEnd(over=True, closed=end.closed, outcome=f"stopped; {end.outcome}")
             if supervising.done():
@@ -269,6 +271,15 @@ class Run:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_REFRESH_S):
                     await self._interrupted.wait()
+
+    def _waits(self, end: RunEnd) -> str:
+        """What the run waits for, and until when."""
+        until = self._topology.until
+        if until is not None and until.seconds is not None:
+            return f"{end.waits or 'the loop closed'}; the run ends after {until.seconds:g} s"
+        if until is not None and until.timeout_s is not None and end.waits:
+            return f"{end.waits}; the run ends after {until.timeout_s:g} s at the latest"
+        return end.waits
 
     def _show(self, event: RunEvent) -> None:
         if self._view is not None:

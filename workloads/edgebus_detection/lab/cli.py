@@ -84,7 +84,7 @@ def up(
     replay: Annotated[
         Path | None,
         typer.Option(
-            help="A folder of labelled pictures (COCO or YOLO) that the model must not forget.",
+            help="A folder of labelled pictures that the model must not forget.",
             rich_help_panel=_OWN,
         ),
     ] = None,
@@ -153,12 +153,12 @@ def up(
         min_samples=samples,
     )
     if obstacle := why_not_learning(given):
-        echo(f"serving only: {obstacle}")
+        echo(f"no training, samples are collected all the same: {obstacle}")
     else:
         for note in little_data(given):
             echo(f"too little data: {note}")
-        served = _add_reference(given, folder)
-        given = replace(given, models=replace(models, served=served))
+    served = _add_reference(given, folder)
+    given = replace(given, models=replace(models, served=served))
     start(compose(given, name="own"), options, folder=folder)
 
 
