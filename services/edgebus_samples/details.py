@@ -62,7 +62,8 @@ def picture_of(detail: SampleDetail) -> ExportPicture:
     merged = detail.merged
     if merged is None:
         return ExportPicture(sample=detail.sample, source="none", boxes=())
-    return ExportPicture(sample=detail.sample, source=merged.source, boxes=merged.sourced)
+    boxes = (*merged.sourced, *merged.regions)
+    return ExportPicture(sample=detail.sample, source=merged.source, boxes=boxes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

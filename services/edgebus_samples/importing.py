@@ -124,7 +124,7 @@ def _known(
     found = detail.merged
     return (
         _Known(
-            boxes=None if found is None else found.sourced,
+            boxes=None if found is None else (*found.sourced, *found.regions),
             settled=found is not None and found.source != "teacher",
             size=(detail.record.width, detail.record.height),
         ),
@@ -165,16 +165,14 @@ def _sourced(
     """The boxes of a picture; what the data set says of their provenance counts if `trust`."""
     placed = picture.place(known.size)
     reasons += placed.wrong
-    for region in placed.ignore:
-        where = f"{picture.where}: a region to ignore at ({region.x1:g}, {region.y1:g})"
-        reasons.append(f"{where} is no object; draw its members or delete it")
     made: list[SourcedBox] = []
     for box, whose in zip(placed.boxes, placed.by, strict=True):
         if classes is not None and box.label not in classes:
             reasons.append(f"{picture.where}: {unknown_class(box.label, classes)}")
             continue
         made.append(SourcedBox(box=_rounded(box), by=whose if trust and whose is not None else by))
-    old = known.boxes or ()
+    old = tuple(each for each in known.boxes or () if not each.box.ignore)
+    regions = [each for each in known.boxes or () if each.box.ignore]
     boxes = [each.box for each in made]
     alike = 0.5 if picture.grid else _SAME_IOU
     for mine, theirs in pair_boxes(boxes, [each.box for each in old], min_iou=alike):
@@ -183,7 +181,13 @@ def _sourced(
         if boxes[mine].label == before.label and not moved:
             # Untouched: exactly what it was, score and all.
             made[mine] = old[theirs]
-    return tuple(made)
+    drawn = [SourcedBox(box=_rounded(box), by=by) for box in placed.ignore]
+    for mine, theirs in pair_boxes(
+        [each.box for each in drawn], [each.box for each in regions], min_iou=_SAME_IOU
+    ):
+        drawn[mine] = regions[theirs]
+    # Only COCO and VOC can speak of such regions; what the others do not mention stays.
+    return (*made, *(drawn or regions))
 
 
 def _distance(first: Box, second: Box) -> float:

@@ -125,7 +125,7 @@ class Detection(Workload):
 
     def count_truths(self, record: SampleRecord) -> int | None:
         """Number of true boxes; None where the camera knows none."""
-        return None if record.truth is None else len(record.truth)
+        return None if record.truth is None else sum(not box.ignore for box in record.truth)
 
     def check_sample(self, sample: Sample) -> None:
         """Decode a sample's picture and compare its size with that of its record.

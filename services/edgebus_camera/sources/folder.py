@@ -84,10 +84,9 @@ class FolderSource:
         period = -(-len(self._pictures) // PASS_PERIOD) * PASS_PERIOD
         labelled = self._labels.get(picture)
         boxes = None
-        # A picture that was replaced meanwhile by one of another size has no labels. Ground truth
-        # has no regions to ignore: without them, what is there would be a false alarm.
+        # A picture that was replaced meanwhile by one of another size has no labels.
         if labelled is not None and labelled.labels and labelled.size == image.shape[1::-1]:
-            boxes = None if labelled.labels.ignore else labelled.labels.boxes
+            boxes = (*labelled.labels.boxes, *labelled.labels.ignore)
         return SourceFrame(image, boxes, turn * period + place)
 
     def close(self) -> None:

@@ -259,7 +259,8 @@ def test_mot_text_knows_only_the_frames_that_it_names(tmp_path: Path) -> None:
     assert set(truth) == {0, 2}
     assert truth[0][0].label == "person"
     assert (truth[0][0].x1, truth[0][0].x2) == (0, 15)
-    assert truth[2] == ()
+    # Of no class of COCO, or not to be counted: neither object nor background.
+    assert [box.ignore for box in truth[2]] == [True, True]
 
 
 @pytest.mark.parametrize(

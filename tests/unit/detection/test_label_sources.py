@@ -186,3 +186,12 @@ def test_each_object_has_one_class(boxes, kept, conflicts):
     found, lost = settle_classes(boxes, by=TEACHER)
     assert found == tuple(boxes[place] for place in kept)
     assert len(lost) == conflicts
+
+
+def test_regions_to_ignore_are_no_objects_and_contradict_nobody():
+    crowd = box("car", 48, 48, size=30).model_copy(update={"ignore": True})
+    found = merge(LabelSources(truth=(CAR, crowd), teacher=(CAR, FAR), teacher_by=TEACHER))
+    assert found.boxes == (CAR,)
+    assert found.ignore == (crowd,)
+    assert [each.by for each in found.regions] == ["truth"]
+    assert found.conflicts == ()

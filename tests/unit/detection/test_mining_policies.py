@@ -53,6 +53,15 @@ def test_truth_counts_misses_and_false_alarms():
     assert judgement.reason == "2 of 3 missed (car, person), 1 false alarm (bus)"
 
 
+def test_what_is_seen_in_a_crowd_is_no_mistake():
+    crowd = box("person", x=100).model_copy(update={"ignore": True})
+    said = [box(score=0.9), box("bus", x=101, score=0.8)]
+    for rule in ("match", "multiset"):
+        judgement = truth_says(said=said, true=[box(), crowd], rule=rule)
+        assert not judgement.wrong
+        assert judgement.reason == "all 1 right"
+
+
 def test_truth_takes_a_box_in_the_wrong_place_for_wrong_but_the_multiset_rule_does_not():
     said, true = [box(x=100, score=0.9)], [box(x=10)]
     assert truth_says(said=said, true=true).wrong

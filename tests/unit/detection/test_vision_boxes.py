@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgebus_detection.messages import Box
 from edgebus_detection.vision import (
     Detected,
     ImageError,
@@ -13,7 +14,9 @@ from edgebus_detection.vision import (
     Preprocessor,
     clip_boxes,
     iou,
+    match_boxes,
     suppress,
+    to_truth,
 )
 
 
@@ -125,3 +128,14 @@ def test_an_unknown_specification_is_refused_by_name(changes, named) -> None:
 def test_a_picture_of_the_wrong_shape_is_refused() -> None:
     with pytest.raises(ImageError, match="expected"):
         Preprocessor(spec()).prepare(np.zeros((10, 10), np.uint8))
+
+
+def test_what_is_found_in_a_region_to_ignore_is_neither_right_nor_wrong():
+    crowd = Box(label="car", x1=50, y1=50, x2=90, y2=90, ignore=True)
+    car = Box(label="car", x1=0, y1=0, x2=10, y2=10)
+    seen = Box(label="car", x1=60, y1=60, x2=70, y2=70, score=0.9)
+    other = Box(label="car", x1=20, y1=20, x2=30, y2=30, score=0.8)
+    found = match_boxes([seen, other], [car, crowd], min_iou=0.5)
+    assert (found.hits, found.misses, found.false_alarms) == ((), (car,), (other,))
+    truth = to_truth([car, crowd], ["car"])
+    assert (len(truth.labels), truth.ignore.tolist()) == (1, [[50, 50, 90, 90]])

@@ -273,6 +273,31 @@ async def test_it_follows_releases_and_never_reuses_a_version(world, tmp_path):
         await status_with(h, trigger="waits for the release of v8")
 
 
+async def test_versions_that_nobody_trained_on_do_not_fill_the_disk(world, tmp_path):
+    base = Bundle.open(world / "base")
+    shelf = Store(tmp_path / "shelf")
+    config = settings(world, bundle=None, model="tiny")
+    async with harness(config, data_dir=tmp_path / "data") as h:
+        serving = asyncio.create_task(ArtifactProvider(h.bus, h.bus.identity, shelf).run())
+        address = topics.RELEASE.at(h.node("gpu"), model="tiny", channel="stable")
+        for number in range(2, 7):
+            bias = base.tensors()["conv.bias"] + np.float32(0.01 * number)
+            change = Update(replace={"conv.bias": bias})
+            bundle = derive_bundle(base, change, version=number, out=tmp_path / f"v{number}")
+            shelf.put_bundle(bundle)
+            release = Release(
+                source=h.bus.identity.source,
+                channel="stable",
+                bundle=reference(shelf, bundle.digest, provider=h.bus.identity),
+                sequence=number,
+            )
+            await h.publish(address, release)
+            async with asyncio.timeout(30):
+                while h.service.bundles.bundles() != (bundle.digest,):
+                    await asyncio.sleep(0.02)
+        serving.cancel()
+
+
 def interrupt_a_job(folder):
     """The books as kill -9 leaves them in mid-training."""
     connection = sqlite3.connect(folder / "retrainer" / "samples.db")

@@ -246,8 +246,6 @@ def spoil_coco(document, kind):
         row["category_id"] = 99
     elif kind == "no image":
         row["image_id"] = 99
-    elif kind == "a region to ignore":
-        row["iscrowd"] = 1
     elif kind == "no class 'kite'":
         document["categories"].append({"id": 7, "name": "kite"})
         row["category_id"] = 7
@@ -267,7 +265,6 @@ def spoil_coco(document, kind):
         "not finite",
         "no such category",
         "no image",
-        "a region to ignore",
         "no class 'kite'",
         "holds no sample's id",
         "nor is its picture",

@@ -24,10 +24,10 @@ from dataset_examples import (
 from edgebus.contracts import operator
 from edgebus_camera.settings import ViewSettings
 from edgebus_camera.sources import SourceError, open_source
-from edgebus_detection.datasets import LabelBuilder, read_dataset, read_folder
+from edgebus_detection.datasets import LabelBuilder, read_dataset, read_folder, write_dataset
 from edgebus_detection.labels import BoxesRefusedError
 from edgebus_detection.vision import encode_jpeg
-from edgebus_samples import DetailQuery, PictureCatalog, import_dataset
+from edgebus_samples import DetailQuery, PictureCatalog, import_dataset, picture_of
 from retrainer_folder import DataFolder
 from retrainer_samples import START, sample
 
@@ -330,15 +330,35 @@ def test_a_picture_without_a_label_file_is_unknown_not_empty(tmp_path):
     assert "1 of 2 pictures labelled, 1 box (1 car)" in source.labels
 
 
-def test_a_crowd_among_objects_is_neither_object_nor_background(tmp_path):
-    root = lay_out("coco-supervision", tmp_path)
-    document = coco()
+def test_a_crowd_among_objects_is_a_region_to_ignore_for_all(tmp_path, store):
+    root = lay_out("coco-supervision", tmp_path / "set", name=store.sample.record.id)
+    document = coco(f"{store.sample.record.id}.jpg")
     crowd = {"id": 2, "iscrowd": 1, "bbox": [400, 300, 100, 100]}
     document["annotations"].append(document["annotations"][0] | crowd)
     write(root / "annotations.json", document)
     (labelled,) = read_folder(root, LabelBuilder(CLASSES)).pictures
     assert labelled.truth.ignore.tolist() == [[400, 300, 500, 400]]
-    assert by_camera(root) is None  # ground truth cannot say so
+    object_, region = open_source(ViewSettings(source=str(root), width=320)).read(0).boxes
+    assert (object_.ignore, region.ignore) == (None, True)
+    assert by_import(root, store) == [("car", *BOX)]
+    catalog = PictureCatalog(store.path)
+    (entry,) = catalog.entries(DetailQuery())
+    merged = catalog.read(entry).merged
+    assert corners(merged.ignore) == [("car", 400, 300, 500, 400)]
+    # And what is exported says so again.
+    out = tmp_path / "out"
+    write_dataset([picture_of(catalog.read(entry))], out, style="coco")
+    (path,) = (out / "annotations").iterdir()
+    rows = json.loads(path.read_text())["annotations"]
+    assert [row["iscrowd"] for row in rows] == [0, 1]
+    again = import_dataset(catalog, read_dataset(out).pictures, who="bob", time=START, classes=None)
+    assert len(again.unchanged) == 1
+    # Of YOLO's text they are not the subject, so they stay as they are.
+    write_dataset([picture_of(catalog.read(entry))], tmp_path / "yolo", style="yolo")
+    pictures = read_dataset(tmp_path / "yolo").pictures
+    assert (
+        len(import_dataset(catalog, pictures, who="bob", time=START, classes=None).unchanged) == 1
+    )
 
 
 def test_links_and_relative_paths_lead_to_the_same(tmp_path, monkeypatch):

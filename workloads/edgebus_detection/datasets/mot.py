@@ -23,8 +23,10 @@ def read_mot(
 
     Args:
         path: The text file.
-        names: Class names by number; by default those of MOT16. Others are left out.
-        min_score: Rows with a lower score are left out; 0 in a ground truth means "ignore".
+        names: Class names by number; by default those of MOT16. Others are
+            regions to ignore: whatever is found there is neither right nor wrong.
+        min_score: Rows with a lower score are left out; those with 0, which in a ground truth means
+            "ignore", are such regions.
 
     Returns:
         Boxes by frame number from 0. Frames without any row are not in it: many such files label
@@ -43,8 +45,11 @@ def read_mot(
         except (ValueError, OverflowError) as error:
             raise SourceError(source=f"{path}, line {number}", reason=str(error)) from error
         boxes = found.setdefault(frame, [])
-        if label is not None and box is not None and score >= min_score:
-            boxes.append(box)
+        if box is not None:
+            if label is None or score == 0:
+                boxes.append(box.model_copy(update={"ignore": True}))
+            elif score >= min_score:
+                boxes.append(box)
     return {frame: tuple(boxes) for frame, boxes in found.items()}
 
 

@@ -172,7 +172,8 @@ class DatasetBox:
             raise ImpossibleBoxError(where=self.where, reason=reason)
         across, down = size[0] / stated[0], size[1] / stated[1]
         corners = x1 * across, y1 * down, x2 * across, y2 * down
-        return checked_box(self.label, corners, size=size, where=lambda: self.where)
+        box = checked_box(self.label, corners, size=size, where=lambda: self.where)
+        return box.model_copy(update={"ignore": True}) if self.ignore else box
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +183,7 @@ class PlacedBoxes:
     Attributes:
         boxes: Objects.
         by: Provenance of each, where the data set has it.
-        ignore: Regions that are neither object nor background.
+        ignore: Regions that are neither object nor background, as boxes that say so.
         wrong: Reasons why the labels cannot be right; the picture is then one without labels.
     """
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgebus.contracts import TRUTH
+from edgebus.files import new_folder, writing
 from edgebus_detection.datasets.picture import PROVENANCE_FILE, ExportPicture, Part, Style
 from edgebus_detection.messages import Box, Sample, SourcedBox
 
@@ -45,8 +45,8 @@ def write_dataset(
         msg = f"{folder} exists; name another folder"
         raise FileExistsError(msg)
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    (part / "images").mkdir(parents=True)
-    try:
+    with writing(folder), new_folder(part):
+        (part / "images").mkdir()
         kept: dict[Part, list[ExportPicture]] = {}
         for picture in pictures:
             place = part / "images"
@@ -69,9 +69,6 @@ def write_dataset(
             _dump(part / "tasks.json", [_task(n, each) for n, each in enumerate(every, start=1)])
             (part / "config.xml").write_text(_config(names), encoding="utf-8")
         part.rename(folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return {name: len(some) for name, some in kept.items()}
 
 
@@ -106,7 +103,7 @@ def coco_document(
                 "category_id": numbers[box.label],
                 "bbox": [box.x1, box.y1, width, height],
                 "area": width * height,
-                "iscrowd": 0,
+                "iscrowd": int(bool(box.ignore)),
                 "provenance": each.by,
             }
             if box.score is not None:
@@ -158,11 +155,12 @@ def _write_yolo(
             lines = [
                 _yolo_line(numbers[each.box.label], each.box, record.width, record.height)
                 for each in picture.boxes
+                if not each.box.ignore
             ]
             labels = folder / "labels" / part / f"{record.id}.txt"
             labels.parent.mkdir(parents=True, exist_ok=True)
             labels.write_text("".join(lines), encoding="utf-8")
-            provenance[record.id] = [each.by for each in picture.boxes]
+            provenance[record.id] = [each.by for each in picture.boxes if not each.box.ignore]
     _dump(folder / PROVENANCE_FILE, provenance)
     # Without `path`, Ultralytics takes the folder of this file; with ``.``, the working directory.
     text = "".join(f"{part}: images/{part}\n" for part in ("train", "val") if part in parts)
@@ -192,7 +190,11 @@ def _task(number: int, picture: ExportPicture) -> dict[str, object]:
         },
     }
     size = record.width, record.height
-    result = [_region(f"{number}-{place}", each, size) for place, each in enumerate(picture.boxes)]
+    result = [
+        _region(f"{number}-{place}", each, size)
+        for place, each in enumerate(picture.boxes)
+        if not each.box.ignore
+    ]
     if picture.source == "teacher":
         by = picture.boxes[0].by if picture.boxes else "teacher"
         task["predictions"] = [{"model_version": by, "result": result}]

@@ -10,7 +10,7 @@ from edgebus.contracts import split_of
 from edgebus.lab import StreamState
 from edgebus_detection.messages import Box, Detections, FrameRecord, GroundTruth
 from edgebus_detection.metrics import RollingAp
-from edgebus_detection.vision import Detected, Truth
+from edgebus_detection.vision import Detected, Truth, corners
 
 _MAX_FRAMES = 20_000
 """Frames remembered per camera; 40 minutes at 8 fps. Older ones leave the figures."""
@@ -82,8 +82,8 @@ class ClassNumbers:
 
     def truth(self, boxes: tuple[Box, ...]) -> Truth:
         """Ground truth as arrays."""
-        found = self.detected(boxes)
-        return Truth(found.boxes, found.labels)
+        found = self.detected(tuple(box for box in boxes if not box.ignore))
+        return Truth(found.boxes, found.labels, corners([box for box in boxes if box.ignore]))
 
 
 @dataclass

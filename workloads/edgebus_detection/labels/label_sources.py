@@ -13,7 +13,7 @@ from typing import Literal
 
 from edgebus.contracts import TRUTH, operator
 from edgebus_detection.messages import Box, BoxLabels, SourcedBox, Verdict
-from edgebus_detection.vision import certainty, corners, iou, pair_boxes
+from edgebus_detection.vision import certainty, corners, iou, outside_of, pair_boxes
 
 _SAME_OBJECT = 0.7
 """Overlap (IoU) from which two boxes of one source are taken for one object, whatever their
@@ -109,12 +109,14 @@ class MergedLabels:
     Attributes:
         source: The source that counted: operator, truth or teacher.
         sourced: Boxes with their provenance.
+        regions: Regions to ignore that this source has marked, with their provenance.
         ignore: Regions whose content is unknown.
         conflicts: Labels that were overruled.
     """
 
     source: Literal["operator", "truth", "teacher"]
     sourced: tuple[SourcedBox, ...]
+    regions: tuple[SourcedBox, ...] = ()
     ignore: tuple[Box, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
 
@@ -143,21 +145,38 @@ def merge(sources: LabelSources) -> MergedLabels | None:
         found.append(("teacher", by, tuple(SourcedBox(box=box, by=by) for box in sources.teacher)))
     if not found:
         return None
+    # Regions to ignore are no objects; what others have there contradicts nobody.
+    regions = tuple(each for each in found[0][2] if each.box.ignore)
+    found = [(name, by, _objects(theirs)) for name, by, theirs in found]
     source, winner, boxes = found[0]
     conflicts: list[Conflict] = []
     for rank, (_, by, theirs) in enumerate(found):
         for _, loser, others in found[rank + 1 :]:
             # A teacher's uncertain boxes contradict no source.
             tolerant = sources.unsure if loser == sources.teacher_by else ()
-            pair = [each.box for each in theirs], [each.box for each in others]
+            mine = [each.box for each in theirs]
+            hidden = [each.box for each in regions] if rank == 0 else []
+            pair = mine, outside_of(hidden, [each.box for each in others])
             conflicts += compare(*pair, winner=by, loser=loser, tolerant=tolerant)
-    ignore = sources.unsure if source == "teacher" else ()
+    ignore = tuple(each.box for each in regions)
+    if source == "teacher":
+        ignore = sources.unsure
     if source == "teacher":
         conflicts += sources.teacher_conflicts
     if source != "operator":
         boxes, ignore, corrected = _correct(boxes, ignore, sources, loser=winner)
         conflicts = [*corrected, *conflicts]
-    return MergedLabels(source=source, sourced=boxes, ignore=ignore, conflicts=tuple(conflicts))
+    return MergedLabels(
+        source=source,
+        sourced=boxes,
+        regions=regions,
+        ignore=ignore,
+        conflicts=tuple(conflicts),
+    )
+
+
+def _objects(labels: tuple[SourcedBox, ...]) -> tuple[SourcedBox, ...]:
+    return tuple(each for each in labels if not each.box.ignore)
 
 
 def settle_classes(

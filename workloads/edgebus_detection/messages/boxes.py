@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,8 @@ class Box(Record):
         x1, y1: Top left corner.
         x2, y2: Bottom right corner, exclusive.
         score: Confidence, absent on ground truth.
+        ignore: It marks a region whose content does not count, such as a crowd: neither object
+            nor background. Of true labels only.
     """
 
     label: Annotated[str, Field(min_length=1, max_length=96)]
@@ -33,6 +35,7 @@ class Box(Record):
     x2: Pixels
     y2: Pixels
     score: Fraction | None = None
+    ignore: Literal[True] | None = None
 
     @model_validator(mode="after")
     def _has_area(self) -> Self:

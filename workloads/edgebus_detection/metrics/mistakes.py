@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from edgebus_detection.messages import Box
 from edgebus_detection.metrics.average_precision import Matches
-from edgebus_detection.vision.matching import pair_boxes
+from edgebus_detection.vision.matching import outside_of, pair_boxes
 
 NOTHING = "nothing"
 """The row of false alarms and the column of misses in a confusion matrix."""
@@ -55,7 +55,8 @@ def confusion(
     matrix = np.zeros((nothing + 1, nothing + 1), np.int64)
     for boxes, truths in pictures:
         said = [box for box in boxes if (box.score or 0) >= score and box.label in number]
-        right = [box for box in truths if box.label in number]
+        said = outside_of([box for box in truths if box.ignore], said)
+        right = [box for box in truths if box.label in number and not box.ignore]
         pairs = pair_boxes(right, said)
         for row, column in pairs:
             matrix[number[right[row].label], number[said[column].label]] += 1

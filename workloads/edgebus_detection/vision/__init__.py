@@ -23,7 +23,7 @@ from edgebus_detection.vision.images import (
     encode_jpeg,
     read_picture,
 )
-from edgebus_detection.vision.matching import Matching, match_boxes, pair, pair_boxes
+from edgebus_detection.vision.matching import Matching, match_boxes, outside_of, pair, pair_boxes
 from edgebus_detection.vision.preprocess import Placement, Preprocessor, Tensor
 from edgebus_detection.vision.spec import DecoderSpec, InputSpec, PictureSpec
 
@@ -59,6 +59,7 @@ __all__ = [
     "iou",
     "make_decoder",
     "match_boxes",
+    "outside_of",
     "pair",
     "pair_boxes",
     "read_picture",

@@ -49,7 +49,7 @@ def to_detected(boxes: Sequence[Box], classes: Sequence[str]) -> Detected:
 
 
 def to_truth(boxes: Sequence[Box], classes: Sequence[str], *, ignore: Sequence[Box] = ()) -> Truth:
-    """True boxes as arrays; classes that are not in `classes` become ignore regions.
+    """True boxes as arrays; classes that are not in `classes` become ignore regions, too.
 
     Args:
         boxes: What is really there.
@@ -57,8 +57,8 @@ def to_truth(boxes: Sequence[Box], classes: Sequence[str], *, ignore: Sequence[B
         ignore: Further regions of unknown content.
     """
     index = {name: number for number, name in enumerate(classes)}
-    known = [box for box in boxes if box.label in index]
-    unknown = [box for box in boxes if box.label not in index]
+    known = [box for box in boxes if box.label in index and not box.ignore]
+    unknown = [box for box in boxes if box.label not in index or box.ignore]
     return Truth(
         corners(known),
         np.array([index[box.label] for box in known], np.int64),

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgebus_detection.messages import Box
-from edgebus_detection.vision.boxes import iou
+from edgebus_detection.vision.boxes import coverage, iou
 from edgebus_detection.vision.conversions import certainty, corners
+
+_INSIDE = 0.5
 
 
 def pair(
@@ -72,10 +74,12 @@ def match_boxes(detections: Sequence[Box], truth: Sequence[Box], *, min_iou: flo
 
     Args:
         detections: Boxes with scores; those without one count as sure.
-        truth: True boxes.
+        truth: True boxes; what is detected in a region to ignore is no false alarm.
         min_iou: Overlap below this is no match.
     """
     surest = sorted(detections, key=certainty, reverse=True)
+    regions = [box for box in truth if box.ignore]
+    truth = [box for box in truth if not box.ignore]
     pairs: list[tuple[int, int]] = []
     if surest and truth:
         overlap = iou(corners(surest), corners(truth))
@@ -85,8 +89,18 @@ def match_boxes(detections: Sequence[Box], truth: Sequence[Box], *, min_iou: flo
     return Matching(
         hits=tuple(box for n, box in enumerate(surest) if n in hit),
         misses=tuple(box for n, box in enumerate(truth) if n not in found),
-        false_alarms=tuple(box for n, box in enumerate(surest) if n not in hit),
+        false_alarms=tuple(
+            outside_of(regions, [box for n, box in enumerate(surest) if n not in hit])
+        ),
     )
+
+
+def outside_of(regions: Sequence[Box], boxes: Sequence[Box]) -> list[Box]:
+    """The boxes that do not lie in a region by half or more."""
+    if not regions or not boxes:
+        return list(boxes)
+    inside = coverage(corners(boxes), corners(regions)).max(axis=1) >= _INSIDE
+    return [box for box, hidden in zip(boxes, inside.tolist(), strict=True) if not hidden]
 
 
 def _differ(first: Sequence[Box], second: Sequence[Box]) -> npt.NDArray[np.bool_]:

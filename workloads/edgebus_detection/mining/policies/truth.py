@@ -11,7 +11,7 @@ from pydantic import Field
 from edgebus.mining import Judgement, Policy, PolicySettings
 from edgebus_detection.messages import Box
 from edgebus_detection.mining import Example, boxes_of
-from edgebus_detection.vision import match_boxes
+from edgebus_detection.vision import match_boxes, outside_of
 
 
 class TruthSettings(PolicySettings):
@@ -61,13 +61,16 @@ class TruthPolicy(Policy[TruthSettings]):
         said = boxes_of(
             example.prediction.boxes, least=settings.score_threshold, classes=settings.classes
         )
-        true = boxes_of(example.truth.boxes, classes=settings.classes)
+        regions = [box for box in example.truth.boxes if box.ignore]
+        true = boxes_of(
+            [box for box in example.truth.boxes if not box.ignore], classes=settings.classes
+        )
         if settings.rule == "multiset":
-            names, true_names = _names(said), _names(true)
+            names, true_names = _names(outside_of(regions, said)), _names(true)
             hits = (names & true_names).total()
             misses, alarms = true_names - names, names - true_names
         else:
-            matching = match_boxes(said, true, min_iou=settings.min_iou)
+            matching = match_boxes(said, [*true, *regions], min_iou=settings.min_iou)
             hits = len(matching.hits)
             misses, alarms = _names(matching.misses), _names(matching.false_alarms)
         errors = misses.total() + alarms.total()
