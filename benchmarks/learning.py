@@ -56,7 +56,7 @@ from benchmarks._learning_streams import SCRIPTS, make_stream  # noqa: E402
 
 PARTS = ("mining", "drift", "quiet", "regain", "round")
 ROUNDS, QUICK_ROUNDS = 5, 2
-HOURS, QUICK_HOURS = 24.0, 1.0
+HOURS, QUICK_HOURS = 6.0, 1.0
 
 
 def mining_table(rows: Sequence[Recall]) -> Table:

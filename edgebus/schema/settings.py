@@ -182,7 +182,11 @@ def _schemas(kinds: Iterable[type[BaseModel]]) -> tuple[dict[type[BaseModel], Sc
 
 
 class _Generator(GenerateJsonSchema):
-    """Schemas with the defaults that are made by a factory, too."""
+    """Schemas with the defaults that are made by a factory, too, and without made-up titles."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """False: editors would show it beside the key that it is made of."""
+        return False
 
     def get_default_value(self, schema: Any) -> Any:
         """The default, whether written down or made."""

@@ -4,6 +4,7 @@ from edgebus.service.declare import Scope, command, every, on
 from edgebus.service.discovery import (
     ENTRY_POINT_GROUP,
     find_services,
+    install_command,
     load_service,
     service_entry_points,
 )
@@ -24,7 +25,7 @@ from edgebus.service.process import run_service
 from edgebus.service.runtime import Runtime
 from edgebus.service.service import Service, ServiceContext
 from edgebus.service.settings import LogSettings, NodeSettings, ServiceSettings
-from edgebus.service.tracing import Step, Tracer
+from edgebus.service.tracing import Step, Tracer, messaging
 
 __all__ = [
     "ENTRY_POINT_GROUP",
@@ -51,9 +52,11 @@ __all__ = [
     "configure_logging",
     "every",
     "find_services",
+    "install_command",
     "load_node",
     "load_service",
     "load_settings",
+    "messaging",
     "on",
     "run_service",
     "service_entry_points",

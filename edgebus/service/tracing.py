@@ -1,8 +1,8 @@
 """Steps of a trace, from an input to the model that learnt from it.
 
 Each step gives the messages that it makes their `traceparent`. Where OpenTelemetry is installed
-(extra ``otel``) and set up, for example by ``opentelemetry-instrument edgebus run SERVICE``, each
-step is a span there too; else it costs a microsecond and nothing is imported.
+(extra ``otel``) and set up, for example by ``opentelemetry-instrument -- edgebus run SERVICE``,
+each step is a span there too; else it costs a microsecond and nothing is imported.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgebus.contracts import new_id
 from edgebus.contracts.trace import CURRENT, begin_trace, continue_trace
@@ -22,6 +22,22 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer as OtelTracer
 
 Attribute = str | int | float | bool
+
+
+def messaging(operation: Literal["send", "process"], *, topic: str, message: str) -> dict[str, str]:
+    """Attributes of a step that sends or handles one message, by OpenTelemetry's conventions.
+
+    Args:
+        operation: What is done with it.
+        topic: Concrete topic.
+        message: Its id.
+    """
+    return {
+        "messaging.system": "mqtt",
+        "messaging.operation.type": operation,
+        "messaging.destination.name": topic,
+        "messaging.message.id": message,
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from edgebus.contracts import (
     topics,
     utc_now,
 )
-from edgebus.service import Service, ServiceSettings, on
+from edgebus.service import Service, ServiceSettings, messaging, on
 from edgebus.serving.authority import Authorities
 from edgebus.serving.engine import EngineSettings
 from edgebus.serving.model import Model
@@ -169,7 +169,11 @@ class ModelService(Service[S], Generic[S]):
             Exception: The input is broken, or no model can answer it; it becomes a dead letter.
         """
         record = record_of(event.payload)
-        attributes: dict[str, str | int] = {"stream": record.stream, "index": record.index}
+        attributes: dict[str, str | int] = {
+            "stream": record.stream,
+            "index": record.index,
+            **messaging("process", topic=event.topic, message=record.id),
+        }
         with self.tracer.step("predict", parent=record.traceparent, attributes=attributes):
             stream = self._stream(event)
             self.streams.observe(stream)

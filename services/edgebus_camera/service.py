@@ -13,7 +13,7 @@ import cv2
 from edgebus.bus import MessageTooLargeError
 from edgebus.contracts import new_id, utc_now
 from edgebus.contracts.trace import continue_trace
-from edgebus.service import Service
+from edgebus.service import Service, messaging
 from edgebus_camera.pacing import Pacer, Slot
 from edgebus_camera.settings import CameraSettings, ViewSettings
 from edgebus_camera.sources import (
@@ -279,7 +279,11 @@ class _CameraLoop:
 
     async def _send(self, encoded: EncodedFrame, captured: datetime) -> None:
         identifier = new_id()
-        attributes: dict[str, str | int] = {"camera": self._camera, "index": encoded.index}
+        attributes: dict[str, str | int] = {
+            "camera": self._camera,
+            "index": encoded.index,
+            **messaging("send", topic=self._frame_topic.name, message=identifier),
+        }
         with self._service.tracer.step(
             "send", identifier=identifier, attributes=attributes
         ) as step:

@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import re
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 
-from guides import ROOT, Environment, Reader, build_wheel, snippets_of
+from edgebus_detection.vision import encode_jpeg
+from guides import ROOT, Reader, snippets_of
+from retrainer_folder import DataFolder
 
-GUIDES = ROOT / "docs" / "guides"
 pytestmark = pytest.mark.timeout(400)
-
-
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
-
-
-@pytest.fixture
-def follow(wheel: Path, tmp_path: Path) -> Iterator[Callable[[str], Reader]]:
-    """Makes a reader of a guide, in an environment of its own."""
-    readers: list[Reader] = []
-
-    def make(name: str) -> Reader:
-        environment = Environment(tmp_path / "environment", wheel)
-        reader = Reader(GUIDES / name, tmp_path / "work", environment.variables)
-        readers.append(reader)
-        return reader
-
-    yield make
-    for reader in readers:
-        reader.close()
 
 
 def test_a_service_is_written_tested_and_counts(
@@ -49,6 +30,56 @@ def test_a_service_is_written_tested_and_counts(
     assert "2 passed" in printed[-1]
     assert "warning" not in printed[-1].lower()
     reader.seen("watch", r"person-counter/front/persons .*camera=front persons=[1-9]")
+
+
+def test_a_bus_is_recorded_replayed_and_traced(
+    follow: Callable[[str], Reader], free_port: int
+) -> None:
+    reader = follow("record-and-replay.md")
+
+    reader.words = {
+        "18840": str(free_port),
+        "FRAME": lambda: re.findall(r"\bframe=([0-9a-f-]{36})", reader.screen)[-1],
+        "LETTER": lambda: re.findall(r"\b[0-9a-f]{8}\b", reader.type("edgebus deadletter list"))[0],
+    }
+    reader.ready = {"street": "detector: ready", "traced": '"name": "camera '}
+    reader.follow()
+    for shown in (
+        r"drift.mcap: [1-9]\d+ messages on \d+ channels",
+        r"night.mcap: [1-9]\d+ messages",
+        r"[1-9]\d+ messages published, .* left out",
+        r"\{camera\}/detections +\d+ ",
+        r"detections .* boxes by street v1",
+        r"lab/pi-01/detector +edgebus/lab/pi-01/camera/front/frame +invalid",
+        r"frame.jpg: 10 bytes",
+        r"1 dead letters discarded",
+        r"nothing since before breaks services",
+    ):
+        assert re.search(shown, reader.screen), f"{shown} is not in\n{reader.screen}"
+    assert (reader.folder / "frame.jpg").read_text() == "no picture"
+    reader.seen("traced", '"service.name": "camera"')
+
+
+def test_samples_are_looked_at_labelled_and_exchanged(follow: Callable[[str], Reader]) -> None:
+    reader = follow("samples.md")
+    store = DataFolder(reader.folder / "retrainer")
+    jpeg = encode_jpeg(np.full((240, 320, 3), 90, np.uint8))
+    samples = [
+        # The second one is labelled: an import of tasks that nobody touched is refused.
+        store.add(index, jpeg=jpeg, size=(320, 240), truth=index == 1, policy=policy)
+        for index, policy in enumerate(("confidence", "novelty"))
+    ]
+    reader.words = {
+        "/var/lib/edgebus/retrainer": str(store.path),
+        "39f8998": samples[0].record.id[-7:],
+    }
+    (boxes,) = (snippet for snippet in snippets_of(reader.page) if snippet.language == "json")
+    (reader.folder / "boxes.json").write_text(boxes.text)
+    for command in reader.commands("edgebus samples"):
+        reader.type(command)
+    assert samples[0].record.id[-7:] in reader.screen
+    for name in ("sample.html", "sheet.jpg", "to-label/tasks.json"):
+        assert (reader.folder / name).stat().st_size > 100
 
 
 def test_a_workload_is_written_and_its_loop_closes(follow: Callable[[str], Reader]) -> None:
@@ -74,6 +105,6 @@ def test_a_workload_is_written_and_its_loop_closes(follow: Callable[[str], Reade
 
 
 def test_the_workload_is_as_short_as_the_page_says() -> None:
-    page = GUIDES / "write-a-workload.md"
+    page = ROOT / "docs" / "guides" / "write-a-workload.md"
     (flow,) = (snippet for snippet in snippets_of(page) if snippet.title == "flow.py")
     assert sum(bool(line.strip()) for line in flow.text.splitlines()) <= 66

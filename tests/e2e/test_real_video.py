@@ -11,11 +11,13 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edgebus_detection.lab.summary import DetectionSummary
+from guides import Reader
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -59,11 +61,19 @@ def lines_until(process: subprocess.Popen[str], found: re.Pattern[str], *, limit
 
 
 @needs_data
-def test_a_recording_is_collected_labelled_learnt_and_judged(tmp_path: Path) -> None:
+def test_a_recording_is_collected_labelled_learnt_and_judged(
+    follow: Callable[[str], Reader],
+) -> None:
     data = Path(DATA or "").resolve()
+    reader = follow("real-video.md")
     # A camera of this name holds out the bicycle that comes by after 12 seconds.
-    video = tmp_path / "car-park-0.mp4"
+    video = reader.folder / "car-park-0.mp4"
     video.symlink_to(data / "videos" / "person-bicycle-car-detection.mp4")
+    reader.words = {"person-bicycle-car-detection.mp4": video.name}
+    models = data / "models"
+    (reader.folder / "yolox_nano_416.onnx").symlink_to(models / "yolox_nano_416.onnx")
+    (reader.folder / "yolov8s.onnx").symlink_to(models / "yolov8n_640_f16w.onnx")
+    (reader.folder / "coco128").symlink_to(data / "datasets" / "coco128")
     settings = {
         "retrainer.trigger.cooldown_samples": 10,
         "retrainer.train.steps": 3,
@@ -73,19 +83,15 @@ def test_a_recording_is_collected_labelled_learnt_and_judged(tmp_path: Path) -> 
         "retrainer.gate.min_items": 1,
         "retrainer.options.min_measured_boxes": 1,
     }
-    process = up(
-        tmp_path / "runs",
-        *("--source", str(video), "--classes", "person,bicycle,car", "--samples", "40"),
-        *("--model", str(data / "models" / "yolox_nano_416.onnx")),
-        *("--teacher", str(data / "models" / "yolov8n_640_f16w.onnx")),
-        *("--replay", str(data / "datasets" / "coco128" / "images" / "train2017")),
-        *(word for key, value in settings.items() for word in ("--set", f"{key}={value}")),
-    )
-    output = lines_until(process, DECIDED, limit_s=240)
+    (command,) = reader.commands("edgebus up --source person-bicycle-car-detection.mp4")
+    command += " --samples 40"
+    command += "".join(f" --set {key}={value}" for key, value in settings.items())
+    reader.variables = {**reader.variables, "OMP_NUM_THREADS": "1"}
+    output = reader.run_until(command, DECIDED.pattern, within_s=240)
 
     assert "model yolox_nano_416 v1: yolox head, 416 x 416" in output
-    assert "teacher yolov8n_640_f16w v1: yolov8 head, 640 x 640" in output
-    run = (tmp_path / "runs" / "latest").resolve()
+    assert "teacher yolov8s v1: yolov8 head, 640 x 640" in output
+    run = (reader.folder / "runs" / "latest").resolve()
     summary = DetectionSummary.model_validate_json((run / "summary.json").read_text())
     assert summary.frames.answered > 50
     assert (summary.frames.failed, summary.frames.torn) == (0, 0)
@@ -134,7 +140,7 @@ def _here(folder: Path, word: str) -> str:
 
 
 @needs_data
-def test_a_model_without_a_loss_serves_and_says_so(tmp_path: Path) -> None:
+def test_a_model_without_a_loss_serves_and_collects(tmp_path: Path) -> None:
     data = Path(DATA or "").resolve()
     process = up(
         tmp_path / "runs",
@@ -142,11 +148,25 @@ def test_a_model_without_a_loss_serves_and_says_so(tmp_path: Path) -> None:
         *("--model", str(data / "models" / "fastestdet_352.onnx")),
         *("--teacher", str(data / "models" / "yolov8n_640_f16w.onnx")),
     )
-    output = lines_until(process, re.compile(r"fps, .* v1"), limit_s=120)
-    assert "serving only: fastestdet_352 cannot be trained" in output
+    output = lines_until(process, re.compile(r"fps, .* v1, .*[1-9]\d* samples"), limit_s=120)
+    assert "samples are collected all the same: fastestdet_352 cannot be trained" in output
     assert "no loss for fastestdet heads" in output
-    summary = (tmp_path / "runs" / "latest" / "summary.json").read_text()
-    assert DetectionSummary.model_validate_json(summary).frames.answered > 0
+    run = tmp_path / "runs" / "latest"
+    summary = DetectionSummary.model_validate_json((run / "summary.json").read_text())
+    assert summary.frames.answered > 0
+    assert summary.bytes.up > 0
+    store = run / "data" / "cloud" / "retrainer"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "edgebus.cli", "samples", "export", "--include", "all"),
+            *("--data", str(store), "--out", str(tmp_path / "export")),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "export").rglob("*.jpg"))
 
 
 @needs_data

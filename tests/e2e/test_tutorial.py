@@ -9,10 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
-import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +20,12 @@ from typer.testing import CliRunner
 
 from edgebus.cli.app import app
 from edgebus_detection.lab.summary import DetectionSummary
+from guides import Reader
 
 pytestmark = pytest.mark.timeout(300)
 
-DECIDED = re.compile(r"cloud/retrainer: job \w+ (accepted|failed|refused: (?!too few))")
+DRIFT = r"drift noticed: novelty from"
+DECIDED = r"cloud/retrainer: job \w+ (accepted|failed|refused: (?!too few))"
 
 DATA = os.environ.get("EDGEBUS_DATA")
 needs_data = pytest.mark.skipif(DATA is None, reason="EDGEBUS_DATA is not set: no recordings here")
@@ -57,7 +56,7 @@ VIEWS = [
         settings=(
             "edge-1.camera.cameras.door.stride=7",
             "edge-1.camera.cameras.door.width=416",
-            "edge-1.camera.cameras.door.frames=332",
+            "edge-1.camera.cameras.door.frames=464",
         ),
     ),
     View(
@@ -68,11 +67,11 @@ VIEWS = [
         classes="person",
         # More than the visible pictures have to give.
         samples=30,
-        settings=("edge-1.camera.cameras.street.frames=332",),
+        settings=("edge-1.camera.cameras.street.frames=420",),
     ),
 ]
 SHORT = (
-    "collector.drift.calibration=100",
+    "collector.drift.calibration=60",
     "retrainer.trigger.cooldown_samples=10",
     "retrainer.train.steps=3",
     "retrainer.train.batch=4",
@@ -97,49 +96,23 @@ def small(recording: Path, folder: Path) -> Path:
     return out
 
 
-def run_until_judged(view: View, folder: Path, data: Path) -> str:
-    """`edgebus up` as in the guide, stopped once a gate has decided."""
+def run_until_judged(view: View, reader: Reader, data: Path) -> str:
+    """The guide's `edgebus up`, with settings that make it short, until a gate has decided."""
+    folder = reader.folder
     source = folder / f"{view.name}.txt"
     home, then = small(data / view.home, folder), small(data / view.then, folder)
-    lines = [home] * view.home_times + [then] * 3
+    lines = [home] * view.home_times + [then] * 5
     source.write_text("".join(f"{line}\n" for line in lines))
-    command = [sys.executable, "-m", "edgebus.cli", "up", "--plain", "--out", str(folder / "runs")]
-    command += ["--source", str(source), "--fps", "15"]
-    command += ["--samples", str(view.samples)]
-    command += ["--model", str(data / "models" / "yolox_nano_416.onnx")]
-    command += ["--teacher", str(data / "models" / "yolov8n_640_f16w.onnx")]
-    command += ["--replay", str(data / "datasets" / "coco128" / "images" / "train2017")]
-    command += ["--classes", view.classes]
-    for pair in (*SHORT, *view.settings):
-        command += ["--set", pair]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "PYTHONUNBUFFERED": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    )
-    late = threading.Timer(240, process.kill)
-    late.start()
-    output: list[str] = []
-    asked = False
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            output.append(line)
-            if not asked and DECIDED.search(line):
-                asked = True
-                process.send_signal(signal.SIGINT)
-    finally:
-        late.cancel()
-    process.wait()
-    assert asked, "".join(output)
-    return "".join(output)
+    models = data / "models"
+    (folder / "yolox_nano_416.onnx").symlink_to(models / "yolox_nano_416.onnx")
+    (folder / "yolov8s.onnx").symlink_to(models / "yolov8n_640_f16w.onnx")
+    (folder / "coco128").symlink_to(data / "datasets" / "coco128")
+    (command,) = reader.commands(f"edgebus up --source {source.name}")
+    command = command.replace(" --set broker.port=1883", "")
+    command += f" --fps 15 --samples {view.samples}"
+    command += "".join(f" --set {pair}" for pair in (*SHORT, *view.settings))
+    reader.variables = {**reader.variables, "OMP_NUM_THREADS": "1"}
+    return reader.run_until(command, DRIFT, DECIDED, within_s=200)
 
 
 def drifts(run: Path) -> list[dict[str, Any]]:
@@ -158,11 +131,13 @@ def samples(data: Path, *options: str) -> list[dict[str, Any]]:
 @needs_data
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
 def test_a_view_that_changes_is_noticed_collected_learnt_and_judged(
-    view: View, tmp_path: Path
+    view: View, follow: Callable[[str], Reader]
 ) -> None:
-    output = run_until_judged(view, tmp_path, Path(DATA or "").resolve())
-    assert f"normal is what 200 pictures show: the first frames of {view.name}.txt" in output
-    run = (tmp_path / "runs" / "latest").resolve()
+    reader = follow("tutorial.md")
+    output = run_until_judged(view, reader, Path(DATA or "").resolve())
+    first = f"the first frames of {view.name}.txt"
+    assert re.search(f"normal is what \\d+ pictures show: {first}", output)
+    run = (reader.folder / "runs" / "latest").resolve()
 
     # The drift was told.
     told = [drift for drift in drifts(run) if drift["statistic"] == "novelty"]

@@ -14,9 +14,10 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
 
 __all__ = ["FENCE", "ROOT", "Environment", "Reader", "Snippet", "build_wheel", "snippets_of"]
@@ -25,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.M | re.S
 )
+# Third parties' programs that guides name.
+_PROGRAMS = {"pip", "pytest", "opentelemetry-instrument"}
 _END_S = 30.0
 
 
@@ -88,10 +91,14 @@ class Environment:
             path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")
         ]
         (site / "others.pth").write_text("".join(f"{path}\n" for path in others))
-        for name in ("pip", "pytest"):
-            script = self.bin / name
-            script.write_text(f'#!/bin/sh\nexec "{self.bin}/python" -m {name} "$@"\n')
-            script.chmod(0o755)
+        for point in entry_points(group="console_scripts"):
+            if point.name in _PROGRAMS:
+                script = self.bin / point.name
+                code = (
+                    f"import sys; from {point.module} import {point.attr}; sys.exit({point.attr}())"
+                )
+                script.write_text(f"#!{self.bin}/python\n{code}\n")
+                script.chmod(0o755)
         (self.bin / "nats-server").symlink_to(Path(sys.executable).parent / "nats-server")
         home = folder / "home"
         home.mkdir()
@@ -130,8 +137,9 @@ class Reader:
         page: The guide.
         folder: Where the reader works.
         variables: Environment of the reader's shells.
-        words: What the reader fills in for words of the page: the address of an own broker, an id
-            that an earlier command printed.
+        words: What the reader fills in for words of the page: the port of an own broker, an id that
+            an earlier command printed.
+        screen: All that the first terminal has shown.
         ready: What a terminal shows when the reader goes on, by its name.
         timeout_s: Longest time that a command may take.
     """
@@ -139,7 +147,8 @@ class Reader:
     page: Path
     folder: Path
     variables: Mapping[str, str]
-    words: dict[str, str] = field(default_factory=dict)
+    words: dict[str, str | Callable[[], str]] = field(default_factory=dict)
+    screen: str = ""
     ready: dict[str, str] = field(default_factory=dict)
     timeout_s: float = 300.0
     _terminals: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
@@ -166,6 +175,28 @@ class Reader:
                     printed[snippet.line] = self.type(snippet.text)
         return printed
 
+    def commands(self, start: str) -> list[str]:
+        """The page's commands that begin with these words, in order."""
+        lines = (
+            line
+            for snippet in snippets_of(self.page)
+            if snippet.language in ("", "sh")
+            for line in snippet.text.replace("\\\n", " ").splitlines()
+        )
+        found = [" ".join(line.split()) for line in lines if line.startswith(start)]
+        assert found, f"{self.page} has no command {start!r}"
+        return found
+
+    def run_until(self, command: str, *patterns: str, within_s: float) -> str:
+        """Type a command, press Ctrl-C once it has shown all patterns; what it printed."""
+        self._start("run", command)
+        try:
+            for pattern in patterns:
+                self.seen("run", pattern, within_s=within_s)
+        finally:
+            self.stop("run")
+        return self._output("run").read_text()
+
     def write(self, snippet: Snippet) -> Path:
         """Write a file of the page."""
         path = self.folder / snippet.title
@@ -179,8 +210,10 @@ class Reader:
         Raises:
             AssertionError: One of them failed.
         """
+        script = f"set -e; . ./.exported\n{self._filled_in(text)}\nexport -p > .exported"
+        (self.folder / ".exported").touch()
         done = subprocess.run(
-            ["bash", "-e", "-o", "pipefail", "-c", self._filled_in(text)],
+            ["bash", "-o", "pipefail", "-c", script],
             cwd=self.folder,
             env=self.variables,
             stdin=subprocess.DEVNULL,
@@ -190,16 +223,19 @@ class Reader:
             timeout=self.timeout_s,
             check=False,
         )
+        self.screen += done.stdout
         assert done.returncode == 0, f"{text}\n{done.stdout}"
         return done.stdout
 
     def start(self, snippet: Snippet) -> None:
         """Type a command into another terminal, where it goes on; what ran there ends first."""
         self.stop(snippet.terminal)
-        output = self._output(snippet.terminal).open("w")
-        with output:
-            self._terminals[snippet.terminal] = subprocess.Popen(
-                ["bash", "-c", self._filled_in(snippet.text)],
+        self._start(snippet.terminal, snippet.text)
+
+    def _start(self, terminal: str, text: str) -> None:
+        with self._output(terminal).open("w") as output:
+            self._terminals[terminal] = subprocess.Popen(
+                ["bash", "-c", self._filled_in(text)],
                 cwd=self.folder,
                 env=self.variables,
                 stdin=subprocess.DEVNULL,
@@ -243,5 +279,6 @@ class Reader:
 
     def _filled_in(self, text: str) -> str:
         for word, value in self.words.items():
-            text = text.replace(word, value)
+            if word in text:
+                text = text.replace(word, value() if callable(value) else value)
         return text

@@ -146,7 +146,7 @@ def test_the_loop_closes_without_a_line_of_the_workload(tmp_path: Path) -> None:
     assert "waiting for the first service" in text_of(lab, 0)
     lab.state.on_model_status("home", "server", serves(OLD, 1))
     end = check_end(lab.state, TOPOLOGY, elapsed_s=1)
-    assert end.outcome == "0 samples collected"
+    assert end.outcome == "0 collected"
     lab.state.on_state("home", "collector", alive("collector"))
     learn(lab)
     end = check_end(lab.state, TOPOLOGY, elapsed_s=21)
@@ -200,7 +200,9 @@ def test_drift_that_a_collector_notices_begins_the_loop(tmp_path: Path) -> None:
         since=at(6),
         model=OLD,
     )
+    assert " drift  " not in text_of(lab, 7)  # nobody watches
     lab.state.on_drift(drift)
+    assert "1 noticed: home/meter load 1 to 2.5 (v1)" in text_of(lab, 8)
     lab.state.on_drift(drift.model_copy(update={"returned": True, "since": at(20)}))
     assert lab.state.drift_at == at(6)
     told = [
@@ -210,6 +212,7 @@ def test_drift_that_a_collector_notices_begins_the_loop(tmp_path: Path) -> None:
     assert [(event.source, event.text) for event in lab.state.events] == told
     view = text_of(lab, 9)
     assert "● drift" in view
+    assert "1 noticed, over" in view
     # What was told on the bus is in the view, the table, the history, the figures and the report.
     lab.finish(name="own", started=at(0), finished=at(30), closed=False, outcome="stopped")
     report = lab.write(tmp_path)[0].read_text()

@@ -302,3 +302,26 @@ def test_an_error_is_noted_and_goes_on(spans: Any) -> None:
         fail()
     [span] = spans.get_finished_spans()
     assert not span.status.is_ok
+
+
+async def test_spans_name_the_messages_that_they_are_about(spans: Any, tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle")
+    settings = DetectorSettings(model="tiny", bundle=bundle.path, engine=EngineSettings(threads=1))
+    shown = frame(EXAMPLE)
+    async with ServiceHarness(Detector, settings) as edge:
+        await edge.publish(CAMERA_FRAME.at(edge.node("pi-01"), camera="front"), shown)
+        await edge.expect(DETECTIONS)
+    once = {"cameras": {"back": {"source": "scene", "fps": 20, "frames": 1}}}
+    async with ServiceHarness(Camera, CameraSettings.model_validate(once)) as edge:
+        sent: Frame = (await edge.expect(CAMERA_FRAME)).payload
+    for name, operation, topic, message in (
+        ("detector predict", "process", "edgebus/lab/pi-01/test/front/frame", shown.record.id),
+        ("camera send", "send", "edgebus/lab/pi-01/camera/back/frame", sent.record.id),
+    ):
+        [span] = (span for span in spans.get_finished_spans() if span.name == name)
+        assert {k: v for k, v in span.attributes.items() if k.startswith("messaging.")} == {
+            "messaging.system": "mqtt",
+            "messaging.operation.type": operation,
+            "messaging.destination.name": topic,
+            "messaging.message.id": message,
+        }

@@ -278,7 +278,10 @@ def write_mistakes(
 def _write_row(
     folder: Path, camera: str, number: int, cells: Sequence[Cell], *, same: bool
 ) -> list[SavedPicture]:
-    titles = _TITLES | (_PAIR_TITLES if same else {})
+    scripted = any(phase == "before_drift" for phase, _, _ in cells)
+    titles = _TITLES | (_PAIR_TITLES if same or not scripted else {})
+    if not same and len(cells) > 1:
+        titles["after_drift"] += ", another frame"
     suffix = f"-{number + 1}" if number else ""
     name = camera.replace("/", "-")
     saved: list[SavedPicture] = []
