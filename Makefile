@@ -1,4 +1,4 @@
-# EdgeBus. `make demo` and `make test` each set up all they need on a fresh machine.
+# EdgeBus. `make install`, `make demo` and `make test` each set up all they need on a fresh machine.
 PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -7,10 +7,13 @@ SOURCES := edgebus workloads services scripts tests $(wildcard benchmarks)
 APT_PACKAGES := mosquitto mosquitto-clients influxdb chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports generated compatible unit soak system schemas clean
+.PHONY: help install demo test check lint types imports generated compatible unit soak system schemas clean
 
 help:  ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "Variables: PYTHON=$(PYTHON) (3.11 or newer), VENV=$(VENV). Then: $(BIN)/edgebus --help"
+
+install: $(VENV)/.all  ## Set up everything and run nothing; then: .venv/bin/edgebus --help
 
 demo: $(VENV)/.all  ## Set up everything and close the loop once, with an embedded broker
 	$(BIN)/edgebus up
@@ -63,11 +66,11 @@ $(VENV)/bin/pip:
 	@scripts/make-venv.sh "$(PYTHON)" "$(VENV)"
 
 $(VENV)/.all: pyproject.toml | $(VENV)/bin/pip
-	$(BIN)/pip install --quiet --editable '.[all]'
+	@scripts/install.sh "$(BIN)/pip" '.[all]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/pip
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	@scripts/install.sh "$(BIN)/pip" '.[dev]'
 	@touch $(VENV)/.all $@
 
 clean:  ## Remove the virtual environment, caches and runs

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the path in every error of the disk: those of a write name none, or a temporary file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def check_room(folder: Path, *, least: int) -> None:
+    """Refuse a disk that is as good as full, before something is begun on it.
+
+    Args:
+        folder: On it; need not exist.
+        least: Bytes that have to be free.
+
+    Raises:
+        OSError: Fewer are; it names the folder and both numbers.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    if free < least:
+        reason = f"{os.strerror(errno.ENOSPC)}: {free >> 20} MB free, at least {least >> 20} needed"
+        raise OSError(errno.ENOSPC, reason, str(folder))
 
 
 def write_file(path: Path, data: bytes, *, private: bool = False) -> None:
@@ -23,12 +53,13 @@ def write_file(path: Path, data: bytes, *, private: bool = False) -> None:
         OSError: The disk is full or broken; nothing is left behind.
     """
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")
-    try:
-        _write_synced(temporary, data, mode=0o600 if private else 0o666)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    with writing(path):
+        try:
+            _write_synced(temporary, data, mode=0o600 if private else 0o666)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
 
 
 def drop_leftovers(folder: Path, *, older_s: float = 0.0) -> None:
@@ -66,16 +97,26 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         OSError: `target` is there and not empty.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid4().hex}.part")
-    temporary.mkdir()
-    try:
+    with writing(target), new_folder(temporary):
         for name, data in files.items():
             _write_synced(temporary / name, data)
             (temporary / name).chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
         sync_folder(temporary)
         temporary.replace(target)  # over an empty folder too (POSIX)
+        sync_folder(target.parent)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[None]:
+    """Make a folder, with those above it; where its block fails, none of them is left."""
+    missing = [path, *(above for above in path.parents if not above.exists())]
+    try:
+        path.mkdir(parents=True)
+        yield
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):  # somebody else has put something in
+            for above in missing[1:]:
+                above.rmdir()
         raise
-    sync_folder(target.parent)

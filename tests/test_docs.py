@@ -181,6 +181,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("guide", sorted(GUIDES.glob("*.md")), ids=page_name)
+def test_every_guide_is_followed(guide: Path) -> None:
+    """Its commands are typed by a test of the whole, not only looked up."""
+    tests = [*(ROOT / "tests/e2e").glob("*.py"), *(ROOT / "tests/integration").glob("*.py")]
+    assert any(guide.name in test.read_text() for test in tests)
+
+
 def test_the_checks_can_fail() -> None:
     for words in (["nope"], ["run", "x", "--confg", "y"], ["topics", "watch", "else/#"]):
         with pytest.raises(AssertionError):

@@ -12,6 +12,7 @@ import typer
 
 from edgebus.cli.console import CommandGroup, table
 from edgebus.cli.options import Broker, Config, Overrides, node_settings
+from edgebus.files import write_file
 
 if TYPE_CHECKING:
     from edgebus.bus import Bus, RawMessage
@@ -97,7 +98,7 @@ def show(
     found = asyncio.run(_collect(node, recording)).find(letter)
     if out is not None:
         data = check_replayable(found)
-        out.write_bytes(data)
+        write_file(out, data)
         print(f"{out}: {len(data)} bytes, {found.record.media_type}")
         return
     fields = json.loads(found.record.encode())

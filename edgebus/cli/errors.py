@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
 # What a missing module is part of; the core needs none of these.
 _EXTRAS = {
+    "cachetools": "edge",
     "cv2": "edge",
     "lap": "edge",
     "numpy": "edge",
@@ -18,11 +21,20 @@ _EXTRAS = {
     "foxglove_schemas_protobuf": "record",
     "google": "record",
     "mcap": "record",
+    "zstandard": "record",
     "jinja2": "lab",
     "matplotlib": "lab",
     "nats_server": "lab",
     "paho": "paho",
     "socks": "paho",
+}
+
+_WAYS_OUT = {
+    errno.ENOSPC: "; make room there, or name a place on another disk",
+    errno.EDQUOT: "; make room there, or name a place on another disk",
+    errno.EFBIG: "; name a place on a disk that takes larger files",
+    errno.EROFS: "; name a place that can be written",
+    errno.EACCES: "; name a place that this user may read and write",
 }
 
 
@@ -33,10 +45,12 @@ def describe(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         module = (error.name or "").partition(".")[0]
         if (extra := _EXTRAS.get(module)) is not None:
-            return f"{module} is not installed; run: pip install 'edgebus[{extra}]'"
+            from edgebus.service import install_command
+
+            return f"{module} is not installed; run: {install_command(extra)}"
         return str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+        return f"{error.filename}: {error.strerror}{_WAYS_OUT.get(error.errno or 0, '')}"
     if _is_ours(error) or isinstance(error, OSError):
         return str(error)
     return f"{type(error).__name__}: {error} (a bug? see it all with edgebus --debug)"

@@ -36,9 +36,11 @@ class CommandsMissingError(LookupError):
     exit_code = 2
 
     def __init__(self, name: str) -> None:
+        from edgebus.service import install_command
+
         super().__init__(
             f"no installed package brings the commands 'edgebus {name}' (entry points "
-            f"{_ENTRY_POINTS}); run: pip install 'edgebus[cloud]'"
+            f"{_ENTRY_POINTS}); run: {install_command('cloud')}"
         )
         self.name = name
 

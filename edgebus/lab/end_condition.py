@@ -17,12 +17,14 @@ class RunEnd:
         closed: Every edge serves a retrained version and was measured on it.
         outcome: How it ended, or what it waits for.
         failed: It ended because a service could not go on.
+        waits: What is missing to a closed loop; empty where nothing is.
     """
 
     over: bool
     closed: bool
     outcome: str
     failed: bool = False
+    waits: str = ""
 
 
 def check_end(state: RunState, topology: Topology, *, elapsed_s: float) -> RunEnd:
@@ -37,16 +39,18 @@ def check_end(state: RunState, topology: Topology, *, elapsed_s: float) -> RunEn
     missing = waiting_for(state, topology, until or Until(loop="closed"))
     closed = not missing
     if until is None:
-        return RunEnd(over=False, closed=closed, outcome=missing or "the loop closed")
+        outcome = missing or "the loop closed"
+        return RunEnd(over=False, closed=closed, outcome=outcome, waits=missing)
     if until.seconds is not None:
         outcome = "the loop closed" if closed else f"ran for {until.seconds:g} s"
-        return RunEnd(over=elapsed_s >= until.seconds, closed=closed, outcome=outcome)
+        over = elapsed_s >= until.seconds
+        return RunEnd(over=over, closed=closed, outcome=outcome, waits=missing)
     if closed:
         return RunEnd(over=True, closed=True, outcome="the loop closed")
     if until.timeout_s is not None and elapsed_s >= until.timeout_s:
         outcome = f"the loop is not closed after {until.timeout_s:g} s: {missing}"
         return RunEnd(over=True, closed=False, outcome=outcome)
-    return RunEnd(over=False, closed=False, outcome=missing)
+    return RunEnd(over=False, closed=False, outcome=missing, waits=missing)
 
 
 def waiting_for(state: RunState, topology: Topology, until: Until) -> str:
@@ -80,14 +84,21 @@ def _before_release(state: RunState) -> str:
     if state.progress is not None:
         progress = state.progress
         return f"training, {progress.phase} {progress.step} of {progress.steps}"
-    if state.results:
-        last = max(state.results.values(), key=lambda result: result.time)
-        return f"the last job was {last.outcome}: {last.reason}"
-    sent = sum(state.samples.values())
-    if state.store is not None and state.store.needed is not None:
-        store = state.store
-        return (
-            f"{store.untrained} of {store.needed} samples to train on, {sent} collected; "
-            f"the retrainer {store.trigger}"
-        )
-    return f"{sent} samples collected"
+    store = state.store
+    if store is None:
+        missing = state.collected
+        if any(state.spooled.values()) or "collector" in _services(state):
+            missing += "; no retrainer has reported yet"
+        return missing
+    waits = f"{state.collected}; the retrainer {store.trigger}"
+    if store.due is not None:
+        waits += f", or until {store.due.astimezone():%H:%M:%S}, when any are enough"
+    if not state.results:
+        return waits
+    last = max(state.results.values(), key=lambda result: result.time)
+    return f"the last job was {last.outcome}: {last.reason}; {waits}"
+
+
+def _services(state: RunState) -> set[str]:
+    """Names of the services that have reported."""
+    return {name.partition("/")[2] for name in state.services}

@@ -20,7 +20,7 @@ from edgebus.addresses import hide_credentials
 from edgebus.artifacts import ArtifactError, export_bundle
 from edgebus.bus import BrokerSettings, Bus, BusSettings
 from edgebus.contracts import Identity, rfc3339, utc_now
-from edgebus.files import write_file
+from edgebus.files import check_room, write_file, writing
 from edgebus.lab.broker import BrokerStartError, EmbeddedBroker, is_free, usual_port
 from edgebus.lab.end_condition import RunEnd, check_end
 from edgebus.lab.lab import Lab
@@ -46,6 +46,9 @@ from edgebus.transfer import fetch_bundle
 
 _LEAD_S = 8.0
 """Inputs start this long after the services, so that none of the first is missed."""
+
+LEAST_ROOM = 64 * 2**20
+"""Bytes that have to be free where a run begins; the demo leaves some 30 MB behind."""
 
 _REFRESH_S = 0.33
 
@@ -133,7 +136,8 @@ class Run:
         finally:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 loop.remove_signal_handler(number)
-        return await asyncio.to_thread(self.lab.write, self._folder)
+        with writing(self._folder):
+            return await asyncio.to_thread(self.lab.write, self._folder)
 
     def _hang_up(self) -> None:
         """The terminal went away: end as by Ctrl-C, with a report, and write to it no more."""
@@ -250,14 +254,16 @@ class Run:
     ) -> RunEnd:
         loop = asyncio.get_running_loop()
         began = loop.time()
+        waits = ""
         while True:
             try:
-                view.refresh()
+                view.refresh(waits)
             except OSError:  # before the signal says so
                 self._hang_up()
             end = check_end(self.lab.state, self._topology, elapsed_s=loop.time() - began)
             if end.over:
                 return end
+            waits = self._waits(end)
             if self._interrupted.is_set():
                 return RunEnd(over=True, closed=end.closed, outcome=f"stopped; {end.outcome}")
             if supervising.done():
@@ -265,6 +271,15 @@ class Run:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_REFRESH_S):
                     await self._interrupted.wait()
+
+    def _waits(self, end: RunEnd) -> str:
+        """What the run waits for, and until when."""
+        until = self._topology.until
+        if until is not None and until.seconds is not None:
+            return f"{end.waits or 'the loop closed'}; the run ends after {until.seconds:g} s"
+        if until is not None and until.timeout_s is not None and end.waits:
+            return f"{end.waits}; the run ends after {until.timeout_s:g} s at the latest"
+        return end.waits
 
     def _show(self, event: RunEvent) -> None:
         if self._view is not None:
@@ -336,6 +351,7 @@ def _failure(supervising: asyncio.Task[None]) -> RunEnd:
 
 def make_run_folder(parent: Path, *, name: str) -> Path:
     """A new folder ``{time}-{name}``, and a link `latest` to it beside it."""
+    check_room(parent, least=LEAST_ROOM)
     stamp = utc_now().strftime("%Y%m%d-%H%M%S")
     folder = parent / f"{stamp}-{name}"
     number = 1

@@ -90,6 +90,7 @@ class RunState:
         samples: Samples per stream, ``node/stream``.
         sample_bytes: Their payload bytes, redelivered ones included.
         releases: By model, channel and sequence, in the order in which they came.
+        spooled: Samples that wait on an edge, by ``node/service``, as it last reported.
         block_bytes: Bytes of model blocks per provider, ``node/service``.
         drift_at: When the inputs began to change, where that is known.
         drifts: What drift detectors told, returns to normal too.
@@ -114,6 +115,7 @@ class RunState:
         self.dead_letters: list[DeadLetter] = []
         self.samples: dict[str, int] = {}
         self.sample_bytes: dict[str, int] = {}
+        self.spooled: dict[str, int] = {}
         self.block_bytes: dict[str, int] = {}
         self.drift_at: datetime | None = None
         self.drifts: list[Drift] = []
@@ -212,7 +214,9 @@ class RunState:
         self.log_event(drift.time, drifted_stream(drift), "drift", f"{text}, since {late:.0f} s")
 
     def on_metrics(self, metrics: Metrics) -> None:
-        """A service counts; one that watches for drift says how many streams have drifted."""
+        """A service counts: streams that have drifted, samples that wait to be sent."""
+        if (waiting := metrics.gauges.get("spool.samples")) is not None:
+            self.spooled[service_of(metrics.source)] = int(waiting)
         if "drift.streams" in metrics.gauges:
             self.drift_watchers.add(service_of(metrics.source))
 
@@ -229,6 +233,7 @@ class RunState:
         self.rounds.on_progress(progress)
         if self.progress is None or self.progress.job != progress.job:
             text = f"job {_short(progress.job)} starts from version {progress.model.version}"
+            text += f": {progress.why}" if progress.why else ""
             self.log_event(progress.time, service_of(progress.source), "training", text)
         self.progress = progress
 
@@ -304,6 +309,13 @@ class RunState:
         self.log_event(letter.time, service_of(letter.source), "deadletter", text)
 
     # Derived.
+
+    @property
+    def collected(self) -> str:
+        """The number of samples, in words; those that wait on the edges are not sent yet."""
+        waiting = sum(self.spooled.values())
+        sent = f"{sum(self.samples.values())} collected"
+        return f"{sent}, {waiting} more wait on the edges" if waiting else sent
 
     @property
     def release(self) -> Release | None:

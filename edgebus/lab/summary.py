@@ -163,6 +163,11 @@ class Summary(SummaryPart):
         candidates = accepted or measured
         return candidates[-1] if candidates else None
 
+    @property
+    def faults(self) -> str:
+        """What a run must not end with, in words: a workload's own; empty where all is well."""
+        return ""
+
     def to_json(self) -> str:
         """Indented JSON; figures that do not exist are null."""
         return self.model_dump_json(by_alias=True, indent=2) + "\n"

@@ -33,6 +33,7 @@ Lines = Callable[[datetime], Iterable[str]]
 _STAGES = ("watch", "drift", "collect", "train", "release", "converge")
 _EVENTS = 20
 """The newest events that are shown, as many as there is height for."""
+_STILL_S = 10.0
 _SOURCE = 20
 """Names of sources are aligned as far as this."""
 _FEWEST_EVENTS = 4
@@ -79,6 +80,7 @@ class RunView:
         title: Name of the run.
         elapsed: Since its start.
         height: Lines of the screen; None: as many as it takes.
+        waits: What the run waits for, and since when.
     """
 
     state: RunState
@@ -86,6 +88,7 @@ class RunView:
     title: str
     elapsed: timedelta
     height: int | None = None
+    waits: str = ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         minutes, seconds = divmod(int(self.elapsed.total_seconds()), 60)
@@ -101,7 +104,7 @@ class RunView:
             return console.render_lines(Padding(part, (0, 1)), options.update(height=None))
 
         above = drawn(Group(head, _stage_line(self.state)))
-        middle, loop = drawn(self.streams), drawn(_loop(self.state))
+        middle, loop = drawn(self.streams), drawn(_loop(self.state, self.waits))
         fixed = len(above) + len(loop) + 1
         if height is not None and len(middle) > (room := max(2, height - fixed - _FEWEST_EVENTS)):
             hidden = Text(f"… {len(middle) - room + 1} more lines in a higher terminal", "dim")
@@ -184,7 +187,7 @@ def stream_lines(state: RunState, now: datetime) -> Iterable[str]:
         yield f"{name}: {model}, {edge.now.state}"
 
 
-def _loop(state: RunState) -> RenderableType:
+def _loop(state: RunState, waits: str) -> RenderableType:
     grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column(width=8, style="bold")
     grid.add_column(ratio=1)
@@ -194,7 +197,13 @@ def _loop(state: RunState) -> RenderableType:
     grid.add_row("samples", *_samples(state))
     grid.add_row("training", *_training(state))
     grid.add_row("roll-out", *_rollout(state))
-    return grid
+    if not waits:
+        return grid
+    line = Table.grid(padding=(0, 2), expand=True)
+    line.add_column(width=8, style="bold")
+    line.add_column(ratio=1, overflow="fold")
+    line.add_row("waits", waits)
+    return Group(grid, line)
 
 
 def _drift(state: RunState) -> tuple[RenderableType, RenderableType]:
@@ -212,12 +221,11 @@ def _drift(state: RunState) -> tuple[RenderableType, RenderableType]:
 
 
 def _samples(state: RunState) -> tuple[RenderableType, RenderableType]:
-    sent = sum(state.samples.values())
     size = human_bytes(sum(state.sample_bytes.values()))
     store = state.store
     if store is None or store.needed is None:
-        return _bar(0), Text(f"{sent} collected, {size}", "dim" if not sent else "")
-    text = f"{store.untrained} of {store.needed} to train on; {sent} collected, {size}"
+        return _bar(0), Text(f"{state.collected}, {size}", "" if state.samples else "dim")
+    text = f"{store.untrained} of {store.needed} to train on; {state.collected}, {size}"
     return _bar(store.untrained / max(1, store.needed)), Text(text)
 
 
@@ -285,6 +293,7 @@ class LiveView:
     def __init__(self, state: RunState, streams: Streams, *, title: str, console: Console) -> None:
         self._state, self._streams, self._title = state, streams, title
         self._started = utc_now()
+        self._standstill = Standstill()
         self._live = Live(console=console, screen=True, auto_refresh=False, redirect_stderr=False)
 
     def __enter__(self) -> LiveView:
@@ -297,8 +306,12 @@ class LiveView:
     def show(self, event: RunEvent) -> None:
         """Events are part of the view."""
 
-    def refresh(self) -> None:
-        """Draw it as it is now."""
+    def refresh(self, waits: str) -> None:
+        """Draw it as it is now.
+
+        Args:
+            waits: What the run waits for.
+        """
         now = utc_now()
         streams, elapsed = self._streams(now), now - self._started
         view = RunView(
@@ -307,6 +320,7 @@ class LiveView:
             title=self._title,
             elapsed=elapsed,
             height=self._live.console.height,
+            waits=self._standstill.text(waits, now),
         )
         self._live.update(view, refresh=True)
 
@@ -317,6 +331,7 @@ class PlainView:
     def __init__(self, state: RunState, lines: Lines, *, echo: Callable[[str], None]) -> None:
         self._state, self._lines, self._echo = state, lines, echo
         self._last = utc_now()
+        self._standstill = Standstill()
 
     def __enter__(self) -> PlainView:
         return self
@@ -327,17 +342,39 @@ class PlainView:
         """Print an event."""
         self._echo(f"{event.time.strftime('%H:%M:%S')} {event.source}: {event.text}")
 
-    def refresh(self) -> None:
-        """Print the state of the streams and of the training, when it is time."""
+    def refresh(self, waits: str) -> None:
+        """Print the state of the streams and what the run waits for, when it is time.
+
+        Args:
+            waits: What the run waits for.
+        """
         now = utc_now()
+        waiting = self._standstill.text(waits, now)
         if now - self._last < _EVERY:
             return
         self._last = now
         lines = list(self._lines(now))
         if self._state.progress is not None:
             lines.append(f"training: {_step(self._state.progress)}")
+        elif waiting:
+            lines.append(f"waits: {waiting}")
         for text in lines:
             self._echo(f"{now.strftime('%H:%M:%S')} {text}")
+
+
+class Standstill:
+    """What a run waits for, and for how long nothing of it has changed."""
+
+    def __init__(self) -> None:
+        self._waits, self._since = "", utc_now()
+
+    def text(self, waits: str, now: datetime) -> str:
+        """In words, from ten seconds on with their number; empty where it waits for nothing."""
+        if waits != self._waits:
+            self._waits, self._since = waits, now
+        elapsed = (now - self._since).total_seconds()
+        since = f" (since {self._since.astimezone():%H:%M:%S}, {elapsed:.0f} s)"
+        return waits + since if waits and elapsed >= _STILL_S else waits
 
 
 def _step(progress: TrainingProgress) -> str:

@@ -33,9 +33,10 @@ class RecordingWriteError(RecordingError):
     """
 
     def __init__(self, path: Path, *, reason: str, messages: int) -> None:
+        kept = f"it holds {messages} messages and can be replayed. " if messages else ""
         super().__init__(
-            f"cannot write {path}: {reason}; it holds {messages} messages and can be replayed. "
-            "Free some space, or record less with --filter or --exclude"
+            f"cannot write {path}: {reason}; {kept}Make room, name a place on another disk, or "
+            "record less with --filter or --exclude"
         )
         self.path = path
         self.reason = reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
 
@@ -110,6 +111,9 @@ class RecordingWriter:
         try:
             self._sink.spill()
         except OSError as error:
+            if not self._saved and self.path.is_file():  # nothing in it that could be read
+                with suppress(OSError):
+                    self.path.unlink()
             raise self._failed(error) from error
         self._saved = messages
 

@@ -4,6 +4,7 @@ from edgebus.service.declare import Scope, command, every, on
 from edgebus.service.discovery import (
     ENTRY_POINT_GROUP,
     find_services,
+    install_command,
     load_service,
     service_entry_points,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "configure_logging",
     "every",
     "find_services",
+    "install_command",
     "load_node",
     "load_service",
     "load_settings",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distribution, entry_points
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from edgebus.contracts.registry import entry_point
 from edgebus.service.errors import DeclarationError, UnknownServiceError
@@ -62,3 +64,23 @@ def find_services() -> tuple[dict[str, type[Service[Any]]], dict[str, Exception]
         except Exception as error:  # noqa: BLE001 a stranger's module may raise anything
             failed[name] = error
     return found, failed
+
+
+def install_command(extra: str = "") -> str:
+    """The command that installs EdgeBus with an extra, from where this one was installed.
+
+    It names a checkout, an archive or a repository, as pip has written it down: a bare name would
+    be looked for at PyPI.
+    """
+    brackets = f"[{extra}]" if extra else ""
+    text = distribution("edgebus").read_text("direct_url.json")
+    if text is None:
+        return f"pip install '.{brackets}' in a checkout of EdgeBus"
+    origin = json.loads(text)
+    url = str(origin["url"])
+    if (vcs := origin.get("vcs_info")) is not None:
+        return f"pip install 'edgebus{brackets} @ {vcs['vcs']}+{url}'"
+    if not url.startswith("file:"):
+        return f"pip install 'edgebus{brackets} @ {url}'"
+    editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
+    return f"pip install {editable}'{unquote(urlsplit(url).path)}{brackets}'"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import psutil
+
+_SHORTEST_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +32,22 @@ class HostSampler:
 
     def __init__(self) -> None:
         self._process = psutil.Process()
+        self._most = 100.0 * (psutil.cpu_count() or 1)
         self._process.cpu_percent()
         psutil.cpu_percent()
+        self._measured, self._cpu, self._host_cpu = time.monotonic(), 0.0, 0.0
 
     def sample(self) -> HostUse:
-        """CPU since the last call, memory now."""
+        """CPU since the last call, memory now; calls in quick succession have the same CPU."""
+        # Clocks of processes tick in hundredths: over less, one tick is thousands of percent.
+        if (now := time.monotonic()) - self._measured >= _SHORTEST_S:
+            self._measured = now
+            self._cpu = min(self._most, max(0.0, self._process.cpu_percent()))
+            self._host_cpu = min(100.0, max(0.0, psutil.cpu_percent()))
         return HostUse(
-            cpu_percent=max(0.0, self._process.cpu_percent()),
+            cpu_percent=self._cpu,
             rss_bytes=self._process.memory_info().rss,
-            host_cpu_percent=min(100.0, max(0.0, psutil.cpu_percent())),
+            host_cpu_percent=self._host_cpu,
             host_memory_percent=psutil.virtual_memory().percent,
         )
 

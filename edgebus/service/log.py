@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
 from typing import TextIO, cast
 
 import structlog
@@ -28,6 +30,7 @@ def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) ->
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         structlog.processors.StackInfoRenderer(),
+        _readable,
     ]
     last: list[structlog.typing.Processor]
     if as_json:
@@ -55,6 +58,18 @@ def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) ->
         )
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+
+
+def _readable(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Times and paths as people write them, not as Python does."""
+    for key, value in event.items():
+        if isinstance(value, datetime):
+            event[key] = value.isoformat(timespec="seconds")
+        elif isinstance(value, Path):
+            event[key] = str(value)
+    return event
 
 
 class _LogLines:

@@ -161,6 +161,12 @@ class TriggerSettings(BaseModel):
     release_wait_s: Annotated[float, Field(ge=0)] = 120.0
     """Seconds to wait for the release of an accepted candidate before the next job."""
 
+    @property
+    def starts_by_itself(self) -> bool:
+        """Whether a job may ever start by itself."""
+        by_number = (self.min_samples, self.min_per_edge, self.interval_s)
+        return self.on_drift or any(value is not None for value in by_number)
+
 
 class StreamModelSettings(BaseModel):
     """Models of single streams, each made from the shared one; see ADR 12."""

@@ -98,7 +98,10 @@ def reason(what: Trigger, state: TriggerState, settings: TriggerSettings) -> str
     if what == "rebase":
         return state.rebase
     if what == "interval":
-        return f"{untrained} {state.since_last_s:.0f} s after the last job"
+        return (
+            f"{untrained} {state.since_last_s:.0f} s after the last job; any are enough after "
+            f"{settings.interval_s:g} s"
+        )
     return f"asked for, with {untrained}"
 
 
@@ -127,7 +130,7 @@ def waits_for(state: TriggerState, settings: TriggerSettings) -> str:
         return "waits for " + ", or ".join(missing)
     if state.lacking:
         return f"waits for {state.lacking}"
-    return "command only" if not by_number and settings.interval_s is None else "due"
+    return "starts on command only" if not by_number and settings.interval_s is None else "due"
 
 
 def _enough(state: TriggerState, settings: TriggerSettings) -> int | None:

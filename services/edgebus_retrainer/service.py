@@ -6,6 +6,7 @@ import asyncio
 import time
 from contextlib import suppress
 from dataclasses import asdict, replace
+from datetime import timedelta
 from math import inf
 from typing import Any
 
@@ -35,10 +36,11 @@ from edgebus.training.incumbent import WrongModelError
 from edgebus.training.job_runner import RetrainingContext
 from edgebus.training.journal import DiskThread, Job, JobJournal
 from edgebus.training.model_set import ModelSet
+from edgebus.training.settings import TriggerSettings
 from edgebus.training.trained_model import TrainedModel, TriggerStates, triggers_of
 from edgebus.training.triggers import Trigger, TriggerState, needed, reason, trigger, waits_for
 from edgebus.transfer import ArtifactProvider
-from edgebus.workload import call_in_thread, load_workload
+from edgebus.workload import UntrainableError, call_in_thread, load_workload
 from edgebus_retrainer.settings import RetrainerSettings
 
 _DISK_REST_S = 5.0
@@ -82,6 +84,7 @@ class Retrainer(Service[RetrainerSettings]):
         self._checking = asyncio.Lock()
         self._running = False
         self._trouble = ""
+        self._untrainable = ""
         self._last_sample: float | None = None
         self._status: dict[str, Any] | None = None
         self._last_state: TriggerState | None = None
@@ -118,7 +121,14 @@ class Retrainer(Service[RetrainerSettings]):
     async def _check_training(self, base: Bundle | None) -> None:
         """Refuse now what would make every job fail, hours later."""
         look = load_workload(self.settings.workload).check_training
-        check = await asyncio.to_thread(call_in_thread, look, self.settings, base)
+        try:
+            check = await asyncio.to_thread(call_in_thread, look, self.settings, base)
+        except UntrainableError as error:
+            if self.settings.trigger.starts_by_itself:
+                raise
+            self._untrainable = str(error)
+            self.log.warning("samples are stored only", reason=str(error))
+            return
         for found in check.found:
             self.log.info("earlier data", found=found)
         for lacking in check.lacking:
@@ -202,6 +212,8 @@ class Retrainer(Service[RetrainerSettings]):
     @command(topics.CMD_RETRAIN)
     async def retrain(self, event: Event[RetrainCommand]) -> Reply:
         """Start a job now."""
+        if self._untrainable:
+            raise CommandRefusedError(self._untrainable)
         if self._running:
             msg = "a job is running; its samples are taken, the next starts by itself or on command"
             raise CommandRefusedError(msg)
@@ -238,13 +250,16 @@ class Retrainer(Service[RetrainerSettings]):
             due.append((self._shared, what, reason(what, state, triggers)))
         own, of_streams = await self._check_streams()
         status = asdict(counts) | {
-            "trigger": state.waiting if self._running else waits_for(state, triggers),
+            "trigger": self._waits(state, triggers),
             "needed": needed(state, triggers),
             "stream_models": of_streams,
         }
         if status != self._status:
             self._status = status
-            message = StoreStatus(**status)
+            since = utc_now() - timedelta(seconds=state.since_last_s)
+            every_s = triggers.interval_s
+            at = None if every_s is None or state.waiting else since + timedelta(seconds=every_s)
+            message = StoreStatus(**status, waiting_since=since, due=at)
             await self.publish(topics.STORE_STATUS, message)
         if self._running:
             return
@@ -255,6 +270,12 @@ class Retrainer(Service[RetrainerSettings]):
         for model, what, why in sorted((*due, *own), key=lambda job: job[0].ended_at)[:1]:
             self._start(model, what, why)
             return
+
+    def _waits(self, state: TriggerState, triggers: TriggerSettings) -> str:
+        """Why no other job starts now."""
+        if self._untrainable:
+            return "only stores samples"
+        return state.waiting if self._running else waits_for(state, triggers)
 
     async def _check_streams(
         self,

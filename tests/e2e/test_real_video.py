@@ -140,7 +140,7 @@ def _here(folder: Path, word: str) -> str:
 
 
 @needs_data
-def test_a_model_without_a_loss_serves_and_says_so(tmp_path: Path) -> None:
+def test_a_model_without_a_loss_serves_and_collects(tmp_path: Path) -> None:
     data = Path(DATA or "").resolve()
     process = up(
         tmp_path / "runs",
@@ -148,11 +148,25 @@ def test_a_model_without_a_loss_serves_and_says_so(tmp_path: Path) -> None:
         *("--model", str(data / "models" / "fastestdet_352.onnx")),
         *("--teacher", str(data / "models" / "yolov8n_640_f16w.onnx")),
     )
-    output = lines_until(process, re.compile(r"fps, .* v1"), limit_s=120)
-    assert "serving only: fastestdet_352 cannot be trained" in output
+    output = lines_until(process, re.compile(r"fps, .* v1, .*[1-9]\d* samples"), limit_s=120)
+    assert "samples are collected all the same: fastestdet_352 cannot be trained" in output
     assert "no loss for fastestdet heads" in output
-    summary = (tmp_path / "runs" / "latest" / "summary.json").read_text()
-    assert DetectionSummary.model_validate_json(summary).frames.answered > 0
+    run = tmp_path / "runs" / "latest"
+    summary = DetectionSummary.model_validate_json((run / "summary.json").read_text())
+    assert summary.frames.answered > 0
+    assert summary.bytes.up > 0
+    store = run / "data" / "cloud" / "retrainer"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "edgebus.cli", "samples", "export", "--include", "all"),
+            *("--data", str(store), "--out", str(tmp_path / "export")),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "export").rglob("*.jpg"))
 
 
 @needs_data

@@ -16,7 +16,8 @@ from edgebus.bus import Bus, BusSettings, Event
 from edgebus.contracts import Identity, ModelStatus, Release, ServiceState, topics
 from edgebus.service import NodeSettings, Runtime
 from edgebus.serving import OrtEngine
-from edgebus_detection.models.testing import tiny_bundle
+from edgebus_detection.models.testing import tiny_bundle, tiny_picture
+from edgebus_detection.vision import encode_jpeg
 from edgebus_distributor import Distributor, DistributorSettings
 from program import run_edgebus
 
@@ -181,3 +182,29 @@ async def test_the_other_site_is_named(mosquitto: Any, tmp_path: Path) -> None:
         code, _, err = await run_edgebus("model", "list", *where)
     assert code == 1
     assert "there is one at shop: choose with --set site=shop" in err
+
+
+async def test_a_model_that_learnt_novelty_is_published_as_the_next_version(
+    mosquitto: Any, tmp_path: Path
+) -> None:
+    tiny_bundle(tmp_path / "first", version=1)
+    (tmp_path / "pictures").mkdir()
+    for number in range(24):
+        picture = tiny_picture(red=(number % 6, number % 8), blue=(number % 5, 7 - number % 8))
+        (tmp_path / "pictures" / f"{number}.jpg").write_bytes(encode_jpeg(picture))
+    where = ("--broker", mosquitto.url, "--set", "site=strange")
+    async with distributor(mosquitto, tmp_path / "data", site="strange"):
+        await follow(mosquitto, model="tiny", site="strange")
+        assert (await run_edgebus("model", "publish", tmp_path / "first", *where))[0] == 0
+        code, out, err = await run_edgebus(
+            *("model", "novelty", tmp_path / "first", tmp_path / "pictures"),
+            *("--out", tmp_path / "second"),
+        )
+        assert (code, err) == (0, "")
+        assert f"{tmp_path / 'second'}: version 2, 24 pictures" in out
+        code, out, err = await run_edgebus("model", "publish", tmp_path / "second", *where)
+        assert (code, err) == (0, "")
+        assert "version 2 is released" in out
+    assert Bundle.open(tmp_path / "second").manifest.parent == (
+        Bundle.open(tmp_path / "first").digest
+    )

@@ -1,5 +1,7 @@
 """The command line as a user types it: results on standard output, one line of trouble else."""
 
+import ast
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgebus.cli.errors import describe
+from edgebus.service import install_command
 from packages import pretend_package
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -119,10 +122,115 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 def test_a_missing_extra_names_itself() -> None:
     error = ModuleNotFoundError("No module named 'torch'", name="torch._C")
-    assert describe(error) == "torch is not installed; run: pip install 'edgebus[cloud]'"
+    assert describe(error) == f"torch is not installed; run: {install_command('cloud')}"
     group = ExceptionGroup("x", [ModuleNotFoundError("no", name="cv2"), OSError("disk")])
-    assert describe(group) == "cv2 is not installed; run: pip install 'edgebus[edge]'; disk"
+    assert describe(group) == f"cv2 is not installed; run: {install_command('edge')}; disk"
     assert "a bug?" in describe(KeyError("x"))
+
+
+@pytest.mark.parametrize(
+    ("origin", "command"),
+    [
+        (
+            {"url": "file:///home/me/my%20edgebus", "dir_info": {"editable": True}},
+            "pip install -e '/home/me/my edgebus[lab]'",
+        ),
+        ({"url": "file:///src/edgebus", "dir_info": {}}, "pip install '/src/edgebus[lab]'"),
+        (
+            {"url": "file:///tmp/edgebus-1.whl", "archive_info": {}},
+            "pip install '/tmp/edgebus-1.whl[lab]'",
+        ),
+        (
+            {"url": "https://host/edgebus.git", "vcs_info": {"vcs": "git", "commit_id": "1"}},
+            "pip install 'edgebus[lab] @ git+https://host/edgebus.git'",
+        ),
+        (
+            {"url": "https://host/edgebus-1.whl", "archive_info": {}},
+            "pip install 'edgebus[lab] @ https://host/edgebus-1.whl'",
+        ),
+        (None, "pip install '.[lab]' in a checkout of EdgeBus"),
+    ],
+)
+def test_the_advice_names_where_edgebus_came_from(
+    origin: object, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not at PyPI: `pip install edgebus` would bring somebody else's package, or none."""
+
+    class Installed:
+        def read_text(self, name: str) -> str | None:
+            assert name == "direct_url.json"
+            return None if origin is None else json.dumps(origin)
+
+    monkeypatch.setattr("edgebus.service.discovery.distribution", lambda _: Installed())
+    assert install_command("lab") == command
+
+
+def test_every_module_that_may_be_missing_has_its_extra() -> None:
+    """Each import of the code belongs to the core's own dependencies, or advice knows its extra."""
+    core = {
+        *("psutil", "pydantic", "pydantic_core", "pydantic_settings", "yaml", "rich"),
+        *("setproctitle", "structlog", "typer", "uuid_utils"),
+    }
+    by_others = {"opentelemetry", "urllib3"}  # imported only where they are there
+    imported = set()
+    for folder in ("edgebus", "workloads", "services"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    imported |= {name.name.partition(".")[0] for name in node.names}
+                elif isinstance(node, ast.ImportFrom) and not node.level:
+                    imported.add(str(node.module).partition(".")[0])
+    foreign = {
+        name
+        for name in imported - sys.stdlib_module_names - core - by_others
+        if not name.startswith("edgebus")
+    }
+    for name in sorted(foreign):
+        text = describe(ModuleNotFoundError(f"No module named {name!r}", name=name))
+        assert "is not installed; run: " in text, name
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_setting_up_shows_how_far_it_is_and_fails_as_pip_does(code: int, tmp_path: Path) -> None:
+    pip = tmp_path / "pip"
+    pip.write_text(
+        "#!/bin/sh\n"
+        "echo 'Collecting numpy'\n"
+        "echo '  Downloading numpy-2.0-cp311.whl (16.5 MB)'\n"
+        "echo 'Installing collected packages: numpy, x, y'\n"
+        f"[ {code} = 0 ] || echo 'ERROR: No matching distribution'\n"
+        f"exit {code}\n"
+    )
+    pip.chmod(0o755)
+    done = subprocess.run(
+        [ROOT / "scripts" / "install.sh", pip, ".[all]"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == code
+    assert "  downloading numpy-2.0-cp311.whl (16.5 MB)\n  installing 3 packages\n" in done.stdout
+    assert ("ERROR: No matching" in done.stdout) == (code != 0)
+
+
+def test_make_help_lists_what_a_user_needs() -> None:
+    done = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for words in (
+        "make install",
+        "make demo",
+        "make test",
+        "make clean",
+        "PYTHON=",
+        "edgebus --help",
+    ):
+        assert words in done.stdout
 
 
 def test_services_of_third_parties_are_listed(tmp_path: Path) -> None:

@@ -302,7 +302,7 @@ def test_a_full_disk_leaves_whole_records(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_device_that_is_full_from_the_start() -> None:
     writer = RecordingWriter(Path("/dev/full"), overwrite=True)
     writer.add(MANY[0])
-    with pytest.raises(RecordingWriteError, match="holds 0 messages"):
+    with pytest.raises(RecordingWriteError, match="No space left on device; Make room"):
         writer.finish()
 
 
@@ -325,3 +325,22 @@ def test_more_topics_than_mcap_can_number_are_counted(
     writer = write(tmp_path / "many.mcap", *(message(f"t/{n}", b"x") for n in range(5)))
     assert (writer.messages, writer.channels, writer.left_out) == (3, 3, 2)
     assert len(list(Recording(tmp_path / "many.mcap"))) == 3
+
+
+def test_a_recording_without_a_message_does_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.mcap"
+    writer = RecordingWriter(path)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    writer.seal()
+    with pytest.raises(RecordingWriteError, match="No space left on device; Make room") as caught:
+        writer.spill()
+    monkeypatch.undo()
+    writer.abandon()
+    assert str(path) in str(caught.value)
+    assert not path.exists()

@@ -14,6 +14,7 @@ from edgebus.cli.errors import describe, exit_code_of
 from edgebus.cli.model import CommandsMissingError
 from edgebus.contracts import new_id
 from edgebus.samples import open_database, row_of
+from edgebus.service import install_command
 from edgebus_samples import DetailQuery, PictureCatalog
 from retrainer_folder import DataFolder, box
 from retrainer_samples import START, sample, square
@@ -259,4 +260,4 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr("edgebus.cli.model.entry_points", lambda **_: [])
     result = CliRunner().invoke(app, ["samples", "list"])
     assert isinstance(result.exception, CommandsMissingError)
-    assert "pip install 'edgebus[cloud]'" in describe(result.exception)
+    assert install_command("cloud") in describe(result.exception)

@@ -74,8 +74,13 @@ def novelty(
     ],
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="The new bundle's folder.")],
+    version: Annotated[
+        int | None, typer.Option(min=1, help="Version of the new bundle; by default one more.")
+    ] = None,
 ) -> None:
     """Add a measure of novelty to a bundle, fitted to known pictures; no labels are needed.
+
+    The new bundle is the next version of the model, so that it can be published after the old one.
 
     Example: edgebus model novelty yolox-nano coco128/images --out yolox-nano-2
     """
@@ -84,12 +89,14 @@ def novelty(
 
     quiet_logs()
     try:
-        made = add_novelty(Bundle.open(folder), _read(pictures), out=out)
+        bundle = Bundle.open(folder)
+        number = version or bundle.manifest.version + 1
+        made = add_novelty(bundle, _read(pictures), out=out, version=number)
     except NoveltyError as error:
         raise typer.BadParameter(error.reason, param_hint="PICTURES") from error
     spec = detection_spec(made.manifest).novelty
     assert spec is not None
-    typer.echo(f"{out}: {spec.pictures} pictures, digest {made.digest[:12]}")
+    typer.echo(f"{out}: version {number}, {spec.pictures} pictures, digest {made.digest[:12]}")
 
 
 def _read(folder: Path) -> Iterator[Image]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgebus.contracts import TRUTH
+from edgebus.files import new_folder, writing
 from edgebus_detection.datasets.picture import PROVENANCE_FILE, ExportPicture, Part, Style
 from edgebus_detection.messages import Box, Sample, SourcedBox
 
@@ -45,8 +45,8 @@ def write_dataset(
         msg = f"{folder} exists; name another folder"
         raise FileExistsError(msg)
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    (part / "images").mkdir(parents=True)
-    try:
+    with writing(folder), new_folder(part):
+        (part / "images").mkdir()
         kept: dict[Part, list[ExportPicture]] = {}
         for picture in pictures:
             place = part / "images"
@@ -69,9 +69,6 @@ def write_dataset(
             _dump(part / "tasks.json", [_task(n, each) for n, each in enumerate(every, start=1)])
             (part / "config.xml").write_text(_config(names), encoding="utf-8")
         part.rename(folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return {name: len(some) for name, some in kept.items()}
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from edgebus.addresses import local_path
+from edgebus.files import writing
 from edgebus.lab.cli import (
     Out,
     Plain,
@@ -83,7 +84,7 @@ def up(
     replay: Annotated[
         Path | None,
         typer.Option(
-            help="A folder of labelled pictures (COCO or YOLO) that the model must not forget.",
+            help="A folder of labelled pictures that the model must not forget.",
             rich_help_panel=_OWN,
         ),
     ] = None,
@@ -152,12 +153,12 @@ def up(
         min_samples=samples,
     )
     if obstacle := why_not_learning(given):
-        echo(f"serving only: {obstacle}")
+        echo(f"no training, samples are collected all the same: {obstacle}")
     else:
         for note in little_data(given):
             echo(f"too little data: {note}")
-        served = _add_reference(given, folder)
-        given = replace(given, models=replace(models, served=served))
+    served = _add_reference(given, folder)
+    given = replace(given, models=replace(models, served=served))
     start(compose(given, name="own"), options, folder=folder)
 
 
@@ -174,7 +175,8 @@ def _import_models(
         folder = make_run_folder(out, name="own")
         for bundle in ("model", "teacher"):
             if (imports / bundle).exists():
-                shutil.move(imports / bundle, folder / bundle)
+                with writing(folder / bundle):
+                    shutil.move(imports / bundle, folder / bundle)
     return models.moved(imports, folder), folder
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgebus.addresses import public_address
 from edgebus.topology import Topology, TopologyError, Tree
 from edgebus.training.settings import GateSettings
-from edgebus_detection.datasets import LabelBuilder, class_names, read_folder
+from edgebus_detection.datasets import LabelBuilder, read_folder
 from edgebus_detection.datasets.files import pictures_below
 from edgebus_detection.lab.user_models import UserModels
 
@@ -71,7 +71,7 @@ def check_files(
 
 
 def why_not_learning(given: Sources) -> str:
-    """Why this run can only serve, with the way out; empty where the loop can close."""
+    """Why this run cannot learn, with the way out; empty where the loop can close."""
     if given.models.untrainable:
         return f"{given.models.name} cannot be trained ({given.models.untrainable})"
     unlabelled = [
@@ -116,7 +116,7 @@ def little_data(given: Sources) -> list[str]:
 
 
 def compose(given: Sources, *, name: str) -> Topology:
-    """One edge node per source, and a cloud node; without learning where that cannot be.
+    """One edge node per source, and a cloud node, which only stores where it cannot learn.
 
     Raises:
         TopologyError: Something is missing, or there are more truths than sources.
@@ -125,13 +125,13 @@ def compose(given: Sources, *, name: str) -> Topology:
     learns = not why_not_learning(given)
     nodes: Tree = {}
     for number, source in enumerate(given.sources):
-        nodes[f"edge-{number + 1}"] = _edge(given, number, source, learns=learns)
+        nodes[f"edge-{number + 1}"] = _edge(given, number, source)
     nodes["cloud"] = {
         "distributor": {"publish": [str(given.models.served.resolve())]},
         "telemetry": {"csv": {"folder": "{run}/csv"}},
+        # Without learning too: it stores the samples, to be looked at, labelled and exported.
+        "retrainer": _retrainer(given, learns=learns),
     }
-    if learns:
-        nodes["cloud"]["retrainer"] = _retrainer(given)
     tree: Tree = {
         "name": name,
         "site": "lab",
@@ -145,21 +145,17 @@ def compose(given: Sources, *, name: str) -> Topology:
     return Topology.parse(tree, source="command line")
 
 
-def _edge(given: Sources, number: int, source: str, *, learns: bool) -> Tree:
+def _edge(given: Sources, number: int, source: str) -> Tree:
     view: Tree = {"source": source if is_live(source) else _absolute(source)}
     if given.fps is not None:
         view["fps"] = given.fps
     if number < len(given.truths):
         view["truth"] = str(given.truths[number].resolve())
-    # For a folder whose labels are numbers, which mean the model's classes.
-    if given.models.classes and _is_folder(source) and class_names(Path(source)) is None:
-        view["classes"] = list(given.models.classes)
     services: Tree = {
         "camera": {"cameras": {camera_name(source, number, given.sources): view}},
         "detector": {"bundle": str(given.models.served.resolve())},
     }
-    if learns:
-        services["collector"] = _collector(source, labelled=_labelled(given, number))
+    services["collector"] = _collector(source, labelled=_labelled(given, number))
     return services
 
 
@@ -184,13 +180,13 @@ def _collector(source: str, *, labelled: bool) -> Tree:
     return settings
 
 
-def _retrainer(given: Sources) -> Tree:
+def _retrainer(given: Sources, *, learns: bool) -> Tree:
     retrainer: Tree = {
         "model": given.models.name,
         "bundle": str(given.models.served.resolve()),
         # The model was made elsewhere: there is no old domain in what these cameras show.
         "new_domain": "everything",
-        "trigger": _trigger(given),
+        "trigger": _trigger(given) if learns else {"min_samples": None, "on_drift": False},
         "options": {"labels": {}},
     }
     if given.models.teacher is not None:

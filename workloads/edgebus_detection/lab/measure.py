@@ -11,6 +11,7 @@ from edgebus_detection.lab.frame_accounting import count_frames, lives_of, servi
 from edgebus_detection.lab.frames import CameraFrames, ClassNumbers, FrameEntry, severity_of
 from edgebus_detection.lab.state import DetectionState
 from edgebus_detection.lab.summary import (
+    CameraBytes,
     CameraSummary,
     DetectionBytes,
     DetectionSummary,
@@ -159,7 +160,7 @@ def _camera(
         frames=_frames([counts], len(pairs)),
         latency=_latency([camera]),
         fps=round((len(answers) - 1) / span, 2) if span > 0 else None,
-        bytes=DetectionBytes(up=state.sample_bytes.get(camera.key, 0), frames=camera.frame_bytes),
+        bytes=CameraBytes(up=state.sample_bytes.get(camera.key, 0), frames=camera.frame_bytes),
         versions=tuple(dict.fromkeys(answer.model.version for answer in answers)),
     )
 

@@ -75,6 +75,13 @@ class DetectionBytes(Bytes):
     frames: Count = Field(default=0, description="Frames; in a fleet they stay on their host.")
 
 
+class CameraBytes(SummaryPart):
+    """Payload bytes of one camera; models come to its node: `nodes[].received_bytes`."""
+
+    up: Count = Field(default=0, description="Its samples.")
+    frames: Count = Field(default=0, description="Its frames.")
+
+
 class CameraSummary(SummaryPart):
     """The same figures for one camera."""
 
@@ -84,7 +91,7 @@ class CameraSummary(SummaryPart):
     frames: Frames = Frames()
     latency: Latency = Latency()
     fps: float | None = Field(default=None, description="Answered frames per second.")
-    bytes: DetectionBytes = DetectionBytes()
+    bytes: CameraBytes = CameraBytes()
     versions: tuple[int, ...] = Field(default=(), description="Versions that answered, in order.")
 
 
@@ -100,3 +107,9 @@ class DetectionSummary(Summary):
     frames: Frames = Frames()
     latency: Latency = Latency()
     cameras: tuple[CameraSummary, ...] = ()
+
+    @property
+    def faults(self) -> str:
+        """Frames that failed, or were torn."""
+        broken = (("failed", self.frames.failed), ("were torn", self.frames.torn))
+        return ", ".join(f"{number} frames {what}" for what, number in broken if number)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgebus.service import install_command
 from edgebus_detection.vision import Detected, Truth, coverage, pair
 from edgebus_detection.vision import iou as overlaps
 
@@ -156,7 +157,7 @@ def mean_average_precision(
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
-        msg = "measuring mAP needs faster-coco-eval; pip install 'edgebus[cloud]'"
+        msg = f"measuring mAP needs faster-coco-eval; run: {install_command('cloud')}"
         raise ImportError(msg) from error
     coco = COCO(_annotations(truths, classes))
     rows = _results(predictions)

@@ -157,13 +157,16 @@ def make_novelty(source: ModelSource, pictures: Iterable[Image]) -> tuple[Novelt
     return NoveltySpec(pictures=count), graph.SerializeToString(deterministic=True)
 
 
-def add_novelty(bundle: Bundle, pictures: Iterable[Image], *, out: Path | str) -> Bundle:
+def add_novelty(
+    bundle: Bundle, pictures: Iterable[Image], *, out: Path | str, version: int | None = None
+) -> Bundle:
     """The same model with a novelty graph; its digest is another.
 
     Args:
         bundle: The model.
         pictures: See `make_novelty`.
         out: Folder of the new bundle.
+        version: Its version, for a model that was published before; by default that of the model.
 
     Raises:
         NoveltyError: As for `make_novelty`.
@@ -173,10 +176,11 @@ def add_novelty(bundle: Bundle, pictures: Iterable[Image], *, out: Path | str) -
     from edgebus.serving.probe import make_probe
 
     spec, graph = make_novelty(bundle, pictures)
+    lineage = {} if version is None else {"version": version, "parent": bundle.digest}
     workload = bundle.manifest.workload | {"novelty": spec.model_dump(mode="json")}
     return write_bundle(
         out,
-        manifest=bundle.manifest.model_copy(update={"workload": workload}),
+        manifest=bundle.manifest.model_copy(update={"workload": workload, **lineage}),
         graph=bundle.graph_bytes(),
         weights=bundle.weights.data,
         probe=make_probe if bundle.manifest.probe is not None else None,

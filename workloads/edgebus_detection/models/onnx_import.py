@@ -186,8 +186,9 @@ def _head(
     if decoder != "auto":
         found = {kind: count for kind, count in found.items() if kind == decoder}
     if not found:
-        wanted = [decoder] if decoder != "auto" else list(HEADS)
-        known = "; ".join(f"{kind}: {HEADS[kind].expects}" for kind in wanted)
+        known = ", ".join(HEADS)
+        if decoder != "auto":
+            known = f"{decoder}: {HEADS[decoder].expects}"
         raise file.refused(
             f"its outputs {shapes} for a {width} x {height} input fit no head ({known})"
         )
