@@ -25,7 +25,13 @@ from dataset_examples import (
 from edgebus.contracts import operator
 from edgebus_camera.settings import ViewSettings
 from edgebus_camera.sources import SourceError, open_source
-from edgebus_detection.datasets import LabelBuilder, read_dataset, read_folder, write_dataset
+from edgebus_detection.datasets import (
+    LabelBuilder,
+    read_dataset,
+    read_folder,
+    read_mot,
+    write_dataset,
+)
 from edgebus_detection.labels import BoxesRefusedError
 from edgebus_detection.vision import encode_jpeg
 from edgebus_samples import DetailQuery, PictureCatalog, import_dataset, picture_of
@@ -499,3 +505,15 @@ def test_a_folder_with_labels_of_no_known_form_says_what_lies_there(tmp_path):
     assert source.read(0).boxes is None
     assert not source.is_labelled
     assert "labels.csv is no such" in source.labels
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_and_mot_text_are_read_in_any_encoding_that_names_itself(encoding, tmp_path):
+    picture(tmp_path / "real" / "a.jpg")
+    (tmp_path / "day").symlink_to(tmp_path / "real")
+    write(tmp_path / "view.txt", "day\r\nreal/a.jpg\r\n", encoding=encoding)
+    source = open_source(ViewSettings(source=str(tmp_path / "view.txt"), loop=False))
+    assert [source.read(slot) is None for slot in range(3)] == [False, False, True]
+    write(tmp_path / "gt.txt", "1,1,64,48,256,192,1,3,1\r\n", encoding=encoding)
+    truth = read_mot(tmp_path / "gt.txt", names=None, min_score=0.4)
+    assert corners(truth[0]) == [("car", *BOX)]
