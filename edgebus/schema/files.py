@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 from pydantic.json_schema import models_json_schema
 
-from edgebus.contracts import CommandTopic, Message, RecordPayload, Reply, Topic
+from edgebus.contracts import CommandTopic, Message, PayloadError, RecordPayload, Reply, Topic
 from edgebus.contracts.registry import all_messages, all_topics
+from edgebus.schema.examples import example
 from edgebus.schema.settings import settings_schema, topology_schema
 from edgebus.service import Service, find_services
 from edgebus.service.declare import EveryDeclaration
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _BINDING = "0.2.0"
+_32_BITS = 2**31 - 1
 # What each payload on the wire has, though a reader would fill most of it in.
 _BASE_FIELDS = ("id", "time", "source", "schema")
 
@@ -86,6 +89,7 @@ def schema_documents() -> dict[str, dict[str, Any]]:
     for identifier, kind in all_messages().items():
         body = kind.model_json_schema(by_alias=True, mode="validation")
         _require_base(kind, body)
+        _mark_wide(body)
         name, _, major = identifier.partition("/")
         documents[identifier] = {
             "$schema": _DIALECT,
@@ -125,12 +129,16 @@ def asyncapi_document() -> dict[str, Any]:
                 "action": action,
                 "channel": {"$ref": f"#/channels/{channel}"},
                 "summary": topic.doc,
+                "description": _how(topic, action),
                 **({"tags": tags} if tags else {}),
                 "messages": refs,
                 "bindings": {"mqtt": bindings},
                 **({"reply": _reply(topic)} if isinstance(topic, CommandTopic) else {}),
             }
     payloads = dict.fromkeys(kind for t in all_topics().values() for kind in _carried(t))
+    # The records inside of bytes too: generators write the types of messages.
+    records = [kind.record_type for kind in payloads if issubclass(kind, RecordPayload)]
+    documents = schema_documents()
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -139,10 +147,12 @@ def asyncapi_document() -> dict[str, Any]:
             # changes nothing here.
             "version": "1",
             "description": "What services of EdgeBus say on an MQTT bus. Any MQTT tool may listen.",
+            "contact": {"name": "The maintainers of EdgeBus"},
             "license": {
                 "name": "Apache-2.0",
                 "url": "https://www.apache.org/licenses/LICENSE-2.0",
             },
+            "tags": [{"name": service.name} for service in services],
         },
         "defaultContentType": "application/json",
         "servers": {
@@ -150,12 +160,28 @@ def asyncapi_document() -> dict[str, Any]:
                 "host": "localhost:1883",
                 "protocol": "mqtt",
                 "description": "The site's broker; MQTT 5 or 3.1.1.",
-            }
+            },
+            "secure": {
+                "host": "localhost:8883",
+                "protocol": "secure-mqtt",
+                "description": "The same over TLS, with a user, a certificate, or both.",
+                "security": [
+                    {"$ref": "#/components/securitySchemes/user"},
+                    {"$ref": "#/components/securitySchemes/certificate"},
+                ],
+            },
         },
         "channels": channels,
         "operations": operations,
         "components": {
-            "messages": {kind.__name__: _message(kind) for kind in payloads},
+            "securitySchemes": {
+                "user": {"type": "userPassword", "description": "The node is the user."},
+                "certificate": {"type": "X509", "description": "Its CN is the node."},
+            },
+            "messages": {
+                kind.__name__: _message(kind, documents)
+                for kind in dict.fromkeys((*payloads, *records))
+            },
             "schemas": _shared_schemas(),
         },
     }
@@ -254,7 +280,7 @@ def _type_words(field: dict[str, Any]) -> str:
         return f"list of {_type_words(field.get('items', {}))}"
     if kind == "object" and isinstance(field.get("additionalProperties"), dict):
         return f"mapping to {_type_words(field['additionalProperties'])}"
-    return str(field.get("format", kind))
+    return kind if kind == "integer" else str(field.get("format", kind))
 
 
 def _reply(topic: CommandTopic[Any, Any]) -> dict[str, Any]:
@@ -307,7 +333,16 @@ def _component(section: str, kind: type[Any]) -> dict[str, str]:
     return {"$ref": f"#/components/{section}/{kind.__name__}"}
 
 
-def _message(kind: type[Any]) -> dict[str, Any]:
+def _how(topic: Topic[Any], action: str) -> str:
+    """What a client does for an operation, in words."""
+    if action == "receive":
+        kept = ", and get the retained value at once" if topic.retain else ""
+        return f"Subscribe with QoS {topic.qos}{kept}. {topic.doc}"
+    kept = ", retained" if topic.retain else ""
+    return f"Publish with QoS {topic.qos}{kept}. {topic.doc}"
+
+
+def _message(kind: type[Any], documents: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     summary = inspect.cleandoc(kind.__doc__ or "").split("\n")[0]
     bindings: dict[str, Any] = {"contentType": kind.content_type, "bindingVersion": _BINDING}
     body: dict[str, Any] = {
@@ -319,6 +354,10 @@ def _message(kind: type[Any]) -> dict[str, Any]:
     if issubclass(kind, Message):
         bindings["payloadFormatIndicator"] = 1
         body["payload"] = _component("schemas", kind)
+        made = example(documents[kind.schema_id()])
+        with suppress(PayloadError):  # a third party's may have rules that no schema says
+            kind.decode(json.dumps(made).encode())
+            body["examples"] = [{"name": "least", "payload": made}]
     else:
         body["payload"] = {"type": "string", "format": "binary"}
     if issubclass(kind, RecordPayload):
@@ -341,7 +380,20 @@ def _shared_schemas() -> dict[str, Any]:
     schemas: dict[str, Any] = shared["$defs"]
     for kind in kinds:
         _require_base(kind, schemas[kind.__name__])
+    _mark_wide(schemas)
     return dict(sorted(schemas.items()))
+
+
+def _mark_wide(node: Any) -> None:
+    """Say of each integer that 32 bits may be too few, as generators of code need it."""
+    if isinstance(node, list):
+        for part in node:
+            _mark_wide(part)
+    elif isinstance(node, dict):
+        if node.get("type") == "integer" and node.get("maximum", _32_BITS + 1) > _32_BITS:
+            node.setdefault("format", "int64")
+        for part in node.values():
+            _mark_wide(part)
 
 
 def _require_base(kind: type[Message], body: dict[str, Any]) -> None:

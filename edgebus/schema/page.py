@@ -219,7 +219,7 @@ def _kind(field: Schema) -> tuple[str, str | None]:
     if kind == "object" and isinstance(field.get("additionalProperties"), Mapping):
         inner, refers = _kind(field["additionalProperties"])
         return f"mapping to {inner}", refers
-    return str(field.get("format", kind)), None
+    return kind if kind == "integer" else str(field.get("format", kind)), None
 
 
 def _limits(field: Schema) -> Iterator[str]:

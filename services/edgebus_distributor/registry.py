@@ -55,7 +55,8 @@ class Registry:
         if taken is not None:
             raise refused(
                 f"is there already as {taken.model.digest[:12]}, this one is "
-                f"{model.digest[:12]}; make it again with --version {newest + 1}"
+                f"{model.digest[:12]}; give it the version {newest + 1} (--version of the "
+                "command that made it)"
             )
         shared, place = shared_model(model.name)
         current = self.current(shared, channel)

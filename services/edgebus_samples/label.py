@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from edgebus.contracts import operator, utc_now
+from edgebus_detection.datasets import SourceError
+from edgebus_detection.datasets.files import read_text
 from edgebus_detection.labels import BoxesRefusedError, check_boxes, parse_words, read_rows
 from edgebus_detection.messages import BoxLabels, SourcedBox
 from edgebus_samples.details import PictureCatalog
@@ -95,10 +97,11 @@ def label(
 
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
-        data = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        data = sys.stdin.read() if str(path) == "-" else read_text(path)
         rows, reasons = read_rows(json.loads(data), where=str(path))
     except ValueError as error:
-        rows, reasons = [], [f"{path} is no JSON: {error}"]
+        reason = str(error) if isinstance(error, SourceError) else f"{path} is no JSON: {error}"
+        rows, reasons = [], [reason]
     if reasons:
         raise BoxesRefusedError(reasons)
     return rows

@@ -107,9 +107,7 @@ def test_a_folder_may_carry_its_own_labels(tmp_path: Path) -> None:
     given = Sources(sources=[str(folder)], models=models)
     assert why_not_learning(given) == ""
     view = compose(given, name="own").nodes["edge-1"]["camera"]["cameras"]["pictures"]
-    assert view["classes"] == ["person", "car"]
-    (tmp_path / "set" / "data.yaml").write_text("names: [dog]")
-    view = compose(given, name="own").nodes["edge-1"]["camera"]["cameras"]["pictures"]
+    # Its own class names count: numbers do not mean those of the model.
     assert "classes" not in view
 
 

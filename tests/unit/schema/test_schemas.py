@@ -143,6 +143,54 @@ def test_every_json_topic_has_a_schema() -> None:
     assert carried <= set(schema_documents())
 
 
+@pytest.mark.parametrize("identifier", all_messages())
+def test_the_example_of_a_message_is_one(identifier: str) -> None:
+    kind = all_messages()[identifier]
+    messages = asyncapi_document()["components"]["messages"]
+    (shown,) = messages[kind.__name__]["examples"]
+    message = kind.decode(json.dumps(shown["payload"]).encode())
+    assert message.schema_ == identifier
+    Draft202012Validator(schema_documents()[identifier]).validate(shown["payload"])
+
+
+def test_numbers_that_need_64_bits_say_so() -> None:
+    def check(node: Any) -> int:
+        if isinstance(node, list):
+            return sum(check(part) for part in node)
+        if not isinstance(node, dict):
+            return 0
+        count = sum(check(part) for part in node.values())
+        if node.get("type") == "integer":
+            wide = node.get("maximum", 2**53) >= 2**31
+            assert (node.get("format") == "int64") == wide, node
+            count += wide
+        return count
+
+    assert check(schema_documents()) > 20
+    assert check(asyncapi_document()) > 20
+    assert schema_documents()["state/1"]["properties"]["session"]["format"] == "int64"
+
+
+def test_every_record_inside_of_bytes_is_a_message_too() -> None:
+    messages = asyncapi_document()["components"]["messages"]
+    records = [
+        each["x-edgebus-record"]["$ref"] for each in messages.values() if "x-edgebus-record" in each
+    ]
+    assert len(records) >= 2
+    for reference in records:
+        assert messages[reference.rpartition("/")[2]]["payload"] == {"$ref": reference}
+
+
+def test_every_command_names_where_its_answer_goes() -> None:
+    operations = asyncapi_document()["operations"]
+    commands = [name for name in operations if "Cmd" in name]
+    assert commands
+    for name in commands:
+        reply = operations[name]["reply"]
+        assert reply["address"]["location"] == "$message.payload#/reply_to"
+        assert reply["messages"]
+
+
 MODEL = ModelRef(name="yolox", version=3, digest="ab" * 32)
 BUNDLE = BundleRef(model=MODEL, provider="lab/gpu/distributor", index_size=900, size=4_000_000)
 NOW = utc_now()

@@ -84,7 +84,7 @@ def up(
     replay: Annotated[
         Path | None,
         typer.Option(
-            help="A folder of labelled pictures (COCO or YOLO) that the model must not forget.",
+            help="A folder of labelled pictures that the model must not forget.",
             rich_help_panel=_OWN,
         ),
     ] = None,

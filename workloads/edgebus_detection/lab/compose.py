@@ -10,7 +10,7 @@ from pathlib import Path
 from edgebus.addresses import public_address
 from edgebus.topology import Topology, TopologyError, Tree
 from edgebus.training.settings import GateSettings
-from edgebus_detection.datasets import LabelBuilder, class_names, read_folder
+from edgebus_detection.datasets import LabelBuilder, read_folder
 from edgebus_detection.datasets.files import pictures_below
 from edgebus_detection.lab.user_models import UserModels
 
@@ -151,9 +151,6 @@ def _edge(given: Sources, number: int, source: str) -> Tree:
         view["fps"] = given.fps
     if number < len(given.truths):
         view["truth"] = str(given.truths[number].resolve())
-    # For a folder whose labels are numbers, which mean the model's classes.
-    if given.models.classes and _is_folder(source) and class_names(Path(source)) is None:
-        view["classes"] = list(given.models.classes)
     services: Tree = {
         "camera": {"cameras": {camera_name(source, number, given.sources): view}},
         "detector": {"bundle": str(given.models.served.resolve())},
