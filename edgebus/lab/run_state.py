@@ -314,7 +314,7 @@ class RunState:
     def collected(self) -> str:
         """The number of samples, in words; those that wait on the edges are not sent yet."""
         waiting = sum(self.spooled.values())
-        sent = f"{sum(self.samples.values())} collected"
+        sent = f"{sum(self.samples.values())} samples collected"
         return f"{sent}, {waiting} more wait on the edges" if waiting else sent
 
     @property

@@ -193,17 +193,19 @@ def test_the_view_of_every_stage_is_whole_at_every_width(
         assert "accepted:new.50to.88,old.92to.91" in unwrapped(text)
 
 
-@pytest.mark.parametrize("width", [60, 80, 200])
-def test_a_low_terminal_shows_the_newest_events_and_how_much_it_hides(width: int) -> None:
+@pytest.mark.parametrize(("width", "height"), [(60, 16), (80, 16), (200, 16), (200, 30)])
+def test_a_low_terminal_shows_the_newest_events_and_how_much_it_hides(
+    width: int, height: int
+) -> None:
     state = story(90, long=True)
-    console = Console(width=width, height=13, file=io.StringIO(), force_terminal=True)
+    console = Console(width=width, height=height, file=io.StringIO(), force_terminal=True)
     with LiveView(state, partial(camera_table, state), title="demo", console=console) as live:
-        live.refresh()
+        live.refresh("the end of the run")
     assert isinstance(console.file, io.StringIO)
     screen = console.file.getvalue().rpartition("\x1b[H")[2].partition("\x1b[?1049l")[0]
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen)
-    assert len(text.splitlines()) <= 13
-    assert ("more lines in a higher terminal" in text) == (width < 200)
+    assert len(text.splitlines()) <= height
+    assert ("more lines in a higher terminal" in text) == (height < 30)
     assert "is the first answered by version 2" in " ".join(text.split())
     assert "roll-out" in text
 

@@ -3,7 +3,6 @@ import pytest
 from collector_examples import box, example
 from edgebus.mining import Policy, PolicyChain, PolicyError, PolicySettings, installed_policies
 from edgebus.mining import make_policies as make_known_policies
-from edgebus.mining import policy as policy_module
 from edgebus_detection import Detection
 from edgebus_detection.mining.policies.truth import TruthPolicy, TruthSettings
 from edgebus_detection.mining.policies.uncertainty import (
@@ -13,6 +12,7 @@ from edgebus_detection.mining.policies.uncertainty import (
     MarginSettings,
 )
 from edgebus_detection.vision import corners, iou, match_boxes
+from packages import pretend_package
 
 
 def test_iou_of_half_overlapping_squares():
@@ -158,27 +158,27 @@ def test_a_typo_in_a_policy_names_the_nearest():
         make_policies({"truth": {"score_threshold": 3}})
 
 
-class _Point:
+EVERYTHING = """
+from edgebus.mining import Policy, PolicySettings
+
+NOTHING = 0
+
+class Everything(Policy[PolicySettings]):
     name = "everything"
-    value = "thirdparty:Everything"
+    settings_type = PolicySettings
 
-    def __init__(self, loaded):
-        self._loaded = loaded
-
-    def load(self):
-        return self._loaded
+    def judge(self, example):
+        return None
+"""
 
 
-def test_other_packages_bring_policies(monkeypatch):
-    class Everything(Policy[PolicySettings]):
-        name = "everything"
-        settings_type = PolicySettings
-
-        def judge(self, example):
-            return None
-
-    monkeypatch.setattr(policy_module, "entry_points", lambda group: [_Point(Everything)])
-    assert installed_policies("detection")["everything"] is Everything
-    monkeypatch.setattr(policy_module, "entry_points", lambda group: [_Point(object())])
-    with pytest.raises(PolicyError, match="no subclass of Policy"):
+def test_other_packages_bring_policies(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    group = "edgebus.policies.detection"
+    points = {group: {"everything": "third_party:Everything"}}
+    pretend_package(tmp_path, "third-party", entry_points=points, code=EVERYTHING)
+    assert installed_policies("detection")["everything"].name == "everything"
+    points = {group: {"nothing": "third_party:NOTHING"}}
+    pretend_package(tmp_path, "fourth-party", entry_points=points)
+    with pytest.raises(PolicyError, match=r"nothing.*no subclass of Policy"):
         installed_policies("detection")

@@ -146,7 +146,7 @@ def test_the_loop_closes_without_a_line_of_the_workload(tmp_path: Path) -> None:
     assert "waiting for the first service" in text_of(lab, 0)
     lab.state.on_model_status("home", "server", serves(OLD, 1))
     end = check_end(lab.state, TOPOLOGY, elapsed_s=1)
-    assert end.outcome == "0 collected"
+    assert end.outcome == "0 samples collected"
     lab.state.on_state("home", "collector", alive("collector"))
     learn(lab)
     end = check_end(lab.state, TOPOLOGY, elapsed_s=21)

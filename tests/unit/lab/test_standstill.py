@@ -93,9 +93,9 @@ def test_samples_that_nobody_takes_are_counted_where_they_wait() -> None:
     figures = {"source": "demo/edge-1/collector", "session": 1, "uptime_s": 5.0}
     lab.state.on_metrics(Metrics.model_validate({**figures, "gauges": {"spool.samples": 83}}))
     waits = check_end(lab.state, TOPOLOGY, elapsed_s=5).waits
-    assert waits == "0 collected, 83 more wait on the edges; no retrainer has reported yet"
+    assert waits == "0 samples collected, 83 more wait on the edges; no retrainer has reported yet"
     lab.state.on_metrics(Metrics.model_validate({**figures, "gauges": {"spool.samples": 0}}))
-    assert lab.state.collected == "0 collected"
+    assert lab.state.collected == "0 samples collected"
 
 
 def test_each_edge_counts_against_the_release_of_its_own_model() -> None:
