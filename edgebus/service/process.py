@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import threading
+import time
 from typing import Any
 
 import structlog
@@ -17,12 +20,16 @@ from edgebus.service.service import Service
 from edgebus.service.settings import NodeSettings, ServiceSettings
 
 _WRONG_INPUT = 2
+_LEAVE_S = 5.0
 
 
 def run_service(
     service_type: type[Service[Any]], node: NodeSettings, settings: ServiceSettings
 ) -> int:
     """Run a service until SIGTERM or SIGINT; a second signal does not wait for the drain.
+
+    It is the last thing that a process does: once the service has stopped, the process ends within
+    seconds, also where a thread of a stranger's code never does.
 
     Returns:
         The exit code: 0 stopped as asked, 1 a part of it failed, 3 another process already runs
@@ -70,7 +77,30 @@ async def _until_signal(runtime: Runtime[Any], log: Any) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked, number.name)
-    await runtime.run(stop)
+    code = 1
+    try:
+        await runtime.run(stop)
+        code = 0
+    except ServiceError as error:
+        code = error.exit_code
+        raise
+    finally:
+        leave_in_time(code)
+
+
+def leave_in_time(code: int) -> None:
+    """End the process soon, whatever its threads do: nobody can end one that hangs.
+
+    A stranger's code that never returns would else be waited for, after the service has stopped.
+    """
+    threading.Thread(target=_leave, args=(code,), name="leave", daemon=True).start()
+
+
+def _leave(code: int) -> None:
+    time.sleep(_LEAVE_S)
+    hanging = [one.name for one in threading.enumerate() if not one.daemon][1:]
+    structlog.get_logger().warning("leaving threads behind that do not end", threads=hanging)
+    os._exit(code)
 
 
 def version_of(service: str) -> str:

@@ -133,8 +133,8 @@ class ModelService(Service[S], Generic[S]):
         )
 
     async def stop(self) -> None:
-        """Let the worker go."""
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        """Let the worker go; a model that never answers is not waited for."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
 
     def _make_follower(self, model: str, stream: str | None = None) -> ReleaseFollower[Model]:
         state = "current.json" if stream is None else f"streams/{stream}.json"

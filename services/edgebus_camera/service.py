@@ -101,14 +101,13 @@ class Camera(Service[CameraSettings]):
 
     def _report_labels(self, camera: str, source: FolderSource) -> None:
         """Log which labels a folder has: a truth that nobody finds looks like an empty street."""
-        if not source.labels:
-            self.log.info("no labels found: frames go out without truth", camera=camera)
-            return
         if source.is_labelled:
             self.log.info("labels found", camera=camera, labels=source.labels)
         else:
             self.log.warning(
-                "labels found, but of none of its pictures", camera=camera, labels=source.labels
+                "no labels of its pictures: they go out without truth",
+                camera=camera,
+                labels=source.labels,
             )
         if source.left_out:
             self.log.warning(

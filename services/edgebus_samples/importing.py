@@ -9,10 +9,11 @@ from datetime import datetime
 from edgebus.contracts import TRUTH, PayloadError, SampleRefusedError, operator
 from edgebus.samples import SampleUnknownError
 from edgebus_detection.datasets import DatasetPicture
+from edgebus_detection.datasets.files import picture_size
 from edgebus_detection.labels import BoxesRefusedError, unknown_class
 from edgebus_detection.labels.check import check_picture
 from edgebus_detection.messages import Box, BoxLabels, Sample, SourcedBox
-from edgebus_detection.vision import pair_boxes
+from edgebus_detection.vision import ImageError, pair_boxes
 from edgebus_samples.details import PictureCatalog, SampleUnreadableError
 
 _SAME_IOU = 0.99
@@ -109,6 +110,7 @@ def _known(
 ) -> tuple[_Known | None, Sample | None]:
     """Labels of a picture in the store; and its sample, where it has to be added first."""
     if picture.sample is None:
+        reasons += _wrong_in(picture)
         reasons.append(
             f"{picture.where}: {picture.name!r} holds no sample's id; pictures of other "
             "sources are no samples: give them to retrainer.replay as a folder"
@@ -130,6 +132,16 @@ def _known(
         ),
         None,
     )
+
+
+def _wrong_in(picture: DatasetPicture) -> tuple[str, ...]:
+    """What is wrong with the labels of a picture that is no sample."""
+    if picture.file is None:
+        return picture.wrong
+    try:
+        return picture.place(picture_size(picture.file)).wrong
+    except ImageError as error:
+        return (f"{picture.where}: {error}",)
 
 
 def _from_file(picture: DatasetPicture, reasons: list[str]) -> tuple[_Known | None, Sample | None]:

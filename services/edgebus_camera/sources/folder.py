@@ -52,7 +52,7 @@ class FolderSource:
         """Labels that cannot be right, each with its reason."""
         self._pictures = pictures_below(path)
         self.labels = self._read_labels(truth, classes)
-        """The labels that were found, in words."""
+        """The labels that were found, or why there are none, in words."""
         self._pictures = self._pictures[::stride]
         self._failed_in_a_row = 0
 
@@ -99,10 +99,10 @@ class FolderSource:
                 pictures=None if truth is None else self._path,
                 names=classes,
             )
-        except NoLabelsError:
+        except NoLabelsError as error:
             if truth is not None:
                 raise
-            return ""
+            return error.reason
         there = [picture for picture in dataset.pictures if picture.file is not None]
         lost = next((each for each in dataset.pictures if each.is_lost), None)
         if lost is not None:

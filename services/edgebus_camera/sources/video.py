@@ -18,6 +18,10 @@ _TRIES: Final = 300
 """Reads in a row that may fail, beyond the frames that are left: a failed read costs little."""
 _MISSING: Final = 0.02
 """Share of a video that a wrong header may promise too much."""
+_EVEN: Final = 0.2
+"""Share by which a step between two frames may differ from the frame rate's."""
+_STEADY: Final = 0.9
+"""Share of even steps of a video whose frames can be counted by its length."""
 
 
 class VideoSource:
@@ -70,6 +74,7 @@ class VideoSource:
         self._failed = False  # a read, in this pass
         self._stamp_s: float | None = None  # of the frame that was decoded last
         self._step_s = 0.0
+        self._steps = self._even_steps = 0
         self._stamped = True
         self._gap: tuple[int, int] | None = None  # first frame that was left out, and how many were
 
@@ -163,6 +168,9 @@ class VideoSource:
         # Some containers have none, and give 0 or what they gave before.
         self._stamped = self._stamped and (before is None or stamp > before)
         self._step_s = stamp - before if before is not None else 0.0
+        if self._rate is not None and before is not None:
+            self._steps += 1
+            self._even_steps += abs(self._step_s * self._rate - 1) < _EVEN
         self._stamp_s = stamp
         self._next += 1
 
@@ -176,12 +184,16 @@ class VideoSource:
             # A container that knows its length in time only, at a rate that changes, counts wrong.
             length_s = self._count / self._rate
             short = length_s - self._stamp_s - self._step_s > _MISSING * length_s
+        missing = self._count - self._next
         parts = []
         if self._gap is not None:
             first, lost = self._gap
             parts.append(f"{lost} of {self._count} frames cannot be decoded, from {first} on")
         if short:
             parts.append(f"ended at frame {self._next} of {self._count}")
+        elif missing > allowed and self._even_steps > _STEADY * self._steps:
+            # No read has failed: a decoder that finds its way again leaves out silently.
+            parts.append(f"{missing} of {self._count} frames are missing")
         if parts:
             self.trouble = f"{self._name}: {'; '.join(parts)}; is the file damaged or cut off?"
 

@@ -140,3 +140,14 @@ async def test_the_state_says_what_is_missing(tmp_path: Path) -> None:
     shutil.copy(VIDEOS / "fast.mp4", tmp_path / "whole.mp4")
     _, reason = await _filmed((tmp_path / "whole.mp4").as_uri(), fps=120)
     assert "of 60" not in reason
+
+
+def test_frames_that_a_decoder_leaves_out_without_a_word_are_missed(tmp_path: Path) -> None:
+    data = bytearray((VIDEOS / "silent.webm").read_bytes())
+    assert play(VideoSource(VIDEOS / "silent.webm", loop=False))[-1][0] == 59
+    third = len(data) // 3
+    data[third : third + len(data) // 6] = bytes(len(data) // 6)
+    (tmp_path / "v.webm").write_bytes(data)
+    source = VideoSource(tmp_path / "v.webm", loop=False)
+    seen = play(source)
+    assert f"{60 - len(seen)} of 60 frames are missing" in source.trouble

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -24,7 +25,13 @@ from dataset_examples import (
 from edgebus.contracts import operator
 from edgebus_camera.settings import ViewSettings
 from edgebus_camera.sources import SourceError, open_source
-from edgebus_detection.datasets import LabelBuilder, read_dataset, read_folder, write_dataset
+from edgebus_detection.datasets import (
+    LabelBuilder,
+    read_dataset,
+    read_folder,
+    read_mot,
+    write_dataset,
+)
 from edgebus_detection.labels import BoxesRefusedError
 from edgebus_detection.vision import encode_jpeg
 from edgebus_samples import DetailQuery, PictureCatalog, import_dataset, picture_of
@@ -234,7 +241,17 @@ def test_what_cannot_be_is_refused_by_all_with_file_place_and_value(
         assert value in answer
 
 
+XY = "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in ((64, 48), (320, 48), (320, 240)))
 READ = [
+    (
+        "voc",
+        everywhere(
+            "*.xml",
+            lambda text: re.sub(
+                "<bndbox>.*</bndbox>", f"<polygon><username>ann</username>{XY}</polygon>", text
+            ),
+        ),
+    ),
     ("yolo-labelstudio", everywhere("labels/*.txt", lambda text: 2 * text)),
     (
         "yolo-labelstudio",
@@ -468,3 +485,35 @@ def test_an_operators_import_of_scaled_labels_lands_in_the_samples_pixels(tmp_pa
     catalog = PictureCatalog(store.path)
     (entry,) = catalog.entries(DetailQuery())
     assert catalog.read(entry).merged.sourced[0].by == operator("bob")
+
+
+@pytest.mark.parametrize("line", ["0 192 144 256 192", "0 0.5 0.5 1.3 0.2", "0 0.5 0.5 0.1"])
+def test_the_import_of_what_are_no_samples_names_wrong_labels_first(line, tmp_path, store):
+    root = lay_out("yolo-labelstudio", tmp_path / "set")
+    write(root / "labels" / "a.txt", line)
+    with pytest.raises(BoxesRefusedError) as caught:
+        by_import(root, store)
+    first, second = caught.value.reasons
+    assert "a.txt, line 1" in first
+    assert "holds no sample's id" in second
+
+
+def test_a_folder_with_labels_of_no_known_form_says_what_lies_there(tmp_path):
+    picture(tmp_path / "a.jpg")
+    write(tmp_path / "labels.csv", "a.jpg,1,2,3,4,car")
+    source = open_source(ViewSettings(source=str(tmp_path)))
+    assert source.read(0).boxes is None
+    assert not source.is_labelled
+    assert "labels.csv is no such" in source.labels
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_and_mot_text_are_read_in_any_encoding_that_names_itself(encoding, tmp_path):
+    picture(tmp_path / "real" / "a.jpg")
+    (tmp_path / "day").symlink_to(tmp_path / "real")
+    write(tmp_path / "view.txt", "day\r\nreal/a.jpg\r\n", encoding=encoding)
+    source = open_source(ViewSettings(source=str(tmp_path / "view.txt"), loop=False))
+    assert [source.read(slot) is None for slot in range(3)] == [False, False, True]
+    write(tmp_path / "gt.txt", "1,1,64,48,256,192,1,3,1\r\n", encoding=encoding)
+    truth = read_mot(tmp_path / "gt.txt", names=None, min_score=0.4)
+    assert corners(truth[0]) == [("car", *BOX)]

@@ -104,6 +104,9 @@ class Line(Workload):
 def _installed(monkeypatch: pytest.MonkeyPatch):
     point = SimpleNamespace(name="line", load=lambda: Line)
     monkeypatch.setattr(edgebus.workload, "entry_points", lambda group: [point])
+    monkeypatch.setattr(
+        edgebus.workload, "entry_point", lambda _group, name: point if name == point.name else None
+    )
     load_workload.cache_clear()
     yield
     load_workload.cache_clear()

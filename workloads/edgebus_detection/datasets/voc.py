@@ -89,10 +89,15 @@ def _voc_corners(each: Element) -> Corners:
         return x1, y1, x2, y2
     if polygon is None:
         raise ValueError("it has no bndbox; boxes are upright, with xmin, ymin, xmax, ymax")
-    found = {part.tag: _number(part.text, part.tag) for part in polygon}
-    across = [value for key, value in found.items() if key.startswith("x")]
-    down = [value for key, value in found.items() if key.startswith("y")]
+    # x1, y1, x2, ... of Roboflow and Label Studio; or points with an x and a y, of LabelMe.
+    found = [(part.tag, _number(part.text, part.tag)) for part in polygon.iter() if _is_axis(part)]
+    across = [value for tag, value in found if tag.startswith("x")]
+    down = [value for tag, value in found if tag.startswith("y")]
     return bounds(list(zip(across, down, strict=True)))
+
+
+def _is_axis(part: Element) -> bool:
+    return part.tag[:1] in ("x", "y") and (part.tag[1:] or "0").isdecimal()
 
 
 def read_cvat(file: Path, root: Element, index: PictureIndex) -> list[DatasetPicture]:
