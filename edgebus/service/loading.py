@@ -114,6 +114,8 @@ def _read(
     )
 
 
+_LISTS = frozenset({"tuple_type", "list_type", "set_type", "frozen_set_type"})
+
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -180,6 +182,8 @@ def _explain(
             shown = hide_credentials(repr(str(value)))
             shown = shown if len(shown) <= _LONGEST_VALUE + 2 else f"{shown[:_LONGEST_VALUE]}…'"
             reason += "" if shown in reason else f", got {shown}"
+            if detail["type"] in _LISTS and isinstance(value, str):
+                reason += "; a list is written [a, b]"
     return SettingsProblem(
         key=".".join(key),
         origin=_origin(key, tree),

@@ -162,8 +162,11 @@ def _typed(
 ) -> dict[str, Any]:
     """Nest the texts; keys that are no setting are kept, so that they are found later."""
     root = type("_Root", (BaseSettings,), _class_body(fields))
+    read = {key: _list_or_mapping(text) for key, text in texts.items()}
+    lists = {key: value for key, value in read.items() if value is not None}
+    plain = {key: text for key, text in texts.items() if key not in lists}
     try:
-        values = dict(_TextSource(root, texts, delimiter=delimiter)())
+        values = dict(_TextSource(root, plain, delimiter=delimiter)())
     except RecursionError as error:
         culprit = max(texts, key=lambda key: len(texts[key]))
         origin = tree.origins.get(tuple(culprit.split(delimiter)), "settings")
@@ -172,13 +175,32 @@ def _typed(
     except SourceError as error:
         culprit = next((k for k in texts if k.split(delimiter)[0] in str(error)), "settings")
         origin = tree.origins.get(tuple(culprit.split(delimiter)), "settings")
-        reason = f'{error.__cause__ or error}; lists and mappings are written as JSON, ["a", "b"]'
+        reason = f"{error.__cause__ or error}; lists and mappings are written [a, b], {{a: 1}}"
         raise _problem(culprit.replace(delimiter, "."), origin, reason) from error
+    for key, value in lists.items():
+        below: Any = value
+        for level in reversed(key.split(delimiter)):
+            below = {level: below}
+        values = _deep_update(values, below)
     for key, text in texts.items():
         first, *rest = key.split(delimiter)
         if first not in fields:
             values.setdefault(first, {} if rest else text)
     return values
+
+
+def _list_or_mapping(text: str) -> Any:
+    """A list or mapping in brackets, as YAML has it (so JSON, too); None for any other text.
+
+    Without a look at the type: that of an optional or nested setting is not always known here.
+    """
+    if text.strip()[:1] not in ("[", "{"):
+        return None
+    try:
+        value = read_yaml(text)
+    except YamlTextError:
+        return None
+    return value if isinstance(value, list | dict) else None
 
 
 def _class_body(fields: Mapping[str, FieldInfo]) -> dict[str, Any]:

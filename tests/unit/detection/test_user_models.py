@@ -7,6 +7,7 @@ import pytest
 from edgebus.artifacts import ImportRefusedError
 from edgebus.topology import TopologyError
 from edgebus_detection.lab.user_models import UserModels, model_name, open_models
+from edgebus_detection.models import open_bundle
 from edgebus_detection.models.testing import TINY_CLASSES, tiny_bundle
 
 
@@ -75,3 +76,9 @@ def test_an_unknown_class_names_the_nearest(tmp_path: Path) -> None:
 )
 def test_a_files_name_becomes_a_topic_level(file: str, name: str) -> None:
     assert model_name(Path(file)) == name
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """As a reference model or a teacher: a service says so in a line, without a traceback."""
+    with pytest.raises(ImportRefusedError, match=r"nope\.onnx: cannot be read: No such file"):
+        open_bundle(tmp_path / "nope.onnx", imports=tmp_path / "imports")

@@ -228,6 +228,22 @@ def test_drift_that_a_collector_notices_begins_the_loop(tmp_path: Path) -> None:
     assert "nobody told when" in report
 
 
+def test_the_report_holds_the_model_card_and_the_course_of_the_training(tmp_path: Path) -> None:
+    lab = Lab()
+    learn(lab)
+    lab.finish(name="own", started=at(0), finished=at(30), closed=False, outcome="stopped")
+    assert "Model card" not in lab.write(tmp_path)[0].read_text()
+    card = tmp_path / "data" / "cloud" / "retrainer" / "cards" / "load-v2"
+    card.mkdir(parents=True)
+    (card / "card.md").write_text("# load v2\n\n<b>accepted</b>, in Zürich\n", encoding="utf-8")
+    (card / "curves.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    page = lab.write(tmp_path)[0].read_text(encoding="utf-8")
+    assert "Model card of load-v2" in page
+    assert "&lt;b&gt;accepted&lt;/b&gt;, in Zürich" in page
+    assert 'href="data/cloud/retrainer/cards/load-v2/card.md"' in page
+    assert page.count("data:image/svg+xml;base64,") == 1
+
+
 def test_where_drift_is_watched_and_none_comes_the_report_says_so(tmp_path: Path) -> None:
     for gauges, words in (({"drift.streams": 0.0}, "none noticed"), ({}, "")):
         lab = Lab()

@@ -78,7 +78,9 @@ def edit(out, name, change, *, sample=None):
 def test_what_nobody_changed_comes_back_as_nothing_new(folder, tmp_path, style):
     true, nothing = folder.add(0), folder.add(1, boxes=())
     taught, unknown = folder.add(2, truth=False), folder.add(3, truth=False)
-    folder.taught(taught, box("car", 1.13, 2.27, 9.31, 12.07, 0.83))
+    folder.taught(
+        taught, box("car", 1.13, 2.27, 9.31, 12.07, 0.83), box("car", 30, 20, 44, 31, 0.2)
+    )
     spoken = folder.add(4)
     PictureCatalog(folder.path).book.write(
         {spoken.record.id: says("ann", box("car", 0.5, 0, 9.25, 7))}
@@ -398,3 +400,19 @@ def test_an_existing_folder_is_left_alone(folder, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(FileExistsError, match="name another folder"):
         export(folder, tmp_path / "out", "coco")
+
+
+def test_what_a_teacher_doubts_is_a_region_to_ignore_and_stays_one(folder, tmp_path):
+    each = folder.add(0, truth=False)
+    folder.taught(each, box("car", 30, 20, 44, 31, 0.2))
+    export(folder, tmp_path / "out", "coco")
+    (path,) = (tmp_path / "out" / "annotations").iterdir()
+    (row,) = json.loads(path.read_text())["annotations"]
+    assert (row["iscrowd"], row["provenance"]) == (1, TEACHER)
+    (labelled,) = read_folder(tmp_path / "out", LabelBuilder(CLASSES)).pictures
+    assert labelled.truth.ignore.tolist() == [[30, 20, 44, 31]]
+    assert bring(folder, tmp_path / "out").changed == ()
+    assert bring(folder, tmp_path / "out", confirm=True).changed == (each.record.id,)
+    found = labels_of(folder, each)
+    assert (found.source, found.sourced) == ("operator", ())
+    assert [(region.by, region.box.x1) for region in found.regions] == [(TEACHER, 30)]

@@ -15,7 +15,13 @@ class Source(ServiceSettings):
     seed: int = 0
 
 
+class Part(ServiceSettings):
+    # As many a setting is: a list, or a word that stands for one.
+    names: tuple[str, ...] | Literal["coco"] = ()
+
+
 class SeenSettings(ServiceSettings):
+    parts: dict[str, Part] = Field(default_factory=dict)
     threshold: float = Field(default=0.5, ge=0, le=1)
     classes: tuple[str, ...] = ()
     weights: dict[str, float] = Field(default_factory=dict)
@@ -245,8 +251,37 @@ def test_a_broken_pair_is_refused(tmp_path: Path, pair: str) -> None:
         load(tmp_path, overrides=(pair,))
 
 
-def test_a_list_that_is_no_json_says_how(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="written as JSON") as error:
+@pytest.mark.parametrize(
+    ("text", "classes"),
+    [
+        ("[car, person]", ("car", "person")),
+        ('["car", "person"]', ("car", "person")),
+        ("[ 'a b' ]", ("a b",)),
+        ("[]", ()),
+    ],
+)
+def test_a_list_is_written_as_in_the_file(
+    tmp_path: Path, text: str, classes: tuple[str, ...]
+) -> None:
+    for given in (
+        {"overrides": (f"seen.classes={text}", f"seen.parts.front.names={text}")},
+        {"environment": {"EDGEBUS_SEEN__CLASSES": text, "EDGEBUS_SEEN__PARTS__FRONT__NAMES": text}},
+        {"overrides": (f"seen={{classes: {text}, parts: {{front: {{names: {text}}}}}}}",)},
+    ):
+        _, settings = load(tmp_path, **given)  # type: ignore[arg-type]
+        assert settings.classes == classes
+        assert settings.parts["front"].names == classes
+
+
+def test_a_mapping_is_written_as_in_the_file(tmp_path: Path) -> None:
+    _, settings = load(tmp_path, overrides=("seen.weights={car: 0.5}", "seen.label={car"))
+    assert (settings.weights, settings.label) == ({"car": 0.5}, "{car")
+
+
+def test_a_list_that_is_none_says_how(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"a list is written \[a, b\]"):
+        load(tmp_path, overrides=("seen.parts.front.names=car,person",))
+    with pytest.raises(SettingsError, match=r"written \[a, b\]") as error:
         load(tmp_path, overrides=("seen.classes=car,person",))
     assert error.value.problems[0].origin == "command line"
 

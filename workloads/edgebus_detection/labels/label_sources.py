@@ -109,7 +109,8 @@ class MergedLabels:
     Attributes:
         source: The source that counted: operator, truth or teacher.
         sourced: Boxes with their provenance.
-        regions: Regions to ignore that this source has marked, with their provenance.
+        regions: Regions to ignore that this source has marked or is in doubt about, with their
+            provenance.
         ignore: Regions whose content is unknown.
         conflicts: Labels that were overruled.
     """
@@ -166,6 +167,9 @@ def merge(sources: LabelSources) -> MergedLabels | None:
     if source != "operator":
         boxes, ignore, corrected = _correct(boxes, ignore, sources, loser=winner)
         conflicts = [*corrected, *conflicts]
+    if source == "teacher":
+        doubt = (box.model_copy(update={"ignore": True, "score": None}) for box in ignore)
+        regions = tuple(SourcedBox(box=box, by=winner) for box in doubt)
     return MergedLabels(
         source=source,
         sourced=boxes,

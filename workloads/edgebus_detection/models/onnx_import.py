@@ -34,12 +34,17 @@ def open_bundle(path: Path, *, imports: Path) -> Bundle:
 
     Raises:
         BundleError: It is no bundle.
-        OSError: The file is not there.
-        ImportRefusedError: The ONNX file has a head that is not known.
+        ImportRefusedError: The ONNX file is not there, or has a head that is not known.
     """
     if path.is_dir():
         return Bundle.open(path)
-    folder = imports / hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ImportRefusedError(
+            path=str(path), reason=f"cannot be read: {error.strerror}"
+        ) from error
+    folder = imports / digest[:16]
     if not folder.exists():
         import_onnx(path, name="imported", out=folder, serve_only=True)
     return Bundle.open(folder)
