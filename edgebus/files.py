@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
+
+_BREAKS = re.compile(r"[\r\n\v\f\x85\u2028\u2029]")
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
 
 @contextmanager
@@ -60,6 +64,20 @@ def write_file(path: Path, data: bytes, *, private: bool = False) -> None:
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
+
+
+def csv_cells(row: Iterable[str]) -> list[str]:
+    """Cells of a CSV file that no spreadsheet takes for formulas, each in one line.
+
+    Texts come from other devices, and a spreadsheet computes what begins with ``=``, ``+``, ``-``
+    or ``@``; such a text gets a quote in front, which spreadsheets do not show. Numbers stay.
+    """
+    return [_cell(_BREAKS.sub(" ", value)) for value in row]
+
+
+def _cell(text: str) -> str:
+    formula = text.lstrip(" ")[:1] in {"=", "+", "-", "@", "\t"} and not _NUMBER.fullmatch(text)
+    return f"'{text}" if formula else text
 
 
 def drop_leftovers(folder: Path, *, older_s: float = 0.0) -> None:

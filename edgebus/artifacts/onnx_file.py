@@ -279,7 +279,7 @@ def _untrainable(
         check(model.SerializeToString())
     except ValueError as error:
         if integers := [node.op_type for node in model.graph.node if is_quantized(node)]:
-            reason = f"it is quantized ({integers[0]} and {len(integers) - 1} more); export it in "
-            return f"{reason}float32 to train it", error
+            nodes = f"{integers[0]} and {len(integers) - 1} more"
+            return f"it is quantized to int8 ({nodes}); export it in float32 to train it", error
         return str(getattr(error, "summary", error)), error
     return None, None

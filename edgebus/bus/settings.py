@@ -229,7 +229,8 @@ class BrokerSettings(_Settings):
     """Seconds for which the broker keeps events for a service that is away; 0: not at all."""
     max_packet_bytes: int | None = Field(default=None, ge=256, le=268_435_455)
     """Largest packet to send, in bytes; null: what the broker announces (MQTT 5), 1 MiB on
-    MQTT 3.1.1, where brokers announce none."""
+    MQTT 3.1.1, where brokers announce none. Packets of up to 16 MiB, or of this size, are received
+    (MQTT 5)."""
     receive_maximum: int = Field(default=1024, ge=1, le=65535)
     """Events that the broker may send ahead of their acknowledgement (MQTT 5)."""
     send_window: int = Field(default=100, ge=1, le=65535)

@@ -360,6 +360,11 @@ class StoreStatus(Message, version=1, name="store"):
     untrained_per_edge: Tally = Field(
         default_factory=dict, description="The untrained ones by the node that collected them."
     )
+    odd: Annotated[dict[Key, Text], Field(max_length=MOST)] = Field(
+        default_factory=dict,
+        description="Devices whose samples are not believed as they were sent since the start, "
+        "and why.",
+    )
     stream_models: Annotated[dict[Key, Text], Field(max_length=MOST)] = Field(
         default_factory=dict, description="What each stream's own model waits for, by its name."
     )

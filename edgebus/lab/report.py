@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgebus.contracts import DomainReport, rfc3339
+from edgebus.files import csv_cells
 from edgebus.inspect import human_bytes
 from edgebus.lab.round_report import (
     ROUND_COLUMNS,
@@ -222,7 +223,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]])
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerows(map(csv_cells, rows))
 
 
 def _figure(value: float | None) -> str:

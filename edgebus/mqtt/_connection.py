@@ -42,6 +42,7 @@ from edgebus.mqtt._session import Identifiers, KeepAlive, Limits, Memory, Sessio
 from edgebus.mqtt._wire import MALFORMED, PROTOCOL_ERROR, ProtocolError
 
 T = TypeVar("T")
+_MOST_RECEIVED = 16 * 2**20
 # A broker that does not know a version may also call its CONNECT malformed.
 _NOT_UNDERSTOOD = (UNSUPPORTED_VERSION, MALFORMED, PROTOCOL_ERROR)
 
@@ -57,6 +58,9 @@ def connect_packet(settings: BrokerSettings, options: ConnectOptions) -> Connect
         properties = Properties(
             session_expiry_interval=expiry_s,
             receive_maximum=options.receive_maximum or settings.receive_maximum,
+            # The broker leaves out what is larger: a message of 200 MB would have to fit into
+            # memory before anybody could refuse it.
+            maximum_packet_size=max(_MOST_RECEIVED, settings.max_packet_bytes or 0),
         )
     return Connect(
         client_id=options.client_id,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from cachetools import LRUCache
 from sqlalchemy import ColumnElement, Engine, func, select, true
 from sqlalchemy.orm import Session
 
@@ -21,6 +23,7 @@ from edgebus.contracts import (
     StoredSample,
     record_of,
     shared_model,
+    split_of,
 )
 from edgebus.database import from_micros, micros
 from edgebus.files import drop_leftovers, write_file
@@ -34,6 +37,11 @@ AUDIT = "audit"
 
 _ERROR = (SampleRow.split == "train") & (SampleRow.policy != AUDIT)
 """Samples that show what the model got wrong."""
+
+_OLDEST, _AHEAD = timedelta(days=60), timedelta(minutes=5)
+"""How long samples may wait for a way to the store, and how far a clock may be ahead."""
+
+_MOST_ODD = 256
 
 _LEFTOVER_S = 3600.0
 _ERRORS = 5000  # newest samples that decide when the new domain began
@@ -139,13 +147,22 @@ class SampleStore:
         self._everything_new = everything_new
         self.evicted = 0
         """Samples that went to stay within the quota."""
+        self.oddities: LRUCache[str, Counter[str]] = LRUCache(_MOST_ODD)
+        """What was not believed as it was sent, by device, since the start."""
 
-    def add(self, sample: RecordPayload[Any] | SampleRecord, *, received: datetime) -> Added:
+    def add(
+        self,
+        sample: RecordPayload[Any] | SampleRecord,
+        *,
+        received: datetime,
+        by_device: bool = False,
+    ) -> Added:
         """Store a sample; adding it again changes nothing. It is on disk afterwards.
 
         Args:
             sample: A `SampleRecord`, or bytes with one inside.
             received: When this host had it.
+            by_device: A device sent it, which decides neither what is held out nor the time.
 
         Raises:
             SampleRefusedError: The workload has no use for it.
@@ -162,9 +179,24 @@ class SampleStore:
         file = self._files.put(data, suffix=self._kind.sample_suffix)
         with Session(self._engine) as session, session.begin():
             truths = self._kind.count_truths(record)
-            session.add(row_of(record, truths=truths, file=file, size=len(data), received=received))
+            row = row_of(record, truths=truths, file=file, size=len(data), received=received)
+            if by_device:
+                row.captured = micros(_believable(record.captured, received))
+                row.split = split_of(record.stream, record.index)
+                self._note_oddities(record, row)
+            session.add(row)
         self._enforce_quota(keep=record.id)
         return "added"
+
+    def _note_oddities(self, record: SampleRecord, row: SampleRow) -> None:
+        odd = {
+            "clock": row.captured != micros(record.captured),
+            "split": row.split != record.split,
+        }
+        for what in (name for name, is_odd in odd.items() if is_odd):
+            found = self.oddities.get(row.node, Counter())
+            found[what] += 1
+            self.oddities[row.node] = found
 
     def counts(self, model: str) -> Counts:
         """Contents of the store, of one model."""
@@ -314,14 +346,18 @@ class SampleStore:
     def _pool(
         self, model: str, split: Split, condition: ColumnElement[bool], *, limit: int
     ) -> list[StoredSample]:
+        # Of each device its newest in turn, so that none fills the pool alone.
+        newest = SampleRow.captured.desc(), SampleRow.id.desc()
+        turn = func.row_number().over(partition_by=SampleRow.node, order_by=newest)
         query = (
             select(SampleRow)
             .where(_mine(model), SampleRow.split == split, condition)
-            .order_by(SampleRow.captured.desc(), SampleRow.id.desc())
+            .order_by(turn, *newest)
             .limit(limit)
         )
         with Session(self._engine) as session:
-            return self._stored(session, list(session.scalars(query))[::-1])
+            rows = sorted(session.scalars(query), key=lambda row: (row.captured, row.id))
+            return self._stored(session, rows)
 
     def _stored(self, session: Session, rows: Sequence[SampleRow]) -> list[StoredSample]:
         labels = newest_labels(session, [row.id for row in rows])
@@ -331,41 +367,55 @@ class SampleStore:
         ]
 
     def _enforce_quota(self, *, keep: str) -> None:
-        """Evict: trained-on samples first, then held-out ones, then the rest; oldest first.
+        """Evict from the device that takes most, so that none pushes out what others have sent.
 
-        Labels of an operator cost somebody's time, so samples with them go last of all.
+        Its trained-on samples first, then held-out ones, then the rest; oldest first. Labels of an
+        operator cost somebody's time, so samples with them go last of all.
         """
         with Session(self._engine) as session:
-            total, size = session.execute(
-                select(func.count(), func.coalesce(func.sum(SampleRow.size), 0)).select_from(
-                    SampleRow
-                )
-            ).one()
-            over_samples, over_bytes = total - self._max_samples, size - self._max_bytes
-            if over_samples <= 0 and over_bytes <= 0:
-                return
-            candidates = session.scalars(
+            share = select(
+                SampleRow.node, func.count(), func.coalesce(func.sum(SampleRow.size), 0)
+            ).group_by(SampleRow.node)
+            shares = {node: (count, size) for node, count, size in session.execute(share)}
+            over_samples = sum(count for count, _ in shares.values()) - self._max_samples
+            over_bytes = sum(size for _, size in shares.values()) - self._max_bytes
+            gone: list[str] = []
+            while over_samples > 0 or over_bytes > 0:
+                by = 0 if over_samples > 0 else 1
+                row = self._least_useful(session, shares, by=by, keep=keep)
+                if row is None:
+                    break
+                count, size = shares[row.node]
+                shares[row.node] = count - 1, size - row.size
+                over_samples, over_bytes = over_samples - 1, over_bytes - row.size
+                gone.append(row.file)
+                session.delete(row)
+                session.flush()
+            session.commit()
+            self.evicted += len(gone)
+            for file in _unused(session, gone):
+                self._files.remove(file)
+
+    @staticmethod
+    def _least_useful(
+        session: Session, shares: Mapping[str, tuple[int, int]], *, by: int, keep: str
+    ) -> SampleRow | None:
+        """The sample of the device with the largest share that is missed least."""
+        for node in sorted(shares, key=lambda node: (-shares[node][by], node)):
+            found = session.scalar(
                 select(SampleRow)
-                .where(SampleRow.id != keep)
+                .where(SampleRow.id != keep, SampleRow.node == node)
                 .order_by(
                     SampleRow.id.in_(select(LabelRow.sample)),
                     SampleRow.job.is_(None),
                     SampleRow.split == "train",
                     SampleRow.captured,
                 )
+                .limit(1)
             )
-            gone: list[str] = []
-            for row in candidates:
-                if over_samples <= 0 and over_bytes <= 0:
-                    break
-                over_samples -= 1
-                over_bytes -= row.size
-                gone.append(row.file)
-                session.delete(row)
-            session.commit()
-            self.evicted += len(gone)
-            for file in _unused(session, gone):
-                self._files.remove(file)
+            if found is not None:
+                return found
+        return None
 
 
 def onset(errors: Sequence[float], *, origin: float) -> float | None:
@@ -418,6 +468,7 @@ def row_of(
         captured=micros(record.captured),
         sent=micros(record.time),
         source=record.source,
+        node=edge_of(record.source),
         traceparent=record.traceparent,
         stream=record.stream,
         stream_id=stream_id(record.source, record.stream),
@@ -432,6 +483,15 @@ def row_of(
         size=size,
         job=None,
     )
+
+
+def _believable(captured: datetime, received: datetime) -> datetime:
+    """When an input was measured; when it came, where the device's clock cannot be right.
+
+    The store keeps the newest and looks for the time from which errors come more often: one clock
+    from the year 2199, or from 1970, would decide both for all devices.
+    """
+    return captured if received - _OLDEST <= captured <= received + _AHEAD else received
 
 
 def edge_of(source: str) -> str:

@@ -26,8 +26,11 @@ class SampleRow(TableBase):
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     received: Mapped[int]
     captured: Mapped[int]
+    """When its input was measured; where its device's clock cannot be right, when it came."""
     sent: Mapped[int]
     source: Mapped[str]
+    node: Mapped[str] = mapped_column(index=True)
+    """The device that sent it, whichever of its services: quotas and shares are a device's."""
     traceparent: Mapped[str | None]
     stream: Mapped[str]
     stream_id: Mapped[str]
@@ -104,4 +107,4 @@ def open_database(path: Path) -> Engine:
     """Open or make the store's database; see `edgebus.database.open_database`."""
     way_out = "move the folder away (the samples in it describe themselves) or use the version "
     way_out += "that wrote it"
-    return database.open_database(path, TableBase.metadata, version=1, way_out=way_out)
+    return database.open_database(path, TableBase.metadata, version=2, way_out=way_out)

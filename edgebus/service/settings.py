@@ -31,7 +31,11 @@ class LogSettings(ServiceSettings):
 def _default_data_dir(node: dict[str, Any]) -> Path:
     """The node's own folder, named like its topics: two nodes on one host share none."""
     levels = (node.get(level, "") for level in ("base", "site", "node"))
-    return Path("~", ".local", "share", *levels).expanduser()
+    try:
+        share = Path.home() / ".local" / "share"
+    except RuntimeError:  # a user without a home, as in some containers
+        share = Path("/var/lib")
+    return share.joinpath(*levels)
 
 
 class NodeSettings(ServiceSettings):
@@ -52,7 +56,8 @@ class NodeSettings(ServiceSettings):
         json_schema_extra={"x-default": "~/.local/share/BASE/SITE/NODE"},
     )
     """Folder of this node for what must survive a restart; each service has a folder of its own
-    name in it. By default it is named like the node's topics."""
+    name in it. By default it is named like the node's topics; below /var/lib for a user that has
+    no home."""
     heartbeat_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
     """Seconds between two metrics messages."""
     drain_s: Annotated[float, Field(ge=0, le=600)] = 10.0

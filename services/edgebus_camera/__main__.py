@@ -93,7 +93,8 @@ def frames(
     """
     settings = ViewSettings(source=source, stride=stride, quality=quality, loop=False)
     if settings.is_live:
-        raise typer.BadParameter(f"{source} is live; give a video, a folder or a list")
+        shown = settings.public_source
+        raise typer.BadParameter(f"{shown} is live; give a video, a folder or a list")
     if out.exists():
         raise typer.BadParameter(f"{out} exists; name another folder")
     cv2.setNumThreads(1)

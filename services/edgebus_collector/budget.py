@@ -40,7 +40,8 @@ class BudgetSettings(ServiceSettings):
     burst_s: Positive | None = None
     """Seconds' worth that can be saved up, instead: the shorter, the more evenly it is spent."""
     feedback_per_minute: Positive = 30.0
-    """Samples per minute that operators may send; an automation that runs wild is no operator."""
+    """Samples per minute that operators may send; an automation that runs wild is no operator. No
+    node's feedback may use more than half of it."""
 
     @model_validator(mode="after")
     def _something_is_left(self) -> Self:

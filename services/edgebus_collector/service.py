@@ -9,6 +9,8 @@ from dataclasses import replace
 from math import nan
 from typing import Any
 
+from cachetools import LRUCache
+
 from edgebus.bus import DropOldest, Event
 from edgebus.contracts import (
     STRANGE,
@@ -17,6 +19,7 @@ from edgebus.contracts import (
     Reply,
     ServiceState,
     Topic,
+    split_of,
     topics,
 )
 from edgebus.mining import (
@@ -38,6 +41,7 @@ from edgebus_collector.spool import Spool, SpoolFullError
 
 # What the documentation shows; settings may name another.
 _DEFAULT = load_workload(CollectorSettings.model_fields["workload"].default)
+_MOST_STRANGERS = 64
 _INPUTS = DropOldest(messages=32, bytes=32 * 2**20)
 
 
@@ -69,6 +73,8 @@ class Collector(Service[CollectorSettings]):
         self._feedback = TokenBucket(
             rate=budget.feedback_per_minute / 60, capacity=max(1.0, budget.feedback_per_minute)
         )
+        self._shares: LRUCache[str, TokenBucket] = LRUCache(_MOST_STRANGERS)
+        self._strangers: set[str] = set()
         chain = settings.chain()
         self._selector = Selector(settings, chain=chain)
         self._drift: DriftWatch | None = None
@@ -125,6 +131,9 @@ class Collector(Service[CollectorSettings]):
         mine = feedback.node == self.identity.node
         if not mine and (feedback.node or feedback.stream not in self._joiner.streams):
             return
+        if not self._may_judge(event):
+            self.metrics.counter("feedback.not_allowed")
+            return
         try:
             seen = resolve(feedback, self._history, self.workload.verdict)
         except FeedbackRefusedError as error:
@@ -132,10 +141,12 @@ class Collector(Service[CollectorSettings]):
             if error.cause != "repeated":
                 self.log.warning("feedback leads nowhere", by=feedback.source, error=error.reason)
             return
-        if self._feedback.available(time.monotonic()) < 1:
+        now, own = time.monotonic(), self._feedback_share(event.names["node"])
+        if self._feedback.available(now) < 1 or own.available(now) < 1:
             self.metrics.counter("feedback.too_much")
             return
         self._feedback.spend(1)
+        own.spend(1)
         self.metrics.counter("feedback")
         try:
             choice = self._selector.choose_feedback(seen)
@@ -143,6 +154,33 @@ class Collector(Service[CollectorSettings]):
             self._give_up(seen.example, error)
             return
         await self._keep(choice, seen)
+
+    def _may_judge(self, event: Event[Any]) -> bool:
+        """Whether the feedback of a node counts; who may not is named once in the log."""
+        node, allowed = event.names["node"], self.settings.feedback_from
+        if allowed is not None:
+            right, why = node in allowed, "only nodes in collector.feedback_from may judge"
+        else:
+            seen = self._history.find(event.payload.stream, event.payload.input)
+            right = (
+                node == self.identity.node
+                or seen is None
+                or split_of(seen.example.stream, seen.example.index) == "train"
+            )
+            why = "the input is held out; name the node in collector.feedback_from"
+        if not right and node not in self._strangers and len(self._strangers) < _MOST_STRANGERS:
+            self._strangers.add(node)
+            self.log.warning("feedback does not count", node=node, reason=why)
+        return right
+
+    def _feedback_share(self, node: str) -> TokenBucket:
+        """Half of the budget of feedback, for one node."""
+        share = self._shares.get(node)
+        if share is None:
+            per_minute = self.settings.budget.feedback_per_minute / 2
+            share = TokenBucket(rate=per_minute / 60, capacity=max(1.0, per_minute))
+            self._shares[node] = share
+        return share
 
     @on(topics.SERVICE_STATE, where=_receiver_of)
     async def on_state(self, event: Event[ServiceState]) -> None:

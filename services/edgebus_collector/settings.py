@@ -68,6 +68,10 @@ class CollectorSettings(ServiceSettings):
     receiver: Segment | None = "retrainer"
     """Samples stay on disk until a service of this name lives on the site; null: they are sent at
     once, whoever listens."""
+    feedback_from: tuple[Segment, ...] | None = None
+    """Nodes whose feedback counts, each as the level of its topic; null: any, but of held-out
+    inputs only the own one's: what is measured on is not labelled by whoever happens to be on the
+    site."""
     budget: BudgetSettings = BudgetSettings()
     """Budget of what the node may send."""
     buffer: BufferSettings = BufferSettings()

@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import timedelta
+from itertools import islice
 from math import inf
 from typing import Any
 
@@ -25,9 +26,11 @@ from edgebus.contracts import (
     new_id,
     record_of,
     shared_model,
+    split_of,
     topics,
     utc_now,
 )
+from edgebus.contracts.payload import MOST
 from edgebus.contracts.topics import DRIFT
 from edgebus.samples import SampleFiles, SampleStore, edge_of, open_database
 from edgebus.service import CommandRefusedError, Service, command, every, on
@@ -89,6 +92,7 @@ class Retrainer(Service[RetrainerSettings]):
         self._status: dict[str, Any] | None = None
         self._last_state: TriggerState | None = None
         self._untrained: dict[str, int] = {}
+        self._told_odd: set[str] = set()
         self._drifts = Drifts(by=settings.trigger.drift_by)
         given = None
         if settings.bundle is not None:
@@ -173,7 +177,9 @@ class Retrainer(Service[RetrainerSettings]):
         await self._taken.wait()
         while True:
             try:
-                added = await self.disk(self.samples.add, sample, received=event.received)
+                added = await self.disk(
+                    self.samples.add, sample, received=event.received, by_device=True
+                )
             except SampleRefusedError:
                 self.metrics.counter("samples.refused")
                 raise
@@ -187,7 +193,7 @@ class Retrainer(Service[RetrainerSettings]):
         record = record_of(sample)
         self._drifts.observe_sample(record)
         if added == "added":
-            if record.split == "train":
+            if split_of(record.stream, record.index) == "train":
                 self._last_sample = came
             if self._completes(record):
                 await self.check_triggers()
@@ -252,7 +258,8 @@ class Retrainer(Service[RetrainerSettings]):
         status = asdict(counts) | {
             "trigger": self._waits(state, triggers),
             "needed": needed(state, triggers),
-            "stream_models": of_streams,
+            "stream_models": dict(islice(of_streams.items(), MOST)),
+            "odd": self._odd(),
         }
         if status != self._status:
             self._status = status
@@ -270,6 +277,21 @@ class Retrainer(Service[RetrainerSettings]):
         for model, what, why in sorted((*due, *own), key=lambda job: job[0].ended_at)[:1]:
             self._start(model, what, why)
             return
+
+    def _odd(self) -> dict[str, str]:
+        """Devices whose samples are not believed as they were sent, in words."""
+        words = {
+            "clock": "samples from a time that cannot be; the time of receipt counts",
+            "split": "samples in the wrong split; the right one counts",
+        }
+        found = {
+            node: "; ".join(f"{count} {words[what]}" for what, count in sorted(counts.items()))
+            for node, counts in self.samples.oddities.items()
+        }
+        for node in found.keys() - self._told_odd:
+            self._told_odd.add(node)
+            self.log.warning("odd samples", node=node, reason=found[node])
+        return found
 
     def _waits(self, state: TriggerState, triggers: TriggerSettings) -> str:
         """Why no other job starts now."""
@@ -310,7 +332,7 @@ class Retrainer(Service[RetrainerSettings]):
         if state is None or self._running:
             return not self._running
         triggers = triggers_of(self.settings, self._shared)
-        if record.split == "holdout":
+        if split_of(record.stream, record.index) == "holdout":
             return trigger(replace(state, lacking=""), triggers) is not None
         edge = edge_of(record.source)
         counts = {**state.per_edge, edge: state.per_edge.get(edge, 0) + 1}

@@ -16,6 +16,8 @@ from edgebus_detection.messages import Box, BoxLabels, Sample, SampleRecord
 from edgebus_detection.models import detection_spec
 from edgebus_detection.vision import Image, ImageError, decode_picture
 
+_JPEG = b"\xff\xd8"
+
 
 class SampleUnreadableError(ValueError):
     """A sample's file is missing or corrupt.
@@ -130,10 +132,14 @@ class PictureCatalog(Catalog):
         Raises:
             SampleUnreadableError: Its file is missing or corrupt.
         """
+        data = b""
         try:
-            sample = Sample.decode(entry.path.read_bytes())
+            data = entry.path.read_bytes()
+            sample = Sample.decode(data)
         except (OSError, PayloadError) as error:
             reason = "its file is missing" if isinstance(error, FileNotFoundError) else str(error)
+            if data and not data.startswith(_JPEG):
+                reason = "it holds no picture; of other workloads' samples only a list is shown"
             raise SampleUnreadableError(sample=entry.id, reason=reason) from error
         record = sample.record
         sources = LabelSources(

@@ -7,6 +7,8 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from edgebus.files import csv_cells
+
 
 class CsvTable:
     """One table: rows wait in memory until `flush` writes them.
@@ -129,5 +131,5 @@ def _encode(rows: Iterable[Sequence[str]]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     # A line break in an error message would tear a row for line-based tools.
-    writer.writerows([value.replace("\r", " ").replace("\n", " ") for value in row] for row in rows)
+    writer.writerows(map(csv_cells, rows))
     return text.getvalue().encode()

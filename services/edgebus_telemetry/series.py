@@ -19,6 +19,8 @@ from itertools import islice
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+from cachetools import LRUCache
+
 from edgebus.bus import Event
 from edgebus.contracts import (
     STRANGE,
@@ -41,6 +43,8 @@ _ENDLESS = frozenset({"digest", "index", "job", "letter", "request"})
 _MAX_TAG_VALUES = 1000
 _OTHER = "(other)"
 _MAX_ENTRIES = 256
+_MAX_NAMES = 2000  # figures of one service
+_MAX_SERVICES = 4096
 _TABLES = {"metrics": "metrics", "modelstatus": "models", "rollout": "rollouts"}
 _TABLES |= {"state": "states", "training": "trainings"}
 _FIGURES: dict[str, dict[str, Figure]] = {
@@ -178,6 +182,14 @@ class _Metrics(Series):
         self.measurement = "services"
         self._columns = {n: c for n, c in self._columns.items() if n not in {"counters", "gauges"}}
 
+        self._names_of: LRUCache[str, set[str]] = LRUCache(_MAX_SERVICES)
+
+    def _known_names(self, source: str, values: Mapping[str, float]) -> dict[str, float]:
+        """The figures of a service under its first names; one that makes up new ones is cut off."""
+        known = self._names_of.setdefault(source, set())
+        known.update(islice((n for n in values if n not in known), _MAX_NAMES - len(known)))
+        return {name: value for name, value in values.items() if name in known}
+
     @property
     def columns(self) -> tuple[str, ...]:
         """The table's header."""
@@ -190,14 +202,15 @@ class _Metrics(Series):
         rows = [
             [*head, name, kind, _text(value)]
             for kind, values in (("counter", message.counters), ("gauge", message.gauges))
-            for name, value in sorted(values.items())
+            for name, value in sorted(self._known_names(message.source, values).items())
         ]
         return rows or [[*head, "", "", ""]]
 
     def point(self, event: Event[Metrics]) -> Point:
         """CPU, memory, and every counter and gauge."""
         made = super().point(event)
-        values = event.payload.counters | event.payload.gauges
+        message = event.payload
+        values = self._known_names(message.source, message.counters | message.gauges)
         figures = {name: float(value) for name, value in values.items()}
         return Point(made.measurement, made.time, made.tags, {**made.fields, **figures})
 

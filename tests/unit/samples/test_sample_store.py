@@ -4,7 +4,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from datetime import timedelta
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -15,6 +16,7 @@ from edgebus.contracts import (
     TrainingResult,
     new_id,
     operator,
+    split_of,
 )
 from edgebus.database import DatabaseVersionError
 from edgebus.samples import (
@@ -390,3 +392,84 @@ def test_the_journal_knows_an_interrupted_job(tmp_path):
         "skipped",
     }
     assert json.loads(journal.results("tiny", limit=1)[0].encode())["schema"] == "training/1"
+
+
+HONEST, EVIL = "lab/pi-01/collector", "lab/pi-evil/collector"
+IN_2199, IN_1970 = datetime(2199, 6, 1, tzinfo=UTC), datetime(1970, 1, 2, tzinfo=UTC)
+
+
+def send(store, index, *, source=HONEST, seconds=0, captured=None, **changes):
+    """A sample as a device sends it."""
+    at = START + timedelta(seconds=seconds)
+    one = sample(index, **changes)
+    record = one.record.model_copy(
+        update={"id": new_id(), "source": source, "captured": captured or at}
+    )
+    store.add(one.with_record(record), received=at, by_device=True)
+    return record
+
+
+def by_node(store):
+    found = Counter()
+    for each in store.all("tiny"):
+        found[Sample.decode(each.path.read_bytes()).record.source] += 1
+    return dict(found)
+
+
+@pytest.mark.parametrize("clock", [IN_2199, IN_1970])
+def test_a_device_pushes_out_only_what_it_has_sent_itself(tmp_path, clock):
+    store = open_store(tmp_path, max_samples=40)
+    for n in range(15):
+        send(store, n, seconds=n)
+    for n in range(60):
+        source = EVIL if n % 2 else f"lab/pi-evil/service-{n}"
+        send(store, n, source=source, seconds=20 + n, captured=clock + timedelta(seconds=n))
+    assert by_node(store)[HONEST] == 15
+    for n in range(15, 25):
+        send(store, n, seconds=100 + n)
+    assert by_node(store)[HONEST] == 20  # half of it: the fair share of two
+    assert store.oddities["pi-evil"]["clock"] == 60
+    assert "pi-01" not in store.oddities
+
+
+def test_the_quota_of_bytes_is_shared_too(tmp_path):
+    size = len(sample(0).jpeg)
+    store = open_store(tmp_path, max_bytes=20 * size)
+    for n in range(8):
+        send(store, n, seconds=n)
+    for n in range(40):
+        send(store, n, source=EVIL, seconds=20 + n)
+    assert by_node(store)[HONEST] == 8
+
+
+@pytest.mark.parametrize("clock", [IN_2199, IN_1970])
+def test_no_clock_moves_the_change_point(tmp_path, clock):
+    """Errors every ten minutes, then every five seconds; and one from another century."""
+    store = open_store(tmp_path)
+    times = [n * 600 for n in range(10)] + [6000 + n * 5 for n in range(30)]
+    for n, seconds in enumerate(times):
+        send(store, n % 20, seconds=seconds)
+    before = store.new_domain_since("tiny")
+    send(store, 3, source=EVIL, seconds=6150, captured=clock)
+    assert store.new_domain_since("tiny") == before
+
+
+def test_what_is_held_out_is_not_the_devices_to_say(tmp_path):
+    store = open_store(tmp_path)
+    for index in range(80):
+        send(store, index, split="holdout")
+    counts = store.counts("tiny")
+    assert (counts.train, counts.holdout) == (60, 20)
+    assert store.oddities["pi-01"] == {"split": 60}
+
+
+def test_a_device_fills_no_pool_alone(tmp_path):
+    store = open_store(tmp_path)
+    train = [n for n in range(200) if split_of("front", n) == "train"]
+    for n, index in enumerate(train[:20]):
+        send(store, index, seconds=n)
+    for n, index in enumerate(train):
+        send(store, index, source=EVIL, seconds=100 + n)
+    pool = store.fresh("tiny", since=START, limit=30)
+    sources = Counter(Sample.decode(each.path.read_bytes()).record.source for each in pool)
+    assert sources == {HONEST: 15, EVIL: 15}

@@ -204,6 +204,21 @@ def test_missing_and_corrupt_pictures_are_named_and_left_out(folder, tmp_path):
     assert "its file is missing" in refused_show(folder, gone)
 
 
+def test_samples_of_a_workload_without_pictures_are_listed_and_said_to_have_none(folder, tmp_path):
+    first, second = folder.add(0), folder.add(20)
+    for each in (first, second):
+        folder.file_of(each).write_bytes(b'\x88\x00\x00\x00\x00\x00\x00\x00{"load":{}}')
+    result = run(folder, "list")
+    assert result.exit_code == 0
+    assert first.record.id in result.stdout
+    words = "it holds no picture; of other workloads' samples only a list is shown"
+    assert words in refused_show(folder, first)
+    result = run(folder, "sheet", "--out", tmp_path / "sheet.jpg")
+    assert result.exit_code == 0
+    assert "no such sample" in result.stdout
+    assert result.stderr.count(words) == 2
+
+
 def refused_show(folder, each):
     return describe(run(folder, "show", each.record.id).exception)
 

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 from pydantic import Field, SecretStr
 
-from edgebus.service import ServiceSettings, SettingsError, load_settings
+from edgebus.service import NodeSettings, ServiceSettings, SettingsError, load_settings
 from edgebus.service.loading import load_node
 
 
@@ -205,6 +205,15 @@ def test_a_default_that_depends_on_a_wrong_value_is_no_second_problem(tmp_path: 
     with pytest.raises(SettingsError) as error:
         load(tmp_path, "site: a/b\nnode: x\n")
     assert len(problems(error)) == 1
+
+
+def test_a_user_without_a_home_has_a_data_folder_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert NodeSettings(site="lab", node="pi").data_dir == Path("/var/lib/edgebus/lab/pi")
 
 
 def test_secrets_are_not_printed(tmp_path: Path) -> None:

@@ -393,3 +393,32 @@ def test_a_damaged_state_is_told_and_forgotten(tmp_path: Path) -> None:
     found, reason = file.read(model="tiny")
     assert found == ServingState(model="tiny")
     assert "damaged" in reason
+
+
+async def test_a_strangers_release_changes_nothing(tmp_path, bundles) -> None:
+    """Neither what serves, nor which releases of the owner are followed afterwards."""
+    forged = {"source": "lab/pi-evil/distributor", "sequence": 2**53 - 1}
+    async with Edge(tmp_path, bundles) as edge:
+        await edge.follower.restore()
+        edge.follower.offer(release(bundles[1], 1))
+        await edge.until(lambda status: status.sequence == 1)
+        assert not edge.follower.offer(release(bundles[3], 2).model_copy(update=forged))
+        edge.follower.offer(release(bundles[2], 2))
+        await edge.until(lambda status: status.sequence == 2)
+        assert edge.version == 2
+    async with Edge(tmp_path, bundles) as edge:
+        await edge.follower.restore()
+        assert not edge.follower.offer(release(bundles[3], 3).model_copy(update=forged))
+        assert edge.version == 2
+
+
+@pytest.mark.parametrize("sequence", [2**53 - 1, 10**9, 1_000_002])
+async def test_a_sequence_out_of_reach_is_not_followed(tmp_path, bundles, sequence) -> None:
+    async with Edge(tmp_path, bundles) as edge:
+        await edge.follower.restore()
+        edge.follower.offer(release(bundles[1], 1))
+        await edge.until(lambda status: status.sequence == 1)
+        assert not edge.follower.offer(release(bundles[3], sequence))
+        assert edge.follower.offer(release(bundles[2], 1_000_001))
+        await edge.until(lambda status: status.sequence == 1_000_001)
+        assert edge.version == 2

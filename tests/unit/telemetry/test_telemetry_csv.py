@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
 
+from edgebus.lab import write_csv
 from edgebus_telemetry.csvfiles import CsvTable
 
 HEADER = b"a,b\n"
@@ -76,3 +78,29 @@ def test_line_breaks_in_a_value_do_not_tear_a_row(tmp_path: Path) -> None:
 def test_a_row_of_the_wrong_width_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="table t has 2 columns, the row has 1"):
         table(tmp_path).add(("1",))
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ('=HYPERLINK("http://x")', '\'=HYPERLINK("http://x")'),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"),
+        ("-1+cmd", "'-1+cmd"),
+        ("\t=1+1", "'\t=1+1"),
+        ("  =1+1", "'  =1+1"),
+        ("\n=1+1", "' =1+1"),
+        ("-0.25", "-0.25"),
+        ("+3e-5", "+3e-5"),
+        ("-", "'-"),
+        ("pi-01=front", "pi-01=front"),
+        ("2026-11-30", "2026-11-30"),
+        ("", ""),
+    ],
+)
+def test_no_cell_is_a_formula(tmp_path: Path, text: str, cell: str) -> None:
+    write(first := table(tmp_path), ("1", text))
+    write_csv(tmp_path / "report.csv", ("a", "b"), [("1", text)])
+    for path in (first.path, tmp_path / "report.csv"):
+        with path.open(newline="") as file:
+            assert list(csv.reader(file)) == [["a", "b"], ["1", cell]]

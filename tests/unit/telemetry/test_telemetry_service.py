@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import csv
+import json
 from pathlib import Path
 
 import pytest
 
-from edgebus.contracts import Identity, topics
+from edgebus.contracts import Identity, Metrics, topics
 from edgebus.service.testing import ServiceHarness
 from edgebus_detection.messages import DETECTIONS
 from edgebus_telemetry import Telemetry, TelemetrySettings
@@ -70,3 +72,29 @@ async def test_a_folder_that_cannot_be_written_degrades_and_counts(tmp_path: Pat
     async with ServiceHarness(Telemetry, settings, data_dir=tmp_path / "data") as harness:
         state = await harness.wait_for_state("degraded")
         assert str(blocked) in state.reason
+
+
+async def test_a_device_pushes_nobody_elses_history_out(tmp_path: Path) -> None:
+    settings = TelemetrySettings(csv=CsvSettings(max_bytes=2_000_000, keep=3))
+    async with ServiceHarness(Telemetry, settings, data_dir=tmp_path) as harness:
+        honest, evil = harness.node("pi-07", "camera"), harness.node("pi-evil", "camera")
+        figures = {"session": 1, "uptime_s": 1.0, "counters": {"frames.sent": 1.0}}
+        await harness.publish(topics.SERVICE_METRICS.at(honest), Metrics(**figures))
+        await asyncio.sleep(0.2)
+        for n in range(100):
+            names = {f"{n}.{k}": 1.0 for k in range(2000)}
+            flood = Metrics(session=1, uptime_s=1.0, counters=names)
+            await harness.publish(topics.SERVICE_METRICS.at(evil), flood)
+        # Heartbeats are of QoS 0: what comes too fast is dropped before anybody reads it.
+        await asyncio.sleep(0.5)
+        await harness.publish(topics.SERVICE_METRICS.at(honest), Metrics(**figures))
+        too_many = {str(n): 1 for n in range(200_000)}
+        body = {"counters": too_many, "session": 1, "uptime_s": 1, "source": evil.source}
+        await harness.bus.publish_raw(
+            topics.SERVICE_METRICS.at(evil).name, json.dumps(body).encode(), qos=1
+        )
+        letter = await harness.expect(topics.DEAD_LETTER)
+        assert "counters" in letter.payload.error
+    rows = [row for path in tmp_path.rglob("metrics*.csv") for row in read(path)]
+    assert sum(row["node"] == "pi-07" for row in rows) == 2
+    assert len({row["name"] for row in rows if row["node"] == "pi-evil"} - {""}) == 2000
