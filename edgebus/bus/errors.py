@@ -15,7 +15,7 @@ class BrokerUnreachableError(BusError):
     Attributes:
         url: The address, without credentials.
         reason: What the attempt ended with.
-        hung_up: Somebody took the connection and closed it without an answer.
+        hung_up: Somebody took the connection and closed it, or gave no answer.
     """
 
     def __init__(self, *, url: str, reason: str, hung_up: bool = False) -> None:

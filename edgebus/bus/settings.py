@@ -205,7 +205,8 @@ class BrokerSettings(_Settings):
     proxy_password: SecretStr | None = None
     """Password to log in to the proxy with."""
     version: Literal["5", "3.1.1"] | None = None
-    """Version of MQTT; null: 5, and 3.1.1 where the broker refuses that or hangs up."""
+    """Version of MQTT; null: 5, and 3.1.1 where the broker refuses that, hangs up or keeps
+    silent."""
     profile: Literal["standard", "nats"] | None = None
     """Repairs beyond MQTT. nats: what a NATS server acknowledges late and may not have retained is
     published again, and what was subscribed to is subscribed to once more, a second later. null:

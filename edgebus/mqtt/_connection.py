@@ -7,7 +7,7 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from typing import cast
+from typing import TypeVar, cast
 
 import structlog
 
@@ -41,8 +41,8 @@ from edgebus.mqtt._properties import NO_PROPERTIES, Properties
 from edgebus.mqtt._session import Identifiers, KeepAlive, Limits, Memory, Session
 from edgebus.mqtt._wire import MALFORMED, PROTOCOL_ERROR, ProtocolError
 
+T = TypeVar("T")
 _MOST_RECEIVED = 16 * 2**20
-
 # A broker that does not know a version may also call its CONNECT malformed.
 _NOT_UNDERSTOOD = (UNSUPPORTED_VERSION, MALFORMED, PROTOCOL_ERROR)
 
@@ -95,6 +95,23 @@ def hung_up(loss: Loss, settings: BrokerSettings) -> BrokerUnreachableError:
     if settings.version == "5":
         reason += "; where it speaks an older MQTT, set broker.version to '3.1.1'"
     return BrokerUnreachableError(url=address.url, reason=reason, hung_up=True)
+
+
+async def answer(connack: asyncio.Future[T], settings: BrokerSettings) -> T:
+    """The broker's CONNACK.
+
+    Where no version of MQTT is set, half of the time is left for another try: amqtt says nothing
+    at all to MQTT 5.
+
+    Raises:
+        BrokerUnreachableError: It does not come in time.
+    """
+    patience = settings.connect_timeout_s / (1 if settings.version else 2)
+    try:
+        return await asyncio.wait_for(asyncio.shield(connack), patience)
+    except TimeoutError as error:
+        reason = f"no answer within {patience:g} s"
+        raise BrokerUnreachableError(url=settings.url, reason=reason, hung_up=True) from error
 
 
 def _last_will(will: Will, *, v5: bool) -> LastWill:
@@ -245,7 +262,7 @@ class MqttConnection(asyncio.BufferedProtocol):
         """
         packet = connect_packet(self._settings, self._options)
         self._writer.send(encode_packet(packet, v5=self._v5))
-        connack = await self._connack
+        connack = await answer(self._connack, self._settings)
         found = connack.properties
         if connack.code:
             raise refusal(connack, self._settings)

@@ -30,7 +30,7 @@ from edgebus.bus.event import RawMessage
 from edgebus.bus.settings import BrokerSettings
 from edgebus.bus.transport import Acknowledged, ConnectOptions, Loss, Outgoing, Receiver
 from edgebus.contracts import Qos, utc_now
-from edgebus.mqtt._connection import connect_packet, hung_up, refusal
+from edgebus.mqtt._connection import answer, connect_packet, hung_up, refusal
 from edgebus.mqtt._packets import TAKEN_OVER, Connack, Connect
 from edgebus.mqtt._retain_repair import Repairs
 from edgebus.mqtt._session import Identifiers
@@ -293,7 +293,7 @@ class PahoConnection:
         self._paho.on_socket_register_write = self._on_register_write
         self._loop.add_reader(self._buffer.network, self._readable)
         self._flush()
-        await self._connack
+        await answer(self._connack, self._settings)
         self._tick()
 
     async def _in_thread(self, work: Callable[[], object]) -> None:

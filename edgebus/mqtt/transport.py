@@ -97,10 +97,7 @@ class MqttTransport:
         if isinstance(first, BrokerRefusedError) and node.settings.profile is None:
             changes["profile"] = "nats"
         settings = node.settings.model_copy(update=changes)
-        try:
-            connection = await self._dial(settings, options, receiver)
-        except BrokerUnreachableError as error:
-            raise (first if isinstance(first, BrokerUnreachableError) else error) from None
+        connection = await self._dial(settings, options, receiver)
         if isinstance(first, BrokerRefusedError):
             node.settings = settings  # it said so; a hang-up may have had another reason
         if not node.told:
@@ -185,7 +182,7 @@ def _may_speak_another(error: BrokerUnreachableError | BrokerRefusedError) -> bo
     """Check whether the broker may just not speak the version of MQTT that it was asked in."""
     if isinstance(error, BrokerRefusedError):
         return error.wrong_version
-    return error.hung_up  # RabbitMQ 3 and amqtt do at MQTT 5
+    return error.hung_up  # RabbitMQ 3 and amqtt, at MQTT 5
 
 
 def _sum_up(

@@ -207,7 +207,8 @@ async def test_a_stalled_link_is_noticed_and_left(
         await bus.subscribe(SERVICE_STATE.any(site=identity.site), handler)
         proxy.flowing.clear()
         await asyncio.wait_for(bus.connection.down(), 10)  # keep-alive, not end of file
-        await bus.publish(SERVICE_STATE.at(identity), state())
+        own = state().model_copy(update={"source": identity.source})
+        await bus.publish(SERVICE_STATE.at(identity), own)
         proxy.flowing.set()
         await bus.connected(timeout=10)
         event = await asyncio.wait_for(got.get(), 10)

@@ -23,6 +23,7 @@ from edgebus.service import NodeSettings, Service, ServiceSettings, command
 from edgebus.service.runtime import Runtime
 from edgebus_detection.messages import DETECTIONS, Box, Detections
 from program import clean_environment
+from tests.conftest import find_free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/guides/from-anything.md").read_text()
@@ -165,3 +166,24 @@ async def test_the_python_blocks(port: int, tmp_path: Path, file: str) -> None:
     pytest.importorskip(file.partition("_")[0] if file.startswith("aiomqtt") else "paho.mqtt")
     (tmp_path / file).write_text(at(port, FILES[file]))
     await run(sys.executable, file, folder=tmp_path, until="front ['person']")
+
+
+def package_of_node(name: str) -> Path:
+    """Folder of an installed package of Node.js; skips where it is not there."""
+    for root in filter(None, node_path().split(os.pathsep)):
+        if (folder := Path(root) / name).is_dir():
+            return folder
+    pytest.skip(f"{name} is not installed: npm install -g {name}, or set NODE_PATH")
+
+
+async def test_the_javascript_block(port: int, tmp_path: Path) -> None:
+    package_of_node("mqtt")
+    (tmp_path / "reader.js").write_text(at(port, FILES["reader.js"]))
+    await run("node", "reader.js", folder=tmp_path, until="front [ 'person' ]")
+
+
+async def test_the_flow_of_node_red(port: int, tmp_path: Path) -> None:
+    program = package_of_node("node-red") / "red.js"
+    (tmp_path / "flow.json").write_text(at(port, FILES["flow.json"]))
+    editor = ["-u", str(tmp_path), "-p", str(find_free_port())]
+    await run("node", str(program), *editor, "flow.json", folder=tmp_path, until="[ 'person' ]")

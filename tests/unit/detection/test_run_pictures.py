@@ -150,6 +150,21 @@ def story() -> tuple[DetectionState, PictureKeeper]:
     return state, keeper
 
 
+def test_a_crowd_in_the_ramp_does_not_replace_the_picture_from_before() -> None:
+    state, keeper = DetectionState(), PictureKeeper()
+    camera = state.camera("edge-1", "north")
+    for index in range(3 * PASS):
+        dusk = (0, 0.02, 0.8)[index // PASS]
+        boxes = 2 if 0 < dusk < 0.8 else 1
+        state.on_truth("edge-1", truth("north", index, dusk=dusk, boxes=boxes))
+        said = answer("north", index, model=OLD, found=1)
+        state.on_detections("edge-1", said)
+        keeper.add_frame("edge-1/north", said.frame, picture("north", index))
+        keeper.add_answer(camera, said.frame)
+    chosen = keeper.choose(state)
+    assert {phase for _, phase in chosen} == {"before_drift", "after_drift"}
+
+
 def test_where_the_old_model_is_at_hand_both_answer_one_frame(tmp_path: Path) -> None:
     state, keeper = story()
     entry, jpeg = keeper.choose(state)["edge-1/north", "after_loop"]

@@ -25,6 +25,7 @@ from edgebus.mqtt._retain_repair import RetainRepair
 OPTIONS = ConnectOptions(client_id="c", session_expiry_s=60)
 ACCEPT_311 = b"\x20\x02\x00\x00"
 ACCEPT_5 = b"\x20\x03\x00\x00\x00"
+SILENCE = b""
 # Fixed header (2), length and name of the protocol (6), then its level: 4 is 3.1.1.
 LEVEL_AT = 8
 
@@ -33,7 +34,7 @@ class OldBroker:
     """Takes MQTT 3.1.1 and answers MQTT 5 as it is told to.
 
     Attributes:
-        answer: To MQTT 5; None: it hangs up without one.
+        answer: To MQTT 5; None: it hangs up without one; SILENCE: it says nothing.
         older: To MQTT 3.1.1; None: it hangs up.
         asked: Protocol levels of the connections that came.
     """
@@ -50,7 +51,7 @@ class OldBroker:
         answer = self.answer if level == 5 else self.older
         if answer is not None:
             writer.write(answer)
-        if answer in (ACCEPT_5, ACCEPT_311):
+        if answer in (ACCEPT_5, ACCEPT_311, SILENCE):
             await reader.read(-1)
         writer.close()
 
@@ -81,7 +82,8 @@ class Ear:
         (b"\x20\x03\x00\x84\x00", True, RetainRepair),  # as MQTT 5 would have it
         (b"\x20\x03\x00\x81\x00", True, RetainRepair),  # calls what it does not know malformed
         (b"\x20\x03\x00\x82\x00", True, RetainRepair),
-        (None, False, MqttConnection),  # RabbitMQ 3, amqtt
+        (None, False, MqttConnection),  # RabbitMQ 3
+        (SILENCE, False, MqttConnection),  # amqtt 0.12
         (b"\x20\x02\x00\x00", False, MqttConnection),  # says yes in the wrong version's words
     ],
 )
@@ -89,7 +91,7 @@ async def test_a_broker_that_does_not_take_5_is_asked_in_3(
     answer: bytes | None, remembered: bool, kind: type[MqttConnection]
 ) -> None:
     async with old_broker(answer) as broker:
-        transport = MqttTransport(BrokerSettings(url=broker.url))
+        transport = MqttTransport(BrokerSettings(url=broker.url, connect_timeout_s=1))
         with capture_logs() as logs:
             for _ in range(2):
                 connection = await transport.connect(OPTIONS, Ear())
@@ -146,6 +148,14 @@ async def test_one_that_hangs_up_at_both_is_no_broker_perhaps() -> None:
     async with old_broker(None, older=None) as broker:
         with pytest.raises(BrokerUnreachableError, match="is it an MQTT broker"):
             await MqttTransport(BrokerSettings(url=broker.url)).connect(OPTIONS, Ear())
+    assert broker.asked == [5, 4]
+
+
+async def test_silence_at_both_takes_no_longer_than_one_and_a_half_tries() -> None:
+    async with old_broker(SILENCE, older=SILENCE) as broker:
+        settings = BrokerSettings(url=broker.url, connect_timeout_s=0.2)
+        with pytest.raises(BrokerUnreachableError, match=r"no answer within 0\.2 s"):
+            await MqttTransport(settings).connect(OPTIONS, Ear())
     assert broker.asked == [5, 4]
 
 

@@ -1,5 +1,6 @@
 """The gate refuses each kind of bad candidate, and says why with figures."""
 
+import time
 from functools import partial
 
 import numpy as np
@@ -123,6 +124,18 @@ def test_latency_is_what_the_models_really_take(world):
     picture = np.zeros((48, 64, 3), np.uint8)
     found = latency_of(partial(model.predict, picture), partial(slow.predict, picture))
     assert 0 < 3 * found.before < found.after
+
+
+def test_a_host_that_is_busy_for_a_while_makes_no_candidate_slow():
+    calls = []
+
+    def busy():
+        calls.append(1)
+        time.sleep(0.004 if len(calls) < 30 else 0.001)
+
+    found = latency_of(partial(time.sleep, 0.001), busy)
+    assert found.after < 1.5 * found.before + 1
+    assert 30 <= len(calls) <= 62
 
 
 def test_a_job_refuses_a_planted_slow_candidate(world, tmp_path, monkeypatch):

@@ -122,7 +122,8 @@ class PictureKeeper:
             return
         severity = severity_of(entry.truth.effects) if entry.truth else 0.0
         objects = len(entry.truth.boxes) if entry.truth else len(entry.answer.boxes)
-        key = (camera.key, entry.answer.model.version, round(severity * 10))
+        # Fine steps: a frame of the ramp belongs to no phase and must not replace one that does.
+        key = (camera.key, entry.answer.model.version, round(severity * 1000))
         kept = self._best.get(key)
         # Equal counts: the newer one, so that a run's pictures come from all of its length.
         if kept is None or objects >= kept[0]:
