@@ -163,7 +163,7 @@ async def test_f4_a_handler_that_fails_for_good_makes_a_dead_letter(site: Site) 
 @pytest.mark.parametrize(
     "raised", [SystemExit(3), asyncio.CancelledError("theirs"), GeneratorExit()]
 )
-async def test_f4_what_nobody_should_raise_is_a_failure_like_any_other(
+async def test_f10_what_nobody_should_raise_is_a_failure_like_any_other(
     site: Site, raised: BaseException
 ) -> None:
     bus, sender = await site.bus("a"), await site.bus("b")

@@ -37,7 +37,7 @@ async def test_q1_a_slow_handler_delays_nobody_else(site: Site) -> None:
 
 
 @pytest.mark.parametrize("stubborn", [False, True], ids=["hangs", "ignores its cancellation"])
-async def test_q1_a_handler_that_hangs_stops_nobody(site: Site, *, stubborn: bool) -> None:
+async def test_f9_a_handler_that_hangs_stops_nobody(site: Site, *, stubborn: bool) -> None:
     bus, sender = await site.bus("a", settings={"handler_s": 0.5}), await site.bus("b")
     letters: list[DeadLetter] = []
     release = asyncio.Event()
