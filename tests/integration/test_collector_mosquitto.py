@@ -118,6 +118,7 @@ async def test_a_camera_that_changes_is_told_to_anybody_and_a_person_can_answer(
         policies={"novelty": {"threshold": 1e6}},
         receiver=None,
         holdout_share=0,
+        feedback_from=("home-assistant",),
         drift={"calibration": CALM, "statistics": ["novelty"]},
     )
     async with AsyncExitStack() as stack:

@@ -44,7 +44,7 @@ async def test_list_show_replay_and_discard(
         subscription = await bus.subscribe(
             EVENTS.any(base=BASE), handle, retry=RetryPolicy(attempts=1)
         )
-        said = Metrics(source=sender.source, session=1, uptime_s=1.0)
+        said = Metrics(source=SERVICE.source, session=1, uptime_s=1.0)
         address = EVENTS.at(SERVICE)
         await other.publish(address, said)
         await other.publish_raw(address.name, b"\x00\xff poison", qos=1)

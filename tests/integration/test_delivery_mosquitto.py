@@ -280,7 +280,7 @@ async def test_a_distributor_that_is_killed_while_it_takes_a_candidate_in(
     edge_bus = await site.bus(Identity(site=site.site, node="pi-01", service="detector"))
     edge = Edge(site, edge_bus, Store(tmp_path / "edge"))
     in_background(stack, edge.run())
-    await site.start()
+    await site.start(candidates_from=[site.retrainer.source])
     blocks = asyncio.Semaphore(0)
 
     async def block(_message) -> None:
@@ -298,7 +298,7 @@ async def test_a_distributor_that_is_killed_while_it_takes_a_candidate_in(
     for _ in range(30):  # a third of it has come
         await asyncio.wait_for(blocks.acquire(), 30)
     await site.kill()
-    await site.start()
+    await site.start(candidates_from=[site.retrainer.source])
     said = await asyncio.wait_for(site.rollout(edge_bus, 1), 60)
     assert said.failed == 0
     # Resent is what was on its way when it died, not the whole.

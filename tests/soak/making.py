@@ -127,7 +127,8 @@ def _recipe(kind: type[BaseModel]) -> list[tuple[str, Make, bool]]:
             (
                 name,
                 _maker(fields[name].annotation, fields[name].metadata),
-                fields[name].is_required(),
+                # The bus fills some in, and no message on the wire lacks them.
+                fields[name].is_required() or name in getattr(kind, "STAMPED", ()),
             )
             for name in order
             # The schema of a message that others build upon is text, and still not any text.

@@ -259,6 +259,24 @@ def test_a_teacher_is_asked_only_where_nobody_else_knows(world):
     assert said[2]["boxes"][0]["by"] == BY
 
 
+def test_what_a_device_that_is_not_named_calls_truth_is_no_label(world):
+    def sent_by(node, number):
+        one = sample(number)
+        source = f"lab/{node}/collector"
+        return world.file(one.with_record(one.record.model_copy(update={"source": source})))
+
+    files = [sent_by("pi-01", 0), sent_by("pi-evil", 1)]
+    (believed,) = world.labelling(truth_from=("pi-01",)).label(files)
+    assert believed.provenance == "truth"
+    fake = Fake((box("automobile", 0, 0),))
+    labelling = world.labelling(fake, truth_from=("pi-01",), flip_tolerance=None)
+    assert [each.provenance for each in labelling.label(files)] == ["truth", "teacher"]
+    # A person has agreed.
+    said = world.file(sample(1), labels=by_ann(CAR))
+    (spoken,) = world.labelling(truth_from=("pi-02",)).label([said])
+    assert spoken.provenance == "operator"
+
+
 def test_two_classes_of_one_object_are_one_label_and_counted(world):
     fake = Fake((box("person", 0, 0, score=0.6), box("automobile", 0, 1, score=0.8)))
     labelling = world.labelling(fake, flip_tolerance=None)

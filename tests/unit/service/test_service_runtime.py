@@ -270,7 +270,7 @@ async def test_a_command_that_takes_too_long_is_answered_and_the_next_one_served
 async def test_a_command_that_came_too_late_by_this_clock_is_not_acted_on_but_answered() -> None:
     async with harness() as one:
         yesterday = utc_now() - timedelta(days=1)
-        late = AddCommand(source="me", number=1, expires=yesterday)
+        late = AddCommand(source="lab/me/op", number=1, expires=yesterday)
         reply = await one.request(CMD_ADD, late)
         assert not reply.ok
         assert "expired 86,4" in reply.detail

@@ -11,6 +11,7 @@ from pathlib import Path
 from cachetools import LRUCache
 
 from edgebus.contracts import LabelReport, PayloadError, StoredSample, TeacherThreshold
+from edgebus.samples import edge_of
 from edgebus_detection.datasets.labelled import LabelBuilder, Labelled
 from edgebus_detection.labels.calibration import Compared, calibrate
 from edgebus_detection.labels.consistency import TaughtFrame, inconsistent_boxes
@@ -156,7 +157,7 @@ class Labelling:
             sample = Sample.decode(file.path.read_bytes())
             if file.labels is not None:
                 there = tuple(each.box for each in BoxLabels.of(file.labels).labels)
-            elif sample.record.truth is not None:
+            elif sample.record.truth is not None and self._believes(sample.record):
                 there = sample.record.truth
             else:
                 return None
@@ -166,15 +167,21 @@ class Labelling:
             return None
         return Compared(predicted=self._named(answer.boxes), actual=self._named(there))
 
+    def _believes(self, record: SampleRecord) -> bool:
+        """Whether what a sample's device says of it is a label."""
+        nodes = self._settings.truth_from
+        return nodes is None or edge_of(record.source) in nodes
+
     def _sources(self, file: StoredSample) -> tuple[_TeacherLabels, Image]:
         """A sample with its label sources, and its picture."""
         sample = Sample.decode(file.path.read_bytes())
         picture = decode_picture(sample.jpeg)
         record = sample.record
+        believed = self._believes(record)
         sources = LabelSources(
             operator=None if file.labels is None else BoxLabels.of(file.labels),
-            truth=None if self._settings.source == "teacher" else record.truth,
-            verdicts=record.feedback,
+            truth=record.truth if believed and self._settings.source != "teacher" else None,
+            verdicts=record.feedback if believed else (),
             detections=record.detections,
         )
         if self._teacher is not None and sources.operator is None and sources.truth is None:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from edgebus.contracts import Segment
 from edgebus.service import ServiceSettings
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -18,6 +19,10 @@ class LabelSettings(ServiceSettings):
     source: Literal["auto", "truth", "teacher"] = "auto"
     """Label source where no operator has labelled a sample; auto: ground truth where there is any,
     otherwise the teacher."""
+    truth_from: tuple[Segment, ...] | None = None
+    """Nodes whose samples' own ground truth and feedback are believed; of the others a teacher or
+    an operator has to say what is there. null: all nodes; name those with labelled cameras where
+    devices of the site are not to be trusted."""
     teacher: Path | None = None
     """Larger model that labels samples: a bundle's folder or an ONNX file."""
     teachers: tuple[Path, ...] = ()
