@@ -7,7 +7,6 @@ derived at once; store, triggers, journal and bus are the real ones.
 from __future__ import annotations
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from edgebus.contracts import (
     ServiceState,
     StoreStatus,
     TrainingResult,
+    split_of,
     topics,
 )
 from edgebus.service import NodeSettings
@@ -31,11 +31,12 @@ from edgebus.training.job_spec import JobOutcome, JobSpec
 from edgebus_detection.messages import SAMPLES, Sample
 from edgebus_detection.models.testing import tiny_bundle
 from edgebus_retrainer import Retrainer, RetrainerSettings
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-from retrainer_samples import jpeg_of, sample
+from retrainer_samples import CAMERA, jpeg_of, sample
 
 EDGES = ("pi-01", "pi-02", "pi-03")
+# The store decides by the stream and the index what is held out.
+TRAIN = [index for index in range(600) if split_of(CAMERA, index) == "train"]
+HELD_OUT = next(index for index in range(600) if split_of(CAMERA, index) == "holdout")
 
 
 class Training:
@@ -102,7 +103,7 @@ class Site:
         self._life = asyncio.create_task(runtime.run(self._stop, look_first=False))
         await self.until(lambda: self._ready)
         # Something to measure on: without it no job would start by itself.
-        await self.send(sample(9_999, split="holdout"), edge="pi-01")
+        await self.send(sample(HELD_OUT), edge="pi-01")
         return self
 
     async def __aexit__(self, *error: Any) -> None:
@@ -169,7 +170,7 @@ async def test_retrain_counts(mosquitto, tmp_path, training, name, trigger, jobs
     async with Site(mosquitto, tmp_path, site=f"counts-{name}", **trigger) as site:
         sent: list[str] = []
         for number in range(360):
-            sent.append(await site.send(sample(number, split="train"), edge=EDGES[number % 3]))
+            sent.append(await site.send(sample(TRAIN[number]), edge=EDGES[number % 3]))
             if len(sent) == sum(count for _, count in jobs[: len(site.results) + 1]):
                 due = len(site.results) + 1
                 await site.until(lambda due=due: len(site.results) == due)
@@ -193,7 +194,7 @@ async def test_without_a_threshold_what_comes_during_a_job_is_the_next_one(
         # 36 rounds of 10: while a job runs, ten more come.
         for index in range(36):
             for number in range(10 * index, 10 * index + 10):
-                sent.append(await site.send(sample(number, split="train"), edge=EDGES[number % 3]))
+                sent.append(await site.send(sample(TRAIN[number]), edge=EDGES[number % 3]))
             await site.stored(len(sent))
             if index == 0:
                 await training.began.acquire()
