@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import random
 import shutil
@@ -40,6 +41,18 @@ def pytest_configure() -> None:
     """Plain tracebacks in the tests' logs: rich ones cost a tenth of a second each."""
     renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[*structlog.get_config()["processors"][:-1], renderer])
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """Logs that a test or a command in it has set up end with the test.
+
+    They would go on to a stream that is closed by then, and below their level nothing is captured.
+    """
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+    logging.basicConfig(handlers=[], level=logging.WARNING, force=True)
 
 
 def find_free_port() -> int:

@@ -334,14 +334,10 @@ def test_a_wrong_declaration_is_refused_when_the_class_is_made() -> None:
 def test_logs_are_one_json_object_per_line() -> None:
     stream = StringIO()
     configure_logging(LogSettings(format="json"), stream=stream)
-    try:
-        log = structlog.get_logger().bind(service="x")
-        log.info("ready", model="yolox@3")
-        log.debug("not shown")
-        __import__("logging").getLogger("paho").warning("odd %s", "thing")
-    finally:
-        structlog.reset_defaults()
-        __import__("logging").basicConfig(handlers=[], force=True)
+    log = structlog.get_logger().bind(service="x")
+    log.info("ready", model="yolox@3")
+    log.debug("not shown")
+    __import__("logging").getLogger("paho").warning("odd %s", "thing")
     first, second = map(json.loads, stream.getvalue().splitlines())
     assert first["event"] == "ready"
     assert first["level"] == "info"
@@ -360,8 +356,6 @@ def test_a_log_on_a_full_disk_ends_nobody() -> None:
         for _ in range(10):
             structlog.get_logger().error("outbox in memory only")
     finally:
-        structlog.reset_defaults()
-        __import__("logging").basicConfig(handlers=[], force=True)
         with suppress(OSError):
             stream.close()
 
@@ -375,9 +369,6 @@ def test_a_traceback_shows_no_local_variables(style: str) -> None:
         raise OSError(len(password))
     except OSError as error:
         structlog.get_logger().error("went down", exc_info=error)
-    finally:
-        structlog.reset_defaults()
-        __import__("logging").basicConfig(handlers=[], force=True)
     assert "OSError: 7" in stream.getvalue()
     # The traceback quotes the line that raised, not what the variables held.
     assert "hunter2" not in stream.getvalue()

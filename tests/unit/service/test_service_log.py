@@ -19,11 +19,8 @@ from edgebus.service.settings import LogSettings
 def test_times_and_paths_are_written_as_people_write_them(form: str) -> None:
     stream = io.StringIO()
     configure_logging(LogSettings(format=form), stream=stream)  # type: ignore[arg-type]
-    try:
-        since = datetime(2026, 11, 30, 12, 5, 7, 99, tzinfo=UTC)
-        structlog.get_logger().info("drift", since=since, file=Path("/var/lib/x"))
-    finally:
-        configure_logging(LogSettings())
+    since = datetime(2026, 11, 30, 12, 5, 7, 99, tzinfo=UTC)
+    structlog.get_logger().info("drift", since=since, file=Path("/var/lib/x"))
     text = stream.getvalue()
     assert "2026-11-30T12:05:07+00:00" in text
     assert "/var/lib/x" in text
