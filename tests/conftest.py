@@ -37,7 +37,15 @@ _PORTS = range(10_000, 32_000)
 
 
 def pytest_configure() -> None:
-    """Plain tracebacks in the tests' logs: rich ones cost a tenth of a second each."""
+    """The same surroundings for every test: alone, beside others, and in a worker.
+
+    Tracebacks in the tests' logs are plain: rich ones cost a tenth of a second each. The size of
+    the terminal is nobody's: pytest loads readline, which puts it into the environment of every
+    process that pytest starts, and a command's output would be folded there and not here.
+    """
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
+        os.unsetenv(name)  # readline's own is not in `os.environ`
     renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[*structlog.get_config()["processors"][:-1], renderer])
 
