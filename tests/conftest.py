@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import random
 import shutil
 import signal
 import socket
@@ -17,6 +16,7 @@ import pytest
 import structlog
 
 from edgebus.bus import BrokerSettings
+from edgebus.lab.broker import free_ports
 from edgebus.mqtt import MqttTransport
 
 _CONFIG = """\
@@ -31,9 +31,6 @@ max_inflight_messages {in_flight}
 {extra}
 """
 _START_S = 10.0
-# Below the ports that the kernel gives to outgoing connections, so that one that is free stays free
-# until its server starts; chosen by chance, because several runs may share a machine.
-_PORTS = range(10_000, 32_000)
 
 
 def pytest_configure() -> None:
@@ -52,15 +49,8 @@ def pytest_configure() -> None:
 
 def find_free_port() -> int:
     """A TCP port on the loopback that nobody uses now."""
-    chance = random.SystemRandom()
-    while True:
-        port = chance.choice(_PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
+    [port] = free_ports(1, host="127.0.0.1")
+    return port
 
 
 class Mosquitto:
