@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import logging
 import os
-import random
 import shutil
 import signal
 import socket
@@ -18,6 +17,7 @@ import pytest
 import structlog
 
 from edgebus.bus import BrokerSettings
+from edgebus.lab.broker import free_ports
 from edgebus.mqtt import MqttTransport
 
 _CONFIG = """\
@@ -32,13 +32,18 @@ max_inflight_messages {in_flight}
 {extra}
 """
 _START_S = 10.0
-# Below the ports that the kernel gives to outgoing connections, so that one that is free stays free
-# until its server starts; chosen by chance, because several runs may share a machine.
-_PORTS = range(10_000, 32_000)
 
 
 def pytest_configure() -> None:
-    """Plain tracebacks in the tests' logs: rich ones cost a tenth of a second each."""
+    """The same surroundings for every test: alone, beside others, and in a worker.
+
+    Tracebacks in the tests' logs are plain: rich ones cost a tenth of a second each. The size of
+    the terminal is nobody's: pytest loads readline, which puts it into the environment of every
+    process that pytest starts, and a command's output would be folded there and not here.
+    """
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
+        os.unsetenv(name)  # readline's own is not in `os.environ`
     renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[*structlog.get_config()["processors"][:-1], renderer])
 
@@ -57,15 +62,8 @@ def _logs_as_before() -> Iterator[None]:
 
 def find_free_port() -> int:
     """A TCP port on the loopback that nobody uses now."""
-    chance = random.SystemRandom()
-    while True:
-        port = chance.choice(_PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
+    [port] = free_ports(1, host="127.0.0.1")
+    return port
 
 
 class Mosquitto:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import random
 import shutil
 import socket
 import sys
@@ -17,6 +19,9 @@ from edgebus.service import install_command
 
 _PROGRAM = "nats-server"
 _USUAL_PORTS = range(1883, 1900)
+# Below the ports that the kernel gives to outgoing connections, so that one that is free stays free
+# until its server starts; chosen by chance, because several may be looked for at once.
+_FREE_PORTS = range(10_000, 32_000)
 # CONNECT, MQTT 3.1.1, clean session, no client id, keep-alive 10 s; the broker answers CONNACK 0.
 _CONNECT = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x0a\x00\x00"
 _CONNACK = b"\x20\x02\x00\x00"
@@ -254,10 +259,17 @@ def is_free(port: int, *, host: str) -> bool:
 
 def free_ports(count: int, *, host: str) -> list[int]:
     """Different TCP ports that nobody listens on now."""
+    chance = random.SystemRandom()
     with contextlib.ExitStack() as stack:
         ports: list[int] = []
-        for _ in range(count):
+        while len(ports) < count:
+            port = chance.choice(_FREE_PORTS)
             probe = stack.enter_context(socket.socket())
-            probe.bind((host, 0))
-            ports.append(probe.getsockname()[1])
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                ports.append(port)
         return ports

@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import timedelta
 
 import cv2
 import numpy as np
@@ -61,8 +62,10 @@ def test_samples_are_listed_newest_first_and_filtered(folder):
     assert len(listed(folder, "--labelled")) == 4
     assert [one["id"] for one in listed(folder, "--policy", "margin")] == [unlabelled.record.id]
     assert held_out.record.id in [one["id"] for one in listed(folder, "--split", "holdout")]
-    assert len(listed(folder, "--since", "2026-05-04T12:00:03")) == 2
-    assert len(listed(folder, "--before", "2026-05-04T12:00:03")) == 3
+    # Without a zone, as a person types it: it is read as UTC.
+    fourth = f"{START + timedelta(seconds=3):%Y-%m-%dT%H:%M:%S}"
+    assert len(listed(folder, "--since", fourth)) == 2
+    assert len(listed(folder, "--before", fourth)) == 3
     assert len(listed(folder, "-n", "2")) == 2
     assert listed(folder, "--camera", "nowhere") == []
     assert listed(folder, "--model", "tiny")[0]["labels"] == "2 by truth"
