@@ -84,11 +84,11 @@ class _LogLines:
 
     def write(self, text: str) -> int:
         """Write, if it can be written, without the secrets of any address."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # a closed stream is a ValueError
             self._stream.write(hide_credentials(text))
         return len(text)
 
     def flush(self) -> None:
         """Flush, if it can be flushed."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._stream.flush()
