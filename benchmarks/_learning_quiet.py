@@ -34,7 +34,7 @@ RECORDINGS = (
 """A square with people, a corridor, a car park, a road from above, a shopping street."""
 
 EFFECTS: tuple[EffectName, ...] = ("dusk", "fog", "blur")
-"""What is planted, at a strength of 0.6."""
+"""The planted changes, each at a strength of 0.6."""
 
 _FPS = 10
 _LONGEST = 640

@@ -45,7 +45,7 @@ def hide_credentials(text: str) -> str:
 
 
 def public_address(address: str) -> str:
-    """What may be shown of an address: its scheme, host and port; anything else as it is.
+    """The part of an address that may be shown: scheme, host and port; anything else as it is.
 
     A path may be a secret too (a stream's key), so it is left out.
     """
@@ -68,7 +68,7 @@ def hide_argument(word: str) -> str:
 
 
 def has_credentials(text: str) -> bool:
-    """Whether a text holds an address of which something is hidden."""
+    """True for a text with an address of which something is hidden."""
     return hide_credentials(text) != text
 
 
@@ -207,7 +207,7 @@ def _hide(found: re.Match[str]) -> str:
 
 
 def _shown(rest: str) -> str:
-    """What follows the scheme of an address, without its secrets."""
+    """The rest of an address behind its scheme, without its secrets."""
     head, tail = _split_place(rest)
     if "@" in tail or any(char.isspace() for char in rest):
         try:

@@ -184,7 +184,7 @@ def sort_nodes(model: onnx.ModelProto) -> None:
 
 
 def is_quantized(node: onnx.NodeProto) -> bool:
-    """Whether a node computes in integers, or turns numbers into such."""
+    """True for a node that computes in integers, or turns numbers into such."""
     return node.op_type in _INTEGERS or node.op_type.startswith(("QLinear", "QGemm"))
 
 

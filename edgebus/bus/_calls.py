@@ -61,7 +61,7 @@ class RunningCalls:
 
     @property
     def overdue_text(self) -> str:
-        """What a dead letter says of a handler whose time was up."""
+        """The error in the dead letter of a handler whose time was up."""
         return (
             f"TimeoutError: the handler took longer than {self._limit_s:g} s (bus.handler_s); "
             "work that takes longer leaves the handler: note it, return, and do it in a task"

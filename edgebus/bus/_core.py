@@ -240,7 +240,7 @@ class Core:
 def _journal(
     what: str, identity: Identity, settings: BusSettings, state: OutboxState
 ) -> Journal | None:
-    """What keeps this identity's waiting events; None for tools: no next process takes them up."""
+    """The store of an identity's waiting events; None for tools, which no next process follows."""
     folder = settings.outbox.path
     if folder is None or settings.ephemeral or not settings.outbox.durable:
         return None

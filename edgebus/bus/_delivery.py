@@ -56,7 +56,7 @@ class AckWindow:
         return slot
 
     def late(self, before: float) -> list[tuple[Slot, Delivery]]:
-        """What arrived before a time and is not done, oldest first."""
+        """Messages that arrived before a time and are not done, oldest first."""
         old = takewhile(lambda slot: slot.since <= before, self._slots)
         return [
             (slot, slot.delivery)
